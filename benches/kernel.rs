@@ -1,0 +1,2 @@
+//! Bulk assignment against the kernel.
+fn main() {}

@@ -1,0 +1,133 @@
+//! The error of a whole call.
+
+use std::fmt;
+use std::io;
+
+use crate::report::Report;
+
+/// Why a call did not do all that it was asked for.
+///
+/// Opaque, with accessors: [`kind`](Self::kind) to decide by, the message for people. An error of
+/// kind [`ErrorKind::Incomplete`] or [`ErrorKind::Cancelled`] carries the [`Report`] of every VIP
+/// of the call; all other kinds stopped it before anything was written.
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    detail: String,
+    errno: Option<i32>,
+    text: Option<Box<str>>,
+    report: Option<Report>,
+}
+
+/// What kind of failure an [`Error`] is, and what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Some VIPs fell short: see [`Error::report`]. Everything else was done and verified.
+    Incomplete,
+    /// The call was cancelled: see [`Error::report`] for how far it came.
+    Cancelled,
+    /// The configuration cannot work as given (link name, protocol, sources, ranges).
+    InvalidConfig,
+    /// There is no such link. Create it, or let [`Builder::create_link`](crate::Builder::create_link).
+    LinkNotFound,
+    /// The link is down. Bring it up, or let [`Builder::bring_up`](crate::Builder::bring_up).
+    LinkDown,
+    /// The link is enslaved to a VRF, where the routes of table local are not used. Take another.
+    LinkInVrf,
+    /// IPv6 is disabled on the link. Set `net.ipv6.conf.LINK.disable_ipv6` to 0.
+    Ipv6Disabled,
+    /// A source is no address of this node. Add it, or give the right one.
+    SourceNotOnNode,
+    /// A source is still tentative (duplicate address detection, RFC 4862 5.4). Call again later.
+    SourceTentative,
+    /// The kernel refused for lack of privilege: `CAP_NET_ADMIN` in the user namespace that owns
+    /// the network namespace.
+    PermissionDenied,
+    /// The kernel or the operating system failed in another way; see the message.
+    System,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, detail: detail.into(), errno: None, text: None, report: None }))
+    }
+
+    pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {
+        let kind = match error.raw_os_error() {
+            Some(libc::EPERM) => ErrorKind::PermissionDenied,
+            _ => ErrorKind::System,
+        };
+        let mut new = Self::new(kind, format!("{}: {error}", detail.into()));
+        new.0.errno = error.raw_os_error();
+        new
+    }
+
+    /// An error reply of the kernel to a message that concerns the whole call.
+    pub(crate) fn kernel(detail: impl Into<String>, errno: i32, text: Option<Box<str>>) -> Self {
+        let mut new = Self::io(detail, &io::Error::from_raw_os_error(errno));
+        if let Some(text) = &text {
+            new.0.detail = format!("{}: {text}", new.0.detail);
+        }
+        new.0.text = text;
+        new
+    }
+
+    pub(crate) fn with_report(mut self, report: Report) -> Self {
+        self.0.report = Some(report);
+        self
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The error number that the kernel or a system call gave, if one did (positive).
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.0.errno
+    }
+
+    /// The kernel's own words (extended ack), where it gave any.
+    #[must_use]
+    pub fn kernel_text(&self) -> Option<&str> {
+        self.0.text.as_deref()
+    }
+
+    /// What became of each VIP, where the call came so far.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        self.0.report.as_ref()
+    }
+
+    /// Like [`report`](Self::report), by value.
+    #[must_use]
+    pub fn into_report(self) -> Option<Report> {
+        self.0.report
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.detail)?;
+        if let Some(report) = &self.0.report {
+            write!(f, ": {report}")?;
+            if let Some(first) = report.failures.first() {
+                write!(f, "; first failure: {first}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,158 @@
+//! What became of every VIP of a call.
+
+use std::fmt;
+
+use crate::state::Drift;
+use crate::vip::{Reject, Vip};
+
+/// The outcome of one call, VIP by VIP.
+///
+/// A call that returns `Ok(Report)` saw *every* VIP in the wanted state in the kernel, after its
+/// last write; such a report has no failures. A call that fell short for some of its VIPs returns
+/// an [`Error`](crate::Error) that carries the report of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// VIPs that were not on the link and now are in their single-route state.
+    pub assigned: usize,
+    /// VIPs that were on the link in another state and now are in their single-route state.
+    pub repaired: usize,
+    /// VIPs whose address or routes were on the link and now are gone.
+    pub released: usize,
+    /// VIPs that were as wanted from the start: nothing was written for them.
+    pub unchanged: usize,
+    /// Messages sent that ask the kernel for a change. Zero where nothing was wrong.
+    pub writes: u64,
+    /// Writes of [`writes`](Self::writes) that repeated an earlier one of the same VIP in this
+    /// call, because something else changed the VIP meanwhile or the kernel was short of memory.
+    pub retries: u64,
+    /// The VIPs that fell short, in order of address, each exactly once.
+    pub failures: Vec<Failure>,
+}
+
+impl Report {
+    /// Whether every VIP is as wanted.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} assigned, {} repaired, {} released, {} unchanged, {} failed ({} writes, {} retries)",
+            self.assigned,
+            self.repaired,
+            self.released,
+            self.unchanged,
+            self.failures.len(),
+            self.writes,
+            self.retries
+        )
+    }
+}
+
+/// One VIP that is not in the wanted state, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The VIP.
+    pub vip: Vip,
+    /// What kind of failure this is.
+    pub cause: Cause,
+    /// The operation that the kernel refused, for [`Cause::Kernel`].
+    pub operation: Option<Operation>,
+    /// The error number of that refusal (positive, as in `errno.h`).
+    pub errno: Option<i32>,
+    /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any.
+    pub text: Option<Box<str>>,
+    /// How the VIP differed from the wanted state when it was last seen.
+    pub drift: Drift,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.vip, self.cause)?;
+        if let Some(operation) = self.operation {
+            write!(f, ": {operation}")?;
+        }
+        if let Some(errno) = self.errno {
+            write!(f, ": {}", std::io::Error::from_raw_os_error(errno))?;
+        }
+        if let Some(text) = &self.text {
+            write!(f, ": {text}")?;
+        }
+        if !self.drift.is_empty() {
+            write!(f, " [{}]", self.drift)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a VIP is not in the wanted state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The address cannot be a VIP of this manager. Nothing was written for it.
+    Rejected(Reject),
+    /// Another device holds a local route for the VIP; taking it would steal it. Nothing was
+    /// written for it once that was seen.
+    Conflict,
+    /// The VIP is on the link in a form that this call must not change: with another prefix
+    /// length, failed duplicate address detection, a route without its address, or not at all.
+    /// The failure's `drift` says which.
+    Unrepaired,
+    /// The kernel refused an operation; `operation`, `errno` and `text` say which and why.
+    Kernel,
+    /// The kernel did not finish in time: the address stays tentative, or its own route was still
+    /// to come when the stall time-out passed. The same call later continues.
+    Pending,
+    /// The call ended before this VIP's turn: cancelled, out of time, or the link went away.
+    NotReached,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(why) => write!(f, "rejected: {why}"),
+            Self::Conflict => f.write_str("another device holds a local route for it"),
+            Self::Unrepaired => f.write_str("on the link in a form that this call must not change"),
+            Self::Kernel => f.write_str("the kernel refused"),
+            Self::Pending => f.write_str("the kernel did not finish in time"),
+            Self::NotReached => f.write_str("the call ended before its turn"),
+        }
+    }
+}
+
+/// A change that the kernel was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Add the VIP's address (RTM_NEWADDR).
+    AddAddress,
+    /// Set `IFA_F_NOPREFIXROUTE` on an address that is there (RTM_NEWADDR, replace).
+    UpdateAddress,
+    /// Delete the VIP's address (RTM_DELADDR).
+    DeleteAddress,
+    /// Add the wanted route (RTM_NEWROUTE, exclusive).
+    AddRoute,
+    /// Replace a route by the wanted one (RTM_NEWROUTE, replace).
+    ReplaceRoute,
+    /// Delete a route (RTM_DELROUTE).
+    DeleteRoute,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddAddress => "add address",
+            Self::UpdateAddress => "update address",
+            Self::DeleteAddress => "delete address",
+            Self::AddRoute => "add route",
+            Self::ReplaceRoute => "replace route",
+            Self::DeleteRoute => "delete route",
+        })
+    }
+}

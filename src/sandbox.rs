@@ -1,0 +1,1 @@
+//! Private user and network namespaces.

@@ -1,0 +1,1 @@
+//! Namespaces of the calling thread and process.
