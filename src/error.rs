@@ -7,9 +7,9 @@ use crate::report::Report;
 
 /// Why a call did not do all that it was asked for.
 ///
-/// Opaque, with accessors: [`kind`](Self::kind) to decide by, the message for people. An error of
-/// kind [`ErrorKind::Incomplete`] or [`ErrorKind::Cancelled`] carries the [`Report`] of every VIP
-/// of the call; all other kinds stopped it before anything was written.
+/// Opaque, with accessors: [`kind`](Self::kind) to decide by, the message for people. Where the
+/// call had come to its VIPs, the error carries the [`Report`] of every one of them; without a
+/// report, nothing was written.
 pub struct Error(Box<Inner>);
 
 #[derive(Debug)]
@@ -52,7 +52,13 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, detail: detail.into(), errno: None, text: None, report: None }))
+        Self(Box::new(Inner {
+            kind,
+            detail: detail.into(),
+            errno: None,
+            text: None,
+            report: None,
+        }))
     }
 
     pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {
@@ -73,6 +79,11 @@ impl Error {
         }
         new.0.text = text;
         new
+    }
+
+    /// Some VIPs of the report fell short.
+    pub(crate) fn incomplete(report: Report) -> Self {
+        Self::new(ErrorKind::Incomplete, "not every VIP is as wanted").with_report(report)
     }
 
     pub(crate) fn with_report(mut self, report: Report) -> Self {

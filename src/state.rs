@@ -1,6 +1,15 @@
-//! What was seen of each VIP.
+//! What was seen of each VIP: rows, the facts in them, and how observations join into them.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use crate::vip::{Family, Reject, Vip};
+use crate::wire::decode::{Address, Route};
+use crate::wire::encode::{AddressKeep, RouteKey, Wanted};
+use crate::wire::{
+    IFA_F_DADFAILED, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD,
+    IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN,
+};
 
 bitflags::bitflags! {
     /// How a VIP differs from its single-route state. Empty: it does not.
@@ -36,19 +45,482 @@ bitflags::bitflags! {
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        for (name, _) in self.iter_names() {
-            if !first {
+        for (at, (name, _)) in self.iter_names().enumerate() {
+            if at > 0 {
                 f.write_str(", ")?;
             }
-            first = false;
-            for part in name.split_inclusive('_') {
-                match part.strip_suffix('_') {
-                    Some(word) => write!(f, "{} ", word.to_ascii_lowercase())?,
-                    None => f.write_str(&part.to_ascii_lowercase())?,
-                }
+            for letter in name.chars() {
+                let letter = if letter == '_' {
+                    ' '
+                } else {
+                    letter.to_ascii_lowercase()
+                };
+                fmt::Write::write_char(f, letter)?;
             }
         }
         Ok(())
     }
+}
+
+bitflags::bitflags! {
+    /// What the last observation saw of a VIP. Nothing here is inferred from an ack.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub(crate) struct Facts: u16 {
+        /// The address is on the link as a host prefix…
+        const ADDRESS = 1;
+        /// …and makes no prefix route (always so in IPv4, whose kernel makes none for a /32).
+        const NO_PREFIX_ROUTE = 1 << 1;
+        const TENTATIVE = 1 << 2;
+        const DAD_FAILED = 1 << 3;
+        /// …and is so new that the kernel's route may still be on its way.
+        const YOUNG = 1 << 4;
+        /// The address is on the link with another prefix length.
+        const OTHER_LENGTH = 1 << 5;
+
+        /// The wanted route, exactly.
+        const OURS = 1 << 6;
+        /// Another route of the link in the place that the wanted one would take…
+        const SLOT = 1 << 7;
+        /// …with another source (or type, or scope)…
+        const SLOT_SOURCE = 1 << 8;
+        /// …with another protocol.
+        const SLOT_PROTOCOL = 1 << 9;
+        /// The kernel's own local route.
+        const KERNEL = 1 << 10;
+        /// The kernel's prefix route in table main.
+        const PREFIX = 1 << 11;
+        /// Any other route of the link to the VIP, in table local or main.
+        const EXTRA = 1 << 12;
+        /// A route in table local that is another device's, or of a kind that we never make.
+        const FOREIGN = 1 << 13;
+        /// A look-up answered with the wanted route.
+        const WINS = 1 << 14;
+
+        /// What there is to release.
+        const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
+            | Self::PREFIX.bits() | Self::EXTRA.bits();
+        /// What a look-up answers afresh.
+        const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
+            | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits();
+    }
+}
+
+impl Facts {
+    /// How these facts differ from the single-route state.
+    pub(crate) fn drift(self) -> Drift {
+        let mut drift = Drift::empty();
+        drift.set(Drift::MISSING_ADDRESS, !self.contains(Self::ADDRESS));
+        drift.set(
+            Drift::WRONG_PREFIX_LENGTH,
+            self.contains(Self::OTHER_LENGTH),
+        );
+        drift.set(Drift::TENTATIVE, self.contains(Self::TENTATIVE));
+        drift.set(Drift::DAD_FAILED, self.contains(Self::DAD_FAILED));
+        drift.set(
+            Drift::PREFIX_ROUTE,
+            self.contains(Self::PREFIX)
+                || self.contains(Self::ADDRESS) && !self.contains(Self::NO_PREFIX_ROUTE),
+        );
+        drift.set(Drift::KERNEL_LOCAL_ROUTE, self.contains(Self::KERNEL));
+        drift.set(Drift::MISSING_ROUTE, !self.contains(Self::OURS));
+        drift.set(Drift::WRONG_SOURCE, self.contains(Self::SLOT_SOURCE));
+        drift.set(Drift::WRONG_PROTOCOL, self.contains(Self::SLOT_PROTOCOL));
+        drift.set(
+            Drift::DUPLICATE,
+            self.contains(Self::EXTRA) || self.contains(Self::OURS | Self::SLOT),
+        );
+        drift.set(
+            Drift::STALE,
+            !self.contains(Self::ADDRESS) && self.intersects(Self::ANY_ROUTE),
+        );
+        drift.set(
+            Drift::CONFLICT,
+            self.contains(Self::FOREIGN) && !self.contains(Self::WINS),
+        );
+        drift
+    }
+
+    /// Whether the VIP is on the link at all, in whatever state.
+    pub(crate) fn on_link(self) -> bool {
+        self.intersects(Self::ADDRESS | Self::OTHER_LENGTH | Self::ANY_ROUTE)
+    }
+}
+
+bitflags::bitflags! {
+    /// What this call did for a VIP, and where it stands.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Phase: u8 {
+        /// Its address was acked as made by this call: nobody has used the VIP yet.
+        const FRESH = 1;
+        /// It was not on the link when the call began.
+        const WAS_ABSENT = 1 << 1;
+        /// A message that writes was sent for it.
+        const WRITTEN = 1 << 2;
+        /// It is decided: a failure, recorded elsewhere.
+        const FAILED = 1 << 3;
+        /// The kernel's route was seen in this call: it is not to come any more.
+        const SETTLED = 1 << 4;
+    }
+}
+
+/// One VIP of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) vip: Vip,
+    pub(crate) phase: Phase,
+    pub(crate) facts: Facts,
+    /// Which kinds of step were sent (see [`crate::plan::Step::bit`]).
+    pub(crate) sent: u16,
+    /// In how many rounds something was sent.
+    pub(crate) attempts: u16,
+    /// Where in the kernel's list of addresses it stood: later ones are newer or older, whichever
+    /// the family's list says, but neighbours stay neighbours.
+    pub(crate) order: u32,
+}
+
+impl Row {
+    pub(crate) fn new(vip: Vip) -> Self {
+        Self {
+            vip,
+            phase: Phase::empty(),
+            facts: Facts::empty(),
+            sent: 0,
+            attempts: 0,
+            order: 0,
+        }
+    }
+}
+
+/// What an observation is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    /// The link that holds the VIPs.
+    pub(crate) link: u32,
+    /// The wanted route of each family: IPv4, IPv6.
+    pub(crate) wanted: &'a [Wanted; 2],
+    /// Hundredths of a second since boot.
+    pub(crate) now: u32,
+}
+
+/// The VIPs of a call, sorted, and what was seen of them. All buffers are kept between calls.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    rows: Vec<Row>,
+    /// Routes that are not as wanted, by row.
+    others: Vec<(u32, RouteKey)>,
+    /// What an address update must keep, by row.
+    keeps: Vec<(u32, AddressKeep)>,
+    /// VIPs that a discovery found and that are not rows yet.
+    found: Vec<Vip>,
+    cursor: usize,
+    seen: u32,
+}
+
+impl Rows {
+    /// Begins a call: forgets all rows.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.found.clear();
+    }
+
+    /// Adds a VIP; [`settle`](Self::settle) must follow.
+    pub(crate) fn push(&mut self, vip: Vip) {
+        self.rows.push(Row::new(vip));
+    }
+
+    /// Sorts the rows and drops repetitions.
+    pub(crate) fn settle(&mut self) {
+        self.rows.sort_unstable_by_key(|row| row.vip);
+        self.rows.dedup_by_key(|row| row.vip);
+    }
+
+    /// Takes out the rows that `why` gives a reason for.
+    pub(crate) fn reject(
+        &mut self,
+        why: impl Fn(Vip) -> Option<Reject>,
+        rejected: &mut Vec<(Vip, Reject)>,
+    ) {
+        self.rows.retain(|row| match why(row.vip) {
+            Some(why) => {
+                rejected.push((row.vip, why));
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// Gives back memory beyond `rows` VIPs.
+    pub(crate) fn shrink_to(&mut self, rows: usize) {
+        self.clear();
+        self.others.clear();
+        self.keeps.clear();
+        self.rows.shrink_to(rows);
+        self.others.shrink_to(rows);
+        self.keeps.shrink_to(rows);
+        self.found.shrink_to(rows);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Row> {
+        self.rows.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> std::slice::IterMut<'_, Row> {
+        self.rows.iter_mut()
+    }
+
+    pub(crate) fn get(&self, row: u32) -> Option<&Row> {
+        self.rows.get(usize::try_from(row).ok()?)
+    }
+
+    pub(crate) fn get_mut(&mut self, row: u32) -> Option<&mut Row> {
+        self.rows.get_mut(usize::try_from(row).ok()?)
+    }
+
+    /// Whether a VIP of this family is among the rows.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        // Sorted: IPv4 first.
+        match family {
+            Family::V4 => self.rows.first(),
+            Family::V6 => self.rows.last(),
+        }
+        .is_some_and(|row| row.vip.family() == family)
+    }
+
+    /// The routes of a row that are not as wanted.
+    pub(crate) fn others(&self, row: u32) -> impl Iterator<Item = &RouteKey> {
+        let from = self.others.partition_point(|(r, _)| *r < row);
+        self.others[from..]
+            .iter()
+            .take_while(move |(r, _)| *r == row)
+            .map(|(_, key)| key)
+    }
+
+    /// What an update of the row's address must keep.
+    pub(crate) fn keep(&self, row: u32) -> Option<&AddressKeep> {
+        let at = self.keeps.binary_search_by_key(&row, |(r, _)| *r).ok()?;
+        self.keeps.get(at).map(|(_, keep)| keep)
+    }
+
+    /// Begins an observation of everything: forgets the facts.
+    pub(crate) fn begin(&mut self) {
+        for row in &mut self.rows {
+            row.facts = Facts::empty();
+        }
+        self.others.clear();
+        self.keeps.clear();
+        self.cursor = 0;
+        self.seen = 0;
+    }
+
+    /// Ends an observation.
+    pub(crate) fn finish(&mut self) {
+        // A torn dump may have told the same route twice.
+        self.others.sort_unstable();
+        self.others.dedup();
+        self.keeps.sort_unstable_by_key(|(row, _)| *row);
+        self.keeps.dedup_by_key(|(row, _)| *row);
+    }
+
+    /// The row of an address. Dumps come nearly sorted, so the next row is tried first.
+    fn find(&mut self, addr: IpAddr) -> Option<usize> {
+        let vip = Vip::from(addr);
+        for at in [self.cursor + 1, self.cursor] {
+            if self.rows.get(at).is_some_and(|row| row.vip == vip) {
+                self.cursor = at;
+                return Some(at);
+            }
+        }
+        let at = self.rows.binary_search_by_key(&vip, |row| row.vip).ok()?;
+        self.cursor = at;
+        Some(at)
+    }
+
+    /// The row of an address, as the steps of a batch name it.
+    pub(crate) fn index_of(&mut self, addr: IpAddr) -> Option<u32> {
+        self.find(addr).and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// Joins one address of an address dump.
+    pub(crate) fn join_address(&mut self, address: &Address, frame: &Frame<'_>) {
+        if address.link != frame.link {
+            return;
+        }
+        self.seen += 1;
+        let order = self.seen;
+        let Some(at) = self.find(address.addr) else {
+            return;
+        };
+        let (Some(row), Ok(index)) = (self.rows.get_mut(at), u32::try_from(at)) else {
+            return;
+        };
+        let family = row.vip.family();
+        if address.prefix_length != family.host_bits() {
+            row.facts |= Facts::OTHER_LENGTH;
+            return;
+        }
+        let has = |flag| address.flags & flag != 0;
+        row.order = order;
+        row.facts |= Facts::ADDRESS;
+        row.facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));
+        row.facts.set(Facts::DAD_FAILED, has(IFA_F_DADFAILED));
+        row.facts
+            .set(Facts::YOUNG, is_young(address.created, frame.now));
+        let no_prefix_route = family == Family::V4 || has(IFA_F_NOPREFIXROUTE);
+        row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);
+        if !no_prefix_route {
+            let settable =
+                IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_MCAUTOJOIN;
+            let keep = AddressKeep {
+                flags: address.flags & settable,
+                valid: address.valid,
+                preferred: address.preferred,
+                protocol: address.protocol,
+                rt_priority: address.rt_priority,
+            };
+            self.keeps.push((index, keep));
+        }
+    }
+
+    /// Joins one route of a dump. Returns whether it is one of the link in table main, to be
+    /// looked at again after a write.
+    pub(crate) fn join_route(&mut self, route: &Route, frame: &Frame<'_>) -> bool {
+        let Some((at, fact)) = self.classify(route, frame) else {
+            return false;
+        };
+        self.rows[at].facts |= fact;
+        if fact.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX)
+            && let Ok(row) = u32::try_from(at)
+        {
+            self.others.push((row, key_of(route)));
+        }
+        route.table == TABLE_MAIN
+    }
+
+    /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
+    /// `None`: the VIP has no route at all.
+    pub(crate) fn join_look_up(&mut self, row: u32, route: Option<&Route>, frame: &Frame<'_>) {
+        let fact = route
+            .and_then(|route| self.classify(route, frame))
+            .map(|(_, fact)| fact);
+        let fact = fact.unwrap_or_default() & !Facts::PREFIX & !Facts::EXTRA;
+        if let Some(route) = route.filter(|_| fact.contains(Facts::SLOT)) {
+            let other = (row, key_of(route));
+            if let Err(place) = self.others.binary_search(&other) {
+                self.others.insert(place, other);
+            }
+        }
+        let Some(row) = self.get_mut(row) else { return };
+        row.facts.remove(Facts::WINS);
+        if !fact.intersects(Facts::KERNEL | Facts::FOREIGN) {
+            row.facts.remove(Facts::LOOKED_UP);
+            row.facts.set(Facts::WINS, fact.contains(Facts::OURS));
+        }
+        // Else: behind such a route a look-up cannot see, and what was seen there stays.
+        row.facts |= fact;
+    }
+
+    /// Whose route this is and what it means there.
+    fn classify(&mut self, route: &Route, frame: &Frame<'_>) -> Option<(usize, Facts)> {
+        if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
+            return None;
+        }
+        let at = self.find(route.host()?)?;
+        let wanted = &frame.wanted[route.family as usize];
+        if route.link != Some(frame.link) || route.indirect {
+            return (route.table == TABLE_LOCAL).then_some((at, Facts::FOREIGN));
+        }
+        Some((
+            at,
+            classify_on_link(route, self.rows[at].vip.addr(), wanted),
+        ))
+    }
+
+    /// Joins an address or a route of the link to the VIPs found, for a call without a set.
+    pub(crate) fn discover(&mut self, addr: IpAddr, admit: impl FnOnce(Vip) -> bool) {
+        let vip = Vip::from(addr);
+        if admit(vip) {
+            self.found.push(vip);
+        }
+    }
+
+    /// Makes the VIPs found the rows of the call.
+    pub(crate) fn adopt_found(&mut self) {
+        self.rows.extend(self.found.drain(..).map(Row::new));
+        self.settle();
+    }
+}
+
+/// What a direct route of the link, in table local or main, means for its VIP.
+fn classify_on_link(route: &Route, vip: IpAddr, wanted: &Wanted) -> Facts {
+    if route.table == TABLE_MAIN {
+        let prefix = route.family == Family::V6
+            && route.protocol == libc::RTPROT_KERNEL
+            && route.metric == IP6_PREFIX_METRIC;
+        return if prefix { Facts::PREFIX } else { Facts::EXTRA };
+    }
+    let local = route.kind == libc::RTN_LOCAL;
+    let (kernel, slot, scope_fits) = match route.family {
+        // Only the kernel can make metric 0: for user space it means 1024.
+        Family::V6 => (
+            local && route.metric == 0,
+            route.metric == IP6_USER_METRIC,
+            true,
+        ),
+        Family::V4 => {
+            let plain = route.tos == 0 && route.metric == 0;
+            let kernel =
+                local && route.protocol == libc::RTPROT_KERNEL && route.prefsrc == Some(vip);
+            (plain && kernel, plain, route.scope == libc::RT_SCOPE_HOST)
+        }
+    };
+    if kernel {
+        return Facts::KERNEL;
+    }
+    if route.family == Family::V6 && route.metric == 0 {
+        // The kernel's, but no local one (an anycast address): not ours to judge.
+        return Facts::FOREIGN;
+    }
+    if !slot {
+        return Facts::EXTRA;
+    }
+    let mut fact = Facts::empty();
+    fact.set(
+        Facts::SLOT_SOURCE,
+        !local || !scope_fits || wanted.source.is_none() || route.prefsrc != wanted.source,
+    );
+    fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
+    if fact.is_empty() {
+        Facts::OURS
+    } else {
+        fact | Facts::SLOT
+    }
+}
+
+fn key_of(route: &Route) -> RouteKey {
+    RouteKey {
+        table: route.table,
+        metric: route.metric,
+        protocol: route.protocol,
+        kind: route.kind,
+        tos: route.tos,
+        prefsrc: route.prefsrc,
+    }
+}
+
+/// The metric of the kernel's prefix routes (`IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h).
+const IP6_PREFIX_METRIC: u32 = 256;
+
+/// How long after an address was made its local route may still be on its way to the table, in
+/// hundredths of a second. It comes within microseconds, or milliseconds under load.
+const YOUNG_FOR: u32 = 150;
+
+/// How far the kernel's clock of ticks may run ahead of ours, in hundredths of a second.
+const CLOCKS_DIFFER: u32 = 100;
+
+fn is_young(created: u32, now: u32) -> bool {
+    now.wrapping_sub(created).wrapping_add(CLOCKS_DIFFER) < YOUNG_FOR + CLOCKS_DIFFER
 }

@@ -1,4 +1,11 @@
 //! The system calls: the only unsafe code of the crate is below this module.
 
+mod clock;
 #[cfg(feature = "sandbox")]
 pub(crate) mod ns;
+mod poll;
+mod socket;
+
+pub(crate) use clock::hundredths_since_boot;
+pub(crate) use poll::{Woken, wait_readable};
+pub(crate) use socket::{Received, Socket, Strictness};

@@ -1,0 +1,62 @@
+//! Cancelling a call from another thread.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+/// Cancels the calls of one manager from another thread.
+///
+/// The call that runs, or else the next one, stops at its next wait or batch and returns an error
+/// of kind [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) with the report of what was done.
+/// The kernel's work on messages already sent is not undone; the same call later continues.
+#[derive(Clone, Debug)]
+pub struct Canceller(Arc<UnixStream>);
+
+impl Canceller {
+    /// Cancels. Idempotent until a call has seen it.
+    pub fn cancel(&self) {
+        // A full pipe means that earlier cancellations are still unseen, and a closed one that
+        // there is no manager any more: in both cases nothing is left to say.
+        let _ = (&*self.0).write(&[1]);
+    }
+}
+
+/// The manager's end.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    read: UnixStream,
+    write: Canceller,
+}
+
+impl Cancelled {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        Ok(Self {
+            read,
+            write: Canceller(Arc::new(write)),
+        })
+    }
+
+    pub(crate) fn canceller(&self) -> Canceller {
+        self.write.clone()
+    }
+
+    /// Whether somebody cancelled since the last time this was asked.
+    pub(crate) fn take(&self) -> bool {
+        let mut seen = false;
+        let mut buffer = [0; 64];
+        while matches!((&self.read).read(&mut buffer), Ok(1..)) {
+            seen = true;
+        }
+        seen
+    }
+}
+
+impl AsFd for Cancelled {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}

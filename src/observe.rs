@@ -1,0 +1,245 @@
+//! Reading the kernel into rows: dumps that notice when they were torn, and look-ups that settle
+//! what a torn one left open.
+
+use std::io;
+
+use crate::plan::Goal;
+use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::talk::{Dumped, Failed, Talk};
+use crate::vip::{Family, Vip};
+use crate::wire::decode::Route;
+use crate::wire::encode::{Templates, dump_addresses, dump_routes};
+use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+
+/// How often a torn observation is repeated before look-ups settle it row by row.
+const ATTEMPTS: u32 = 3;
+
+/// The multicast group of a family's route notifications (linux/rtnetlink.h).
+pub(crate) const fn route_group(family: Family) -> u32 {
+    match family {
+        Family::V4 => libc::RTNLGRP_IPV4_ROUTE,
+        Family::V6 => libc::RTNLGRP_IPV6_ROUTE,
+    }
+}
+
+/// What the rows are observed with.
+#[derive(Debug)]
+pub(crate) struct Observer<'a> {
+    pub(crate) talk: &'a mut Talk,
+    pub(crate) rows: &'a mut Rows,
+    pub(crate) frame: Frame<'a>,
+    pub(crate) templates: &'a [Templates; 2],
+    pub(crate) goal: Goal,
+}
+
+impl Observer<'_> {
+    /// Finds the VIPs on the link: host addresses, and host routes in table local.
+    pub(crate) fn discover(&mut self, admit: impl Fn(Vip) -> bool) -> Result<(), Failed> {
+        let link = self.frame.link;
+        for family in Family::ALL {
+            self.talk.dump(
+                |out, sequence| dump_addresses(out, sequence, family, link),
+                |message| {
+                    if let Some(a) = message.address()?
+                        && a.link == link
+                        && a.prefix_length == family.host_bits()
+                    {
+                        self.rows.discover(a.addr, &admit);
+                    }
+                    Ok(())
+                },
+            )?;
+            self.talk.dump(
+                |out, sequence| dump_routes(out, sequence, family, TABLE_LOCAL, Some(link)),
+                |message| {
+                    if let Some(route) = message.route()?
+                        && route.table == TABLE_LOCAL
+                        && route.link == Some(link)
+                        && route.kind == libc::RTN_LOCAL
+                        && let Some(host) = route.host()
+                    {
+                        self.rows.discover(host, &admit);
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        self.rows.adopt_found();
+        Ok(())
+    }
+
+    /// Observes every row. With `scan_main`, table main too; says whether that held anything of
+    /// the rows on our link.
+    pub(crate) fn observe(&mut self, scan_main: bool) -> Result<bool, Failed> {
+        let families = Family::ALL.map(|family| self.rows.has(family).then_some(family));
+        for family in families.into_iter().flatten() {
+            self.talk.listener().join(route_group(family))?;
+        }
+        let result = self.observe_guarded(&families, scan_main);
+        for family in families.into_iter().flatten() {
+            self.talk.listener().leave(route_group(family))?;
+        }
+        let (main_used, dumped) = result?;
+        self.settle(dumped)?;
+        Ok(main_used)
+    }
+
+    /// Observes while route notifications are listened to: one of them means that the table
+    /// changed under the dump, which no flag of a route dump tells.
+    fn observe_guarded(
+        &mut self,
+        families: &[Option<Family>; 2],
+        scan_main: bool,
+    ) -> Result<(bool, Dumped), Failed> {
+        let mut attempt = 1;
+        loop {
+            self.talk.notifications(|_| ())?;
+            self.rows.begin();
+            let mut main_used = false;
+            let mut dumped = Dumped::Whole;
+            for family in families.iter().flatten() {
+                dumped = dumped.and(self.dump_addresses(*family)?);
+                dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
+                if scan_main {
+                    dumped = dumped.and(self.dump_routes(*family, TABLE_MAIN, &mut main_used)?);
+                }
+            }
+            self.rows.finish();
+            let mut changed = false;
+            let heard = self.talk.notifications(|_| changed = true)?;
+            dumped = dumped.and(heard);
+            if changed {
+                dumped = Dumped::Torn;
+            }
+            if dumped == Dumped::Whole || attempt == ATTEMPTS || self.is_unsettled() {
+                return Ok((main_used, dumped));
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
+    /// and a further observation follows.
+    fn is_unsettled(&self) -> bool {
+        self.rows.iter().any(awaits_kernel)
+    }
+
+    fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
+        let (rows, frame) = (&mut *self.rows, &self.frame);
+        self.talk.dump(
+            |out, sequence| dump_addresses(out, sequence, family, frame.link),
+            |message| {
+                if let Some(address) = message.address()? {
+                    rows.join_address(&address, frame);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn dump_routes(
+        &mut self,
+        family: Family,
+        table: u32,
+        main_used: &mut bool,
+    ) -> Result<Dumped, Failed> {
+        let (rows, frame) = (&mut *self.rows, &self.frame);
+        // Table local is read for all devices: another's route is a conflict. In a release it is
+        // none of our business.
+        let narrow = table == TABLE_MAIN || self.goal == Goal::Release;
+        let link = narrow.then_some(frame.link);
+        self.talk.dump(
+            |out, sequence| dump_routes(out, sequence, family, table, link),
+            |message| {
+                if let Some(route) = message.route()? {
+                    *main_used |= route.table == table && rows.join_route(&route, frame);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Looks up what the dumps left open.
+    fn settle(&mut self, dumped: Dumped) -> io::Result<()> {
+        match (dumped, self.goal) {
+            // A row that has nothing to lose yet is decided by a later observation.
+            (Dumped::Torn, _) => self.look_up(|row| !is_in_the_making(row)),
+            (Dumped::Whole, Goal::Release) => Ok(()),
+            // Another device has a local route too: whose is used?
+            (Dumped::Whole, Goal::Assign | Goal::Normalize) => {
+                self.look_up(|row| row.facts.contains(Facts::FOREIGN | Facts::OURS))
+            }
+        }
+    }
+
+    /// Asks for the winning route of each row that `which` picks. A row whose answer is lost keeps
+    /// what the dump said, and is asked again with the next observation.
+    pub(crate) fn look_up(&mut self, which: impl Fn(&Row) -> bool) -> io::Result<()> {
+        let most = self.talk.reply_capacity().min(LOOK_UPS);
+        let mut asked = [0_u32; LOOK_UPS];
+        let mut from = 0;
+        loop {
+            let mut count = 0;
+            while count < most
+                && let Some(row) = self.rows.get(from)
+            {
+                if which(row) {
+                    asked[count] = from;
+                    count += 1;
+                }
+                from += 1;
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            self.look_up_batch(&asked[..count])?;
+        }
+    }
+
+    fn look_up_batch(&mut self, asked: &[u32]) -> io::Result<()> {
+        let (rows, frame, templates) = (&mut *self.rows, &self.frame, self.templates);
+        let mut answers = [None; LOOK_UPS];
+        self.talk.look_up(
+            asked
+                .iter()
+                .filter_map(|at| rows.get(*at))
+                .map(|row| row.vip),
+            |out, sequence, vip| {
+                templates[vip.family() as usize]
+                    .look_up
+                    .push(out, sequence, &vip.addr());
+            },
+            |place, message| {
+                if let Some(answer) = answers.get_mut(place) {
+                    // A reply that cannot be read is as good as lost.
+                    *answer = message
+                        .map_or(Some(None), |message| message.route().ok())
+                        .map(|route| route.map(Route::looked_up));
+                }
+            },
+        )?;
+        for (at, answer) in asked.iter().zip(&answers) {
+            if let Some(route) = answer {
+                rows.join_look_up(*at, route.as_ref(), frame);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Look-ups in one send, at the most.
+const LOOK_UPS: usize = 128;
+
+/// Whether the row's address was made by this call and its route was not yet.
+fn is_in_the_making(row: &Row) -> bool {
+    row.phase.contains(Phase::FRESH)
+        && row.vip.family() == Family::V6
+        && !row.facts.contains(Facts::OURS)
+}
+
+/// Whether the row's address was made by this call and the kernel's route is still to come.
+pub(crate) fn awaits_kernel(row: &Row) -> bool {
+    is_in_the_making(row)
+        && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
+        && !row.facts.contains(Facts::KERNEL)
+}

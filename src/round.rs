@@ -1,0 +1,639 @@
+//! The loop of every call that writes: observe, plan, send, look again, until nothing is left to
+//! do or nothing more can be done.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::batch::{Batch, Refused};
+use crate::cancel::Cancelled;
+use crate::error::{Error, ErrorKind};
+use crate::observe::{Observer, awaits_kernel, route_group};
+use crate::plan::{Goal, Next, Policy, Refusal, Step, next};
+use crate::report::{Cause, Failure, Report};
+use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::sys::{Woken, hundredths_since_boot, wait_readable};
+use crate::talk::{Dumped, Failed, Talk};
+use crate::vip::{Family, Reject, Vip};
+use crate::wire::TABLE_LOCAL;
+use crate::wire::encode::{Templates, Wanted, kernel_key, wanted_key};
+
+/// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
+const BATCH: usize = 256;
+
+/// Rounds in which something is sent for a VIP before it counts as fought over. Six are the most
+/// that an undisturbed one takes.
+const ATTEMPTS: u16 = 20;
+
+/// Rounds after which a VIP's next one waits first.
+const PATIENT_AFTER: u16 = 6;
+
+/// How long a wait that has seen the kernel move goes on for the rest to move too.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// The time limits of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long to wait without any sign of progress.
+    pub(crate) stall: Duration,
+    /// When the whole call must end.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// Buffers of a call, kept between calls.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    pub(crate) rows: Rows,
+    batch: Batch,
+    /// Rows whose address is to be deleted after all routes.
+    deferred: Vec<u32>,
+    /// The kernel's refusals, in order.
+    refusals: Vec<Refused<'static>>,
+    texts: Vec<(usize, Box<str>)>,
+    failed: Vec<(u32, Cause)>,
+    /// VIPs refused before anything was looked at.
+    pub(crate) rejected: Vec<(Vip, Reject)>,
+}
+
+impl Buffers {
+    /// Begins a call.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.deferred.clear();
+        self.refusals.clear();
+        self.texts.clear();
+        self.failed.clear();
+        self.rejected.clear();
+        // A call that stopped may have left messages unsent.
+        self.batch.begin(0);
+    }
+
+    pub(crate) fn shrink_to(&mut self, rows: usize) {
+        self.clear();
+        self.rows.shrink_to(rows);
+        self.batch.shrink_to(rows.saturating_mul(64));
+        self.deferred.shrink_to(rows);
+        self.refusals.shrink_to(0);
+        self.texts.shrink_to(0);
+        self.failed.shrink_to(0);
+        self.rejected.shrink_to(0);
+    }
+}
+
+/// One call at work on its rows.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) talk: &'a mut Talk,
+    pub(crate) buffers: &'a mut Buffers,
+    pub(crate) cancelled: &'a Cancelled,
+    pub(crate) link: u32,
+    pub(crate) wanted: [Wanted; 2],
+    pub(crate) templates: [Templates; 2],
+    pub(crate) policy: Policy,
+    pub(crate) limits: Limits,
+    pub(crate) report: Report,
+    /// Whether the rows hold the facts of a whole observation.
+    pub(crate) observed: bool,
+}
+
+/// Why a call stops before all of its VIPs are decided.
+enum Stop {
+    Cancelled,
+    TimedOut,
+    Error(Error),
+}
+
+impl Stop {
+    fn link_gone() -> Self {
+        let text = "the link went away during the call";
+        Self::Error(Error::new(ErrorKind::LinkNotFound, text))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Error(Error::io("the netlink socket failed", &error))
+    }
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Self {
+        if failed.errno() == Some(libc::ENODEV) {
+            return Self::link_gone();
+        }
+        Self::Error(failed.into_error("cannot read the link's addresses and routes".into()))
+    }
+}
+
+/// What the last wait brought.
+#[derive(PartialEq, Eq)]
+enum Waited {
+    Progress,
+    Stalled,
+}
+
+impl Call<'_> {
+    /// Finds the VIPs on the link and makes them the rows of this call.
+    pub(crate) fn discover(&mut self, admit: impl Fn(Vip) -> bool) -> Result<(), Error> {
+        self.observer().discover(admit).map_err(|failed| {
+            failed.into_error("cannot read the link's addresses and routes".into())
+        })
+    }
+
+    /// Runs the call to its end.
+    pub(crate) fn run(mut self) -> Result<Report, Error> {
+        let stopped = self.rounds().err();
+        let unreached = match &stopped {
+            Some(Stop::TimedOut) => Cause::Pending,
+            _ => Cause::NotReached,
+        };
+        let report = self.conclude(stopped.is_some().then_some(unreached));
+        match stopped {
+            Some(Stop::Cancelled) => {
+                Err(Error::new(ErrorKind::Cancelled, "the call was cancelled").with_report(report))
+            }
+            Some(Stop::Error(error)) => Err(error.with_report(report)),
+            None | Some(Stop::TimedOut) if report.is_complete() => Ok(report),
+            None | Some(Stop::TimedOut) => Err(Error::incomplete(report)),
+        }
+    }
+
+    fn rounds(&mut self) -> Result<(), Stop> {
+        if self.buffers.rows.len() == 0 {
+            return Ok(());
+        }
+        // Table main is read once, and again only while it holds something to remove.
+        let mut scan_main = true;
+        let mut first = true;
+        let mut stalled = false;
+        loop {
+            self.check_time()?;
+            self.observed = false;
+            scan_main = self.observer().observe(scan_main)?;
+            self.observed = true;
+            let mut waiting = false;
+            let mut patient = 0;
+            for row in self.buffers.rows.iter_mut() {
+                if first && !row.facts.on_link() {
+                    row.phase |= Phase::WAS_ABSENT;
+                }
+                if row.facts.contains(Facts::KERNEL) {
+                    row.phase |= Phase::SETTLED;
+                }
+                patient = patient.max(row.attempts.saturating_sub(PATIENT_AFTER));
+            }
+            first = false;
+            if patient > 0 {
+                self.pause(Duration::from_millis(1 << patient.min(6)))?;
+            }
+            let writes = self.report.writes;
+            for at in self.indices() {
+                waiting |= self.advance(at)?;
+            }
+            self.delete_deferred()?;
+            self.flush()?;
+            if self.report.writes != writes {
+                continue;
+            }
+            if !waiting {
+                return Ok(());
+            }
+            if stalled {
+                // Seen once more, and it still is not there.
+                self.give_up_waiting();
+                return Ok(());
+            }
+            stalled = self.wait()? == Waited::Stalled;
+        }
+    }
+
+    fn indices(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.buffers.rows.len()).unwrap_or(u32::MAX)
+    }
+
+    fn observer(&mut self) -> Observer<'_> {
+        Observer {
+            talk: self.talk,
+            rows: &mut self.buffers.rows,
+            frame: Frame {
+                link: self.link,
+                wanted: &self.wanted,
+                now: hundredths_since_boot(),
+            },
+            templates: &self.templates,
+            goal: self.policy.goal,
+        }
+    }
+
+    /// Plans one row and queues its messages. Returns whether it waits for the kernel.
+    fn advance(&mut self, at: u32) -> Result<bool, Stop> {
+        let Some(row) = self.buffers.rows.get_mut(at) else {
+            return Ok(false);
+        };
+        if row.phase.contains(Phase::FAILED) {
+            return Ok(false);
+        }
+        let family = row.vip.family();
+        let steps = match next(family, row.facts, row.phase, self.policy) {
+            Next::Done => return Ok(false),
+            Next::Wait => return Ok(true),
+            Next::Fail(cause) => {
+                self.fail(at, cause);
+                return Ok(false);
+            }
+            Next::Steps(steps) => steps,
+        };
+        if row.attempts >= ATTEMPTS {
+            // Somebody keeps undoing it, or the kernel keeps refusing.
+            let refused = self
+                .buffers
+                .refusals
+                .iter()
+                .any(|refusal| refusal.row == at);
+            self.fail(
+                at,
+                if refused {
+                    Cause::Kernel
+                } else {
+                    Cause::Pending
+                },
+            );
+            return Ok(false);
+        }
+        row.attempts += 1;
+        for step in steps {
+            if *step == Step::DeleteAddress && self.policy.goal == Goal::Release {
+                self.buffers.deferred.push(at);
+            } else {
+                self.queue(at, *step)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Queues the addresses to delete behind all routes, newest first: the kernel's walks are
+    /// then the shortest.
+    fn delete_deferred(&mut self) -> Result<(), Stop> {
+        let Buffers { rows, deferred, .. } = &mut *self.buffers;
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        deferred.sort_unstable_by_key(|at| rows.get(*at).map(|row| row.order));
+        for place in 0..deferred.len() {
+            let at = self.buffers.deferred[place];
+            self.queue(at, Step::DeleteAddress)?;
+        }
+        self.buffers.deferred.clear();
+        Ok(())
+    }
+
+    /// Adds the messages of one step to the batch; sends the batch first where it is full.
+    fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
+        let most = BATCH.min(self.talk.reply_capacity());
+        if self.buffers.batch.len() >= most {
+            self.flush()?;
+        }
+        if step == Step::DeleteOthers {
+            // As many messages as there are routes; nearly always one.
+            for place in 0.. {
+                let Some(key) = self.buffers.rows.others(at).nth(place).copied() else {
+                    break;
+                };
+                if self.buffers.batch.len() >= most {
+                    self.flush()?;
+                }
+                self.push(at, step, |templates, vip, out, sequence| {
+                    templates.push_delete_route(out, sequence, vip, &key);
+                });
+            }
+            return Ok(());
+        }
+        let keep = self.buffers.rows.keep(at).copied();
+        let wanted = self.wanted;
+        self.push(at, step, |t, vip, out, sequence| match step {
+            Step::AddAddress => t.add_address.push(out, sequence, vip),
+            Step::DeleteAddress => t.delete_address.push(out, sequence, vip),
+            Step::AddRoute => t.add_route.push(out, sequence, vip),
+            Step::AddTransit => t.add_transit.push(out, sequence, vip),
+            Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
+            Step::ReplaceTransit => t.replace_transit.push(out, sequence, vip),
+            Step::ReplaceExisting => t.replace_existing.push(out, sequence, vip),
+            Step::DeleteOurs => {
+                let key = wanted_key(&wanted[Family::of(vip) as usize]);
+                t.push_delete_route(out, sequence, vip, &key);
+            }
+            Step::DeleteKernel => t.push_delete_route(out, sequence, vip, &kernel_key(vip)),
+            Step::UpdateAddress => {
+                if let Some(keep) = &keep {
+                    t.push_update_address(out, sequence, vip, keep);
+                }
+            }
+            Step::DeleteOthers => {}
+        });
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        at: u32,
+        step: Step,
+        write: impl FnOnce(&Templates, &std::net::IpAddr, &mut Vec<u8>, u32),
+    ) {
+        if self.buffers.batch.len() == 0 {
+            self.buffers.batch.begin(self.talk.sequence());
+        }
+        let Some(row) = self.buffers.rows.get_mut(at) else {
+            return;
+        };
+        // A replacement may stand twice in one plan; only another round repeats it.
+        if row.sent & step.bit() != 0 && row.attempts > 1 {
+            self.report.retries += 1;
+        }
+        row.sent |= step.bit();
+        row.phase |= Phase::WRITTEN;
+        let vip = row.vip.addr();
+        let templates = &self.templates[row.vip.family() as usize];
+        self.buffers.batch.push(at, step, |out, sequence| {
+            write(templates, &vip, out, sequence)
+        });
+    }
+
+    /// Sends the batch and takes its replies.
+    fn flush(&mut self) -> Result<(), Stop> {
+        let Buffers {
+            rows,
+            batch,
+            refusals,
+            texts,
+            ..
+        } = &mut *self.buffers;
+        if batch.len() == 0 {
+            return Ok(());
+        }
+        let from = refusals.len();
+        let count = batch.len() as u64;
+        let mut sealed = batch.seal();
+        let heard = self.talk.exchange(&mut sealed, |refused| {
+            if let Some(text) = refused.text {
+                texts.push((refusals.len(), text.into()));
+            }
+            refusals.push(Refused {
+                text: None,
+                ..refused
+            });
+        });
+        self.report.writes += count;
+        match heard {
+            Ok(Dumped::Whole) => {
+                for entry in sealed.entries() {
+                    if entry.step == Step::AddAddress
+                        && !entry.refused
+                        && let Some(row) = rows.get_mut(entry.row)
+                    {
+                        row.phase |= Phase::FRESH;
+                    }
+                }
+            }
+            // Replies are lost: what became of the messages, the next observation shows.
+            Ok(Dumped::Torn) => {}
+            // The kernel took none of them, for lack of memory: the next round tries again.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        batch.begin(0);
+        self.judge_refusals(from)?;
+        self.check_time()
+    }
+
+    /// Decides what the refusals from `from` on mean.
+    fn judge_refusals(&mut self, from: usize) -> Result<(), Stop> {
+        let mut link_gone = false;
+        for place in from..self.buffers.refusals.len() {
+            let Refused {
+                row, step, errno, ..
+            } = self.buffers.refusals[place];
+            if errno == libc::EPERM {
+                return Err(Stop::Error(Error::kernel(
+                    "cannot change addresses and routes: CAP_NET_ADMIN is needed in the user \
+                     namespace that owns the network namespace",
+                    errno,
+                    None,
+                )));
+            }
+            link_gone |= errno == libc::ENODEV;
+            if step.refused(errno) == Refusal::Final {
+                self.fail(row, Cause::Kernel);
+            }
+        }
+        if link_gone {
+            return Err(Stop::link_gone());
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, at: u32, cause: Cause) {
+        if let Some(row) = self.buffers.rows.get_mut(at)
+            && !row.phase.contains(Phase::FAILED)
+        {
+            row.phase |= Phase::FAILED;
+            self.buffers.failed.push((at, cause));
+        }
+    }
+
+    fn check_time(&self) -> Result<(), Stop> {
+        if self.cancelled.take() {
+            return Err(Stop::Cancelled);
+        }
+        match self.limits.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(Stop::TimedOut),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a contended VIP rest. A cancellation ends the pause.
+    fn pause(&self, time: Duration) -> Result<(), Stop> {
+        match wait_readable(self.cancelled, self.cancelled, time)? {
+            Woken::Cancelled => self.check_time(),
+            Woken::Event | Woken::TimedOut => Ok(()),
+        }
+    }
+
+    /// Waits until the kernel has put in the routes that rows wait for, or stops to make progress.
+    fn wait(&mut self) -> Result<Waited, Stop> {
+        let group = route_group(Family::V6);
+        self.talk.listener().join(group)?;
+        let waited = self.wait_listening();
+        self.talk.listener().leave(group)?;
+        waited
+    }
+
+    fn wait_listening(&mut self) -> Result<Waited, Stop> {
+        self.talk.notifications(|_| ())?;
+        let policy = self.policy;
+        let waits = move |row: &Row| {
+            !row.phase.contains(Phase::FAILED)
+                && !row.facts.contains(Facts::KERNEL)
+                && next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait
+        };
+        // What came before we listened is found by looking, what comes after by listening.
+        let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
+        self.observer().look_up(waits)?;
+        let mut left = 0;
+        let mut young = false;
+        for row in self.buffers.rows.iter().filter(|row| waits(row)) {
+            left += 1;
+            young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
+        }
+        let mut progress = left < before;
+        let began = Instant::now();
+        while left > 0 {
+            self.check_time()?;
+            let mut patience = if progress {
+                GATHER
+            } else {
+                self.limits.stall.saturating_sub(began.elapsed())
+            };
+            if young {
+                // An address of somebody else's grows old without an event.
+                patience = patience.min(Duration::from_millis(100));
+            }
+            if let Some(deadline) = self.limits.deadline {
+                patience = patience.min(deadline.saturating_duration_since(Instant::now()));
+            }
+            match wait_readable(self.talk.listener(), self.cancelled, patience)? {
+                Woken::Cancelled => {}
+                Woken::TimedOut if progress || young => return Ok(Waited::Progress),
+                Woken::TimedOut => return Ok(Waited::Stalled),
+                Woken::Event => {
+                    let arrived = self.take_arrivals()?;
+                    progress |= arrived != Some(0);
+                    match arrived {
+                        Some(arrived) => left = left.saturating_sub(arrived),
+                        // Notifications are lost: look again.
+                        None => return Ok(Waited::Progress),
+                    }
+                }
+            }
+        }
+        Ok(Waited::Progress)
+    }
+
+    /// Reads the notifications for kernel routes of our rows. `None` if some were lost.
+    fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
+        let rows = &mut self.buffers.rows;
+        let link = self.link;
+        let mut arrived = 0;
+        let heard = self.talk.notifications(|message| {
+            if message.kind != libc::RTM_NEWROUTE {
+                return;
+            }
+            // One that cannot be read is none of ours: the observation that follows decides.
+            let Ok(Some(route)) = message.route() else {
+                return;
+            };
+            let kernel = route.table == TABLE_LOCAL
+                && route.link == Some(link)
+                && route.kind == libc::RTN_LOCAL
+                && route.metric == 0;
+            if let Some(host) = route.host().filter(|_| kernel)
+                && let Some(at) = rows.index_of(host)
+                && let Some(row) = rows.get_mut(at)
+                && !row.phase.contains(Phase::SETTLED)
+            {
+                row.phase |= Phase::SETTLED;
+                arrived += 1;
+            }
+        })?;
+        Ok((heard == Dumped::Whole).then_some(arrived))
+    }
+
+    /// The kernel stalled: whatever still waits is pending.
+    fn give_up_waiting(&mut self) {
+        for at in self.indices() {
+            if let Some(row) = self.buffers.rows.get(at)
+                && next(row.vip.family(), row.facts, row.phase, self.policy) == Next::Wait
+            {
+                self.fail(at, Cause::Pending);
+            }
+        }
+    }
+
+    /// Sums up. `stopped` is the cause of what was not decided when the call stopped early.
+    fn conclude(&mut self, stopped: Option<Cause>) -> Report {
+        let mut report = std::mem::take(&mut self.report);
+        let Buffers {
+            rows,
+            refusals,
+            texts,
+            failed,
+            rejected,
+            ..
+        } = &mut *self.buffers;
+        let policy = self.policy;
+        for (at, row) in (0..).zip(rows.iter_mut()) {
+            if row.phase.contains(Phase::FAILED) {
+                continue;
+            }
+            // Only what was *seen* as wanted counts, and seen after the last write to it.
+            let seen = self.observed
+                && !(stopped.is_some() && row.phase.contains(Phase::WRITTEN))
+                && next(row.vip.family(), row.facts, row.phase, policy) == Next::Done;
+            if !seen {
+                row.phase |= Phase::FAILED;
+                failed.push((at, stopped.unwrap_or(Cause::Pending)));
+                continue;
+            }
+            let written = row.phase.contains(Phase::WRITTEN);
+            let absent = row.phase.contains(Phase::WAS_ABSENT);
+            *match (written, policy.goal) {
+                (false, _) => &mut report.unchanged,
+                (true, Goal::Release) => &mut report.released,
+                (true, _) if absent => &mut report.assigned,
+                (true, _) => &mut report.repaired,
+            } += 1;
+        }
+        if failed.is_empty() && rejected.is_empty() {
+            return report;
+        }
+        let rejected = rejected.iter().map(|(vip, why)| Failure {
+            vip: *vip,
+            cause: Cause::Rejected(*why),
+            operation: None,
+            errno: None,
+            text: None,
+            drift: crate::Drift::empty(),
+        });
+        report.failures.extend(rejected);
+        // Each VIP's decisive refusal: the first final one, else the last.
+        let mut decisive = std::collections::BTreeMap::new();
+        for (place, refusal) in refusals.iter().enumerate() {
+            let is_final = refusal.step.refused(refusal.errno) == Refusal::Final;
+            let entry = decisive.entry(refusal.row).or_insert((place, is_final));
+            if !entry.1 {
+                *entry = (place, is_final);
+            }
+        }
+        for (at, cause) in failed.drain(..) {
+            let Some(row) = rows.get(at) else { continue };
+            let place = decisive.get(&at).map(|(place, _)| *place);
+            let refusal = place
+                .filter(|_| cause == Cause::Kernel)
+                .and_then(|place| Some((refusals.get(place)?, place)));
+            let text = refusal.and_then(|(_, place)| {
+                let at = texts
+                    .binary_search_by_key(&place, |(place, _)| *place)
+                    .ok()?;
+                texts.get(at).map(|(_, text)| text.clone())
+            });
+            report.failures.push(Failure {
+                vip: row.vip,
+                cause,
+                operation: refusal.map(|(refusal, _)| refusal.step.operation()),
+                errno: refusal.map(|(refusal, _)| refusal.errno),
+                text,
+                drift: row.facts.drift(),
+            });
+        }
+        report.failures.sort_by_key(|failure| failure.vip);
+        report
+    }
+}

@@ -1,0 +1,317 @@
+//! Conversations with the kernel: a request with its answer, a dump, a batch, notifications.
+
+use std::io;
+
+use crate::batch::{Refused, Sealed};
+use crate::sys::{Received, Socket, Strictness};
+use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR};
+
+use netlink_packet_core::NLM_F_DUMP_INTR;
+
+/// Room for any datagram that the kernel sends: it makes dump chunks of at most 32 KiB.
+const RECEIVE_ROOM: usize = 64 * 1024;
+
+/// Two sockets of one network namespace, one to ask and one to listen, and their buffers.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    ask: Socket,
+    listen: Socket,
+    sequence: u32,
+    send: Vec<u8>,
+    receive: Box<[u8]>,
+}
+
+/// The kernel's refusal of a single request or dump.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) errno: i32,
+    pub(crate) text: Option<Box<str>>,
+}
+
+/// How a request or a dump can fail.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The kernel said no.
+    Refused(Refusal),
+    /// The socket failed, or what came could not be read.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<decode::Malformed> for Failed {
+    fn from(_: decode::Malformed) -> Self {
+        Self::Io(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a malformed netlink message",
+        ))
+    }
+}
+
+impl Failed {
+    fn refused(ack: &decode::Ack<'_>) -> Self {
+        Self::Refused(Refusal {
+            errno: ack.errno,
+            text: ack.text.map(Box::from),
+        })
+    }
+
+    /// The error number, whoever gave it.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.errno),
+            Self::Io(error) => error.raw_os_error(),
+        }
+    }
+}
+
+/// Whether what a dump told may be one moment's truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dumped {
+    Whole,
+    /// Entries may be missing or told twice.
+    Torn,
+}
+
+impl Dumped {
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Self::Torn { self } else { other }
+    }
+}
+
+impl Talk {
+    /// Opens both sockets in the calling thread's network namespace.
+    pub(crate) fn open(rcvbuf: usize, strictness: Strictness) -> io::Result<Self> {
+        Ok(Self {
+            ask: Socket::open(rcvbuf, strictness)?,
+            listen: Socket::open(rcvbuf, strictness)?,
+            sequence: 1,
+            send: Vec::new(),
+            receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+        })
+    }
+
+    /// The socket of the notifications.
+    pub(crate) fn listener(&self) -> &Socket {
+        &self.listen
+    }
+
+    /// How many messages a send may hold, so that a reply to each fits the receive buffer.
+    pub(crate) fn reply_capacity(&self) -> usize {
+        self.ask.reply_capacity()
+    }
+
+    /// The sequence number for the next message.
+    pub(crate) fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Sends one dump request and hands every message of the answer to `each`.
+    pub(crate) fn dump(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u32),
+        mut each: impl FnMut(&Message<'_>) -> Result<(), decode::Malformed>,
+    ) -> Result<Dumped, Failed> {
+        let sequence = self.request(write)?;
+        let mut dumped = Dumped::Whole;
+        loop {
+            let datagram = match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => datagram,
+                // The rest of the dump is lost.
+                Received::Nothing => return Ok(Dumped::Torn),
+                Received::Overflow => {
+                    dumped = Dumped::Torn;
+                    continue;
+                }
+            };
+            for message in decode::messages(datagram) {
+                let message = message?;
+                if message.sequence != sequence {
+                    continue;
+                }
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    dumped = Dumped::Torn;
+                }
+                match message.kind {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        let ack = message.ack()?;
+                        return if ack.errno == 0 {
+                            Ok(dumped)
+                        } else {
+                            Err(Failed::refused(&ack))
+                        };
+                    }
+                    _ => each(&message)?,
+                }
+            }
+        }
+    }
+
+    /// Sends one request that is answered by one message or refused, and hands that to `read`.
+    pub(crate) fn get<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u32),
+        read: impl FnOnce(&Message<'_>) -> Result<T, decode::Malformed>,
+    ) -> Result<T, Failed> {
+        let sequence = self.request(write)?;
+        self.answer(sequence, |message| {
+            if message.kind == NLMSG_ERROR {
+                return Err(Failed::refused(&message.ack()?));
+            }
+            Ok(read(message)?)
+        })
+    }
+
+    /// Sends one request with an ack and waits for that.
+    pub(crate) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> Result<(), Failed> {
+        let sequence = self.request(|out, sequence| {
+            write(out, sequence);
+            crate::wire::encode::request_ack(out, 0);
+        })?;
+        self.answer(sequence, |message| {
+            let ack = message.ack()?;
+            if ack.errno == 0 {
+                Ok(())
+            } else {
+                Err(Failed::refused(&ack))
+            }
+        })
+    }
+
+    fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        self.send.clear();
+        write(&mut self.send, sequence);
+        self.ask.send(&self.send)?;
+        Ok(sequence)
+    }
+
+    fn answer<T>(
+        &mut self,
+        sequence: u32,
+        read: impl FnOnce(&Message<'_>) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        loop {
+            let datagram = match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => datagram,
+                Received::Overflow => continue,
+                Received::Nothing => {
+                    return Err(Failed::Io(io::Error::other("the kernel's answer was lost")));
+                }
+            };
+            for message in decode::messages(datagram) {
+                let message = message?;
+                if message.sequence == sequence {
+                    return read(&message);
+                }
+            }
+        }
+    }
+
+    /// Sends a batch and hands each refusal to `refused`. Afterwards the batch is complete, or
+    /// replies were lost and the fate of its messages must be observed.
+    pub(crate) fn exchange(
+        &mut self,
+        batch: &mut Sealed<'_>,
+        mut refused: impl FnMut(Refused<'_>),
+    ) -> io::Result<Dumped> {
+        let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
+        self.sequence = self.sequence.wrapping_add(count);
+        self.ask.send(batch.bytes())?;
+        let mut heard = Dumped::Whole;
+        while !batch.is_complete() {
+            match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram) {
+                        let Ok(message) = message else {
+                            heard = Dumped::Torn;
+                            break;
+                        };
+                        if let Some(refusal) = batch.reply(&message) {
+                            refused(refusal);
+                        }
+                    }
+                }
+                Received::Overflow => heard = Dumped::Torn,
+                Received::Nothing => return Ok(Dumped::Torn),
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
+    /// place to `each`: a message, or `None` where there is no route. What stays unanswered was
+    /// lost.
+    pub(crate) fn look_up<T>(
+        &mut self,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut Vec<u8>, u32, &T),
+        mut each: impl FnMut(usize, Option<&Message<'_>>),
+    ) -> io::Result<()> {
+        let first = self.sequence;
+        self.send.clear();
+        for item in items {
+            write(&mut self.send, self.sequence, &item);
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        let count = self.sequence.wrapping_sub(first);
+        self.ask.send(&self.send)?;
+        loop {
+            match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram).map_while(Result::ok) {
+                        let place = message.sequence.wrapping_sub(first);
+                        if place < count {
+                            let answer = (message.kind != NLMSG_ERROR).then_some(&message);
+                            each(place as usize, answer);
+                        }
+                    }
+                }
+                Received::Overflow => {}
+                Received::Nothing => return Ok(()),
+            }
+        }
+    }
+
+    /// Hands the queued notifications to `each`; says whether any was lost.
+    pub(crate) fn notifications(
+        &mut self,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> io::Result<Dumped> {
+        let mut heard = Dumped::Whole;
+        loop {
+            match self.listen.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram) {
+                        match message {
+                            Ok(message) => each(&message),
+                            Err(decode::Malformed) => heard = Dumped::Torn,
+                        }
+                    }
+                }
+                Received::Overflow => heard = Dumped::Torn,
+                Received::Nothing => return Ok(heard),
+            }
+        }
+    }
+
+    /// Gives back the memory of the send buffer.
+    pub(crate) fn shrink(&mut self) {
+        self.send = Vec::new();
+    }
+}
+
+impl Failed {
+    /// As the error of a whole call.
+    pub(crate) fn into_error(self, doing: String) -> crate::Error {
+        match self {
+            Self::Refused(refusal) => crate::Error::kernel(doing, refusal.errno, refusal.text),
+            Self::Io(error) => crate::Error::io(doing, &error),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What the kernel sent, read in place.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLA_HEADER_SIZE, NLM_F_ACK_TLVS, NLM_F_CAPPED, NlaBuffer, NlasIterator};
+
+use super::encode::{HEADER, IFADDRMSG, RTMSG};
+use super::{TABLE_LOCAL, TABLE_MAIN};
+use crate::vip::Family;
+
+/// Message types of netlink itself (linux/netlink.h).
+const NLMSG_NOOP: u16 = 1;
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+
+/// Attributes of an extended ack.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// The bytes do not form what their header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+/// One netlink message of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    payload: &'a [u8],
+}
+
+/// Splits a datagram into its messages. Ends after the first malformed one.
+pub(crate) fn messages(datagram: &[u8]) -> Messages<'_> {
+    Messages { rest: datagram }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.rest.is_empty() {
+                return None;
+            }
+            let rest = std::mem::take(&mut self.rest);
+            let message = match split(rest) {
+                Some((message, rest)) => {
+                    self.rest = rest;
+                    message
+                }
+                None => return Some(Err(Malformed)),
+            };
+            if message.kind != NLMSG_NOOP {
+                return Some(Ok(message));
+            }
+        }
+    }
+}
+
+fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
+    let payload = bytes.get(HEADER..length)?;
+    let message = Message {
+        kind: u16_at(bytes, 4)?,
+        flags: u16_at(bytes, 6)?,
+        sequence: u32_at(bytes, 8)?,
+        payload,
+    };
+    // The last message of a datagram may come without its padding.
+    Some((
+        message,
+        bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    ))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// An ack, or an error reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ack<'a> {
+    /// Zero for an ack, else a positive error number.
+    pub(crate) errno: i32,
+    /// The kernel's own words.
+    pub(crate) text: Option<&'a str>,
+}
+
+impl<'a> Message<'a> {
+    /// Reads an NLMSG_ERROR, or the status of an NLMSG_DONE.
+    pub(crate) fn ack(&self) -> Result<Ack<'a>, Malformed> {
+        let code = u32_at(self.payload, 0).ok_or(Malformed)?.cast_signed();
+        let mut text = None;
+        if self.flags & NLM_F_ACK_TLVS != 0 {
+            // Behind the code stands the request's header and, unless capped, its payload; an
+            // NLMSG_DONE has neither.
+            let echoed = match (self.kind, self.flags & NLM_F_CAPPED != 0) {
+                (NLMSG_DONE, _) => 0,
+                (_, true) => HEADER,
+                (_, false) => usize::try_from(u32_at(self.payload, 4).ok_or(Malformed)?)
+                    .map_err(|_| Malformed)?
+                    .next_multiple_of(4),
+            };
+            let attributes = self.payload.get(4 + echoed..).ok_or(Malformed)?;
+            for attribute in NlasIterator::new(attributes) {
+                let attribute = attribute.map_err(|_| Malformed)?;
+                if attribute.kind() == NLMSGERR_ATTR_MSG {
+                    let bytes = value(attribute);
+                    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+                    text = std::str::from_utf8(bytes).ok();
+                }
+            }
+        }
+        Ok(Ack {
+            errno: code.checked_neg().ok_or(Malformed)?,
+            text,
+        })
+    }
+
+    /// Reads an RTM_NEWROUTE or RTM_DELROUTE; `None` for a family that is not ours.
+    pub(crate) fn route(&self) -> Result<Option<Route>, Malformed> {
+        let fixed: &[u8; RTMSG] = self.payload.first_chunk().ok_or(Malformed)?;
+        let Some(family) = family_of(fixed[0]) else {
+            return Ok(None);
+        };
+        let mut route = Route {
+            family,
+            prefix_length: fixed[1],
+            tos: fixed[3],
+            table: u32::from(fixed[4]),
+            protocol: fixed[5],
+            scope: fixed[6],
+            kind: fixed[7],
+            cloned: u32_at(fixed, 8).ok_or(Malformed)? & libc::RTM_F_CLONED != 0,
+            destination: None,
+            link: None,
+            prefsrc: None,
+            metric: 0,
+            indirect: fixed[2] != 0,
+        };
+        for attribute in NlasIterator::new(&self.payload[RTMSG..]) {
+            let attribute = attribute.map_err(|_| Malformed)?;
+            let kind = attribute.kind();
+            let value = value(attribute);
+            match kind {
+                libc::RTA_DST => route.destination = Some(address(family, value)?),
+                libc::RTA_OIF => route.link = Some(number(value)?),
+                libc::RTA_PREFSRC => route.prefsrc = Some(address(family, value)?),
+                libc::RTA_PRIORITY => route.metric = number(value)?,
+                libc::RTA_TABLE => route.table = number(value)?,
+                libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP | RTA_NH_ID => {
+                    route.indirect = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(route))
+    }
+
+    /// Reads an RTM_NEWADDR or RTM_DELADDR; `None` for a family that is not ours.
+    pub(crate) fn address(&self) -> Result<Option<Address>, Malformed> {
+        let fixed: &[u8; IFADDRMSG] = self.payload.first_chunk().ok_or(Malformed)?;
+        let Some(family) = family_of(fixed[0]) else {
+            return Ok(None);
+        };
+        let mut local = None;
+        let mut peer = None;
+        let mut address = Address {
+            prefix_length: fixed[1],
+            // The header has the low byte; IFA_FLAGS, where present, has them all.
+            flags: u32::from(fixed[2]),
+            link: u32_at(fixed, 4).ok_or(Malformed)?,
+            addr: match family {
+                Family::V4 => IpAddr::from([0; 4]),
+                Family::V6 => IpAddr::from([0; 16]),
+            },
+            valid: u32::MAX,
+            preferred: u32::MAX,
+            created: 0,
+            protocol: None,
+            rt_priority: None,
+        };
+        for attribute in NlasIterator::new(&self.payload[IFADDRMSG..]) {
+            let attribute = attribute.map_err(|_| Malformed)?;
+            let kind = attribute.kind();
+            let value = value(attribute);
+            match kind {
+                libc::IFA_ADDRESS => peer = Some(self::address(family, value)?),
+                libc::IFA_LOCAL => local = Some(self::address(family, value)?),
+                IFA_FLAGS => address.flags = number(value)?,
+                libc::IFA_CACHEINFO => {
+                    address.preferred = u32_at(value, 0).ok_or(Malformed)?;
+                    address.valid = u32_at(value, 4).ok_or(Malformed)?;
+                    address.created = u32_at(value, 8).ok_or(Malformed)?;
+                }
+                IFA_RT_PRIORITY => address.rt_priority = Some(number(value)?),
+                IFA_PROTO => address.protocol = value.first().copied(),
+                _ => {}
+            }
+        }
+        // With a peer, IFA_LOCAL is ours and IFA_ADDRESS the other end's.
+        address.addr = local.or(peer).ok_or(Malformed)?;
+        Ok(Some(address))
+    }
+
+    /// The fixed part and the attributes of an RTM_NEWLINK.
+    pub(crate) fn link(&self) -> Result<Link<'a>, Malformed> {
+        Ok(Link {
+            index: u32_at(self.payload, 4).ok_or(Malformed)?,
+            flags: u32_at(self.payload, 8).ok_or(Malformed)?,
+            attributes: self.payload.get(16..).ok_or(Malformed)?,
+        })
+    }
+}
+
+/// Attributes that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
+const RTA_VIA: u16 = 18;
+const RTA_ENCAP: u16 = 22;
+const RTA_NH_ID: u16 = 30;
+const IFA_FLAGS: u16 = 8;
+const IFA_RT_PRIORITY: u16 = 9;
+const IFA_PROTO: u16 = 11;
+
+/// One route, as far as we compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) family: Family,
+    pub(crate) prefix_length: u8,
+    pub(crate) tos: u8,
+    pub(crate) table: u32,
+    pub(crate) protocol: u8,
+    pub(crate) scope: u8,
+    pub(crate) kind: u8,
+    /// A cached copy (`RTM_F_CLONED`), no entry of the table.
+    pub(crate) cloned: bool,
+    pub(crate) destination: Option<IpAddr>,
+    pub(crate) link: Option<u32>,
+    pub(crate) prefsrc: Option<IpAddr>,
+    pub(crate) metric: u32,
+    /// It has a gateway, several next hops, a nexthop object, an encapsulation or a source prefix:
+    /// never one that we made.
+    pub(crate) indirect: bool,
+}
+
+impl Route {
+    /// The answer to a look-up, in the table that it must have come from: IPv4 names the wrong one
+    /// while tables local and main share one trie (`fib_trie_unmerge`, net/ipv4/fib_trie.c), that
+    /// is, until the node has a rule of its own.
+    pub(crate) fn looked_up(mut self) -> Self {
+        if self.family == Family::V4 {
+            let local = self.kind == libc::RTN_LOCAL;
+            self.table = if local { TABLE_LOCAL } else { TABLE_MAIN };
+        }
+        self
+    }
+
+    /// The destination, if it is one host.
+    pub(crate) fn host(&self) -> Option<IpAddr> {
+        self.destination
+            .filter(|_| self.prefix_length == self.family.host_bits())
+    }
+}
+
+/// One address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) addr: IpAddr,
+    pub(crate) prefix_length: u8,
+    pub(crate) flags: u32,
+    pub(crate) link: u32,
+    /// Remaining lifetimes in seconds; `u32::MAX` is for ever.
+    pub(crate) valid: u32,
+    pub(crate) preferred: u32,
+    /// When it was made, in hundredths of a second since boot.
+    pub(crate) created: u32,
+    /// IFA_PROTO, Linux 5.18.
+    pub(crate) protocol: Option<u8>,
+    pub(crate) rt_priority: Option<u32>,
+}
+
+/// One link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link<'a> {
+    pub(crate) index: u32,
+    pub(crate) flags: u32,
+    attributes: &'a [u8],
+}
+
+/// Attributes of a link (linux/if_link.h).
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INET6_CONF: u16 = 2;
+/// Index into IFLA_INET6_CONF (linux/ipv6.h, `DEVCONF_DISABLE_IPV6`).
+const DEVCONF_DISABLE_IPV6: usize = 26;
+
+impl<'a> Link<'a> {
+    /// The value of an attribute behind a path of nested ones.
+    fn attribute(&self, path: &[u16]) -> Option<&'a [u8]> {
+        path.iter().try_fold(self.attributes, |inside, kind| {
+            NlasIterator::new(inside)
+                .filter_map(Result::ok)
+                .find(|attribute| attribute.kind() == *kind)
+                .map(value)
+        })
+    }
+
+    /// Whether the link is enslaved to a VRF.
+    pub(crate) fn in_vrf(&self) -> bool {
+        self.attribute(&[IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND])
+            .is_some_and(|kind| kind.starts_with(b"vrf"))
+    }
+
+    /// Whether IPv6 is off on the link: disabled, or never there (a small MTU, no module).
+    pub(crate) fn ipv6_disabled(&self) -> bool {
+        let inet6 = u16::from(libc::AF_INET6.unsigned_abs() as u8);
+        self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
+            .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
+            .is_none_or(|value| value != 0)
+    }
+}
+
+/// The value of an attribute, borrowed from the datagram rather than from the attribute.
+fn value(attribute: NlaBuffer<&[u8]>) -> &[u8] {
+    let length = usize::from(attribute.length());
+    attribute
+        .into_inner()
+        .get(NLA_HEADER_SIZE..length)
+        .unwrap_or_default()
+}
+
+fn family_of(byte: u8) -> Option<Family> {
+    match i32::from(byte) {
+        libc::AF_INET => Some(Family::V4),
+        libc::AF_INET6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn address(family: Family, value: &[u8]) -> Result<IpAddr, Malformed> {
+    match family {
+        Family::V4 => <[u8; 4]>::try_from(value).map(IpAddr::from),
+        Family::V6 => <[u8; 16]>::try_from(value).map(IpAddr::from),
+    }
+    .map_err(|_| Malformed)
+}
+
+fn number(value: &[u8]) -> Result<u32, Malformed> {
+    value
+        .try_into()
+        .map(u32::from_ne_bytes)
+        .map_err(|_| Malformed)
+}

@@ -1,0 +1,481 @@
+//! Templates of the messages that we send.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader,
+};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressProtocol, AddressScope, CacheInfo,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteScope, RouteType,
+};
+
+use super::{IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC, RTM_F_FIB_MATCH, TABLE_LOCAL};
+use crate::vip::Family;
+
+/// Length of a netlink message header.
+pub(crate) const HEADER: usize = 16;
+/// Length of `struct ifaddrmsg` and of `struct rtmsg`.
+pub(crate) const IFADDRMSG: usize = 8;
+pub(crate) const RTMSG: usize = 12;
+
+const FLAGS_AT: usize = 6;
+const SEQUENCE_AT: usize = 8;
+
+/// One complete message with the places that differ between VIPs.
+///
+/// Only places that the template has can be patched; the offsets are found by searching the
+/// attributes that netlink-packet-route wrote, so this module knows no attribute layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    bytes: Vec<u8>,
+    vip: usize,
+}
+
+impl Template {
+    fn new(kind: u16, flags: u16, body: usize, emit: impl FnOnce(&mut [u8])) -> Self {
+        let length = HEADER + body;
+        let mut bytes = vec![0; length];
+        let mut header = NetlinkHeader::default();
+        // A template is a few dozen bytes long.
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = kind;
+        header.flags = NLM_F_REQUEST | flags;
+        header.emit(&mut bytes);
+        emit(&mut bytes[HEADER..]);
+        Self { bytes, vip: 0 }
+    }
+
+    fn address(kind: u16, flags: u16, header: &AddressHeader, attrs: &[AddressAttribute]) -> Self {
+        Self::new(
+            kind,
+            flags,
+            header.buffer_len() + attrs.buffer_len(),
+            |body| {
+                header.emit(body);
+                attrs.emit(&mut body[IFADDRMSG..]);
+            },
+        )
+    }
+
+    fn route(kind: u16, flags: u16, header: &RouteHeader, attrs: &[RouteAttribute]) -> Self {
+        Self::new(
+            kind,
+            flags,
+            header.buffer_len() + attrs.buffer_len(),
+            |body| {
+                header.emit(body);
+                attrs.emit(&mut body[RTMSG..]);
+            },
+        )
+    }
+
+    /// Marks the place of the VIP: the value of the first attribute.
+    fn vip_first(mut self, fixed: usize) -> Self {
+        self.vip = HEADER + fixed + 4;
+        self
+    }
+
+    /// The message as it is.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends the message for `vip`, with the sequence number given, to `out`.
+    pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
+        let at = out.len();
+        out.extend_from_slice(&self.bytes);
+        let message = &mut out[at..];
+        message[SEQUENCE_AT..SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
+        put_address(&mut message[self.vip..], vip);
+    }
+}
+
+/// Writes an address at the start of `place`.
+fn put_address(place: &mut [u8], addr: &IpAddr) {
+    match addr {
+        IpAddr::V4(a) => place[..4].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => place[..16].copy_from_slice(&a.octets()),
+    }
+}
+
+/// Stamps the sequence number of the last `length` bytes of `out`, one message.
+fn stamp(out: &mut [u8], at: usize, sequence: u32) {
+    out[at + SEQUENCE_AT..at + SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+/// Asks for an ack of the message that begins at `at`.
+pub(crate) fn request_ack(out: &mut [u8], at: usize) {
+    let flags = u16::from_ne_bytes([out[at + FLAGS_AT], out[at + FLAGS_AT + 1]]) | NLM_F_ACK;
+    out[at + FLAGS_AT..at + FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+}
+
+fn family(of: Family) -> AddressFamily {
+    match of {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn placeholder(of: Family) -> IpAddr {
+    match of {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    }
+}
+
+/// A route as it must be named to delete exactly it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RouteKey {
+    pub(crate) table: u32,
+    pub(crate) metric: u32,
+    pub(crate) protocol: u8,
+    pub(crate) kind: u8,
+    pub(crate) tos: u8,
+    /// Compared by the kernel in IPv4 only.
+    pub(crate) prefsrc: Option<IpAddr>,
+}
+
+/// What of an address must survive an update of its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressKeep {
+    pub(crate) flags: u32,
+    pub(crate) valid: u32,
+    pub(crate) preferred: u32,
+    pub(crate) protocol: Option<u8>,
+    pub(crate) rt_priority: Option<u32>,
+}
+
+/// The wanted route of one family, and through which link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) family: Family,
+    pub(crate) link: u32,
+    /// The wanted preferred source. Without one nothing on the node is as wanted: it is enough to
+    /// release.
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) protocol: u8,
+    /// The protocol that our route bears while the kernel's is deleted.
+    pub(crate) transit: u8,
+}
+
+/// The messages that concern one VIP, for one family.
+#[derive(Clone, Debug)]
+pub(crate) struct Templates {
+    link: u32,
+    family: Family,
+    pub(crate) add_address: Template,
+    pub(crate) delete_address: Template,
+    pub(crate) add_route: Template,
+    pub(crate) add_transit: Template,
+    pub(crate) replace_route: Template,
+    pub(crate) replace_transit: Template,
+    /// Replaces but never creates: does nothing where the address was refused.
+    pub(crate) replace_existing: Template,
+    pub(crate) look_up: Template,
+}
+
+impl Templates {
+    pub(crate) fn new(want: &Wanted) -> Self {
+        let Wanted { family, link, .. } = *want;
+        let route = |flags, protocol| {
+            Template::route(
+                libc::RTM_NEWROUTE,
+                flags,
+                &route_header(family, protocol, RouteType::Local),
+                &route_attributes(want),
+            )
+            .vip_first(RTMSG)
+        };
+        Self {
+            link,
+            family,
+            add_address: Template::address(
+                libc::RTM_NEWADDR,
+                NLM_F_CREATE | NLM_F_EXCL,
+                &address_header(family, link),
+                &add_attributes(family),
+            )
+            .vip_first(IFADDRMSG),
+            delete_address: Template::address(
+                libc::RTM_DELADDR,
+                0,
+                &address_header(family, link),
+                &[AddressAttribute::Local(placeholder(family))],
+            )
+            .vip_first(IFADDRMSG),
+            add_route: route(NLM_F_CREATE | NLM_F_EXCL, want.protocol),
+            add_transit: route(NLM_F_CREATE | NLM_F_EXCL, want.transit),
+            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, want.protocol),
+            replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, want.transit),
+            replace_existing: route(NLM_F_REPLACE, want.protocol),
+            look_up: look_up(family),
+        }
+    }
+
+    /// Appends the deletion of one route to `vip` through our link.
+    ///
+    /// IPv6 compares table, prefix, metric (0: any), protocol and device (`ip6_route_del`,
+    /// net/ipv6/route.c); IPv4 also type and preferred source (`fib_table_delete`,
+    /// net/ipv4/fib_trie.c).
+    pub(crate) fn push_delete_route(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        key: &RouteKey,
+    ) {
+        let header = RouteHeader {
+            scope: RouteScope::NoWhere,
+            tos: key.tos,
+            table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+            flags: RouteFlags::empty(),
+            ..route_header(self.family, key.protocol, RouteType::from(key.kind))
+        };
+        let destination = RouteAttribute::Destination(RouteAddress::from(*vip));
+        let link = RouteAttribute::Oif(self.link);
+        let table = RouteAttribute::Table(key.table);
+        let metric = RouteAttribute::Priority(key.metric);
+        let source = key.prefsrc.filter(|_| self.family == Family::V4);
+        let source = source.map(|a| RouteAttribute::PrefSource(RouteAddress::from(a)));
+        let attributes = [Some(&destination), Some(&link), Some(&table), Some(&metric)]
+            .into_iter()
+            .chain([source.as_ref()])
+            .flatten();
+        push(out, sequence, libc::RTM_DELROUTE, 0, &header, attributes);
+    }
+
+    /// Appends the update that gives the address of `vip` `IFA_F_NOPREFIXROUTE` and changes
+    /// nothing else of it (`inet6_addr_modify`, net/ipv6/addrconf.c, sets all of these anew).
+    pub(crate) fn push_update_address(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        keep: &AddressKeep,
+    ) {
+        let local = AddressAttribute::Local(*vip);
+        let flags = AddressAttribute::Flags(AddressFlags::from_bits_retain(
+            keep.flags | IFA_F_NOPREFIXROUTE,
+        ));
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = keep.valid;
+        cache.ifa_preferred = keep.preferred;
+        let cache = AddressAttribute::CacheInfo(cache);
+        let protocol = keep
+            .protocol
+            .map(|p| AddressAttribute::Protocol(AddressProtocol::from(p)));
+        let priority = keep.rt_priority.map(AddressAttribute::RoutePriority);
+        let attributes = [Some(&local), Some(&flags), Some(&cache)]
+            .into_iter()
+            .chain([protocol.as_ref(), priority.as_ref()])
+            .flatten();
+        let header = address_header(self.family, self.link);
+        push(
+            out,
+            sequence,
+            libc::RTM_NEWADDR,
+            NLM_F_REPLACE,
+            &header,
+            attributes,
+        );
+    }
+}
+
+/// Appends one message, written by netlink-packet-route straight into `out`.
+fn push<'a, A: Emitable + 'a>(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    kind: u16,
+    flags: u16,
+    fixed: &impl Emitable,
+    attributes: impl Iterator<Item = &'a A> + Clone,
+) {
+    let at = out.len();
+    let fixed_at = at + HEADER;
+    let mut end = fixed_at + fixed.buffer_len();
+    let length = attributes.clone().map(Emitable::buffer_len).sum::<usize>() + end - at;
+    out.resize(at + length, 0);
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(length).unwrap_or(u32::MAX);
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | flags;
+    header.emit(&mut out[at..]);
+    fixed.emit(&mut out[fixed_at..]);
+    for attribute in attributes {
+        let next = end + attribute.buffer_len();
+        attribute.emit(&mut out[end..next]);
+        end = next;
+    }
+    stamp(out, at, sequence);
+}
+
+fn address_header(of: Family, link: u32) -> AddressHeader {
+    AddressHeader {
+        family: family(of),
+        prefix_len: of.host_bits(),
+        // IPv4: link scope keeps the kernel from choosing the VIP as a source for other
+        // destinations (`inet_select_addr`). IPv6 derives the scope from the address.
+        scope: match of {
+            Family::V4 => AddressScope::Link,
+            Family::V6 => AddressScope::Universe,
+        },
+        index: link,
+        ..AddressHeader::default()
+    }
+}
+
+fn add_attributes(of: Family) -> Vec<AddressAttribute> {
+    let local = AddressAttribute::Local(placeholder(of));
+    match of {
+        // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
+        Family::V4 => vec![local, AddressAttribute::Address(placeholder(of))],
+        Family::V6 => vec![
+            local,
+            AddressAttribute::Flags(AddressFlags::from_bits_retain(
+                IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+            )),
+        ],
+    }
+}
+
+fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
+    RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        table: libc::RT_TABLE_LOCAL,
+        protocol: protocol.into(),
+        scope: match of {
+            Family::V4 => RouteScope::Host,
+            Family::V6 => RouteScope::Universe,
+        },
+        kind,
+        ..RouteHeader::default()
+    }
+}
+
+fn route_attributes(want: &Wanted) -> Vec<RouteAttribute> {
+    let mut attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
+        RouteAttribute::Oif(want.link),
+        RouteAttribute::PrefSource(RouteAddress::from(
+            want.source.unwrap_or(placeholder(want.family)),
+        )),
+    ];
+    if want.family == Family::V6 {
+        attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));
+    }
+    attributes
+}
+
+/// A look-up that answers with the matching route itself, as it stands in the table.
+fn look_up(of: Family) -> Template {
+    let header = RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        flags: RouteFlags::from_bits_retain(RTM_F_FIB_MATCH),
+        ..RouteHeader::default()
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(placeholder(of)));
+    Template::route(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
+}
+
+/// Looks up the route of one address (see [`look_up`]).
+pub(crate) fn look_up_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+    look_up(Family::of(addr)).push(out, sequence, addr);
+}
+
+/// Asks for one IPv6 address of the node, on whatever link.
+pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+    let header = AddressHeader {
+        family: family(Family::of(addr)),
+        ..AddressHeader::default()
+    };
+    let local = AddressAttribute::Address(*addr);
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDR,
+        0,
+        &header,
+        [&local].into_iter(),
+    );
+}
+
+/// Asks for the addresses of a link; a kernel without strict checking sends all of them.
+pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link: u32) {
+    let header = AddressHeader {
+        family: family(of),
+        index: link,
+        ..AddressHeader::default()
+    };
+    let none: [&AddressAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDR,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
+    );
+}
+
+/// Asks for the routes of a table, through one link or all; a kernel without strict checking sends
+/// all routes of the node.
+pub(crate) fn dump_routes(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    of: Family,
+    table: u32,
+    link: Option<u32>,
+) {
+    let header = RouteHeader {
+        address_family: family(of),
+        ..RouteHeader::default()
+    };
+    let table = RouteAttribute::Table(table);
+    let link = link.map(RouteAttribute::Oif);
+    let attributes = [Some(&table), link.as_ref()].into_iter().flatten();
+    push(
+        out,
+        sequence,
+        libc::RTM_GETROUTE,
+        NLM_F_DUMP,
+        &header,
+        attributes,
+    );
+}
+
+/// The key of our own wanted route, to delete it.
+pub(crate) fn wanted_key(want: &Wanted) -> RouteKey {
+    RouteKey {
+        table: TABLE_LOCAL,
+        metric: match want.family {
+            Family::V4 => 0,
+            Family::V6 => IP6_USER_METRIC,
+        },
+        protocol: want.protocol,
+        kind: libc::RTN_LOCAL,
+        tos: 0,
+        prefsrc: want.source,
+    }
+}
+
+/// The key of the kernel's own local route of `vip`, to delete it.
+///
+/// IPv6: metric 0 means *any* to the kernel, which then takes the lowest: its own, if it is there.
+/// So this deletion is only sent while our route bears another protocol, or is not there.
+pub(crate) fn kernel_key(vip: &IpAddr) -> RouteKey {
+    RouteKey {
+        table: TABLE_LOCAL,
+        metric: 0,
+        protocol: libc::RTPROT_KERNEL,
+        kind: libc::RTN_LOCAL,
+        tos: 0,
+        prefsrc: Some(*vip),
+    }
+}
