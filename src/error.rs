@@ -52,7 +52,13 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, detail: detail.into(), errno: None, text: None, report: None }))
+        Self(Box::new(Inner {
+            kind,
+            detail: detail.into(),
+            errno: None,
+            text: None,
+            report: None,
+        }))
     }
 
     pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {

@@ -265,11 +265,24 @@ mod tests {
 
     #[test]
     fn text_and_prefixes_name_one_host() {
-        for good in ["10.96.0.10", "10.96.0.10/32", "2001:db8::1", "2001:db8::1/128"] {
+        for good in [
+            "10.96.0.10",
+            "10.96.0.10/32",
+            "2001:db8::1",
+            "2001:db8::1/128",
+        ] {
             let vip: Vip = good.parse().unwrap();
             assert_eq!(vip.to_string(), good.split('/').next().unwrap());
         }
-        for bad in ["", "10.96.0.0/24", "2001:db8::/64", "10.96.0", "vip", "10.96.0.1/33", "::1 "] {
+        for bad in [
+            "",
+            "10.96.0.0/24",
+            "2001:db8::/64",
+            "10.96.0",
+            "vip",
+            "10.96.0.1/33",
+            "::1 ",
+        ] {
             assert!(bad.parse::<Vip>().is_err(), "{bad:?} was taken");
         }
     }
