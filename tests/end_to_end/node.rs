@@ -1,8 +1,9 @@
 //! One network namespace, held by a thread that lives in it.
 
 use std::any::Any;
+use std::env;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -127,17 +128,13 @@ impl Node {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let line = format!("{}: {program} {}", self.name, words.join(" "));
         let fed = input.to_owned();
+        // An ordinary user's path often lacks the last two.
+        let path = env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+        let path = format!("{path}:/usr/sbin:/sbin");
         let output = self.run(move || {
             let mut child = Command::new(program)
                 .args(words)
-                // An ordinary user's path often lacks these.
-                .env(
-                    "PATH",
-                    format!(
-                        "{}:/usr/sbin:/sbin",
-                        std::env::var("PATH").unwrap_or_default()
-                    ),
-                )
+                .env("PATH", path)
                 .env("LC_ALL", "C")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -150,11 +147,12 @@ impl Node {
                 .write_all(fed.as_bytes())?;
             child.wait_with_output()
         });
-        let output = output.unwrap_or_else(|e| {
-            panic!(
-                "{line}: {e}. The end-to-end tests need the command `{program}`: install the \
-                 package {package} (Debian, Ubuntu: apt-get install -y {package})"
-            )
+        let output = output.unwrap_or_else(|e| match e.kind() {
+            ErrorKind::NotFound => panic!(
+                "{line}: the end-to-end tests need the command `{program}`: install the package \
+                 {package} (Debian, Ubuntu: apt-get install -y {package})"
+            ),
+            _ => panic!("{line}: {e}"),
         });
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())

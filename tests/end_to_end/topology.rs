@@ -126,7 +126,7 @@ impl Topology {
     /// As [`connect`](Self::connect), with a time-out of the caller's.
     pub(crate) fn connect_within(&self, family: Family, limit: Duration) -> io::Result<IpAddr> {
         let service = SocketAddr::new(vip(family), PORT);
-        self.a.run(move || ask(service, limit))
+        self.in_node_a(move || ask(service, limit))
     }
 
     /// Runs `job` on a thread in node A's namespace.
