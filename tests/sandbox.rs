@@ -47,7 +47,7 @@ fn a_sandbox_is_the_threads_own_and_ends_with_it() {
 #[test]
 fn lo_is_up_and_alone() {
     let _sandbox = Sandbox::new().unwrap();
-    let links = common::ip_json("link");
+    let links = common::net::ip_json("link");
     let links = links.as_array().unwrap();
     assert_eq!(links.len(), 1, "{links:?}");
     assert_eq!(links[0]["ifname"], "lo");
