@@ -319,6 +319,7 @@ fn connect_nodes(a: &Node, b: &Node, pod: &Node) {
         node.ip(&format!("address add {v6} dev {link} nodad"));
         node.ip(&format!("link set {link} up"));
     }
+    // No default route on A: what makes the VIP reachable there can only be its own route.
     a.ip("route add 10.244.1.0/24 via 192.0.2.20");
     a.ip("route add 2001:db8:244:1::/64 via 2001:db8::20");
     pod.ip("route add default via 10.244.1.1");
