@@ -1,1 +1,248 @@
-//! Private user and network namespaces.
+//! Private network namespaces, so that code that changes links, addresses and routes can be
+//! tested on any Linux machine: without root, without touching the machine's own network, and in
+//! parallel.
+//!
+//! It takes two steps. [`enter`] gives the *process* a user namespace, in which it may do as it
+//! likes, and must come before the process has a second thread. Then each test makes a
+//! [`Sandbox`], which gives its *thread* a network namespace of its own, empty but for `lo`.
+//! Threads and child processes (`ip`, say) that it starts afterwards live there too.
+//!
+//! ```
+//! use std::process::Command;
+//! use viproute::sandbox::{self, Sandbox};
+//!
+//! // First of all, while the process has one thread.
+//! sandbox::enter()?;
+//!
+//! let sandbox = Sandbox::new()?;
+//! // An empty machine: `lo` is link 1, and there is no other.
+//! let links = Command::new("ip").args(["-oneline", "link"]).output()?;
+//! assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1);
+//! // From here on: add links, open a `VipManager`, look at the routes it made.
+//!
+//! // The thread is back in the namespace it came from, and everything made here is gone.
+//! drop(sandbox);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # In a test binary
+//!
+//! The test harness starts threads before it calls a test, so [`enter`] has to run before `main`.
+//! With the crate [`ctor`](https://docs.rs/ctor):
+//!
+//! ```text
+//! #[ctor::ctor(unsafe)]
+//! fn before_main() {
+//!     if let Err(error) = viproute::sandbox::enter() {
+//!         eprintln!("no sandbox, so no test can tell anything: {error}");
+//!         std::process::exit(1);
+//!     }
+//! }
+//!
+//! #[test]
+//! fn vips_are_local() {
+//!     let _sandbox = viproute::sandbox::Sandbox::new().unwrap();
+//!     // ...
+//! }
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::sys::ns;
+
+/// The network namespace of the calling thread. (`/proc/self/ns/net` is the main thread's.)
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+
+/// The index of `lo`, the same in every network namespace.
+const LO: u32 = 1;
+
+/// Moves the process into a user namespace and a network namespace of its own.
+///
+/// In there it is root (its user and group are mapped to 0, and to nothing else), so it may make
+/// links, addresses, routes and further network namespaces, for itself only. Nothing is needed
+/// for it but a kernel that lets ordinary users do so. Where user namespaces are forbidden, a
+/// process with `CAP_SYS_ADMIN` gets only the network namespace. `lo` is up either way.
+///
+/// There is no way back. What is not mapped is lost: files of other users show as the overflow
+/// user's, and root's rights over them are gone.
+///
+/// # Errors
+///
+/// Says what is in the way: a second thread (`EINVAL`), or user namespaces being forbidden to a
+/// process that may not make a network namespace without one. After an error of a later step,
+/// such as writing the mapping, the process is in its new namespaces without being root there.
+pub fn enter() -> io::Result<()> {
+    // Before the new namespace, in which both read as the overflow user until the mapping stands.
+    let (uid, gid) = ns::effective_ids();
+    match ns::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) {
+        Ok(()) => {
+            // Without this the kernel lets only the privileged map a group.
+            write_own("setgroups", "deny")?;
+            write_own("uid_map", &format!("0 {uid} 1"))?;
+            write_own("gid_map", &format!("0 {gid} 1"))?;
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            return Err(explain(
+                &error,
+                "only a process with a single thread can move into a user namespace (a test \
+                 binary must do so before main), and the kernel must have CONFIG_USER_NS and \
+                 CONFIG_NET_NS",
+            ));
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSPC)) => {
+            ns::unshare(libc::CLONE_NEWNET).map_err(|without| {
+                explain(
+                    &error,
+                    &format!(
+                        "no user namespace may be made here, and no network namespace without \
+                         one ({without}): look at the sysctls user.max_user_namespaces, \
+                         user.max_net_namespaces, kernel.unprivileged_userns_clone and \
+                         kernel.apparmor_restrict_unprivileged_userns, and in a container at its \
+                         seccomp profile; or run with CAP_SYS_ADMIN"
+                    ),
+                )
+            })?;
+        }
+        Err(error) => return Err(explain(&error, "making a user and a network namespace")),
+    }
+    raise_lo()
+}
+
+/// A network namespace of the calling thread, for as long as this value lives.
+///
+/// It is empty but for `lo`, which is up. Threads and child processes that this thread starts
+/// afterwards live in it; other threads do not. Dropping the value moves the thread back to where
+/// it was; the namespace, with all links in it, goes when its last thread, process, socket and
+/// descriptor have gone.
+///
+/// Sandboxes of one thread may be nested; drop the inner one first.
+#[derive(Debug)]
+pub struct Sandbox {
+    here: File,
+    before: File,
+    left: bool,
+    /// Namespaces belong to threads, so this value must not leave the one that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Sandbox {
+    /// Moves the calling thread into a new network namespace.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_SYS_ADMIN`, which [`enter`] gives. After an error the thread is where
+    /// it was.
+    pub fn new() -> io::Result<Self> {
+        let before = own_netns()?;
+        ns::unshare(libc::CLONE_NEWNET).map_err(|error| {
+            explain(
+                &error,
+                "making a network namespace (has the process called viproute::sandbox::enter, \
+                 and is user.max_net_namespaces large enough?)",
+            )
+        })?;
+        match own_netns().and_then(|here| raise_lo().map(|()| here)) {
+            Ok(here) => Ok(Self {
+                here,
+                before,
+                left: false,
+                not_send: PhantomData,
+            }),
+            Err(error) => {
+                ns::set_netns(before.as_fd())?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The namespace, for instance for `setns(2)`, or as `IFLA_NET_NS_FD` to move a link into it.
+    ///
+    /// The descriptor is close-on-exec.
+    #[must_use]
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.here.as_fd()
+    }
+
+    /// Moves the thread back, as dropping does, and says whether that worked.
+    ///
+    /// # Errors
+    ///
+    /// What `setns(2)` answers. The thread is then still in the sandbox.
+    pub fn leave(mut self) -> io::Result<()> {
+        // Not tried a second time by drop.
+        self.left = true;
+        ns::set_netns(self.before.as_fd())
+            .map_err(|error| explain(&error, "moving back from the sandbox"))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if !self.left {
+            // It fails only where the process gave up CAP_SYS_ADMIN in the meantime; the thread
+            // then stays in the sandbox, where it can do no harm. `leave` reports it.
+            let _ = ns::set_netns(self.before.as_fd());
+        }
+    }
+}
+
+impl AsFd for Sandbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netns()
+    }
+}
+
+fn own_netns() -> io::Result<File> {
+    File::open(OWN_NETNS).map_err(|error| explain(&error, &format!("opening {OWN_NETNS}")))
+}
+
+fn write_own(file: &str, text: &str) -> io::Result<()> {
+    let path = format!("/proc/self/{file}");
+    fs::write(&path, text).map_err(|error| explain(&error, &format!("writing {path}")))
+}
+
+/// Sets `lo` of the calling thread's namespace up: one message, no process.
+fn raise_lo() -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = LO;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    let mut message = NetlinkMessage::new(
+        NetlinkHeader::default(),
+        NetlinkPayload::from(RouteNetlinkMessage::SetLink(link)),
+    );
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    let (bytes, _) = socket.recv_from_full()?;
+    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    match reply.payload {
+        NetlinkPayload::Error(reply) if reply.code.is_none() => Ok(()),
+        NetlinkPayload::Error(reply) => Err(explain(&reply.to_io(), "setting lo up")),
+        _ => Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "setting lo up was answered by something else than an ack",
+        )),
+    }
+}
+
+/// The error with what it means, of the same [`ErrorKind`].
+fn explain(error: &io::Error, meaning: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{meaning}: {error}"))
+}

@@ -1,1 +1,37 @@
-//! Namespaces of the calling thread and process.
+//! Namespaces of the calling thread and process: the two system calls the sandbox needs.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Leaves the given kinds of namespace for new ones, as `unshare(2)` says.
+///
+/// A new user namespace moves the process, which therefore must be single-threaded (`EINVAL`
+/// otherwise); a new network namespace moves only the calling thread.
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: unshare takes no pointer. With the flags used here (CLONE_NEWUSER, CLONE_NEWNET) it
+    // changes only the namespaces and credentials of the caller, on which no memory safety rests;
+    // in particular it does not unshare the descriptor table.
+    check(unsafe { libc::unshare(flags) })
+}
+
+/// Moves the calling thread into the network namespace that `ns` refers to.
+pub(crate) fn set_netns(ns: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: setns takes no pointer, the descriptor is open for as long as it is borrowed, and
+    // CLONE_NEWNET makes the kernel refuse a descriptor of any other kind.
+    check(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// The effective user and group: what the kernel compares a one-line id mapping with.
+pub(crate) fn effective_ids() -> (libc::uid_t, libc::gid_t) {
+    // SAFETY: geteuid and getegid take nothing and cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,89 @@
+//! What the kernel tests share: a private network, witnesses that do not use the library's own
+//! reading of the kernel, and a raw netlink socket for saying exactly what is meant.
+//!
+//! * [`Net`]: a sandbox with the VIP link and the node's addresses; runs `ip`, sets sysctls.
+//! * [`LocalState`]: addresses and routes as `ip -json` tells them, checked against [`Want`].
+//! * [`Snapshot`]: everything on the node, to compare line by line.
+//! * [`RouteWatcher`]: records notifications; [`never_without_local_route`] replays them.
+//! * [`Hammer`]: two threads that keep the RTNL busy.
+//! * [`raw::Raw`]: one netlink socket, many messages, all acks.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub mod hammer;
+pub mod net;
+pub mod raw;
+pub mod snapshot;
+pub mod state;
+pub mod watch;
+
+pub use hammer::Hammer;
+pub use net::Net;
+pub use snapshot::Snapshot;
+pub use state::{Address, LocalState, Route, Want};
+pub use watch::{AddressEvent, Event, RouteEvent, RouteWatcher, never_without_local_route};
+
+/// Before libtest has threads: afterwards no user namespace can be had.
+#[allow(unsafe_code)]
+#[ctor::ctor(unsafe)]
+fn enter_sandbox() {
+    if let Err(error) = viproute::sandbox::enter() {
+        eprintln!("\n*** NO SANDBOX, so no test of this binary can run: {error}\n");
+        std::process::exit(1);
+    }
+}
+
+/// The link that holds the VIPs.
+pub const VIP_LINK: &str = "kube-dummy-if";
+/// The link that holds the node's addresses, unless a test says otherwise.
+pub const NODE_LINK: &str = "node0";
+/// The node's IPv4 address.
+pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The node's IPv6 address.
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+/// Both: what VIPs shall have as preferred source.
+pub const SOURCES: [IpAddr; 2] = [IpAddr::V4(NODE_V4), IpAddr::V6(NODE_V6)];
+
+/// Number of the table `main`.
+pub const TABLE_MAIN: u32 = 254;
+/// Number of the table `local`.
+pub const TABLE_LOCAL: u32 = 255;
+/// Protocol `kernel`.
+pub const PROTO_KERNEL: u8 = 2;
+/// Route type `local`.
+pub const TYPE_LOCAL: u32 = 2;
+/// Route type `broadcast`.
+pub const TYPE_BROADCAST: u32 = 3;
+
+/// `n` VIPs out of 10.96.0.0/12, from 10.96.0.1 on.
+pub fn vips_v4(n: usize) -> Vec<IpAddr> {
+    assert!(n < (1 << 20) - 1, "10.96.0.0/12 has no {n} hosts");
+    let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
+    (1..=u32::try_from(n).unwrap())
+        .map(|host| IpAddr::V4(Ipv4Addr::from(base + host)))
+        .collect()
+}
+
+/// `n` VIPs out of 2001:db8:42::/64, from 2001:db8:42::1 on.
+pub fn vips_v6(n: usize) -> Vec<IpAddr> {
+    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
+    (1..=n as u128)
+        .map(|host| IpAddr::V6(Ipv6Addr::from(base + host)))
+        .collect()
+}
+
+/// `n` VIPs of each family, in turns.
+pub fn vips(n: usize) -> Vec<IpAddr> {
+    vips_v4(n)
+        .into_iter()
+        .zip(vips_v6(n))
+        .flat_map(|(v4, v6)| [v4, v6])
+        .collect()
+}
+
+/// The length of a host prefix.
+pub fn host_bits(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
+}
