@@ -14,5 +14,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod node;
+mod library;
 mod stages;
 mod topology;
