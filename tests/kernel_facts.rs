@@ -7,7 +7,7 @@ mod common;
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::raw::{
     self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, REPLACE, Raw, Request, address, delete_any,
@@ -100,21 +100,6 @@ fn naive(vip: IpAddr, link: u32) -> [Request; 3] {
     ]
 }
 
-/// Waits until nothing has been notified for a while.
-fn quiet(watcher: &RouteWatcher) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut still = 0;
-    while still < 5 {
-        assert!(Instant::now() < deadline, "the kernel never came to rest");
-        still = if watcher.drain().is_empty() {
-            still + 1
-        } else {
-            0
-        };
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// (b) The harness in which the naive order fails.
 #[test]
 fn the_naive_order_ends_wrong_though_every_ack_is_0() {
@@ -129,7 +114,7 @@ fn the_naive_order_ends_wrong_though_every_ack_is_0() {
         // Each for itself, with the machine at rest.
         quiet_after_one(&watcher, vip);
     }
-    quiet(&watcher);
+    watcher.rest();
     let alone = net.wrong_vips(&vips, PROTO_KERNEL);
     println!("naive, one VIP at a time: {} of 100 wrong", alone.len());
     assert!(!alone.is_empty());
@@ -142,7 +127,7 @@ fn the_naive_order_ends_wrong_though_every_ack_is_0() {
     let vips = vips_v6(1100).split_off(100);
     let all: Vec<_> = vips.iter().flat_map(|&vip| naive(vip, link)).collect();
     raw.batch_ok(&all);
-    quiet(&watcher);
+    watcher.rest();
     let many = net.wrong_vips(&vips, PROTO_KERNEL);
     println!("naive, 1,000 VIPs interleaved: {} wrong", many.len());
     assert!(!many.is_empty());
@@ -175,7 +160,7 @@ fn the_naive_order_ends_wrong_under_load() {
     let all: Vec<_> = vips.iter().flat_map(|&vip| naive(vip, link)).collect();
     raw.batch_ok(&all);
     let operations = hammer.stop();
-    quiet(&watcher);
+    watcher.rest();
     let wrong = net.wrong_vips(&vips, PROTO_KERNEL);
     println!(
         "naive, 1,000 VIPs, {operations} operations of others: {} wrong",
@@ -559,7 +544,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
         let watcher = RouteWatcher::new();
         let vips = vips_v6(1000);
         let hammer = load.then(|| Hammer::start(&net));
-        for chunk in vips.chunks(100) {
+        for chunk in vips.chunks(50) {
             let addresses: Vec<_> = chunk
                 .iter()
                 .map(|&vip| (NewAddress(vip_address(vip, link)), CREATE_EXCL))
@@ -591,7 +576,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
         if let Some(hammer) = hammer {
             println!("{} operations of others meanwhile", hammer.stop());
         }
-        quiet(&watcher);
+        watcher.rest();
         net.assert_single_route(&vips, PROTO_KERNEL);
     }
 }
