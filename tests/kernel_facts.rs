@@ -14,6 +14,7 @@ use common::raw::{
     delete_of_protocol, delete_with_source, fib_match, local_route, parse_acks, vip_address,
     with_metric,
 };
+use common::watch::IPV6_ADDRESSES;
 use common::{
     Event, Hammer, NODE_V4, NODE_V6, Net, PROTO_KERNEL, Route, RouteWatcher, SOURCES, TABLE_LOCAL,
     TABLE_MAIN, TYPE_LOCAL, VIP_LINK, host_bits, vips_v4, vips_v6,
@@ -541,7 +542,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
         let net = Net::new();
         let link = net.vip_index();
         let mut raw = Raw::new();
-        let watcher = RouteWatcher::new();
+        let watcher = RouteWatcher::of_groups(&[IPV6_ADDRESSES]);
         let vips = vips_v6(1000);
         let hammer = load.then(|| Hammer::start(&net));
         for chunk in vips.chunks(50) {

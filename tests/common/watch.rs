@@ -18,6 +18,8 @@ use super::{LocalState, TABLE_LOCAL, TYPE_LOCAL, host_bits};
 
 /// RTNLGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE.
 const GROUPS: [u32; 4] = [5, 7, 9, 11];
+/// RTNLGRP_IPV6_IFADDR.
+pub const IPV6_ADDRESSES: u32 = 9;
 
 /// A notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,11 +127,16 @@ impl Inbox {
 impl RouteWatcher {
     /// Starts to record.
     pub fn new() -> Self {
+        Self::of_groups(&GROUPS)
+    }
+
+    /// Starts to record these groups only, so that others take no room.
+    pub fn of_groups(groups: &[u32]) -> Self {
         let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
         // As much as net.core.rmem_max allows.
         socket.set_rx_buf_sz(16_i32 << 20).unwrap();
         socket.bind(&SocketAddr::new(0, 0)).unwrap();
-        for group in GROUPS {
+        for &group in groups {
             socket.add_membership(group).unwrap();
         }
         let fd = socket.as_raw_fd();
