@@ -19,6 +19,21 @@ pub(crate) struct Talk {
     sequence: u32,
     send: Vec<u8>,
     receive: Box<[u8]>,
+    /// Faults for the tests: changes a batch, or the node, just before the send.
+    #[cfg(test)]
+    pub(crate) tamper: Tamper,
+}
+
+/// What a test does to a batch.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Tamper(pub(crate) Option<Box<dyn FnMut(&mut [u8]) + Send + Sync>>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Tamper" } else { "none" })
+    }
 }
 
 /// The kernel's refusal of a single request or dump.
@@ -92,12 +107,19 @@ impl Talk {
             sequence: 1,
             send: Vec::new(),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+            #[cfg(test)]
+            tamper: Tamper::default(),
         })
     }
 
     /// The socket of the notifications.
     pub(crate) fn listener(&self) -> &Socket {
         &self.listen
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ask(&self) -> &Socket {
+        &self.ask
     }
 
     /// How many messages a send may hold, so that a reply to each fits the receive buffer.
@@ -222,6 +244,10 @@ impl Talk {
     ) -> io::Result<Dumped> {
         let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
         self.sequence = self.sequence.wrapping_add(count);
+        #[cfg(test)]
+        if let Some(tamper) = &mut self.tamper.0 {
+            tamper(batch.bytes_mut());
+        }
         self.ask.send(batch.bytes())?;
         let mut heard = Dumped::Whole;
         while !batch.is_complete() {
