@@ -299,7 +299,6 @@ impl VipManager {
     /// largest call and are kept.
     pub fn shrink_to(&mut self, vips: usize) {
         self.buffers.shrink_to(vips);
-        self.talk.shrink();
     }
 
     #[cfg(test)]

@@ -11,6 +11,9 @@ use netlink_packet_core::NLM_F_DUMP_INTR;
 /// Room for any datagram that the kernel sends: it makes dump chunks of at most 32 KiB.
 const RECEIVE_ROOM: usize = 64 * 1024;
 
+/// Room for the largest request but a batch: as many look-ups as are sent at once.
+const SEND_ROOM: usize = 8 * 1024;
+
 /// Two sockets of one network namespace, one to ask and one to listen, and their buffers.
 #[derive(Debug)]
 pub(crate) struct Talk {
@@ -105,7 +108,7 @@ impl Talk {
             ask: Socket::open(rcvbuf, strictness)?,
             listen: Socket::open(rcvbuf, strictness)?,
             sequence: 1,
-            send: Vec::new(),
+            send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
             tamper: Tamper::default(),
@@ -324,11 +327,6 @@ impl Talk {
                 Received::Nothing => return Ok(heard),
             }
         }
-    }
-
-    /// Gives back the memory of the send buffer.
-    pub(crate) fn shrink(&mut self) {
-        self.send = Vec::new();
     }
 }
 
