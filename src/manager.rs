@@ -89,8 +89,8 @@ impl Builder {
         self
     }
 
-    /// Lets the first [`assign`](VipManager::assign) that finds no link create it, up and without
-    /// ARP.
+    /// Lets an [`assign`](VipManager::assign) that finds no link create it, without ARP and
+    /// without an IPv6 address of its own, and implies [`bring_up`](Self::bring_up).
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
@@ -455,7 +455,8 @@ fn prepare_link(talk: &mut Talk, config: &Builder, goal: Goal) -> Result<LinkSta
         ));
     }
     if !link.up {
-        if !config.bring_up {
+        // A call that created the link may have been killed before it brought it up.
+        if !config.bring_up && config.create.is_none() {
             return Err(Error::new(
                 ErrorKind::LinkDown,
                 format!("link {name} is down: bring it up, or let Builder::bring_up"),
