@@ -54,6 +54,7 @@ mod error;
 mod faults;
 mod link;
 mod manager;
+mod netns;
 mod observe;
 mod plan;
 mod report;
@@ -70,6 +71,12 @@ pub use cancel::Canceller;
 pub use error::{Error, ErrorKind};
 pub use link::LinkKind;
 pub use manager::{Builder, Protocol, VipManager};
+pub use netns::Netns;
 pub use report::{Cause, Failure, Operation, Report};
 pub use state::Drift;
 pub use vip::{Family, ParseVipError, Reject, Vip};
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
