@@ -38,16 +38,11 @@ Examples:
   kubectl get services -A -o jsonpath='{range .items[*]}{.spec.clusterIP}{\"\\n\"}{end}' \\
     | grep -v None | vip assign --link kube-dummy-if --source 192.0.2.10 -
   vip normalize --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10
-  vip release --link kube-dummy-if --json 10.96.0.10
-
-Exit codes:
-  0  every VIP was seen in the kernel as wanted
-  1  some VIP fell short, or the call failed; standard error says which and why
-  2  wrong usage; nothing was written";
+  vip release --link kube-dummy-if --json 10.96.0.10";
 
 /// Service VIPs on a link, each with exactly one route, whose preferred source is the node.
 #[derive(Debug, Parser)]
-#[command(name = "vip", version, after_help = EXAMPLES)]
+#[command(name = "vip", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
