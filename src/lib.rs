@@ -8,6 +8,8 @@ compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a 
 mod batch;
 mod cancel;
 mod error;
+#[cfg(test)]
+mod faults;
 mod link;
 mod manager;
 mod observe;

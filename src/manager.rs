@@ -124,6 +124,13 @@ impl Builder {
         self
     }
 
+    /// As on a kernel before 4.20.
+    #[cfg(test)]
+    pub(crate) fn without_strict_checking(mut self) -> Self {
+        self.strictness = Strictness::Off;
+        self
+    }
+
     /// Checks the configuration and opens the sockets, in the calling thread's network namespace.
     /// Writes nothing, and does not need the link to exist.
     ///
@@ -266,6 +273,10 @@ impl VipManager {
     /// Needs no source. A route whose address is gone already is removed too: the kernel leaves it
     /// behind, and the node would go on swallowing the VIP's traffic.
     ///
+    /// With the last IPv4 address of a link the kernel flushes every IPv4 route through it, others'
+    /// too (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). Who has other IPv4 routes through the
+    /// link keeps an address of their own on it.
+    ///
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
@@ -288,7 +299,11 @@ impl VipManager {
     /// largest call and are kept.
     pub fn shrink_to(&mut self, vips: usize) {
         self.buffers.shrink_to(vips);
-        self.talk.shrink();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn talk_mut(&mut self) -> &mut Talk {
+        &mut self.talk
     }
 
     /// Fills the rows with the VIPs of a call.

@@ -252,6 +252,21 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether the kernel made this local route by itself, for an address. In IPv6 only the kernel
+    /// can make metric 0: for user space it means 1024.
+    pub(crate) fn is_kernels_own(&self) -> bool {
+        self.kind == libc::RTN_LOCAL
+            && self.metric == 0
+            && match self.family {
+                Family::V6 => true,
+                Family::V4 => {
+                    self.protocol == libc::RTPROT_KERNEL
+                        && self.tos == 0
+                        && self.prefsrc == self.destination
+                }
+            }
+    }
+
     /// The answer to a look-up, in the table that it must have come from: IPv4 names the wrong one
     /// while tables local and main share one trie (`fib_trie_unmerge`, net/ipv4/fib_trie.c), that
     /// is, until the node has a rule of its own.
