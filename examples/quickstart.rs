@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::Value;
 use viproute::{Builder, LinkKind, Report, Vip, VipManager, sandbox};
 
@@ -40,27 +40,29 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     // While the process has one thread: from here on it is root, in a network of its own.
-    let outcome = sandbox::enter()
-        .map_err(Into::into)
-        .and_then(|()| tour(&mut io::stdout().lock()));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Not eprintln!, which panics where standard error is closed.
-            let _ = writeln!(
-                io::stderr().lock(),
-                "\nVerdict: NOT as it should be: {error}"
-            );
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = match sandbox::enter() {
+        Ok(()) => tour(&mut io::stdout().lock()),
+        Err(error) => Err(format!("no network namespace of its own: {error}").into()),
+    };
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    // Not eprintln!, which panics where standard error is closed.
+    let mut complaint = io::stderr().lock();
+    let _ = if error.is::<io::Error>() {
+        // All others say what they are about.
+        writeln!(complaint, "cannot print: {error}")
+    } else {
+        writeln!(complaint, "\nVerdict: NOT as it should be: {error}")
+    };
+    ExitCode::FAILURE
 }
 
 fn tour(out: &mut impl Write) -> Outcome {
     writeln!(
         out,
-        "Two service VIPs in a network namespace of this process's own; your machine's network \
-         is not touched.\n\
+        "Two service VIPs, in a network namespace of this process's own: nothing of the machine's\n\
+         network is touched.\n\
          \x20 node {NODE_V4}, {NODE_V6} on {NODE_LINK}\n\
          \x20 VIPs {}, {} on {LINK}",
         VIPS[0], VIPS[1]
@@ -84,7 +86,7 @@ fn tour(out: &mut impl Write) -> Outcome {
     connect(out, &VIPS)?;
     say(
         out,
-        "The node talks to a VIP *from the VIP*. Once the service's endpoint is on another node, \
+        "The node talks to a VIP from the VIP. Once the service's endpoint is on another node,\n\
          the answer goes to that node's own copy of the VIP and never comes back.",
     )?;
 
@@ -101,7 +103,7 @@ fn tour(out: &mut impl Write) -> Outcome {
     title(out, "3. Broken the naive way (kube-router issue 1698)")?;
     say(
         out,
-        "Remove and add the addresses, then replace the route, as a restart would:",
+        "Remove and add each address, then replace its route by one that names the node:",
     )?;
     for vip in VIPS {
         ip(out, &format!("addr del {} dev {LINK}", host(vip)))?;
@@ -135,8 +137,8 @@ fn tour(out: &mut impl Write) -> Outcome {
     connect(out, &[NODE_V4.into(), VIPS[1]])?;
     say(
         out,
-        "Good for IPv4, where replace takes the kernel's place. In IPv6 it adds: three routes, \
-         and the kernel's, with metric 0, wins over the one that names the node.",
+        "That will do in IPv4, where ours took the place of the kernel's route. In IPv6 it came\n\
+         beside it: three routes, and the kernel's with metric 0 wins over ours with 1024.",
     )?;
 
     title(out, "4. normalize: the cure")?;
@@ -154,8 +156,8 @@ fn tour(out: &mut impl Write) -> Outcome {
 
     writeln!(
         out,
-        "\nVerdict: as it should be. Each VIP has exactly one route, and the node reaches it from \
-         {NODE_V4} and {NODE_V6}."
+        "\nVerdict: as it should be. Each VIP has one route, and the node reaches it from \
+         {NODE_V4} or {NODE_V6}."
     )?;
     Ok(())
 }
@@ -292,7 +294,7 @@ fn await_routes(expected: &[Vec<Route>; 2]) -> Outcome {
 fn show_routes(out: &mut impl Write, expected: &[Vec<Route>; 2]) -> Outcome {
     let seen = routes()?;
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
         "table",
         "type",
         "destination",
@@ -345,7 +347,7 @@ fn connect(out: &mut impl Write, expected: &[IpAddr; 2]) -> Outcome {
         let whose = if peer == vip { "the VIP!" } else { "the node" };
         say(
             out,
-            &format!("A client on the node connects to {vip}: it comes from {peer}, {whose}"),
+            &format!("client on the node to {vip}: the listener sees {peer}, {whose}"),
         )?;
         if peer != *expected {
             return Err(format!("the peer at {vip} is {peer}, not {expected}").into());
@@ -431,5 +433,8 @@ fn title(out: &mut impl Write, text: &str) -> io::Result<()> {
 }
 
 fn say(out: &mut impl Write, text: &str) -> io::Result<()> {
-    writeln!(out, "  {text}")
+    for line in text.lines() {
+        writeln!(out, "  {line}")?;
+    }
+    Ok(())
 }

@@ -120,10 +120,10 @@ struct Common {
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<IpNet>,
     /// Give up on VIPs after so long without a sign of progress from the kernel [default: 5]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     stall_timeout: Option<Duration>,
     /// Give up after so long altogether [default: while the kernel makes progress, never]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     total_timeout: Option<Duration>,
     /// Print one JSON document instead of a line
     #[arg(long)]
