@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::cancel::{Cancelled, Canceller};
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkKind, LinkState};
+use crate::netns::Netns;
 use crate::plan::{Goal, Policy};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
@@ -49,10 +50,11 @@ const TRANSIT: u8 = 251;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
     link: String,
+    netns: Option<Netns>,
     sources: Vec<IpAddr>,
     protocol: Protocol,
     allowed: Vec<IpNet>,
@@ -65,6 +67,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Works in this network namespace instead of the calling thread's.
+    pub fn netns(mut self, netns: Netns) -> Self {
+        self.netns = Some(netns);
+        self
+    }
+
     /// The node's own address in its family, the preferred source of the VIPs' routes: traffic
     /// from the node to a VIP leaves with it. One for each family that has VIPs.
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
@@ -89,8 +97,8 @@ impl Builder {
         self
     }
 
-    /// Lets the first [`assign`](VipManager::assign) that finds no link create it, up and without
-    /// ARP.
+    /// Lets an [`assign`](VipManager::assign) that finds no link create it, without ARP and
+    /// without an IPv6 address of its own, and implies [`bring_up`](Self::bring_up).
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
@@ -167,8 +175,13 @@ impl Builder {
             *place = Some(*source);
         }
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
+        let open = || Talk::open(self.receive_buffer, self.strictness);
+        let talk = match &self.netns {
+            Some(netns) => netns.run(open)?,
+            None => open(),
+        };
         Ok(VipManager {
-            talk: Talk::open(self.receive_buffer, self.strictness).map_err(cannot)?,
+            talk: talk.map_err(cannot)?,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
             sources,
@@ -205,6 +218,7 @@ impl VipManager {
     pub fn builder(link: impl Into<String>) -> Builder {
         Builder {
             link: link.into(),
+            netns: None,
             sources: Vec::new(),
             protocol: Protocol::KERNEL,
             allowed: Vec::new(),
@@ -455,7 +469,8 @@ fn prepare_link(talk: &mut Talk, config: &Builder, goal: Goal) -> Result<LinkSta
         ));
     }
     if !link.up {
-        if !config.bring_up {
+        // A call that created the link may have been killed before it brought it up.
+        if !config.bring_up && config.create.is_none() {
             return Err(Error::new(
                 ErrorKind::LinkDown,
                 format!("link {name} is down: bring it up, or let Builder::bring_up"),

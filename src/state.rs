@@ -325,10 +325,11 @@ impl Rows {
         self.keeps.dedup_by_key(|(row, _)| *row);
     }
 
-    /// The row of an address. Dumps come nearly sorted, so the next row is tried first.
+    /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
+    /// downward, so the neighbours of the last one are tried first.
     fn find(&mut self, addr: IpAddr) -> Option<usize> {
         let vip = Vip::from(addr);
-        for at in [self.cursor + 1, self.cursor] {
+        for at in [self.cursor + 1, self.cursor, self.cursor.wrapping_sub(1)] {
             if self.rows.get(at).is_some_and(|row| row.vip == vip) {
                 self.cursor = at;
                 return Some(at);

@@ -29,8 +29,12 @@ pub(crate) struct Talk {
 
 /// What a test does to a batch.
 #[cfg(test)]
+pub(crate) type Fault = Box<dyn FnMut(&mut [u8]) + Send + Sync>;
+
+/// The fault to put in, if any.
+#[cfg(test)]
 #[derive(Default)]
-pub(crate) struct Tamper(pub(crate) Option<Box<dyn FnMut(&mut [u8]) + Send + Sync>>);
+pub(crate) struct Tamper(pub(crate) Option<Fault>);
 
 #[cfg(test)]
 impl std::fmt::Debug for Tamper {

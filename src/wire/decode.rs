@@ -337,7 +337,7 @@ impl<'a> Link<'a> {
 
     /// Whether IPv6 is off on the link: disabled, or never there (a small MTU, no module).
     pub(crate) fn ipv6_disabled(&self) -> bool {
-        let inet6 = u16::from(libc::AF_INET6.unsigned_abs() as u8);
+        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
         self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
             .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
             .is_none_or(|value| value != 0)

@@ -510,13 +510,8 @@ fn datagram() -> Vec<u8> {
     ));
     let text = Some("Invalid source address");
     let flags = NLM_F_CAPPED | NLM_F_ACK_TLVS;
-    bytes.extend(error_reply(
-        NLMSG_ERROR,
-        flags,
-        -22,
-        &bytes[..HEADER].to_vec(),
-        text,
-    ));
+    let reply = error_reply(NLMSG_ERROR, flags, -22, &bytes[..HEADER], text);
+    bytes.extend(reply);
     bytes
 }
 
