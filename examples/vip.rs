@@ -340,13 +340,13 @@ impl Wanted {
 
 impl Assign {
     fn assign(&self, vips: &[Vip]) -> Result<Report, Error> {
-        let builder = self.wanted.builder(&self.common);
+        let builder = || self.wanted.builder(&self.common);
         let kind = match self.create_link {
-            None => return builder.open()?.assign(vips),
+            None => return builder().open()?.assign(vips),
             Some(Create::Auto | Create::Dummy) => LinkKind::Dummy,
             Some(Create::Bridge) => LinkKind::Bridge,
         };
-        let result = builder.clone().create_link(kind).open()?.assign(vips);
+        let result = builder().create_link(kind).open()?.assign(vips);
         match &result {
             Err(error) if self.create_link == Some(Create::Auto) && lacks_driver(error) => {
                 complain(format_args!(
@@ -354,7 +354,7 @@ impl Assign {
                      ARP as {}",
                     self.common.link
                 ));
-                builder.create_link(LinkKind::Bridge).open()?.assign(vips)
+                builder().create_link(LinkKind::Bridge).open()?.assign(vips)
             }
             _ => result,
         }

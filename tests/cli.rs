@@ -76,7 +76,10 @@ fn build(profile: &Path) {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("running cargo");
-    assert!(status.success(), "cargo build --examples: {status}");
+    if !status.success() {
+        // Once is enough: each test then says that its program is missing or old.
+        eprintln!("cargo build --examples: {status}");
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
