@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -50,11 +51,11 @@ const TRANSIT: u8 = 251;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
     link: String,
-    netns: Option<Netns>,
+    netns: Option<Arc<Netns>>,
     sources: Vec<IpAddr>,
     protocol: Protocol,
     allowed: Vec<IpNet>,
@@ -69,7 +70,7 @@ pub struct Builder {
 impl Builder {
     /// Works in this network namespace instead of the calling thread's.
     pub fn netns(mut self, netns: Netns) -> Self {
-        self.netns = Some(netns);
+        self.netns = Some(Arc::new(netns));
         self
     }
 
@@ -379,7 +380,9 @@ impl VipManager {
             policy: Policy { goal, as_kernel },
             limits: Limits {
                 stall: config.stall,
-                deadline: config.total.map(|total| Instant::now() + total),
+                deadline: config
+                    .total
+                    .and_then(|total| Instant::now().checked_add(total)),
             },
             report: Report::default(),
             observed: false,
