@@ -1,5 +1,10 @@
 //! What should change: one pure function from what was seen to the next steps.
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod model;
+
 use crate::report::{Cause, Operation};
 use crate::state::{Facts, Phase};
 use crate::vip::Family;
@@ -25,7 +30,7 @@ pub(crate) struct Policy {
 }
 
 /// One message for one VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Step {
     /// Add the address; fails where it is there.
     AddAddress,

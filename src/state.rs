@@ -148,7 +148,7 @@ impl Facts {
 
 bitflags::bitflags! {
     /// What this call did for a VIP, and where it stands.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Phase: u8 {
         /// Its address was acked as made by this call: nobody has used the VIP yet.
         const FRESH = 1;
