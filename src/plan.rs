@@ -81,6 +81,8 @@ impl Step {
         match (self, errno) {
             // Something else was faster, or got in our way: the next observation tells.
             (Self::AddAddress | Self::AddRoute | Self::AddTransit, libc::EEXIST)
+            // IPv4: the very route is there, but behind another one.
+            | (Self::ReplaceRoute | Self::ReplaceTransit | Self::ReplaceExisting, libc::EEXIST)
             | (Self::ReplaceExisting, libc::ENOENT)
             | (Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers, libc::ESRCH)
             | (Self::DeleteAddress, libc::EADDRNOTAVAIL)
@@ -118,7 +120,8 @@ pub(crate) enum Next {
 /// The next steps for one VIP, from what was just seen of it.
 ///
 /// It remembers nothing, except for what `phase` says of this call: whether the call itself made
-/// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost; the next observation leads to the right ones.
+/// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost;
+/// the next observation leads to the right ones.
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
         Goal::Release => release(facts),
@@ -180,13 +183,26 @@ fn settle_v4(facts: Facts) -> Next {
 /// IPv6: the kernel's route comes late, beside ours, and wins.
 fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
     if !facts.contains(Facts::ADDRESS) {
-        return Next::Steps(&[Step::AddAddress]);
+        // A route that outlived its address would pass for the wanted one before the kernel's late
+        // one has come. Under the transit protocol it still delivers, and waits to be ours again.
+        // In a round of its own: were it refused beside the address, it would pass all the same.
+        return Next::Steps(if facts.contains(Facts::OURS) {
+            &[Step::ReplaceTransit]
+        } else {
+            &[Step::AddAddress]
+        });
     }
     if !facts.contains(Facts::NO_PREFIX_ROUTE) {
         // The cause of the prefix route; with it goes the route itself.
         return Next::Steps(&[Step::UpdateAddress]);
     }
     let kernel = facts.contains(Facts::KERNEL);
+    let new = phase.contains(Phase::FRESH) || facts.contains(Facts::YOUNG);
+    if new && !facts.contains(Facts::OURS) && !kernel && !phase.contains(Phase::SETTLED) {
+        // The kernel's route is on its way: ours now would leave two, and deleting would hit ours
+        // or nothing. Where ours is there, somebody has been through this.
+        return Next::Wait;
+    }
     if facts.intersects(Facts::OURS | Facts::SLOT) {
         return match (kernel, as_kernel) {
             // While ours bears another protocol, the deletion cannot hit it, even if the kernel's
@@ -200,19 +216,12 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         };
     }
     match (kernel, phase.contains(Phase::FRESH), as_kernel) {
+        (false, _, _) => Next::Steps(&[Step::AddRoute]),
         // Nobody uses it yet, so the kernel's may go first: one message less.
         (true, true, _) => Next::Steps(&[Step::DeleteKernel, Step::AddRoute]),
         // Make before break.
         (true, false, true) => Next::Steps(&[Step::AddTransit]),
         (true, false, false) => Next::Steps(&[Step::AddRoute]),
-        // The kernel's route is on its way: adding ours now would leave two, and deleting would
-        // hit ours or nothing.
-        (false, fresh, _)
-            if (fresh || facts.contains(Facts::YOUNG)) && !phase.contains(Phase::SETTLED) =>
-        {
-            Next::Wait
-        }
-        (false, _, _) => Next::Steps(&[Step::AddRoute]),
     }
 }
 
@@ -230,6 +239,11 @@ fn rest(facts: Facts) -> Next {
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
 fn release(facts: Facts) -> Next {
+    if facts.contains(Facts::OTHER_LENGTH) {
+        // The routes serve that address too, which is not ours to remove: half a release would cut
+        // it off.
+        return Next::Fail(Cause::Unrepaired);
+    }
     let address = facts.contains(Facts::ADDRESS);
     let ours = facts.contains(Facts::OURS);
     let others =
@@ -249,9 +263,6 @@ fn release(facts: Facts) -> Next {
         }
         (false, false, false) if facts.contains(Facts::PREFIX) => {
             Next::Steps(&[Step::DeleteOthers])
-        }
-        (false, false, false) if facts.contains(Facts::OTHER_LENGTH) => {
-            Next::Fail(Cause::Unrepaired)
         }
         (false, false, false) => Next::Done,
     }

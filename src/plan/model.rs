@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use super::Step;
-use crate::state::{Facts, Frame, Row, Rows};
+use crate::observe::is_in_the_making;
+use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::vip::{Family, Vip};
 use crate::wire::decode;
 use crate::wire::encode::{RouteKey, Wanted, kernel_key, wanted_key};
@@ -412,8 +413,8 @@ pub(super) struct Look {
     /// A release reads only the routes of the link.
     pub(super) release: bool,
     pub(super) main: bool,
-    /// The dump was torn, so that a look-up follows.
-    pub(super) torn: bool,
+    /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
+    pub(super) torn: Option<Phase>,
     /// It did not tell this route of table local.
     pub(super) missed: Option<usize>,
 }
@@ -522,9 +523,12 @@ impl World {
             }
         }
         rows.finish();
-        let both = Facts::FOREIGN | Facts::OURS;
-        let facts = rows.get(0).unwrap().facts;
-        if look.torn || !look.release && facts.contains(both) {
+        let row = rows.get(0).unwrap();
+        let ask = match look.torn {
+            Some(phase) => !is_in_the_making(&Row { phase, ..*row }),
+            None => !look.release && row.facts.contains(Facts::FOREIGN | Facts::OURS),
+        };
+        if ask {
             self.join_look_up(&mut rows, routes, &frame);
         }
         Seen {
