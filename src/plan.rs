@@ -217,11 +217,14 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
     }
     match (kernel, phase.contains(Phase::FRESH), as_kernel) {
         (false, _, _) => Next::Steps(&[Step::AddRoute]),
-        // Nobody uses it yet, so the kernel's may go first: one message less.
-        (true, true, _) => Next::Steps(&[Step::DeleteKernel, Step::AddRoute]),
+        // Nobody uses it yet, so the kernel's may go first: one message less. Unless a further route
+        // made the VIP local before: should the kernel's be gone already, that would be hit.
+        (true, true, _) if !facts.contains(Facts::EXTRA) => {
+            Next::Steps(&[Step::DeleteKernel, Step::AddRoute])
+        }
         // Make before break.
-        (true, false, true) => Next::Steps(&[Step::AddTransit]),
-        (true, false, false) => Next::Steps(&[Step::AddRoute]),
+        (true, _, true) => Next::Steps(&[Step::AddTransit]),
+        (true, _, false) => Next::Steps(&[Step::AddRoute]),
     }
 }
 

@@ -191,7 +191,8 @@ impl Kernel {
 
     /// Whether nothing of the VIP is on our link.
     pub(super) fn is_released(&self) -> bool {
-        self.addresses.host.is_none() && !self.late && self.ours().next().is_none()
+        let address = self.addresses.host.is_some() || self.addresses.other_length;
+        !address && !self.late && self.ours().next().is_none()
     }
 
     /// Takes one message; an error is the number that the kernel answers.
