@@ -43,8 +43,13 @@ impl Protocol {
     }
 }
 
-/// The protocol of our route while the kernel's is deleted beside it, where both are `kernel`.
-const TRANSIT: u8 = 251;
+/// The protocol of our route while it must not pass for the wanted one.
+const fn transit(wanted: Protocol) -> u8 {
+    match wanted.get() {
+        251 => 250,
+        _ => 251,
+    }
+}
 
 /// Asks for a receive buffer that holds the replies of a full batch with room to spare; the kernel
 /// grants what `net.core.rmem_max` allows.
@@ -368,7 +373,7 @@ impl VipManager {
             link: link.index,
             source: sources[family as usize],
             protocol: config.protocol.get(),
-            transit: TRANSIT,
+            transit: transit(config.protocol),
         });
         let mut call = Call {
             talk,

@@ -233,7 +233,7 @@ impl Observer<'_> {
 const LOOK_UPS: usize = 128;
 
 /// Whether the row's address was made by this call and its route was not yet.
-fn is_in_the_making(row: &Row) -> bool {
+pub(crate) fn is_in_the_making(row: &Row) -> bool {
     row.phase.contains(Phase::FRESH)
         && row.vip.family() == Family::V6
         && !row.facts.contains(Facts::OURS)

@@ -192,6 +192,8 @@ impl Call<'_> {
             self.delete_deferred()?;
             self.flush()?;
             if self.report.writes != writes {
+                // What was just written deserves a wait of its own.
+                stalled = false;
                 continue;
             }
             if !waiting {
@@ -389,7 +391,7 @@ impl Call<'_> {
                         && !entry.refused
                         && let Some(row) = rows.get_mut(entry.row)
                     {
-                        row.phase |= Phase::FRESH;
+                        row.phase = row.phase.with_new_address();
                     }
                 }
             }
@@ -517,29 +519,30 @@ impl Call<'_> {
         Ok(Waited::Progress)
     }
 
-    /// Reads the notifications for kernel routes of our rows. `None` if some were lost.
+    /// Reads the notifications for the rows that wait, and counts them. `None` if some were lost.
     fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
         let rows = &mut self.buffers.rows;
         let link = self.link;
         let mut arrived = 0;
         let heard = self.talk.notifications(|message| {
-            if message.kind != libc::RTM_NEWROUTE {
+            if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
                 return;
             }
             // One that cannot be read is none of ours: the observation that follows decides.
             let Ok(Some(route)) = message.route() else {
                 return;
             };
-            let kernel = route.table == TABLE_LOCAL
-                && route.link == Some(link)
-                && route.kind == libc::RTN_LOCAL
-                && route.metric == 0;
-            if let Some(host) = route.host().filter(|_| kernel)
+            let local = route.table == TABLE_LOCAL && route.link == Some(link);
+            if let Some(host) = route.host().filter(|_| local)
                 && let Some(at) = rows.index_of(host)
                 && let Some(row) = rows.get_mut(at)
                 && !row.phase.contains(Phase::SETTLED)
             {
-                row.phase |= Phase::SETTLED;
+                // Its deletion by another hand proves as well that it came. And a route in the
+                // place of ours tells that somebody else got further: worth another look.
+                if route.is_kernels_own() {
+                    row.phase |= Phase::SETTLED;
+                }
                 arrived += 1;
             }
         })?;
