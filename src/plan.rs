@@ -225,6 +225,10 @@ fn rest(facts: Facts) -> Next {
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
 fn release(facts: Facts) -> Next {
+    if facts.contains(Facts::OTHER_LENGTH) {
+        // Its maker's, and so is the local route that it needs.
+        return Next::Fail(Cause::Unrepaired);
+    }
     let address = facts.contains(Facts::ADDRESS);
     let ours = facts.contains(Facts::OURS);
     let others =
@@ -244,9 +248,6 @@ fn release(facts: Facts) -> Next {
         }
         (false, false, false) if facts.contains(Facts::PREFIX) => {
             Next::Steps(&[Step::DeleteOthers])
-        }
-        (false, false, false) if facts.contains(Facts::OTHER_LENGTH) => {
-            Next::Fail(Cause::Unrepaired)
         }
         (false, false, false) => Next::Done,
     }
