@@ -388,3 +388,196 @@ fn assert_single_route_but_others(net: &Net, vips: &[IpAddr], protocol: u8) {
         assert!(others.count() >= 4, "{vip}: {:?}", state.routes_of(*vip));
     }
 }
+
+/// A conflict is told by another device's route, and by nothing else of it.
+#[test]
+fn each_kind_of_rival_by_itself() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        net.add_link(RIVAL);
+        net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
+        let rivals = add_rivals(&net);
+        let start = Snapshot::take(&[]);
+        let watcher = RouteWatcher::new();
+        let mut manager = manager(protocol);
+        let there = net.local_state();
+        for vip in rivals.all() {
+            for result in [manager.assign([vip]), manager.normalize_only([vip])] {
+                let report = report(result);
+                assert_eq!(conflicts(&report), set(&[vip]));
+                assert_eq!(report.writes, 0, "{vip}: {report}");
+            }
+            let drift = report(manager.assign([vip])).failures[0].drift;
+            let address = rivals.on_both.contains(&vip);
+            assert_eq!(
+                drift.contains(Drift::MISSING_ADDRESS),
+                !address,
+                "{vip}: {drift}"
+            );
+            let kernels = there
+                .routes_of(vip)
+                .iter()
+                .any(|route| route.dev == VIP_LINK && (route.metric == 0 && route.protocol == 2));
+            assert_eq!(
+                drift.contains(Drift::KERNEL_LOCAL_ROUTE),
+                kernels,
+                "{vip}: {drift}"
+            );
+        }
+        start.assert_same(&Snapshot::take(&[]));
+        assert_eq!(watcher.drain(), Vec::new());
+        // What is released is what is on our link.
+        for vip in rivals.all() {
+            let before = Snapshot::take(&[]);
+            let report = manager.release([vip]).unwrap();
+            assert_only(&before, &set(&[vip]), VIP_LINK);
+            let on_both = rivals.on_both.contains(&vip);
+            assert_eq!(
+                (report.released == 1, report.unchanged == 1),
+                (on_both, !on_both)
+            );
+        }
+        net.assert_absent(&rivals.all().into_iter().collect::<Vec<_>>());
+        let left = net.local_state();
+        for vip in rivals.all() {
+            let of_rival = |state: &LocalState| {
+                let routes = state.routes_of(vip).iter();
+                routes
+                    .filter(|route| route.dev != VIP_LINK)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(of_rival(&left), of_rival(&there), "{vip}");
+        }
+    }
+}
+
+/// Once the other device's route is gone, the VIP is ours to assign.
+#[test]
+fn a_conflict_ends_with_its_cause() {
+    let net = Net::new();
+    let rival = net.add_link(RIVAL);
+    let vips = vips(1);
+    let mut raw = Raw::new();
+    for vip in &vips {
+        raw.batch_ok(&[(NewAddress(raw::vip_address(*vip, rival)), CREATE_EXCL)]);
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while net.local_state().routes_of(vips[1]).is_empty() {
+        assert!(Instant::now() < deadline);
+    }
+    let mut manager = manager(PROTO_KERNEL);
+    assert_eq!(conflicts(&report(manager.assign(&vips))), set(&vips));
+    for vip in &vips {
+        raw.batch_ok(&[raw::del_address(*vip, rival)]);
+    }
+    assert_eq!(manager.assign(&vips).unwrap().assigned, 2);
+    net.assert_single_route(&vips, PROTO_KERNEL);
+}
+
+/// What is wrong with VIPs on one of the two links.
+fn wrong_on(link: &str, vips: &[IpAddr], protocol: u8) -> Vec<String> {
+    let want = Want {
+        link,
+        sources: &SOURCES,
+        protocol,
+        address: true,
+    };
+    LocalState::read().wrong_vips(vips, &want)
+}
+
+#[test]
+fn two_managers_on_two_links_one_after_the_other() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        net.add_link(RIVAL);
+        let vips = vips(50);
+        let (first, second) = (&vips[..60], &vips[40..]);
+        let start = Snapshot::take(&[]);
+        let mut a = manager(protocol);
+        let mut b = builder(RIVAL, protocol).open().unwrap();
+        assert_eq!(a.assign(first).unwrap().assigned, 60);
+        let with_a = Snapshot::take(&[]);
+        let of_b = report(b.assign(second));
+        assert_eq!(conflicts(&of_b), set(&vips[40..60]));
+        assert_eq!(of_b.assigned, 40, "{of_b}");
+        assert_only(&with_a, &set(&vips[60..]), RIVAL);
+        assert_eq!(wrong_on(VIP_LINK, first, protocol), Vec::<String>::new());
+        assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
+        // Each keeps to its own, whatever it is told.
+        let both = Snapshot::take(&[]);
+        assert_eq!(a.normalize().unwrap().unchanged, 60);
+        assert_eq!(b.normalize().unwrap().unchanged, 40);
+        assert_eq!(conflicts(&report(a.assign(&vips))), set(&vips[60..]));
+        assert_eq!(conflicts(&report(b.assign(&vips))), set(first));
+        both.assert_same(&Snapshot::take(&[]));
+        assert_eq!(a.release(&vips).unwrap().released, 60);
+        assert_only(&both, &set(first), VIP_LINK);
+        assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
+        // What was in conflict is not any more.
+        let of_b = b.assign(&vips).unwrap();
+        assert_eq!((of_b.assigned, of_b.unchanged), (60, 40), "{of_b}");
+        assert_eq!(wrong_on(RIVAL, &vips, protocol), Vec::<String>::new());
+        assert_eq!(b.release(&vips).unwrap().released, 100);
+        start.assert_same(&Snapshot::take(&[]));
+    }
+}
+
+#[test]
+fn two_managers_on_two_links_at_once() {
+    let mut both = 0;
+    let mut lost = 0;
+    for round in 0..6 {
+        let protocol = PROTOCOLS[round % 2];
+        let net = Net::new();
+        net.add_link(RIVAL);
+        let vips = vips(100);
+        let start = net.snapshot_without(&vips);
+        let sets = [(VIP_LINK, &vips[..150]), (RIVAL, &vips[50..])];
+        let barrier = std::sync::Barrier::new(2);
+        // In this namespace, as the threads of this one are.
+        let reports = std::thread::scope(|scope| {
+            let threads = sets.map(|(link, vips)| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let mut manager = builder(link, protocol).open().unwrap();
+                    barrier.wait();
+                    report(manager.assign(vips))
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        start.assert_same(&net.snapshot_without(&vips));
+        let shared = set(&vips[50..150]);
+        let refused = reports.each_ref().map(conflicts);
+        for refused in &refused {
+            assert!(
+                refused.is_subset(&shared),
+                "only what the other wants: {refused:?}"
+            );
+        }
+        // Who was told that all is well has it, and has it alone.
+        for (at, (link, wanted)) in sets.iter().enumerate() {
+            let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) =
+                wanted.iter().partition(|vip| !refused[at].contains(*vip));
+            assert_eq!(
+                wrong_on(link, &good, protocol),
+                Vec::<String>::new(),
+                "{link}"
+            );
+            if !bad.is_empty() {
+                net.local_state().assert_absent(&bad, link);
+            }
+        }
+        for vip in &shared {
+            let without = refused
+                .iter()
+                .filter(|refused| refused.contains(vip))
+                .count();
+            assert_ne!(without, 0, "{vip}: both were told that they have it");
+            both += usize::from(without == 2);
+            lost += 1;
+        }
+    }
+    println!("of {lost} VIPs that both wanted {both} are on neither link");
+}
