@@ -343,7 +343,7 @@ pub fn fib_match(vip: IpAddr) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(vip);
     message.header.destination_prefix_length = host_bits(vip);
-    message.header.flags = RouteFlags::FibMatch;
+    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
     message.attributes = vec![RouteAttribute::Destination(vip.into())];
     (GetRoute(message), 0)
 }
