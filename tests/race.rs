@@ -1,0 +1,196 @@
+//! The kernel's late route, other writers, and sudden death: `Ok` must stay true.
+//!
+//! A *false success* is an `assign` that returned `Ok` for a VIP which an independent reading then
+//! shows in another state. What is late stays: nothing takes the kernel's route away again once it
+//! has come beside ours. So the last reading of a network, when all late work has run, sees every
+//! one of its false successes, and the look-ups between only tell more exactly when.
+#![allow(unused_imports, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unsafe_code)] // A constructor, for the child that is to be killed.
+
+mod common;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
+use common::{
+    Hammer, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, vips, vips_v4, vips_v6,
+};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
+use netlink_packet_route::route::RouteAttribute;
+use viproute::{ErrorKind, Protocol, Report, VipManager};
+
+/// A protocol that is not the kernel's.
+const MARK: u8 = 201;
+
+/// The kernel has one RTNL for all namespaces: tests side by side would not be quiet.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn manager(protocol: u8) -> VipManager {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .protocol(Protocol::new(protocol).unwrap())
+        .open()
+        .unwrap()
+}
+
+/// `n` VIPs behind the first `skip` of [`vips_v6`].
+fn fresh_v6(skip: usize, n: usize) -> Vec<IpAddr> {
+    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 1));
+    (skip..skip + n)
+        .map(|host| IpAddr::V6(Ipv6Addr::from(base + host as u128)))
+        .collect()
+}
+
+/// The VIPs whose winning route is not ours with the node as source: what a packet sees. Unlike a
+/// dump, a look-up is right whoever else writes.
+fn losers(socket: &mut Raw, vips: &[IpAddr], protocol: u8) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for chunk in vips.chunks(64) {
+        let questions: Vec<_> = chunk.iter().map(|vip| raw::fib_match(*vip)).collect();
+        socket.send(&questions, 0);
+        let (answers, overflow) = socket.receive_all();
+        assert!(!overflow && answers.len() == chunk.len());
+        for (vip, answer) in chunk.iter().zip(answers) {
+            match NetlinkMessage::deserialize(&answer).unwrap().payload {
+                NetlinkPayload::InnerMessage(NewRoute(route)) => {
+                    assert!(
+                        route
+                            .attributes
+                            .contains(&RouteAttribute::Destination((*vip).into())),
+                        "{vip}: the answer is another's: {route:?}"
+                    );
+                    let source = RouteAttribute::PrefSource(SOURCES[1].into());
+                    let good = u8::from(route.header.protocol) == protocol
+                        && route.attributes.contains(&source);
+                    if !good {
+                        wrong.push(format!("{vip}: {route:?}"));
+                    }
+                }
+                other => wrong.push(format!("{vip}: {other:?}")),
+            }
+        }
+    }
+    wrong
+}
+
+/// A shape of the race: how many calls, with how many fresh VIPs each, and how many calls share a
+/// network, so that the kernel's quadratic cost stays small.
+#[derive(Clone, Copy)]
+struct Shape {
+    calls: usize,
+    size: usize,
+    calls_a_net: usize,
+}
+
+/// Runs a shape with both protocols, quiet or hammered; panics at the first wrong VIP.
+#[track_caller]
+fn race(shape: Shape, hammered: bool) {
+    let _alone = alone();
+    for protocol in [PROTO_KERNEL, MARK] {
+        let began = Instant::now();
+        let (mut calls, mut blows, mut writes, mut retries) = (0, 0, 0, 0);
+        let mut slowest = Duration::ZERO;
+        while calls < shape.calls {
+            let net = Net::new();
+            let hammer = hammered.then(|| Hammer::start(&net));
+            let mut vips = manager(protocol);
+            let mut socket = Raw::new();
+            let here = shape.calls_a_net.min(shape.calls - calls);
+            for call in 0..here {
+                let set = fresh_v6(call * shape.size, shape.size);
+                let start = Instant::now();
+                let report = vips
+                    .assign(&set)
+                    .unwrap_or_else(|error| panic!("call {}: {error:?}", calls + call));
+                slowest = slowest.max(start.elapsed());
+                assert_eq!(report.assigned, shape.size, "{report}");
+                assert!(report.is_complete(), "{report}");
+                writes += report.writes;
+                retries += report.retries;
+                let wrong = losers(&mut socket, &set, protocol);
+                assert!(
+                    wrong.is_empty(),
+                    "false success of call {}, seen at once:\n{wrong:#?}",
+                    calls + call
+                );
+            }
+            if hammered {
+                // Still under load, in which the late is latest.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            blows += hammer.map_or(0, Hammer::stop);
+            std::thread::sleep(Duration::from_millis(100));
+            net.assert_single_route(&fresh_v6(0, here * shape.size), protocol);
+            calls += here;
+        }
+        println!(
+            "{calls} calls of {} VIPs, protocol {protocol}, {}: none wrong; {writes} writes, \
+             {retries} retries, slowest call {slowest:.0?}, all in {:.1?}",
+            shape.size,
+            if hammered {
+                format!("hammered {blows} times")
+            } else {
+                "quiet".to_owned()
+            },
+            began.elapsed()
+        );
+        assert_eq!(calls, shape.calls);
+        assert!(!hammered || blows > 0);
+    }
+}
+
+const ONE: Shape = Shape {
+    calls: 500,
+    size: 1,
+    calls_a_net: 100,
+};
+const HUNDRED: Shape = Shape {
+    calls: 50,
+    size: 100,
+    calls_a_net: 10,
+};
+const FIVE_THOUSAND: Shape = Shape {
+    calls: 5,
+    size: 5_000,
+    calls_a_net: 1,
+};
+
+#[test]
+fn one_fresh_vip_500_times_quiet() {
+    race(ONE, false);
+}
+
+#[test]
+fn one_fresh_vip_500_times_hammered() {
+    race(ONE, true);
+}
+
+#[test]
+fn a_hundred_fresh_vips_50_times_quiet() {
+    race(HUNDRED, false);
+}
+
+#[test]
+fn a_hundred_fresh_vips_50_times_hammered() {
+    race(HUNDRED, true);
+}
+
+#[test]
+fn five_thousand_fresh_vips_5_times_quiet() {
+    race(FIVE_THOUSAND, false);
+}
+
+#[test]
+fn five_thousand_fresh_vips_5_times_hammered() {
+    race(FIVE_THOUSAND, true);
+}
