@@ -354,6 +354,7 @@ impl VipManager {
             },
             report: Report::default(),
             observed: false,
+            moved: Instant::now(),
         };
         if scope == Scope::Link {
             call.discover(|vip| screen.is_on_link(vip))?;

@@ -7,7 +7,7 @@ use crate::plan::Goal;
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
-use crate::wire::decode::Route;
+use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 
@@ -106,7 +106,11 @@ impl Observer<'_> {
             }
             self.rows.finish();
             let mut changed = false;
-            let heard = self.talk.notifications(|_| changed = true)?;
+            let (rows, link) = (&mut *self.rows, self.frame.link);
+            let heard = self.talk.notifications(|message| {
+                changed = true;
+                note_arrival(message, rows, link);
+            })?;
             dumped = dumped.and(heard);
             if changed {
                 dumped = Dumped::Torn;
@@ -242,4 +246,30 @@ pub(crate) fn awaits_kernel(row: &Row) -> bool {
     is_in_the_making(row)
         && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
         && !row.facts.contains(Facts::KERNEL)
+}
+
+/// Notes that a notification tells of the kernel's route of a row, which is thus settled. Returns
+/// whether it was not before.
+pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> bool {
+    if message.kind != libc::RTM_NEWROUTE {
+        return false;
+    }
+    // One that cannot be read is none of ours: the observation that follows decides.
+    let Ok(Some(route)) = message.route() else {
+        return false;
+    };
+    let kernel = route.family == Family::V6
+        && route.table == TABLE_LOCAL
+        && route.link == Some(link)
+        && route.kind == libc::RTN_LOCAL
+        && route.metric == 0;
+    if let Some(host) = route.host().filter(|_| kernel)
+        && let Some(at) = rows.index_of(host)
+        && let Some(row) = rows.get_mut(at)
+        && !row.phase.contains(Phase::SETTLED)
+    {
+        row.phase |= Phase::SETTLED;
+        return true;
+    }
+    false
 }

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
-use crate::observe::{Observer, awaits_kernel, route_group};
+use crate::observe::{Observer, awaits_kernel, note_arrival, route_group};
 use crate::plan::{Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Reject, Vip};
-use crate::wire::TABLE_LOCAL;
 use crate::wire::encode::{Templates, Wanted, kernel_key, wanted_key};
 
 /// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
@@ -26,6 +25,10 @@ const ATTEMPTS: u16 = 20;
 
 /// Rounds after which a VIP's next one waits first.
 const PATIENT_AFTER: u16 = 6;
+
+/// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
+/// It is late by microseconds, by milliseconds under load.
+const QUIET: Duration = Duration::from_millis(1500);
 
 /// How long a wait that has seen the kernel move goes on for the rest to move too.
 const GATHER: Duration = Duration::from_millis(2);
@@ -93,6 +96,8 @@ pub(crate) struct Call<'a> {
     pub(crate) report: Report,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
+    /// When this call last wrote, or saw a route of the kernel's come.
+    pub(crate) moved: Instant,
 }
 
 /// Why a call stops before all of its VIPs are decided.
@@ -176,6 +181,10 @@ impl Call<'_> {
                 if first && !row.facts.on_link() {
                     row.phase |= Phase::WAS_ABSENT;
                 }
+                if !row.facts.contains(Facts::ADDRESS) {
+                    // The next address, whoever makes it, brings a route of its own.
+                    row.phase.remove(Phase::SETTLED);
+                }
                 if row.facts.contains(Facts::KERNEL) {
                     row.phase |= Phase::SETTLED;
                 }
@@ -234,7 +243,7 @@ impl Call<'_> {
         }
         let family = row.vip.family();
         let steps = match next(family, row.facts, row.phase, self.policy) {
-            Next::Done => return Ok(false),
+            Next::Done => return Ok(is_unsure(row) && self.moved.elapsed() < QUIET),
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -382,6 +391,7 @@ impl Call<'_> {
             });
         });
         self.report.writes += count;
+        self.moved = Instant::now();
         match heard {
             Ok(Dumped::Whole) => {
                 for entry in sealed.entries() {
@@ -390,6 +400,7 @@ impl Call<'_> {
                         && let Some(row) = rows.get_mut(entry.row)
                     {
                         row.phase |= Phase::FRESH;
+                        row.phase.remove(Phase::SETTLED);
                     }
                 }
             }
@@ -472,16 +483,21 @@ impl Call<'_> {
         let waits = move |row: &Row| {
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
-                && next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait
+                && (is_unsure(row)
+                    || next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait)
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
         self.observer().look_up(waits)?;
         let mut left = 0;
-        let mut young = false;
+        let (mut young, mut unsure) = (false, false);
         for row in self.buffers.rows.iter().filter(|row| waits(row)) {
             left += 1;
-            young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
+            if is_unsure(row) {
+                unsure = true;
+            } else {
+                young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
+            }
         }
         let mut progress = left < before;
         let began = Instant::now();
@@ -496,12 +512,15 @@ impl Call<'_> {
                 // An address of somebody else's grows old without an event.
                 patience = patience.min(Duration::from_millis(100));
             }
+            if unsure {
+                patience = patience.min(QUIET.saturating_sub(self.moved.elapsed()));
+            }
             if let Some(deadline) = self.limits.deadline {
                 patience = patience.min(deadline.saturating_duration_since(Instant::now()));
             }
             match wait_readable(self.talk.listener(), self.cancelled, patience)? {
                 Woken::Cancelled => {}
-                Woken::TimedOut if progress || young => return Ok(Waited::Progress),
+                Woken::TimedOut if progress || young || unsure => return Ok(Waited::Progress),
                 Woken::TimedOut => return Ok(Waited::Stalled),
                 Woken::Event => {
                     let arrived = self.take_arrivals()?;
@@ -522,27 +541,12 @@ impl Call<'_> {
         let rows = &mut self.buffers.rows;
         let link = self.link;
         let mut arrived = 0;
-        let heard = self.talk.notifications(|message| {
-            if message.kind != libc::RTM_NEWROUTE {
-                return;
-            }
-            // One that cannot be read is none of ours: the observation that follows decides.
-            let Ok(Some(route)) = message.route() else {
-                return;
-            };
-            let kernel = route.table == TABLE_LOCAL
-                && route.link == Some(link)
-                && route.kind == libc::RTN_LOCAL
-                && route.metric == 0;
-            if let Some(host) = route.host().filter(|_| kernel)
-                && let Some(at) = rows.index_of(host)
-                && let Some(row) = rows.get_mut(at)
-                && !row.phase.contains(Phase::SETTLED)
-            {
-                row.phase |= Phase::SETTLED;
-                arrived += 1;
-            }
-        })?;
+        let heard = self
+            .talk
+            .notifications(|message| arrived += usize::from(note_arrival(message, rows, link)))?;
+        if arrived > 0 {
+            self.moved = Instant::now();
+        }
         Ok((heard == Dumped::Whole).then_some(arrived))
     }
 
@@ -636,4 +640,19 @@ impl Call<'_> {
         report.failures.sort_by_key(|failure| failure.vip);
         report
     }
+}
+
+/// Whether a row that looks as wanted may still get the kernel's route: nobody saw that come or
+/// go, and the row was without any local route in this call, or is of an address made by it.
+///
+/// An address has no sign of it. It happens when an old address comes back with its link
+/// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another hand adds
+/// the wanted route to the address that this call has just made.
+fn is_unsure(row: &Row) -> bool {
+    let added = Step::AddRoute.bit() | Step::AddTransit.bit();
+    row.vip.family() == Family::V6
+        && row.facts.contains(Facts::ADDRESS | Facts::OURS)
+        && !row.facts.contains(Facts::KERNEL)
+        && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
+        && (row.phase.contains(Phase::FRESH) || row.sent & added != 0)
 }

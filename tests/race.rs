@@ -194,3 +194,208 @@ fn five_thousand_fresh_vips_5_times_quiet() {
 fn five_thousand_fresh_vips_5_times_hammered() {
     race(FIVE_THOUSAND, true);
 }
+
+/// With `keep_addr_on_down` an address survives its link, and its route comes back late, though
+/// the address is old: nothing about it tells that the kernel has still something to do.
+#[test]
+fn flaps_that_keep_the_addresses() {
+    let _alone = alone();
+    for (protocol, hammered) in [PROTO_KERNEL, MARK]
+        .into_iter()
+        .flat_map(|protocol| [(protocol, false), (protocol, true)])
+    {
+        let shapes = if hammered { [(1, 10), (500, 4)] } else { [(1, 40), (500, 8)] };
+        for (size, flaps) in shapes {
+            let net = Net::new();
+            net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
+            let set = fresh_v6(0, size);
+            let mut vips = VipManager::builder(VIP_LINK)
+                .source(NODE_V4)
+                .source(NODE_V6)
+                .protocol(Protocol::new(protocol).unwrap())
+                .bring_up()
+                .open()
+                .unwrap();
+            vips.assign(&set).unwrap();
+            std::thread::sleep(Duration::from_millis(1600));
+            let began = Instant::now();
+            let mut slowest = Duration::ZERO;
+            for flap in 0..flaps {
+                net.ip(&format!("link set dev {VIP_LINK} down"));
+                let hammer = hammered.then(|| Hammer::start(&net));
+                let start = Instant::now();
+                let report = vips.assign(&set).unwrap();
+                slowest = slowest.max(start.elapsed());
+                assert_eq!(report.repaired, size, "{report}");
+                drop(hammer);
+                std::thread::sleep(Duration::from_millis(50));
+                let wrong = net.wrong_vips(&set, protocol);
+                assert!(
+                    wrong.is_empty(),
+                    "false success after flap {flap} of {size} VIPs, {} wrong: {}",
+                    wrong.len(),
+                    wrong[0]
+                );
+            }
+            println!(
+                "{flaps} flaps of {size} VIPs, protocol {protocol}, hammered {hammered}: none \
+                 wrong, slowest call {slowest:.0?}, all in {:.1?}",
+                began.elapsed()
+            );
+        }
+    }
+}
+
+/// The published order, from another hand: address, route, away with "metric 0".
+fn naive(vip: IpAddr, link: u32, protocol: u8) -> Vec<Request> {
+    let source = SOURCES[usize::from(vip.is_ipv6())];
+    let mut steps = vec![
+        (NewAddress(raw::vip_address(vip, link)), CREATE_REPLACE),
+        (
+            NewRoute(raw::local_route(vip, link, Some(source), protocol)),
+            CREATE_REPLACE,
+        ),
+    ];
+    if vip.is_ipv6() {
+        steps.push((DelRoute(raw::delete_any(vip, link)), 0));
+    }
+    steps
+}
+
+/// The readings of this file see a lost race: without that, nothing above is proved.
+#[test]
+fn the_naive_order_loses_and_is_seen_to() {
+    let _alone = alone();
+    let net = Net::new();
+    let link = net.vip_index();
+    let mut socket = Raw::new();
+    let set = fresh_v6(0, 100);
+    for vip in &set {
+        socket.batch_ok(&naive(*vip, link, PROTO_KERNEL));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!losers(&mut socket, &set, PROTO_KERNEL).is_empty());
+    assert!(!net.wrong_vips(&set, PROTO_KERNEL).is_empty());
+    // And it is repaired.
+    let report = manager(PROTO_KERNEL).assign(&set).unwrap();
+    assert!(report.repaired > 0, "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+    assert!(losers(&mut socket, &set, PROTO_KERNEL).is_empty());
+}
+
+/// Beside another hand that does it in the naive order, again and again, nothing can be kept; but
+/// when it stops, one call puts everything right.
+#[test]
+fn beside_the_naive_order() {
+    let _alone = alone();
+    for protocol in [PROTO_KERNEL, MARK] {
+        let mut met = 0;
+        for round in 0..5 {
+            let net = Net::new();
+            let link = net.vip_index();
+            let set = vips(50);
+            let stop = AtomicBool::new(false);
+            let turns = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut socket = Raw::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        for vip in &set {
+                            // What is not there any more is ours to have deleted.
+                            socket.batch(&naive(*vip, link, protocol));
+                        }
+                        turns.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                let mut vips = manager(protocol);
+                let end = Instant::now() + Duration::from_millis(400);
+                while Instant::now() < end || turns.load(Ordering::Relaxed) < 3 {
+                    match vips.assign(&set) {
+                        Ok(report) => met += report.repaired + report.assigned,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error:?}");
+                        }
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            let report = manager(protocol)
+                .assign(&set)
+                .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+            assert_eq!(
+                report.repaired + report.assigned + report.unchanged,
+                set.len()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+            net.assert_single_route(&set, protocol);
+        }
+        assert!(met > 0, "the two never met");
+    }
+}
+
+/// Several managers, one link, the same VIPs, at once.
+#[test]
+fn several_managers_assign_the_same_vips() {
+    let _alone = alone();
+    for protocol in [PROTO_KERNEL, MARK] {
+        for threads in [2, 4] {
+            let began = Instant::now();
+            let (mut done, mut retries, mut failed) = (0, 0, 0);
+            let mut slowest = Duration::ZERO;
+            for round in 0..20 {
+                let net = Net::new();
+                let set = vips(200);
+                let start = Barrier::new(threads);
+                let outcomes: Vec<_> = std::thread::scope(|scope| {
+                    let handles: Vec<_> = (0..threads)
+                        .map(|_| {
+                            scope.spawn(|| {
+                                let mut vips = manager(protocol);
+                                let mut socket = Raw::new();
+                                start.wait();
+                                let began = Instant::now();
+                                let outcome = vips.assign(&set);
+                                let took = began.elapsed();
+                                // The others' last writes may be under way, but whoever said Ok
+                                // saw the node's address as the source, and so must we.
+                                let wrong = if outcome.is_ok() {
+                                    let v6: Vec<_> =
+                                        set.iter().copied().filter(IpAddr::is_ipv6).collect();
+                                    losers(&mut socket, &v6, protocol)
+                                } else {
+                                    Vec::new()
+                                };
+                                (outcome, took, wrong)
+                            })
+                        })
+                        .collect();
+                    handles.into_iter().map(|h| h.join().unwrap()).collect()
+                });
+                for (outcome, took, wrong) in outcomes {
+                    slowest = slowest.max(took);
+                    match outcome {
+                        Ok(report) => {
+                            done += 1;
+                            retries += report.retries;
+                            if !wrong.is_empty() {
+                                println!("round {round}: {} in passing: {}", wrong.len(), wrong[0]);
+                            }
+                        }
+                        Err(error) => {
+                            failed += 1;
+                            println!("round {round}: {error:?}");
+                        }
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(50));
+                net.assert_single_route(&set, protocol);
+            }
+            println!(
+                "{threads} managers 20 times, protocol {protocol}: {done} Ok, {failed} Err, \
+                 {retries} retries, slowest {slowest:.0?}, all in {:.1?}",
+                began.elapsed()
+            );
+            assert_eq!((done, failed), (20 * threads, 0));
+        }
+    }
+}
