@@ -399,3 +399,19 @@ fn several_managers_assign_the_same_vips() {
         }
     }
 }
+
+#[test]
+fn xx_dup() {
+    let net = Net::new();
+    let link = net.vip_index();
+    let set = vips_v4(2);
+    let mut socket = Raw::new();
+    let mut m = manager(2);
+    println!("{:?}", m.assign(&set[..1]));
+    println!("{:?}", socket.batch(&naive(set[0], link, 2)));
+    println!("{:?}", socket.batch(&naive(set[1], link, 2)));
+    println!("{:?}", m.assign(&set));
+    println!("{}", net.ip("-4 -o -N addr show dev kube-dummy-if"));
+    println!("{:?}", socket.batch(&[(NewAddress(raw::vip_address(set[0], link)), CREATE_REPLACE)]));
+    println!("{}", net.ip("-4 -o -N addr show dev kube-dummy-if"));
+}
