@@ -92,6 +92,11 @@ impl Sealed<'_> {
         &self.batch.bytes
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.batch.bytes
+    }
+
     /// Takes one reply message. What does not belong to this batch, a late reply to an earlier
     /// one, is passed over.
     pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m>> {

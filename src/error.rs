@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The configuration cannot work as given (link name, protocol, sources, ranges).
     InvalidConfig,
+    /// A network namespace was given that is none. Give the file or descriptor of one.
+    InvalidNetns,
     /// There is no such link. Create it, or let [`Builder::create_link`](crate::Builder::create_link).
     LinkNotFound,
     /// The link is down. Bring it up, or let [`Builder::bring_up`](crate::Builder::bring_up).

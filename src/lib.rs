@@ -1,5 +1,47 @@
-//! Puts service VIPs on a Linux link and keeps each in its *single-route state*.
+//! Puts service VIPs on a Linux link and brings each into its *single-route state*: one address on
+//! the link, and exactly one route on the node,
 //!
+//! ```text
+//! local VIP dev kube-dummy-if table local proto kernel scope host src NODE_IP
+//! ```
+//!
+//! so that the node's own traffic to a VIP leaves with the node's address. In IPv4 a route
+//! replacement is enough. In IPv6 the kernel adds two routes of its own, one of them late, from a
+//! work queue, and that one beats the wanted route: connections from the node to its own VIPs time
+//! out. Deleting it in the obvious order deletes the wanted route instead, and every ack says that
+//! all is well. This crate does it in an order that cannot go wrong, for one VIP or ten thousand in
+//! one call, and says `Ok` only when it has *seen* the result in the kernel.
+//!
+//! ```no_run
+//! use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+//! use viproute::{LinkKind, VipManager};
+//!
+//! let mut vips = VipManager::builder("kube-dummy-if")
+//!     .source(Ipv4Addr::new(192, 0, 2, 10))
+//!     .source("2001:db8::10".parse::<Ipv6Addr>()?)
+//!     .create_link(LinkKind::Dummy)
+//!     .open()?;
+//! let report = vips.assign(["10.96.0.10".parse::<IpAddr>()?, "2001:db8:42:1::d45a".parse()?])?;
+//! println!("{report}");
+//! vips.normalize()?; // whatever is on the link, whoever put it there
+//! vips.release(["10.96.0.10".parse::<IpAddr>()?])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it does not do
+//!
+//! It announces nothing (ARP, NDP, BGP), touches no firewall, IPVS table, connection tracking or
+//! sysctl, brings no asynchronous runtime, and does not count references to shared VIPs. It spawns
+//! no process, reads no environment variable and keeps no state on disk.
+//!
+//! # Privilege
+//!
+//! Calls that write need `CAP_NET_ADMIN` in the user namespace that owns the network namespace. A
+//! call that finds everything as wanted needs none.
+//!
+//! # Features
+//!
+//! * `sandbox`: the module of that name, private namespaces to test code that uses this crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -8,8 +50,11 @@ compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a 
 mod batch;
 mod cancel;
 mod error;
+#[cfg(test)]
+mod faults;
 mod link;
 mod manager;
+mod netns;
 mod observe;
 mod plan;
 mod report;
@@ -26,6 +71,12 @@ pub use cancel::Canceller;
 pub use error::{Error, ErrorKind};
 pub use link::LinkKind;
 pub use manager::{Builder, Protocol, VipManager};
+pub use netns::Netns;
 pub use report::{Cause, Failure, Operation, Report};
 pub use state::Drift;
 pub use vip::{Family, ParseVipError, Reject, Vip};
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -76,28 +76,40 @@ pub(crate) fn find(talk: &mut Talk, name: &str) -> Result<Option<LinkState>, Err
     }
 }
 
-/// Creates the link, up, without ARP and without an IPv6 address of its own.
+/// Creates the link, without ARP and without an IPv6 address of its own; still down.
 pub(crate) fn create(talk: &mut Talk, name: &str, kind: LinkKind) -> Result<(), Error> {
     let mut request = LinkMessage::default();
     // Without ARP no duplicate address detection is done on the link.
-    request.header.flags = LinkFlags::Up | LinkFlags::Noarp;
-    request.header.change_mask = request.header.flags;
+    request.header.flags = LinkFlags::Noarp;
+    request.header.change_mask = LinkFlags::Noarp;
     request.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(match kind {
             LinkKind::Dummy => InfoKind::Dummy,
             LinkKind::Bridge => InfoKind::Bridge,
         })]),
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]),
     ];
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let made = talk.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, flags, &request));
     match made {
         // Somebody else was faster: as good.
-        Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
-        Err(failed) => Err(failed.into_error(format!("cannot create link {name}"))),
+        Err(failed) if failed.errno() == Some(libc::EEXIST) => return Ok(()),
+        Err(failed) => return Err(failed.into_error(format!("cannot create link {name}"))),
+        Ok(()) => {}
+    }
+    // Before it is up, when the kernel would give it a link-local address. Not at creation, where
+    // it answers EAFNOSUPPORT (seen on 6.18).
+    let mut request = LinkMessage::default();
+    request.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])]),
+    ];
+    match talk.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request)) {
+        // A node without IPv6 gives no IPv6 address either.
+        Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
+        Err(failed) => Err(failed.into_error(format!("cannot configure link {name}"))),
         Ok(()) => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::cancel::{Cancelled, Canceller};
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkKind, LinkState};
+use crate::netns::Netns;
 use crate::plan::{Goal, Policy};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
@@ -49,10 +50,11 @@ const TRANSIT: u8 = 251;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
     link: String,
+    netns: Option<Netns>,
     sources: Vec<IpAddr>,
     protocol: Protocol,
     allowed: Vec<IpNet>,
@@ -65,6 +67,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Works in this network namespace instead of the calling thread's.
+    pub fn netns(mut self, netns: Netns) -> Self {
+        self.netns = Some(netns);
+        self
+    }
+
     /// The node's own address in its family, the preferred source of the VIPs' routes: traffic
     /// from the node to a VIP leaves with it. One for each family that has VIPs.
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
@@ -89,8 +97,8 @@ impl Builder {
         self
     }
 
-    /// Lets the first [`assign`](VipManager::assign) that finds no link create it, up and without
-    /// ARP.
+    /// Lets an [`assign`](VipManager::assign) that finds no link create it, without ARP and
+    /// without an IPv6 address of its own, and implies [`bring_up`](Self::bring_up).
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
@@ -121,6 +129,13 @@ impl Builder {
     /// replies.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
+        self
+    }
+
+    /// As on a kernel before 4.20.
+    #[cfg(test)]
+    pub(crate) fn without_strict_checking(mut self) -> Self {
+        self.strictness = Strictness::Off;
         self
     }
 
@@ -160,8 +175,13 @@ impl Builder {
             *place = Some(*source);
         }
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
+        let open = || Talk::open(self.receive_buffer, self.strictness);
+        let talk = match &self.netns {
+            Some(netns) => netns.run(open)?,
+            None => open(),
+        };
         Ok(VipManager {
-            talk: Talk::open(self.receive_buffer, self.strictness).map_err(cannot)?,
+            talk: talk.map_err(cannot)?,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
             sources,
@@ -198,6 +218,7 @@ impl VipManager {
     pub fn builder(link: impl Into<String>) -> Builder {
         Builder {
             link: link.into(),
+            netns: None,
             sources: Vec::new(),
             protocol: Protocol::KERNEL,
             allowed: Vec::new(),
@@ -266,6 +287,10 @@ impl VipManager {
     /// Needs no source. A route whose address is gone already is removed too: the kernel leaves it
     /// behind, and the node would go on swallowing the VIP's traffic.
     ///
+    /// With the last IPv4 address of a link the kernel flushes every IPv4 route through it, others'
+    /// too (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). Who has other IPv4 routes through the
+    /// link keeps an address of their own on it.
+    ///
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
@@ -288,7 +313,11 @@ impl VipManager {
     /// largest call and are kept.
     pub fn shrink_to(&mut self, vips: usize) {
         self.buffers.shrink_to(vips);
-        self.talk.shrink();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn talk_mut(&mut self) -> &mut Talk {
+        &mut self.talk
     }
 
     /// Fills the rows with the VIPs of a call.
@@ -441,7 +470,8 @@ fn prepare_link(talk: &mut Talk, config: &Builder, goal: Goal) -> Result<LinkSta
         ));
     }
     if !link.up {
-        if !config.bring_up {
+        // A call that created the link may have been killed before it brought it up.
+        if !config.bring_up && config.create.is_none() {
             return Err(Error::new(
                 ErrorKind::LinkDown,
                 format!("link {name} is down: bring it up, or let Builder::bring_up"),

@@ -56,6 +56,8 @@ impl Observer<'_> {
                         && route.table == TABLE_LOCAL
                         && route.link == Some(link)
                         && route.kind == libc::RTN_LOCAL
+                        // That one is there for an address: a VIP's was found above.
+                        && !route.is_kernels_own()
                         && let Some(host) = route.host()
                     {
                         self.rows.discover(host, &admit);

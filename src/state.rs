@@ -325,10 +325,11 @@ impl Rows {
         self.keeps.dedup_by_key(|(row, _)| *row);
     }
 
-    /// The row of an address. Dumps come nearly sorted, so the next row is tried first.
+    /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
+    /// downward, so the neighbours of the last one are tried first.
     fn find(&mut self, addr: IpAddr) -> Option<usize> {
         let vip = Vip::from(addr);
-        for at in [self.cursor + 1, self.cursor] {
+        for at in [self.cursor + 1, self.cursor, self.cursor.wrapping_sub(1)] {
             if self.rows.get(at).is_some_and(|row| row.vip == vip) {
                 self.cursor = at;
                 return Some(at);
@@ -433,10 +434,7 @@ impl Rows {
         if route.link != Some(frame.link) || route.indirect {
             return (route.table == TABLE_LOCAL).then_some((at, Facts::FOREIGN));
         }
-        Some((
-            at,
-            classify_on_link(route, self.rows[at].vip.addr(), wanted),
-        ))
+        Some((at, classify_on_link(route, wanted)))
     }
 
     /// Joins an address or a route of the link to the VIPs found, for a call without a set.
@@ -455,43 +453,34 @@ impl Rows {
 }
 
 /// What a direct route of the link, in table local or main, means for its VIP.
-fn classify_on_link(route: &Route, vip: IpAddr, wanted: &Wanted) -> Facts {
+fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     if route.table == TABLE_MAIN {
         let prefix = route.family == Family::V6
             && route.protocol == libc::RTPROT_KERNEL
             && route.metric == IP6_PREFIX_METRIC;
         return if prefix { Facts::PREFIX } else { Facts::EXTRA };
     }
-    let local = route.kind == libc::RTN_LOCAL;
-    let (kernel, slot, scope_fits) = match route.family {
-        // Only the kernel can make metric 0: for user space it means 1024.
-        Family::V6 => (
-            local && route.metric == 0,
-            route.metric == IP6_USER_METRIC,
-            true,
-        ),
-        Family::V4 => {
-            let plain = route.tos == 0 && route.metric == 0;
-            let kernel =
-                local && route.protocol == libc::RTPROT_KERNEL && route.prefsrc == Some(vip);
-            (plain && kernel, plain, route.scope == libc::RT_SCOPE_HOST)
-        }
-    };
-    if kernel {
+    if route.is_kernels_own() {
         return Facts::KERNEL;
     }
     if route.family == Family::V6 && route.metric == 0 {
         // The kernel's, but no local one (an anycast address): not ours to judge.
         return Facts::FOREIGN;
     }
+    let (slot, scope_fits) = match route.family {
+        Family::V4 => (
+            route.tos == 0 && route.metric == 0,
+            route.scope == libc::RT_SCOPE_HOST,
+        ),
+        Family::V6 => (route.metric == IP6_USER_METRIC, true),
+    };
     if !slot {
         return Facts::EXTRA;
     }
+    let local = route.kind == libc::RTN_LOCAL;
+    let from_source = wanted.source.is_some() && route.prefsrc == wanted.source;
     let mut fact = Facts::empty();
-    fact.set(
-        Facts::SLOT_SOURCE,
-        !local || !scope_fits || wanted.source.is_none() || route.prefsrc != wanted.source,
-    );
+    fact.set(Facts::SLOT_SOURCE, !local || !scope_fits || !from_source);
     fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
     if fact.is_empty() {
         Facts::OURS

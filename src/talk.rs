@@ -11,6 +11,9 @@ use netlink_packet_core::NLM_F_DUMP_INTR;
 /// Room for any datagram that the kernel sends: it makes dump chunks of at most 32 KiB.
 const RECEIVE_ROOM: usize = 64 * 1024;
 
+/// Room for the largest request but a batch: as many look-ups as are sent at once.
+const SEND_ROOM: usize = 8 * 1024;
+
 /// Two sockets of one network namespace, one to ask and one to listen, and their buffers.
 #[derive(Debug)]
 pub(crate) struct Talk {
@@ -19,6 +22,25 @@ pub(crate) struct Talk {
     sequence: u32,
     send: Vec<u8>,
     receive: Box<[u8]>,
+    /// Faults for the tests: changes a batch, or the node, just before the send.
+    #[cfg(test)]
+    pub(crate) tamper: Tamper,
+}
+
+/// What a test does to a batch.
+#[cfg(test)]
+pub(crate) type Fault = Box<dyn FnMut(&mut [u8]) + Send + Sync>;
+
+/// The fault to put in, if any.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Tamper(pub(crate) Option<Fault>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Tamper" } else { "none" })
+    }
 }
 
 /// The kernel's refusal of a single request or dump.
@@ -90,14 +112,21 @@ impl Talk {
             ask: Socket::open(rcvbuf, strictness)?,
             listen: Socket::open(rcvbuf, strictness)?,
             sequence: 1,
-            send: Vec::new(),
+            send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+            #[cfg(test)]
+            tamper: Tamper::default(),
         })
     }
 
     /// The socket of the notifications.
     pub(crate) fn listener(&self) -> &Socket {
         &self.listen
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ask(&self) -> &Socket {
+        &self.ask
     }
 
     /// How many messages a send may hold, so that a reply to each fits the receive buffer.
@@ -222,6 +251,10 @@ impl Talk {
     ) -> io::Result<Dumped> {
         let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
         self.sequence = self.sequence.wrapping_add(count);
+        #[cfg(test)]
+        if let Some(tamper) = &mut self.tamper.0 {
+            tamper(batch.bytes_mut());
+        }
         self.ask.send(batch.bytes())?;
         let mut heard = Dumped::Whole;
         while !batch.is_complete() {
@@ -298,11 +331,6 @@ impl Talk {
                 Received::Nothing => return Ok(heard),
             }
         }
-    }
-
-    /// Gives back the memory of the send buffer.
-    pub(crate) fn shrink(&mut self) {
-        self.send = Vec::new();
     }
 }
 

@@ -1,7 +1,6 @@
 //! The system calls: the only unsafe code of the crate is below this module.
 
 mod clock;
-#[cfg(feature = "sandbox")]
 pub(crate) mod ns;
 mod poll;
 mod socket;

@@ -1,13 +1,26 @@
-//! Namespaces of the calling thread and process: the two system calls the sandbox needs.
+//! Namespaces of the calling thread and process.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// What kind of namespace a descriptor refers to, as a `CLONE_NEW*` flag (ioctl_ns(2)).
+pub(crate) fn kind(ns: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: this ioctl takes no argument and writes nothing; on a descriptor of anything else
+    // than a namespace it fails.
+    let kind = unsafe { libc::ioctl(ns.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(kind)
+}
+
 /// Leaves the given kinds of namespace for new ones, as `unshare(2)` says.
 ///
 /// A new user namespace moves the process, which therefore must be single-threaded (`EINVAL`
 /// otherwise); a new network namespace moves only the calling thread.
+#[cfg(feature = "sandbox")]
 pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: unshare takes no pointer. With the flags used here (CLONE_NEWUSER, CLONE_NEWNET) it
     // changes only the namespaces and credentials of the caller, on which no memory safety rests;
@@ -23,6 +36,7 @@ pub(crate) fn set_netns(ns: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The effective user and group: what the kernel compares a one-line id mapping with.
+#[cfg(feature = "sandbox")]
 pub(crate) fn effective_ids() -> (libc::uid_t, libc::gid_t) {
     // SAFETY: geteuid and getegid take nothing and cannot fail.
     unsafe { (libc::geteuid(), libc::getegid()) }

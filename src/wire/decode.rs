@@ -252,6 +252,21 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether the kernel made this local route by itself, for an address. In IPv6 only the kernel
+    /// can make metric 0: for user space it means 1024.
+    pub(crate) fn is_kernels_own(&self) -> bool {
+        self.kind == libc::RTN_LOCAL
+            && self.metric == 0
+            && match self.family {
+                Family::V6 => true,
+                Family::V4 => {
+                    self.protocol == libc::RTPROT_KERNEL
+                        && self.tos == 0
+                        && self.prefsrc == self.destination
+                }
+            }
+    }
+
     /// The answer to a look-up, in the table that it must have come from: IPv4 names the wrong one
     /// while tables local and main share one trie (`fib_trie_unmerge`, net/ipv4/fib_trie.c), that
     /// is, until the node has a rule of its own.
@@ -322,7 +337,7 @@ impl<'a> Link<'a> {
 
     /// Whether IPv6 is off on the link: disabled, or never there (a small MTU, no module).
     pub(crate) fn ipv6_disabled(&self) -> bool {
-        let inet6 = u16::from(libc::AF_INET6.unsigned_abs() as u8);
+        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
         self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
             .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
             .is_none_or(|value| value != 0)

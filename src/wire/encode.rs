@@ -80,11 +80,6 @@ impl Template {
         self
     }
 
-    /// The message as it is.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Appends the message for `vip`, with the sequence number given, to `out`.
     pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
         let at = out.len();
@@ -333,7 +328,7 @@ fn add_attributes(of: Family) -> Vec<AddressAttribute> {
     let local = AddressAttribute::Local(placeholder(of));
     match of {
         // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
-        Family::V4 => vec![local, AddressAttribute::Address(placeholder(of))],
+        Family::V4 => vec![local],
         Family::V6 => vec![
             local,
             AddressAttribute::Flags(AddressFlags::from_bits_retain(

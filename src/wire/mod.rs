@@ -6,6 +6,8 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+#[cfg(test)]
+mod tests;
 
 /// Table ids (linux/rtnetlink.h, `enum rt_class_t`).
 pub(crate) const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;

@@ -87,3 +87,10 @@ pub fn vips(n: usize) -> Vec<IpAddr> {
 pub fn host_bits(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }
+
+/// Says on the real standard error, past libtest's capture, that a test could not run in full and
+/// why.
+pub fn skipped(test: &str, why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why}\n");
+}

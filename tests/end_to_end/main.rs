@@ -13,7 +13,7 @@
 // Moves the process into its user namespace before it has threads.
 #[path = "../common/mod.rs"]
 mod common;
-mod node;
 mod library;
+mod node;
 mod stages;
 mod topology;

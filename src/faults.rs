@@ -1,0 +1,410 @@
+//! Faults put in between planning and the kernel, on a real one: what is refused, lost, late or
+//! gone is accounted for, VIP by VIP.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::batch::Batch;
+use crate::plan::Step;
+use crate::sandbox::{self, Sandbox};
+use crate::sys::Strictness;
+use crate::talk::{Dumped, Talk};
+use crate::wire::encode::{HEADER, RouteKey, Templates, Wanted};
+use crate::{Cause, ErrorKind, Family, Operation, Report, Vip, VipManager};
+
+static ENTERED: OnceLock<io::Result<()>> = OnceLock::new();
+
+/// Before libtest has threads. The other unit tests need no sandbox, so a failure is kept for the
+/// tests that do.
+#[allow(unsafe_code)]
+#[ctor::ctor(unsafe)]
+fn enter_sandbox() {
+    ENTERED.get_or_init(sandbox::enter);
+}
+
+const LINK: &str = "kube-dummy-if";
+const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+
+fn ip(line: &str) -> String {
+    let output = Command::new("ip")
+        .args(line.split(' '))
+        .output()
+        .expect("iproute2 is needed");
+    assert!(
+        output.status.success(),
+        "ip {line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A namespace with the VIP link and the node's addresses.
+fn node() -> Sandbox {
+    let entered = ENTERED.get().expect("the constructor ran");
+    assert!(entered.is_ok(), "no sandbox: {entered:?}");
+    let sandbox = Sandbox::new().unwrap();
+    for link in [LINK, "node0"] {
+        ip(&format!("link add {link} type bridge"));
+        ip(&format!("link set {link} arp off up"));
+    }
+    ip(&format!("addr add {NODE_V4}/32 dev node0"));
+    ip(&format!("addr add {NODE_V6}/128 dev node0 nodad"));
+    sandbox
+}
+
+fn manager(receive_buffer: usize) -> VipManager {
+    VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .receive_buffer(receive_buffer)
+        .open()
+        .unwrap()
+}
+
+fn v4(n: u32) -> Vec<IpAddr> {
+    let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
+    (1..=n).map(|i| Ipv4Addr::from(base + i).into()).collect()
+}
+
+fn v6(n: u32) -> Vec<IpAddr> {
+    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
+    (1..=n)
+        .map(|i| Ipv6Addr::from(base + u128::from(i)).into())
+        .collect()
+}
+
+const NEWADDR: u16 = libc::RTM_NEWADDR;
+const NEWROUTE: u16 = libc::RTM_NEWROUTE;
+const FLAGS_AT: usize = 6;
+
+/// The messages of a batch.
+fn split(mut bytes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().unwrap()) as usize;
+        let (message, rest) = std::mem::take(&mut bytes).split_at_mut(length.next_multiple_of(4));
+        bytes = rest;
+        Some(message)
+    })
+}
+
+fn kind(message: &[u8]) -> u16 {
+    u16::from_ne_bytes([message[4], message[5]])
+}
+
+/// The IPv4 VIP that a message names, in whatever attribute.
+fn names(message: &[u8], vip: &IpAddr) -> bool {
+    let IpAddr::V4(vip) = vip else {
+        panic!("IPv4 only")
+    };
+    message.windows(4).any(|bytes| bytes == vip.octets())
+}
+
+/// Makes the kernel refuse an RTM_NEWADDR: no prefix is 255 bits long.
+fn spoil_address(message: &mut [u8]) {
+    message[HEADER + 1] = 255;
+}
+
+fn on_link() -> BTreeSet<IpAddr> {
+    let text = ip(&format!("-o addr show dev {LINK}"));
+    text.lines()
+        .filter_map(|line| {
+            line.split_whitespace()
+                .nth(3)?
+                .split('/')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .filter(|addr: &IpAddr| !addr.to_string().starts_with("fe80"))
+        .collect()
+}
+
+/// Every VIP stands in the report exactly once.
+fn assert_accounted(report: &Report, vips: usize) {
+    let counted = report.assigned + report.repaired + report.released + report.unchanged;
+    assert_eq!(counted + report.failures.len(), vips, "{report}");
+    let named: BTreeSet<Vip> = report.failures.iter().map(|failure| failure.vip).collect();
+    assert_eq!(named.len(), report.failures.len(), "a VIP failed twice");
+}
+
+/// The receive buffer that Linux gives by default, as one asks for it, and the 1 MiB that we ask
+/// for; and the smallest one that there is.
+const BUFFERS: [usize; 3] = [212_992 / 2, 1 << 20, 1];
+
+#[test]
+fn a_thousand_refused_are_a_thousand_failures() {
+    for buffer in BUFFERS {
+        let _node = node();
+        let mut vips = manager(buffer);
+        vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+            split(batch)
+                .filter(|m| kind(m) == NEWADDR)
+                .for_each(spoil_address);
+        }));
+        for set in [v4(1000), v6(1000)] {
+            let error = vips.assign(&set).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incomplete);
+            let report = error.report().unwrap();
+            assert_accounted(report, 1000);
+            assert_eq!(report.failures.len(), 1000, "receive buffer {buffer}");
+            let failed: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
+            assert_eq!(failed, set);
+            for failure in &report.failures {
+                assert_eq!(failure.cause, Cause::Kernel);
+                assert_eq!(failure.operation, Some(Operation::AddAddress));
+                assert_eq!(failure.errno, Some(libc::EINVAL));
+                let text = failure.text.as_deref().unwrap_or_default();
+                assert!(
+                    text.to_lowercase().contains("invalid prefix length"),
+                    "{text:?}"
+                );
+            }
+            assert_eq!(on_link(), BTreeSet::new());
+        }
+        let routes = ip("route show table all") + &ip("-6 route show table all");
+        assert!(
+            !routes.contains("10.96.") && !routes.contains("2001:db8:42"),
+            "{routes}"
+        );
+    }
+}
+
+#[test]
+fn three_hundred_of_five_thousand_fail_and_no_other() {
+    let _node = node();
+    let set = v4(5000);
+    let bad: BTreeSet<IpAddr> = set.iter().copied().skip(7).step_by(16).take(300).collect();
+    let mut vips = manager(BUFFERS[0]);
+    let spoiled = bad.clone();
+    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+        let mut spoiled = spoiled.iter();
+        let mut next = spoiled.next();
+        for message in split(batch).filter(|m| kind(m) == NEWADDR) {
+            // Both are in order; what earlier batches held is passed over.
+            while let Some(vip) = next
+                && message_vip(message) > *vip
+            {
+                next = spoiled.next();
+            }
+            if next.is_some_and(|vip| names(message, vip)) {
+                spoil_address(message);
+            }
+        }
+    }));
+    let error = vips.assign(&set).unwrap_err();
+    let report = error.report().unwrap();
+    assert_accounted(report, 5000);
+    assert_eq!(report.assigned, 4700);
+    let failed: BTreeSet<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
+    assert_eq!(failed, bad);
+    let good: BTreeSet<IpAddr> = set
+        .iter()
+        .copied()
+        .filter(|vip| !bad.contains(vip))
+        .collect();
+    assert_eq!(on_link(), good);
+}
+
+fn message_vip(message: &[u8]) -> IpAddr {
+    // IFA_LOCAL is the first attribute.
+    let at = HEADER + 8 + 4;
+    let octets: [u8; 4] = message[at..at + 4].try_into().unwrap();
+    IpAddr::from(octets)
+}
+
+#[test]
+fn the_kernels_own_words_come_with_each_failure() {
+    let _node = node();
+    let mut vips = manager(BUFFERS[1]);
+    // The link goes down between the addresses and the routes, and keeps its addresses.
+    std::fs::write(
+        format!("/proc/sys/net/ipv6/conf/{LINK}/keep_addr_on_down"),
+        "1",
+    )
+    .unwrap();
+    vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+        if split(batch).any(|m| kind(m) == NEWROUTE) {
+            ip(&format!("link set {LINK} down"));
+        }
+    }));
+    let set = v6(300);
+    let report = vips.assign(&set).unwrap_err().into_report().unwrap();
+    assert_accounted(&report, 300);
+    assert_eq!(report.failures.len(), 300);
+    for failure in &report.failures {
+        assert_eq!(failure.operation, Some(Operation::AddRoute), "{failure}");
+        assert_eq!(failure.errno, Some(libc::ENETDOWN), "{failure}");
+        assert!(
+            failure
+                .text
+                .as_deref()
+                .is_some_and(|t| t.contains("Nexthop device is not up"))
+        );
+    }
+}
+
+#[test]
+fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
+    for set in [v4(2000), v6(2000)] {
+        let _node = node();
+        let mut vips = manager(BUFFERS[1]);
+        let mut sends = 0;
+        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+            sends += 1;
+            if sends == 3 {
+                ip(&format!("link del {LINK}"));
+            }
+        }));
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
+        let report = error.report().unwrap();
+        assert_accounted(report, 2000);
+        assert_eq!(
+            report.failures.len(),
+            2000,
+            "nothing can be verified on a link that is gone"
+        );
+        let refused = report
+            .failures
+            .iter()
+            .filter(|f| f.cause == Cause::Kernel)
+            .collect::<Vec<_>>();
+        assert!(!refused.is_empty());
+        assert!(refused.iter().all(|f| f.errno == Some(libc::ENODEV)));
+        let rest = report
+            .failures
+            .iter()
+            .filter(|f| f.cause == Cause::NotReached)
+            .count();
+        assert_eq!(refused.len() + rest, 2000);
+        // A link of that name again, another index: the next call is good.
+        vips.talk_mut().tamper.0 = None;
+        ip(&format!("link add {LINK} type bridge"));
+        ip(&format!("link set {LINK} arp off up"));
+        assert_eq!(vips.assign(&set[..100]).unwrap().assigned, 100);
+    }
+}
+
+#[test]
+fn a_lost_final_ack_neither_hangs_nor_lies() {
+    let _node = node();
+    let mut vips = manager(BUFFERS[1]);
+    // Nobody asks for the ack, so none comes: as if it had been lost.
+    vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+        for message in split(batch) {
+            let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
+            let flags = flags & !netlink_packet_core::NLM_F_ACK;
+            message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+        }
+    }));
+    let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
+    let report = vips.assign(&set).unwrap();
+    assert_eq!(report.assigned, 600);
+    assert_eq!(on_link().len(), 600);
+}
+
+#[test]
+fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
+    let _node = node();
+    let mut talk = Talk::open(1, Strictness::Preferred).unwrap();
+    assert!(
+        talk.reply_capacity() < 8,
+        "the smallest buffer holds few replies"
+    );
+    let (templates, keys) = deletions();
+    let mut batch = Batch::default();
+    batch.begin(talk.sequence());
+    for (row, vip) in (0..).zip(&keys) {
+        batch.push(row, Step::DeleteOurs, |out, sequence| {
+            templates.push_delete_route(out, sequence, vip, &key());
+        });
+    }
+    // More refusals than the buffer holds: the final one is among the lost.
+    let mut heard = 0;
+    let mut sealed = batch.seal();
+    let end = talk.exchange(&mut sealed, |_| heard += 1).unwrap();
+    assert_eq!(
+        end,
+        Dumped::Torn,
+        "{heard} of {} replies fitted",
+        keys.len()
+    );
+    assert!(!sealed.is_complete());
+    // And the socket is as good as new.
+    let found = crate::link::find(&mut talk, LINK).unwrap();
+    assert!(found.is_some_and(|link| link.up));
+}
+
+#[test]
+fn a_late_reply_is_not_taken_for_a_later_calls() {
+    let _node = node();
+    let mut vips = manager(BUFFERS[1]);
+    let set: Vec<IpAddr> = v4(50).into_iter().chain(v6(50)).collect();
+    let (templates, keys) = deletions();
+    // Refusals of an earlier exchange that nobody took, one of them for the very sequence number
+    // that stood before this call's first.
+    let first = vips.talk_mut().sequence();
+    let mut stale = Vec::new();
+    for (back, vip) in (1..=100).zip(&keys) {
+        templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
+    }
+    vips.talk_mut().ask().send(&stale).unwrap();
+    let report = vips.assign(&set).unwrap();
+    assert_eq!((report.assigned, report.retries), (100, 0));
+    assert_eq!(on_link().len(), 100);
+}
+
+/// An old kernel's unfiltered dumps, forced: the same results among other links' addresses and
+/// routes.
+#[test]
+fn without_strict_checking_dumps_are_filtered_here() {
+    let _node = node();
+    for i in 1..=50 {
+        ip(&format!("addr add 203.0.113.{i}/32 dev node0"));
+        ip(&format!("addr add 2001:db8:7::{i}/128 dev node0 nodad"));
+        ip(&format!("route add 198.51.100.{i}/32 dev {LINK} table 77"));
+    }
+    // The kernel flushes every IPv4 route of a link with its last IPv4 address.
+    ip(&format!("addr add 10.0.0.1/24 dev {LINK}"));
+    let mut vips = VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .without_strict_checking()
+        .open()
+        .unwrap();
+    let set: Vec<IpAddr> = v4(100).into_iter().chain(v6(100)).collect();
+    assert_eq!(vips.assign(&set).unwrap().assigned, 200);
+    assert_eq!(vips.normalize().unwrap().unchanged, 200);
+    assert_eq!(on_link().len(), 201);
+    assert_eq!(vips.release(&set).unwrap().released, 200);
+    assert_eq!(on_link().len(), 1);
+    assert_eq!(ip("route show table 77").lines().count(), 50);
+}
+
+fn deletions() -> (Templates, Vec<IpAddr>) {
+    let templates = Templates::new(&Wanted {
+        family: Family::V4,
+        link: 1,
+        source: None,
+        protocol: 2,
+        transit: 251,
+    });
+    (templates, v4(200))
+}
+
+fn key() -> RouteKey {
+    RouteKey {
+        table: crate::wire::TABLE_LOCAL,
+        metric: 0,
+        protocol: 2,
+        kind: libc::RTN_LOCAL,
+        tos: 0,
+        prefsrc: None,
+    }
+}

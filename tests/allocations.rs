@@ -1,0 +1,90 @@
+//! With warm buffers, the number of heap allocations of a successful call does not depend on the
+//! number of VIPs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use allocation_counter::{AllocationInfo, measure};
+use common::{NODE_V4, NODE_V6, Net, VIP_LINK};
+use std::net::IpAddr;
+use viproute::{Report, VipManager};
+
+const FEW: usize = 100;
+const MANY: usize = 10_000;
+
+fn counted(
+    call: impl FnOnce() -> Report,
+    expect: impl Fn(&Report) -> usize,
+    n: usize,
+) -> AllocationInfo {
+    let mut report = None;
+    let info = measure(|| report = Some(call()));
+    let report = report.unwrap();
+    assert_eq!(expect(&report), n, "{report}");
+    info
+}
+
+/// Breaks `vips` in the cheapest way: our route away, the kernel's own back. As after a link flap.
+fn break_all(net: &Net, vips: &[IpAddr]) {
+    let lines = vips.iter().map(|vip| {
+        format!(
+            "route replace local {vip} dev {VIP_LINK} table local proto 99 metric {}",
+            if vip.is_ipv6() { 1024 } else { 0 }
+        )
+    });
+    net.ip_batch(lines);
+}
+
+fn run(family: fn(usize) -> Vec<IpAddr>) {
+    let net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let many = family(MANY);
+    let few = &many[..FEW];
+    // Warm: the buffers grow to the largest call.
+    manager.assign(&many).unwrap();
+    manager.normalize().unwrap();
+    break_all(&net, &many);
+    assert_eq!(manager.normalize().unwrap().repaired, MANY);
+    manager.release(&many).unwrap();
+
+    let mut counts = Vec::new();
+    for set in [few, &many[..]] {
+        let n = set.len();
+        let assign = counted(|| manager.assign(set).unwrap(), |r| r.assigned, n);
+        let again = counted(|| manager.assign(set).unwrap(), |r| r.unchanged, n);
+        let fine = counted(|| manager.normalize().unwrap(), |r| r.unchanged, n);
+        break_all(&net, set);
+        let repair = counted(|| manager.normalize().unwrap(), |r| r.repaired, n);
+        let only = counted(|| manager.normalize_only(set).unwrap(), |r| r.unchanged, n);
+        let release = counted(|| manager.release(set).unwrap(), |r| r.released, n);
+        counts.push([assign, again, fine, repair, only, release].map(|info| info.count_total));
+    }
+    println!(
+        "allocations of assign, assign again, normalize, normalize broken, normalize_only, release:"
+    );
+    println!("{FEW} VIPs: {:?}\n{MANY} VIPs: {:?}", counts[0], counts[1]);
+    assert_eq!(counts[0], counts[1]);
+    // And it is a handful: templates and the link's look-up.
+    assert!(counts[0].iter().all(|count| *count < 200), "{counts:?}");
+}
+
+#[test]
+fn ipv4() {
+    run(common::vips_v4);
+}
+
+#[test]
+fn ipv6() {
+    run(common::vips_v6);
+}
+
+#[test]
+fn the_counter_counts() {
+    let info = measure(|| drop(std::hint::black_box(vec![1_u8; 100])));
+    assert_eq!(info.count_total, 1);
+}

@@ -1,0 +1,477 @@
+//! Bad input gets a clear, typed answer before anything is written: of a VIP, that VIP alone; of
+//! the call, the whole call.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
+use viproute::{Builder, Cause, Drift, Error, ErrorKind, Reject, Vip, VipManager};
+
+fn builder() -> Builder {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Nothing on the node differs after `call`, which fails with `kind` and says `text`.
+fn refused<T: std::fmt::Debug>(
+    net: &Net,
+    kind: ErrorKind,
+    text: &str,
+    call: impl FnOnce() -> Result<T, Error>,
+) {
+    let before = net.snapshot_without(&[]);
+    let error = call().expect_err("it was taken");
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.to_string().contains(text), "{error}");
+    assert!(
+        error
+            .report()
+            .is_none_or(|report| report.writes == 0 || kind == ErrorKind::PermissionDenied)
+    );
+    before.assert_same(&net.snapshot_without(&[]));
+}
+
+#[test]
+fn an_inadmissible_vip_is_rejected_and_harms_no_other() {
+    let net = Net::new();
+    let mut manager = builder().open().unwrap();
+    let bad = [
+        ("0.0.0.0", Reject::Unspecified),
+        ("0.9.9.9", Reject::Unspecified),
+        ("127.0.0.7", Reject::Loopback),
+        ("169.254.20.10", Reject::LinkLocal),
+        ("224.0.0.9", Reject::Multicast),
+        ("255.255.255.255", Reject::Broadcast),
+        ("192.0.2.10", Reject::IsSource),
+        ("::", Reject::Unspecified),
+        ("::1", Reject::Loopback),
+        ("fe80::9", Reject::LinkLocal),
+        ("ff02::9", Reject::Multicast),
+        ("::ffff:10.96.0.1", Reject::V4Mapped),
+        ("2001:db8::10", Reject::IsSource),
+    ];
+    let good = vips(20);
+    let others = net.snapshot_without(&good);
+    let all: Vec<IpAddr> = bad
+        .iter()
+        .map(|(text, _)| addr(text))
+        .chain(good.iter().copied())
+        .collect();
+    let error = manager.assign(&all).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incomplete);
+    let report = error.into_report().unwrap();
+    assert_eq!(report.assigned, good.len());
+    assert_eq!(report.failures.len(), bad.len());
+    for (text, why) in bad {
+        let vip = Vip::from(addr(text));
+        let failure = report.failures.iter().find(|f| f.vip == vip).unwrap();
+        assert_eq!(failure.cause, Cause::Rejected(why), "{text}");
+        assert_eq!((failure.operation, failure.errno), (None, None));
+    }
+    net.assert_single_route(&good, PROTO_KERNEL);
+    others.assert_same(&net.snapshot_without(&good));
+    // The same set again: the bad ones fail again, and nothing is written.
+    let report = manager.assign(&all).unwrap_err().into_report().unwrap();
+    assert_eq!((report.unchanged, report.writes), (good.len(), 0));
+    assert_eq!(report.failures.len(), bad.len());
+}
+
+#[test]
+fn outside_the_allowed_ranges_is_rejected() {
+    let net = Net::new();
+    let mut manager = builder()
+        .allow("10.96.0.0/16".parse::<ipnet::IpNet>().unwrap())
+        .allow("2001:db8:42::/64".parse::<ipnet::IpNet>().unwrap())
+        .open()
+        .unwrap();
+    let inside = [addr("10.96.7.7"), addr("2001:db8:42::7")];
+    let outside = [addr("10.97.0.1"), addr("2001:db8:43::7")];
+    let report = manager
+        .assign(inside.iter().chain(&outside))
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(report.assigned, 2);
+    let rejected: Vec<_> = report
+        .failures
+        .iter()
+        .map(|f| (f.vip.addr(), f.cause))
+        .collect();
+    assert_eq!(
+        rejected,
+        outside.map(|vip| (vip, Cause::Rejected(Reject::OutsideAllowed)))
+    );
+    net.assert_single_route(&inside, PROTO_KERNEL);
+    net.assert_absent(&outside);
+    // What stands outside them on the link is no VIP of this manager.
+    net.ip(&format!("addr add 10.97.0.1/32 dev {VIP_LINK}"));
+    let before = net.snapshot_without(&inside);
+    let report = manager.normalize().unwrap();
+    assert_eq!((report.unchanged, report.writes), (2, 0));
+    before.assert_same(&net.snapshot_without(&inside));
+}
+
+#[test]
+fn a_family_without_a_source_is_rejected_not_forgotten() {
+    let net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    let set = vips(3);
+    let report = manager.assign(&set).unwrap_err().into_report().unwrap();
+    assert_eq!(report.assigned, 3);
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|f| f.cause == Cause::Rejected(Reject::NoSource))
+    );
+    assert_eq!(report.failures.len(), 3);
+    let v6: Vec<IpAddr> = set.iter().copied().filter(IpAddr::is_ipv6).collect();
+    net.assert_absent(&v6);
+    // Nor is one found on the link passed over in silence.
+    net.ip(&format!("addr add {}/128 dev {VIP_LINK} nodad", v6[0]));
+    net.settle();
+    let report = manager.normalize().unwrap_err().into_report().unwrap();
+    assert_eq!(report.unchanged, 3);
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!(report.failures[0].cause, Cause::Rejected(Reject::NoSource));
+}
+
+#[test]
+fn names_that_no_link_can_have() {
+    let net = Net::new();
+    for name in ["", "sixteen-bytes-xx", "a/b", "a b", ".", "..", "a\0b"] {
+        refused(
+            &net,
+            ErrorKind::InvalidConfig,
+            "no link can be named",
+            || VipManager::builder(name).source(NODE_V4).open(),
+        );
+    }
+}
+
+#[test]
+fn sources_that_no_node_can_have() {
+    let net = Net::new();
+    for source in [
+        "0.0.0.0",
+        "127.0.0.1",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "224.0.0.1",
+    ] {
+        refused(&net, ErrorKind::InvalidConfig, source, || {
+            VipManager::builder(VIP_LINK).source(addr(source)).open()
+        });
+    }
+    refused(
+        &net,
+        ErrorKind::InvalidConfig,
+        "more than one IPv4 source",
+        || builder().source(Ipv4Addr::new(192, 0, 2, 11)).open(),
+    );
+}
+
+#[test]
+fn no_such_link() {
+    let net = Net::new();
+    let mut manager = VipManager::builder("absent0")
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    for call in [
+        VipManager::assign::<Vec<IpAddr>>,
+        VipManager::release,
+        VipManager::normalize_only,
+    ] {
+        refused(&net, ErrorKind::LinkNotFound, "absent0", || {
+            call(&mut manager, vips(2))
+        });
+    }
+    refused(&net, ErrorKind::LinkNotFound, "create_link", || {
+        manager.normalize()
+    });
+}
+
+#[test]
+fn a_link_that_is_down() {
+    let net = Net::new();
+    net.ip(&format!("link set {VIP_LINK} down"));
+    let mut manager = builder().open().unwrap();
+    refused(&net, ErrorKind::LinkDown, "bring_up", || {
+        manager.assign(vips(2))
+    });
+    refused(&net, ErrorKind::LinkDown, "bring_up", || {
+        manager.normalize()
+    });
+    // With the caller's leave it is brought up.
+    let mut manager = builder().bring_up().open().unwrap();
+    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
+    net.assert_single_route(&vips(2), PROTO_KERNEL);
+}
+
+#[test]
+fn ipv6_disabled_on_the_link() {
+    let net = Net::new();
+    net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
+    let mut manager = builder().open().unwrap();
+    refused(&net, ErrorKind::Ipv6Disabled, "disable_ipv6=0", || {
+        manager.assign(vips(2))
+    });
+    // IPv4 alone does not need it.
+    assert_eq!(manager.assign(common::vips_v4(2)).unwrap().assigned, 2);
+    // Nor does a link whose MTU leaves IPv6 no room have it.
+    net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "0");
+    net.ip(&format!("link set {VIP_LINK} mtu 1000"));
+    refused(&net, ErrorKind::Ipv6Disabled, VIP_LINK, || {
+        manager.assign(vips(2))
+    });
+}
+
+#[test]
+fn a_source_that_is_not_on_the_node() {
+    let net = Net::new();
+    for source in ["198.51.100.1", "2001:db8:9::9"] {
+        let source = addr(source);
+        let mut manager = VipManager::builder(VIP_LINK).source(source).open().unwrap();
+        let vip = if source.is_ipv4() {
+            addr("10.96.0.1")
+        } else {
+            addr("2001:db8:42::1")
+        };
+        refused(
+            &net,
+            ErrorKind::SourceNotOnNode,
+            &source.to_string(),
+            || manager.assign([vip]),
+        );
+    }
+    // A source that no VIP of the call needs is not looked at.
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(addr("2001:db8:9::9"))
+        .open()
+        .unwrap();
+    assert_eq!(manager.assign([addr("10.96.0.1")]).unwrap().assigned, 1);
+}
+
+#[test]
+fn a_source_that_is_tentative() {
+    let net = Net::new();
+    // A tap that nobody holds has no carrier: its addresses stay tentative for ever.
+    net.ip("tuntap add tap0 mode tap");
+    net.ip("link set tap0 up");
+    net.ip("addr add 2001:db8:9::9/64 dev tap0");
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(addr("2001:db8:9::9"))
+        .open()
+        .unwrap();
+    refused(&net, ErrorKind::SourceTentative, "tentative", || {
+        manager.assign([addr("2001:db8:42::1")])
+    });
+}
+
+#[test]
+fn a_loopback_link_needs_ranges() {
+    let net = Net::new();
+    let mut manager = VipManager::builder("lo").source(NODE_V4).open().unwrap();
+    refused(&net, ErrorKind::InvalidConfig, "allow", || {
+        manager.normalize()
+    });
+    refused(&net, ErrorKind::InvalidConfig, "allow", || {
+        manager.assign(common::vips_v4(2))
+    });
+    let mut manager = VipManager::builder("lo")
+        .source(NODE_V4)
+        .allow("10.96.0.0/12".parse::<ipnet::IpNet>().unwrap())
+        .open()
+        .unwrap();
+    assert_eq!(manager.assign(common::vips_v4(2)).unwrap().assigned, 2);
+    assert_eq!(manager.normalize().unwrap().unchanged, 2);
+    assert_eq!(manager.release(common::vips_v4(2)).unwrap().released, 2);
+}
+
+#[test]
+fn without_the_privilege_nothing_is_written() {
+    let net = Net::new();
+    // Raises no privilege again: this thread drops CAP_NET_ADMIN for good.
+    let before = net.snapshot_without(&[]);
+    let (error, read) = std::thread::spawn(|| {
+        drop_net_admin();
+        let mut manager = builder().open().unwrap();
+        let error = manager.assign(vips(200)).unwrap_err();
+        // Looking needs none: there is nothing on the link to repair.
+        (error, manager.normalize())
+    })
+    .join()
+    .unwrap();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    let report = error.report().unwrap();
+    assert_eq!(report.failures.len(), 400);
+    assert!(report.failures.iter().all(|f| f.cause == Cause::NotReached));
+    assert_eq!(read.unwrap().writes, 0);
+    before.assert_same(&net.snapshot_without(&[]));
+}
+
+/// `CAP_NET_ADMIN` (linux/capability.h) out of this thread's sets.
+#[allow(unsafe_code)]
+fn drop_net_admin() {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    let mut header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let mut sets = [0_u32; 6];
+    // SAFETY: version 3 of the call takes a header and two triples of u32, both valid here.
+    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets) };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    for set in &mut sets[..3] {
+        *set &= !(1 << 12);
+    }
+    // SAFETY: as above.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_vip_with_another_prefix_length_is_reported_and_left() {
+    let net = Net::new();
+    net.ip(&format!("addr add 2001:db8:42::1/64 dev {VIP_LINK} nodad"));
+    net.ip(&format!("addr add 10.96.0.1/24 dev {VIP_LINK}"));
+    net.settle();
+    let mut manager = builder().open().unwrap();
+    let set = vips(2);
+    let wrong = &set[..2];
+    let before = net.snapshot_without(&set[2..]);
+    for call in [VipManager::assign::<&[IpAddr]>, VipManager::normalize_only] {
+        let _ = manager.assign(&set[2..]).unwrap();
+        let report = call(&mut manager, &set).unwrap_err().into_report().unwrap();
+        assert_eq!(report.failures.len(), 2);
+        assert_eq!(report.unchanged, 2);
+        for (failure, vip) in report.failures.iter().zip(wrong) {
+            assert_eq!(failure.vip, Vip::from(vip));
+            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert!(
+                failure.drift.contains(Drift::WRONG_PREFIX_LENGTH),
+                "{failure}"
+            );
+            assert!(
+                failure.to_string().contains("wrong prefix length"),
+                "{failure}"
+            );
+        }
+    }
+    before.assert_same(&net.snapshot_without(&set[2..]));
+    // An ordinary address of the link is no VIP of it.
+    assert_eq!(manager.normalize().unwrap().unchanged, 2);
+}
+
+#[test]
+fn an_address_that_stays_tentative_is_pending_never_success() {
+    let net = Net::new();
+    net.ip("tuntap add tap0 mode tap");
+    net.ip("link set tap0 up");
+    let vip = addr("2001:db8:42::1");
+    let other = addr("2001:db8:42::2");
+    // Put there by another hand, with duplicate address detection, which cannot end.
+    net.ip(&format!("addr add {vip}/128 dev tap0"));
+    let stall = Duration::from_millis(700);
+    let mut manager = VipManager::builder("tap0")
+        .source(NODE_V6)
+        .stall_timeout(stall)
+        .open()
+        .unwrap();
+    let began = Instant::now();
+    let error = manager.assign([vip, other]).unwrap_err();
+    assert!(
+        began.elapsed() >= stall,
+        "gave up after {:?}",
+        began.elapsed()
+    );
+    let report = error.into_report().unwrap();
+    // Ours is made without detection, so it is good all the same.
+    assert_eq!(report.assigned, 1);
+    assert_eq!(report.failures.len(), 1);
+    let failure = &report.failures[0];
+    assert_eq!(
+        (failure.vip, failure.cause),
+        (Vip::from(vip), Cause::Pending)
+    );
+    assert!(failure.drift.contains(Drift::TENTATIVE));
+    // When the obstacle goes, the same call succeeds.
+    net.ip(&format!("addr del {vip}/128 dev tap0"));
+    let report = manager.assign([vip, other]).unwrap();
+    assert_eq!((report.assigned, report.unchanged), (1, 1));
+}
+
+#[test]
+fn detection_that_ends_in_time_is_waited_for() {
+    let net = Net::bare();
+    net.add_node_addresses(&{
+        net.add_link("node0");
+        "node0".to_owned()
+    });
+    net.ip("link add veth0 type veth peer name veth1");
+    net.ip("link set veth1 up");
+    net.ip("link set veth0 up");
+    let vip = Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 1);
+    net.ip(&format!("addr add {vip}/128 dev veth0"));
+    let shown = net.ip("-6 addr show dev veth0 tentative");
+    assert!(
+        shown.contains(&vip.to_string()),
+        "detection should have begun: {shown}"
+    );
+    let mut manager = VipManager::builder("veth0").source(NODE_V6).open().unwrap();
+    let report = manager.assign([vip]).unwrap();
+    assert_eq!(report.repaired, 1);
+    let routes = net.ip("-6 route show table all dev veth0");
+    let of_vip: Vec<&str> = routes
+        .lines()
+        .filter(|l| l.contains("2001:db8:42::1"))
+        .collect();
+    assert_eq!(of_vip.len(), 1, "{routes}");
+    assert!(of_vip[0].contains("src 2001:db8::10"), "{routes}");
+}
+
+#[test]
+fn a_link_in_a_vrf() {
+    let net = Net::new();
+    let made = Command::new("ip")
+        .args("link add vrf0 type vrf table 10".split(' '))
+        .output()
+        .unwrap();
+    if !made.status.success() {
+        let why = String::from_utf8_lossy(&made.stderr);
+        common::skipped(
+            "a_link_in_a_vrf",
+            &format!("this kernel has no VRF: {}", why.trim()),
+        );
+        return;
+    }
+    net.ip("link set vrf0 up");
+    net.ip(&format!("link set {VIP_LINK} master vrf0"));
+    let mut manager = builder().open().unwrap();
+    refused(&net, ErrorKind::LinkInVrf, "VRF", || {
+        manager.assign(vips(2))
+    });
+}

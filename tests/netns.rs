@@ -1,0 +1,126 @@
+//! One process manages several network namespaces; none of its threads is moved.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+
+use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
+use viproute::{ErrorKind, Netns, VipManager};
+
+fn here() -> std::path::PathBuf {
+    std::fs::read_link("/proc/thread-self/ns/net").unwrap()
+}
+
+fn manager(netns: Netns) -> VipManager {
+    VipManager::builder(VIP_LINK)
+        .netns(netns)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap()
+}
+
+#[test]
+fn two_namespaces_from_a_third() {
+    let outer = Net::bare();
+    let set = vips(50);
+    // Each node is a thread that lives in its namespace and answers what is asked about it.
+    let (from_node, nodes) = std::sync::mpsc::channel::<(u32, OwnedFd)>();
+    let (checks, done): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let from_node = from_node.clone();
+            let (check, checked) = std::sync::mpsc::channel::<()>();
+            let set = set.clone();
+            let node = std::thread::spawn(move || {
+                let net = Net::new();
+                let fd = net.sandbox().as_fd().try_clone_to_owned().unwrap();
+                // SAFETY-free way to the thread's id: its own directory in /proc.
+                let id = std::fs::read_link("/proc/thread-self").unwrap();
+                let id = id.file_name().unwrap().to_str().unwrap().parse().unwrap();
+                from_node.send((id, fd)).unwrap();
+                checked.recv().unwrap();
+                net.assert_single_route(&set, PROTO_KERNEL);
+            });
+            (check, node)
+        })
+        .unzip();
+    let before = here();
+    let (id, _) = nodes.recv().unwrap();
+    let (_, fd) = nodes.recv().unwrap();
+    let mut managers = [
+        manager(Netns::of_process(id).unwrap()),
+        manager(Netns::try_from(fd).unwrap()),
+    ];
+    for manager in &mut managers {
+        assert_eq!(manager.assign(&set).unwrap().assigned, 100);
+    }
+    assert_eq!(here(), before, "the caller was moved");
+    for check in checks {
+        check.send(()).unwrap();
+    }
+    for node in done {
+        node.join().unwrap();
+    }
+    assert!(outer.try_ip(&format!("link show {VIP_LINK}")).is_err());
+}
+
+#[test]
+fn what_is_no_network_namespace_is_refused() {
+    let net = Net::bare();
+    for (path, text) in [
+        ("/nowhere/at/all", "No such file"),
+        ("/dev/null", "no namespace"),
+        ("/proc/thread-self/ns/mnt", "another kind"),
+        ("/proc/thread-self/status", "no namespace"),
+    ] {
+        let error = Netns::open(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidNetns, "{path}: {error}");
+        assert!(error.to_string().contains(text), "{path}: {error}");
+        assert!(error.to_string().contains(path), "{error}");
+    }
+    let fd = OwnedFd::from(File::open("/dev/null").unwrap());
+    assert_eq!(
+        Netns::try_from(fd).unwrap_err().kind(),
+        ErrorKind::InvalidNetns
+    );
+    // A process that has ended.
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    assert_eq!(
+        Netns::of_process(child.id()).unwrap_err().kind(),
+        ErrorKind::InvalidNetns
+    );
+    drop(net);
+}
+
+#[test]
+fn a_namespace_that_may_not_be_entered_says_what_is_needed() {
+    let _net = Net::bare();
+    // Process 1 lives outside our user namespace. Where the sandbox could not make one, there is
+    // no such namespace to try.
+    let inside = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if inside.split_whitespace().nth(2) != Some("1") {
+        common::skipped(
+            "a_namespace_that_may_not_be_entered",
+            "no user namespace here",
+        );
+        return;
+    }
+    let Ok(netns) = Netns::of_process(1) else {
+        common::skipped(
+            "a_namespace_that_may_not_be_entered",
+            "process 1 cannot be seen",
+        );
+        return;
+    };
+    let error = VipManager::builder(VIP_LINK)
+        .netns(netns)
+        .open()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
+}
