@@ -28,7 +28,7 @@ const PATIENT_AFTER: u16 = 6;
 
 /// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
 /// It is late by microseconds, by milliseconds under load.
-const QUIET: Duration = Duration::from_millis(1500);
+const QUIET: Duration = Duration::from_millis(500);
 
 /// How long a wait that has seen the kernel move goes on for the rest to move too.
 const GATHER: Duration = Duration::from_millis(2);
