@@ -383,6 +383,7 @@ impl VipManager {
             },
             report: Report::default(),
             observed: false,
+            listening: false,
             moved: Instant::now(),
         };
         if scope == Scope::Link {

@@ -95,7 +95,10 @@ impl Observer<'_> {
     ) -> Result<(bool, Dumped), Failed> {
         let mut attempt = 1;
         loop {
-            self.talk.notifications(|_| ())?;
+            let (rows, link) = (&mut *self.rows, self.frame.link);
+            self.talk.notifications(|message| {
+                note_arrival(message, rows, link);
+            })?;
             self.rows.begin();
             let mut main_used = false;
             let mut dumped = Dumped::Whole;

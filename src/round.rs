@@ -96,6 +96,8 @@ pub(crate) struct Call<'a> {
     pub(crate) report: Report,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
+    /// Whether the kernel's routes are listened to since this call began to add addresses.
+    pub(crate) listening: bool,
     /// When this call last wrote, or saw a route of the kernel's come.
     pub(crate) moved: Instant,
 }
@@ -146,7 +148,12 @@ impl Call<'_> {
 
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
-        let stopped = self.rounds().err();
+        let mut stopped = self.rounds().err();
+        if self.listening
+            && let Err(error) = self.talk.listener().leave(route_group(Family::V6))
+        {
+            stopped.get_or_insert(error.into());
+        }
         let unreached = match &stopped {
             Some(Stop::TimedOut) => Cause::Pending,
             _ => Cause::NotReached,
@@ -175,6 +182,7 @@ impl Call<'_> {
             self.observed = false;
             scan_main = self.observer().observe(scan_main)?;
             self.observed = true;
+            self.listening = false;
             let mut waiting = false;
             let mut patient = 0;
             for row in self.buffers.rows.iter_mut() {
@@ -315,6 +323,12 @@ impl Call<'_> {
                 });
             }
             return Ok(());
+        }
+        if step == Step::AddAddress && !self.listening && self.buffers.rows.has(Family::V6) {
+            // Another manager may take the kernel's route away before the next observation: so
+            // that this one knows that it has come.
+            self.talk.listener().join(route_group(Family::V6))?;
+            self.listening = true;
         }
         let keep = self.buffers.rows.keep(at).copied();
         let wanted = self.wanted;
