@@ -4,7 +4,6 @@
 //! shows in another state. What is late stays: nothing takes the kernel's route away again once it
 //! has come beside ours. So the last reading of a network, when all late work has run, sees every
 //! one of its false successes, and the look-ups between only tell more exactly when.
-#![allow(unused_imports, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code)] // A constructor, for the child that is to be killed.
 
@@ -16,10 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
-use common::{
-    Hammer, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, vips, vips_v4, vips_v6,
-};
+use common::raw::{self, CREATE_REPLACE, Raw, Request};
+use common::{Hammer, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, vips};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
 use netlink_packet_route::route::RouteAttribute;
@@ -204,7 +201,11 @@ fn flaps_that_keep_the_addresses() {
         .into_iter()
         .flat_map(|protocol| [(protocol, false), (protocol, true)])
     {
-        let shapes = if hammered { [(1, 10), (500, 4)] } else { [(1, 40), (500, 8)] };
+        let shapes = if hammered {
+            [(1, 10), (500, 4)]
+        } else {
+            [(1, 40), (500, 8)]
+        };
         for (size, flaps) in shapes {
             let net = Net::new();
             net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
@@ -290,7 +291,7 @@ fn beside_the_naive_order() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
         let mut met = 0;
-        for round in 0..5 {
+        for round in 0..2 {
             let net = Net::new();
             let link = net.vip_index();
             let set = vips(50);
@@ -307,7 +308,13 @@ fn beside_the_naive_order() {
                         turns.fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                let mut vips = manager(protocol);
+                let mut vips = VipManager::builder(VIP_LINK)
+                    .source(NODE_V4)
+                    .source(NODE_V6)
+                    .protocol(Protocol::new(protocol).unwrap())
+                    .stall_timeout(Duration::from_millis(100))
+                    .open()
+                    .unwrap();
                 let end = Instant::now() + Duration::from_millis(400);
                 while Instant::now() < end || turns.load(Ordering::Relaxed) < 3 {
                     match vips.assign(&set) {
@@ -400,18 +407,133 @@ fn several_managers_assign_the_same_vips() {
     }
 }
 
+/// One thread assigns and releases, another too, with sets that overlap: no call fails, and one
+/// last call of each kind finds nothing that it could not put right.
 #[test]
-fn xx_dup() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let set = vips_v4(2);
-    let mut socket = Raw::new();
-    let mut m = manager(2);
-    println!("{:?}", m.assign(&set[..1]));
-    println!("{:?}", socket.batch(&naive(set[0], link, 2)));
-    println!("{:?}", socket.batch(&naive(set[1], link, 2)));
-    println!("{:?}", m.assign(&set));
-    println!("{}", net.ip("-4 -o -N addr show dev kube-dummy-if"));
-    println!("{:?}", socket.batch(&[(NewAddress(raw::vip_address(set[0], link)), CREATE_REPLACE)]));
-    println!("{}", net.ip("-4 -o -N addr show dev kube-dummy-if"));
+fn assigning_and_releasing_overlapping_sets() {
+    let _alone = alone();
+    for protocol in [PROTO_KERNEL, MARK] {
+        let net = Net::new();
+        let all = vips(90);
+        let start = Barrier::new(2);
+        let (mut calls, mut fell_short) = (0, 0);
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = [&all[..120], &all[60..]]
+                .map(|set| {
+                    let start = &start;
+                    scope.spawn(move || {
+                        let mut vips = VipManager::builder(VIP_LINK)
+                            .source(NODE_V4)
+                            .source(NODE_V6)
+                            .protocol(Protocol::new(protocol).unwrap())
+                            .stall_timeout(Duration::from_millis(500))
+                            .open()
+                            .unwrap();
+                        let (mut calls, mut fell_short) = (0, 0);
+                        start.wait();
+                        for _ in 0..30 {
+                            for outcome in [vips.assign(set), vips.release(set)] {
+                                calls += 1;
+                                if let Err(error) = outcome {
+                                    assert_eq!(error.kind(), ErrorKind::Incomplete, "{error:?}");
+                                    fell_short += 1;
+                                    println!("in contention: {error}");
+                                }
+                            }
+                        }
+                        (calls, fell_short)
+                    })
+                })
+                .into_iter()
+                .collect();
+            for handle in handles {
+                let (c, f) = handle.join().unwrap();
+                calls += c;
+                fell_short += f;
+            }
+        });
+        println!("overlapping, protocol {protocol}: {calls} calls, {fell_short} fell short");
+        // What was assigned last stays, what was released last is gone.
+        let report = manager(protocol).assign(&all).unwrap();
+        assert_eq!(
+            report.assigned + report.repaired + report.unchanged,
+            all.len()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        net.assert_single_route(&all, protocol);
+        let report = manager(protocol).release(&all).unwrap();
+        assert_eq!(report.released, all.len(), "{report}");
+        net.assert_absent(&all);
+    }
+}
+
+/// The variable that makes this binary the child of [`killed_in_the_middle`].
+const CHILD: &str = "VIPROUTE_TEST_RACE_CHILD";
+
+fn child_set() -> Vec<IpAddr> {
+    vips(1000)
+}
+
+/// Before the sandbox of the tests is entered, which the child is in already: it inherits that of
+/// the thread that starts it.
+#[ctor::ctor(unsafe, priority = 101)]
+fn child() {
+    let Ok(protocol) = std::env::var(CHILD) else {
+        return;
+    };
+    let mut vips = manager(protocol.parse().unwrap());
+    // The signal that the clock starts.
+    println!("ready");
+    let code = i32::from(vips.assign(child_set()).is_err());
+    std::process::exit(code);
+}
+
+/// Killed after any message, the next call converges: no state is anywhere but in the kernel.
+#[test]
+fn killed_in_the_middle() {
+    let _alone = alone();
+    let set = child_set();
+    let (mut killed, mut began, mut finished) = (0, 0, 0);
+    for (protocol, step) in [PROTO_KERNEL, MARK]
+        .into_iter()
+        .flat_map(|protocol| (0..16).map(move |step| (protocol, step)))
+    {
+        let net = Net::new();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(CHILD, protocol.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut word = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
+        assert_eq!(&word, b"ready\n");
+        // 0 to 120 ms of a work of about that.
+        std::thread::sleep(Duration::from_millis(step * 8));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        match status.code() {
+            None => killed += 1,
+            Some(0) => finished += 1,
+            Some(code) => panic!("the child failed with {code}"),
+        }
+        // At once, while the kernel still works on what the dead one sent.
+        let report = manager(protocol)
+            .assign(&set)
+            .unwrap_or_else(|error| panic!("after {step}: {error:?}"));
+        let Report {
+            assigned,
+            repaired,
+            unchanged,
+            ..
+        } = report;
+        assert_eq!(assigned + repaired + unchanged, set.len(), "{report}");
+        if status.code().is_none() && assigned < set.len() {
+            began += 1;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        net.assert_single_route(&set, protocol);
+    }
+    println!("{killed} killed, {began} of them in the middle; {finished} were faster");
+    assert!(began > 0, "no child was killed in the middle of its work");
 }
