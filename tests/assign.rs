@@ -159,11 +159,11 @@ fn items_of_every_kind() {
     one(vips.assign(Some(v6[0])));
     one(vips.assign(&v6[1..2]));
     one(vips.assign([IpAddr::from(v4[2])]));
-    let by_reference = [IpAddr::from(v6[2])];
-    one(vips.assign(&by_reference));
+    let v6_2 = IpAddr::from(v6[2]);
+    one(vips.assign([&v6_2]));
     one(vips.assign(std::iter::once(Vip::from(v4[3]))));
-    let by_reference = vec![Vip::from(v6[3])];
-    one(vips.assign(&by_reference));
+    let list = vec![Vip::from(v6[3])];
+    one(vips.assign(list.iter().filter(|_| true)));
     one(vips.assign(["10.96.0.5/32".parse::<Vip>().unwrap()]));
     one(vips.assign(std::collections::BTreeSet::from([v6[4]])));
     one(vips.assign(v4.iter().skip(5).take(1)));
