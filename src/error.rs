@@ -31,6 +31,11 @@ pub enum ErrorKind {
     Cancelled,
     /// The configuration cannot work as given (link name, protocol, sources, ranges).
     InvalidConfig,
+    /// The desired set is empty. To take every claimed VIP off the link, call
+    /// [`release_all`](crate::VipManager::release_all).
+    EmptySet,
+    /// More VIPs would be released than [`Claim::at_most`](crate::Claim::at_most) allows.
+    TooManyReleases,
     /// A network namespace was given that is none. Give the file or descriptor of one.
     InvalidNetns,
     /// There is no such link. Create it, or let [`Builder::create_link`](crate::Builder::create_link).

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use crate::batch::Batch;
 use crate::plan::Step;
 use crate::sandbox::{self, Sandbox};
-use crate::sys::Strictness;
+use crate::sys::{Socket, Strictness};
 use crate::talk::{Dumped, Talk};
 use crate::wire::encode::{HEADER, RouteKey, Templates, Wanted};
 use crate::{Cause, ErrorKind, Family, Operation, Report, Vip, VipManager};
@@ -63,6 +63,7 @@ fn manager(receive_buffer: usize) -> VipManager {
         .source(NODE_V4)
         .source(NODE_V6)
         .receive_buffer(receive_buffer)
+        .stall_timeout(std::time::Duration::from_millis(500))
         .open()
         .unwrap()
 }
@@ -237,16 +238,19 @@ fn the_kernels_own_words_come_with_each_failure() {
     let report = vips.assign(&set).unwrap_err().into_report().unwrap();
     assert_accounted(&report, 300);
     assert_eq!(report.failures.len(), 300);
-    for failure in &report.failures {
+    let (refused, late): (Vec<_>, Vec<_>) = report
+        .failures
+        .iter()
+        .partition(|failure| failure.cause == Cause::Kernel);
+    assert!(!refused.is_empty());
+    for failure in refused {
         assert_eq!(failure.operation, Some(Operation::AddRoute), "{failure}");
         assert_eq!(failure.errno, Some(libc::ENETDOWN), "{failure}");
-        assert!(
-            failure
-                .text
-                .as_deref()
-                .is_some_and(|t| t.contains("Nexthop device is not up"))
-        );
+        let text = failure.text.as_deref();
+        assert!(text.is_some_and(|text| text.contains("Nexthop device is not up")));
     }
+    // On a link that is down the kernel's own route does not come any more.
+    assert!(late.iter().all(|failure| failure.cause == Cause::Pending));
 }
 
 #[test]
@@ -312,7 +316,7 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
 #[test]
 fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     let _node = node();
-    let mut talk = Talk::open(1, Strictness::Preferred).unwrap();
+    let mut talk = Talk::open(|| Socket::open(1, Strictness::Preferred)).unwrap();
     assert!(
         talk.reply_capacity() < 8,
         "the smallest buffer holds few replies"
@@ -394,6 +398,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
         source: None,
         protocol: 2,
         transit: 251,
+        address_protocol: None,
     });
     (templates, v4(200))
 }

@@ -47,8 +47,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a Linux target");
 
+mod audit;
 mod batch;
 mod cancel;
+mod claim;
 mod error;
 #[cfg(test)]
 mod faults;
@@ -65,16 +67,21 @@ mod state;
 mod sys;
 mod talk;
 mod vip;
+mod watch;
 mod wire;
 
+pub use audit::{Audit, Audited};
 pub use cancel::Canceller;
+pub use claim::Claim;
 pub use error::{Error, ErrorKind};
 pub use link::LinkKind;
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
+pub use plan::Binding;
 pub use report::{Cause, Failure, Operation, Report};
 pub use state::Drift;
 pub use vip::{Family, ParseVipError, Reject, Vip};
+pub use watch::{Change, Event, Origin, Watcher};
 
 /// The example of the README, compiled.
 #[cfg(doctest)]

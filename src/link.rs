@@ -1,6 +1,6 @@
 //! The link that holds the VIPs, and the sources on the node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::link::{
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::talk::{Failed, Talk};
 use crate::vip::Family;
 use crate::wire::decode::Route;
-use crate::wire::encode::{HEADER, get_address_message, look_up_message};
+use crate::wire::encode::{HEADER, add_host_address_message, get_address_message, look_up_message};
 use crate::wire::{IFA_F_DADFAILED, IFA_F_TENTATIVE, TABLE_LOCAL};
 
 /// What kind of link a manager creates where its link is missing.
@@ -111,6 +111,22 @@ pub(crate) fn create(talk: &mut Talk, name: &str, kind: LinkKind) -> Result<(), 
         Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
         Err(failed) => Err(failed.into_error(format!("cannot configure link {name}"))),
         Ok(()) => Ok(()),
+    }
+}
+
+/// An address that keeps IPv4 alive on a link whose VIPs are bound by their routes alone: with the
+/// last IPv4 address of a link the kernel flushes every IPv4 route through it (`fib_inetaddr_event`,
+/// net/ipv4/fib_frontend.c). In 127.0.0.0/8, all of which is the node's own anyway.
+const ANCHOR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80));
+
+/// Puts the anchor on the link; it stays there.
+pub(crate) fn anchor(talk: &mut Talk, link: u32) -> Result<(), Error> {
+    let added = talk.set(|out, sequence| add_host_address_message(out, sequence, &ANCHOR, link));
+    match added {
+        Err(failed) if failed.errno() != Some(libc::EEXIST) => {
+            Err(failed.into_error(format!("cannot put {ANCHOR} on the link")))
+        }
+        _ => Ok(()),
     }
 }
 

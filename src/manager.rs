@@ -7,17 +7,21 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use crate::audit::{Audit, Audited};
 use crate::cancel::{Cancelled, Canceller};
+use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkKind, LinkState};
 use crate::netns::Netns;
-use crate::plan::{Goal, Policy};
+use crate::plan::{Binding, Goal};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
-use crate::sys::Strictness;
+use crate::state::{Drift, Facts, Row, Rows};
+use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
 use crate::vip::{Family, Reject, Vip};
-use crate::wire::encode::{Templates, Wanted};
+use crate::watch::Watcher;
+use crate::wire::encode::Wanted;
 
 /// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +70,8 @@ pub struct Builder {
     allowed: Vec<IpNet>,
     create: Option<LinkKind>,
     bring_up: bool,
+    binding: Binding,
+    address_protocol: Option<Protocol>,
     stall: Duration,
     total: Option<Duration>,
     receive_buffer: usize,
@@ -92,6 +98,19 @@ impl Builder {
     /// foreign to it and not `kernel`, unless told otherwise (`ManageForeignRoutes=no`).
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// How the VIPs are bound to the link; [`Binding::Address`] by default.
+    pub fn binding(mut self, binding: Binding) -> Self {
+        self.binding = binding;
+        self
+    }
+
+    /// Marks the addresses that the manager adds with this protocol (`IFA_PROTO`, Linux 5.18; older
+    /// kernels ignore it), so that [`Claim::mark`](crate::Claim::mark) knows them again.
+    pub fn address_protocol(mut self, protocol: Protocol) -> Self {
+        self.address_protocol = Some(protocol);
         self
     }
 
@@ -165,12 +184,7 @@ impl Builder {
         }
         let mut sources = [None; 2];
         for source in &self.sources {
-            if let Some(why) = Vip::from(*source).inadmissible() {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!("{source} cannot be a source: {why}"),
-                ));
-            }
+            check_config_source(*source)?;
             let place = &mut sources[Family::of(source) as usize];
             if place.is_some_and(|other| other != *source) {
                 return Err(Error::new(
@@ -181,18 +195,57 @@ impl Builder {
             *place = Some(*source);
         }
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
-        let open = || Talk::open(self.receive_buffer, self.strictness);
-        let talk = match &self.netns {
-            Some(netns) => netns.run(open)?,
-            None => open(),
-        };
+        let talk = Talk::open(|| self.open_socket())?;
         Ok(VipManager {
-            talk: talk.map_err(cannot)?,
+            talk,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
             sources,
             config: self,
         })
+    }
+}
+
+impl Builder {
+    /// The wanted route of each family through the link of this index.
+    pub(crate) fn wanted(&self, sources: &[Option<IpAddr>; 2], link: u32) -> [Wanted; 2] {
+        Family::ALL.map(|family| Wanted {
+            family,
+            link,
+            source: sources[family as usize],
+            protocol: self.protocol.get(),
+            transit: transit(self.protocol),
+            address_protocol: self.address_protocol.map(Protocol::get),
+        })
+    }
+
+    /// Whether the wanted routes bear the kernel's own protocol.
+    pub(crate) fn writes_as_kernel(&self) -> bool {
+        self.protocol == Protocol::KERNEL
+    }
+
+    pub(crate) fn how_bound(&self) -> Binding {
+        self.binding
+    }
+
+    /// The limits of a call that begins now.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            stall: self.stall,
+            deadline: self
+                .total
+                .and_then(|total| Instant::now().checked_add(total)),
+        }
+    }
+
+    /// A socket in the namespace of the VIPs.
+    fn open_socket(&self) -> Result<Socket, Error> {
+        let open = || Socket::open(self.receive_buffer, self.strictness);
+        let socket = match &self.netns {
+            Some(netns) => netns.run(open)?,
+            None => open(),
+        };
+        socket.map_err(|error| Error::io("cannot open a netlink socket", &error))
     }
 }
 
@@ -230,6 +283,8 @@ impl VipManager {
             allowed: Vec::new(),
             create: None,
             bring_up: false,
+            binding: Binding::default(),
+            address_protocol: None,
             stall: Duration::from_secs(5),
             total: None,
             receive_buffer: RECEIVE_BUFFER,
@@ -252,8 +307,8 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips);
-        self.run(Goal::Assign, Scope::Given)
+        self.take(vips, Goal::Assign);
+        self.run(Scope::Given)
     }
 
     /// Brings every VIP that is on the link, whoever put it there, into its single-route state.
@@ -269,7 +324,7 @@ impl VipManager {
     /// As for [`assign`](Self::assign).
     pub fn normalize(&mut self) -> Result<Report, Error> {
         self.buffers.clear();
-        self.run(Goal::Normalize, Scope::Link)
+        self.run(Scope::Link)
     }
 
     /// Like [`normalize`](Self::normalize), for these VIPs only. One that is not on the link fails
@@ -283,8 +338,8 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips);
-        self.run(Goal::Normalize, Scope::Given)
+        self.take(vips, Goal::Normalize);
+        self.run(Scope::Given)
     }
 
     /// Takes VIPs off the link: every route of it to them, and their addresses. One that is not
@@ -305,8 +360,108 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips);
-        self.run(Goal::Release, Scope::Given)
+        self.take(vips, Goal::Release);
+        self.run(Scope::Given)
+    }
+
+    /// Makes `desired` exactly the VIPs on the link that are claimed: what is missing is assigned,
+    /// what is broken repaired, what is claimed and not desired released, a route that has lost
+    /// its address included. What is right, and what is not claimed, stays untouched.
+    ///
+    /// # Errors
+    ///
+    /// As for [`assign`](Self::assign); and before anything is written [`ErrorKind::EmptySet`] if
+    /// no admissible VIP is desired, [`ErrorKind::TooManyReleases`] if the claim's bound would be
+    /// passed, [`ErrorKind::InvalidConfig`] if the claim goes by a mark that the manager has not.
+    pub fn reconcile<I>(&mut self, claim: &Claim, desired: I) -> Result<Report, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.take(desired, Goal::Assign);
+        self.run(Scope::Claimed(claim))
+    }
+
+    /// Releases every claimed VIP on the link: the only wipe.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reconcile`](Self::reconcile).
+    pub fn release_all(&mut self, claim: &Claim) -> Result<Report, Error> {
+        self.buffers.clear();
+        self.run(Scope::Wipe(claim))
+    }
+
+    /// Looks at every VIP on the link and says how each differs from its single-route state. Writes
+    /// nothing and needs no privilege.
+    ///
+    /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
+    /// not with the node's. They do not show what other devices hold: see
+    /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source shows as
+    /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
+    /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
+    pub fn audit(&mut self) -> Result<Audit, Error> {
+        self.look(Depth::Link)
+    }
+
+    /// Like [`audit`](Self::audit), and finds conflicts with other devices and routes through the
+    /// link in further tables too. Reads every route of the node: 200,000 of them take about a
+    /// hundred milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As for [`audit`](Self::audit).
+    pub fn audit_deep(&mut self) -> Result<Audit, Error> {
+        self.look(Depth::Node)
+    }
+
+    /// Moves every VIP on the link to another source of its family: the node's address has changed.
+    /// Each route is replaced in place, so a VIP is local at every instant.
+    ///
+    /// # Errors
+    ///
+    /// As for [`normalize`](Self::normalize). The manager keeps the new source also after an error,
+    /// except after [`ErrorKind::InvalidConfig`].
+    pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<Report, Error> {
+        let source = source.into();
+        check_config_source(source)?;
+        self.sources[Family::of(&source) as usize] = Some(source);
+        self.normalize()
+    }
+
+    /// Binds every VIP on the link in another way. Each is local at every instant.
+    ///
+    /// Towards [`Binding::Route`], the address 127.86.73.80 is put on the link first where no other
+    /// IPv4 address would be left on it, and stays: with the last one the kernel would flush every
+    /// IPv4 route through the link.
+    ///
+    /// # Errors
+    ///
+    /// As for [`normalize`](Self::normalize). The manager keeps the new binding also after an
+    /// error, so that the next call goes on.
+    pub fn set_binding(&mut self, binding: Binding) -> Result<Report, Error> {
+        self.config.binding = binding;
+        self.buffers.clear();
+        self.run(Scope::Rebind)
+    }
+
+    /// The events of this manager's link, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`] if a socket cannot be opened. The link need not exist.
+    pub fn watcher(&mut self) -> Result<Watcher, Error> {
+        let cannot = |error| Error::io("cannot listen to notifications", &error);
+        let socket = self.config.open_socket()?;
+        let port = self.talk.port();
+        let mut watcher = Watcher::new(socket, &self.config.link, None, port).map_err(cannot)?;
+        // Only now, so that no change in between is missed.
+        watcher.follow(link::find(&mut self.talk, &self.config.link)?.map(|link| link.index));
+        Ok(watcher)
     }
 
     /// A handle that cancels this manager's calls from another thread.
@@ -327,113 +482,173 @@ impl VipManager {
     }
 
     /// Fills the rows with the VIPs of a call.
-    fn take<I>(&mut self, vips: I)
+    fn take<I>(&mut self, vips: I, goal: Goal)
     where
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
         self.buffers.clear();
         for vip in vips {
-            self.buffers.rows.push(vip.into());
+            self.buffers.rows.push(vip.into(), goal);
         }
     }
 
-    /// The one plain function behind every call.
-    fn run(&mut self, goal: Goal, scope: Scope) -> Result<Report, Error> {
-        let Self {
-            config,
-            sources,
-            talk,
-            cancelled,
-            buffers,
-        } = self;
+    /// The one plain function behind every call that writes.
+    fn run(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
+        let call = self.prepare(scope)?;
+        call.run()
+    }
+
+    /// Everything of a call that happens before its first write.
+    fn prepare(&mut self, scope: Scope<'_>) -> Result<Call<'_>, Error> {
         let screen = Screen {
-            sources: *sources,
-            allowed: &config.allowed,
-            goal,
+            sources: self.sources,
+            allowed: &self.config.allowed,
         };
-        buffers.rows.settle();
-        buffers
-            .rows
-            .reject(|vip| screen.reject(vip), &mut buffers.rejected);
-        let link = prepare_link(talk, config, goal)?;
-        if link.loopback && config.allowed.is_empty() {
+        let Buffers { rows, rejected, .. } = &mut self.buffers;
+        rows.settle();
+        rows.reject(|row| screen.reject(row), rejected);
+        if let Scope::Claimed(claim) | Scope::Wipe(claim) = scope {
+            check_claim(claim, &self.config)?;
+        }
+        let assigns = rows.len() > 0;
+        if matches!(scope, Scope::Claimed(_)) && !assigns {
             return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "{} is a loopback link, where the node's own addresses look like VIPs: name \
-                     the VIPs' ranges with Builder::allow",
-                    config.link
-                ),
+                ErrorKind::EmptySet,
+                "the desired set has no admissible VIP: to take all claimed VIPs off the link, \
+                 call release_all",
             ));
         }
-        let as_kernel = config.protocol == Protocol::KERNEL;
-        let wanted = Family::ALL.map(|family| Wanted {
-            family,
-            link: link.index,
-            source: sources[family as usize],
-            protocol: config.protocol.get(),
-            transit: transit(config.protocol),
-        });
-        let mut call = Call {
-            talk,
-            buffers,
-            cancelled,
-            link: link.index,
-            templates: [Templates::new(&wanted[0]), Templates::new(&wanted[1])],
-            wanted,
-            policy: Policy { goal, as_kernel },
-            limits: Limits {
-                stall: config.stall,
-                deadline: config
-                    .total
-                    .and_then(|total| Instant::now().checked_add(total)),
-            },
-            report: Report::default(),
-            observed: false,
-            listening: false,
-            moved: Instant::now(),
+        let releases = matches!(scope, Scope::Wipe(_))
+            || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
+        let create = rows.iter().any(|row| row.goal == Goal::Assign);
+        let link = find_link(&mut self.talk, &self.config, create)?;
+        let link = if releases {
+            link
+        } else {
+            make_ready(&mut self.talk, &self.config, link)?
         };
-        if scope == Scope::Link {
-            call.discover(|vip| screen.is_on_link(vip))?;
-            let Buffers { rows, rejected, .. } = &mut *call.buffers;
-            rows.reject(|vip| screen.reject(vip), rejected);
+        let mut call = Call::new(
+            &self.config,
+            &self.sources,
+            &mut self.talk,
+            &mut self.buffers,
+            &self.cancelled,
+            link.index,
+        );
+        let admit = |vip: Vip| {
+            let goal = match scope {
+                Scope::Given => return None,
+                Scope::Link => Goal::Normalize,
+                Scope::Rebind => Goal::Assign,
+                Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
+            };
+            screen.is_on_link(vip).then_some(goal)
+        };
+        call.look((scope != Scope::Given).then_some(&admit))?;
+        let Buffers { rows, rejected, .. } = &mut *call.buffers;
+        match scope {
+            Scope::Given => {}
+            Scope::Link | Scope::Rebind => rows.reject(|row| screen.reject(row), rejected),
+            Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim)?,
         }
-        if goal != Goal::Release {
-            check_families(call.talk, &config.link, &link, sources, |f| {
-                call.buffers.rows.has(f)
-            })?;
-        }
-        call.run()
+        check_families(
+            call.talk,
+            &self.config.link,
+            &link,
+            &self.sources,
+            |family| {
+                let rows = &call.buffers.rows;
+                rows.iter()
+                    .any(|row| row.goal.is_threatened() && row.vip.family() == family)
+            },
+        )?;
+        Ok(call)
+    }
+
+    /// Observes the link's VIPs, and nothing else.
+    fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
+        self.buffers.clear();
+        let screen = Screen {
+            sources: self.sources,
+            allowed: &self.config.allowed,
+        };
+        let link = find_link(&mut self.talk, &self.config, false)?;
+        let mut call = Call::new(
+            &self.config,
+            &self.sources,
+            &mut self.talk,
+            &mut self.buffers,
+            &self.cancelled,
+            link.index,
+        );
+        call.look(Some(&|vip| screen.is_on_link(vip).then_some(Goal::Look)))?;
+        let elsewhere = match depth {
+            Depth::Link => Vec::new(),
+            Depth::Node => call.look_deep()?,
+        };
+        let binding = self.config.binding;
+        let vips = self.buffers.rows.iter().map(|row| {
+            let mut drift = row.facts.drift(binding);
+            drift.set(
+                Drift::OTHER_TABLE,
+                elsewhere.binary_search(&row.vip).is_ok(),
+            );
+            Audited {
+                vip: row.vip,
+                drift,
+            }
+        });
+        Ok(Audit {
+            vips: vips.collect(),
+        })
     }
 }
 
-/// Whether the caller named the VIPs, or they are those on the link.
+/// Whose VIPs a call is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Scope {
+enum Scope<'a> {
+    /// The caller named them.
     Given,
+    /// All that are on the link, as they are bound.
     Link,
+    /// All that are on the link, to be bound anew.
+    Rebind,
+    /// Those named, and those on the link that are claimed.
+    Claimed(&'a Claim),
+    /// Those on the link that are claimed.
+    Wipe(&'a Claim),
+}
+
+/// How far an audit looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Link,
+    Node,
 }
 
 /// Which addresses are VIPs of this manager.
 struct Screen<'a> {
     sources: [Option<IpAddr>; 2],
     allowed: &'a [IpNet],
-    goal: Goal,
 }
 
 impl Screen<'_> {
-    fn reject(&self, vip: Vip) -> Option<Reject> {
+    fn reject(&self, row: &Row) -> Option<Reject> {
+        self.reject_vip(row.vip).or_else(|| {
+            // To release a VIP, or to look at it, takes no source.
+            let source = self.sources[row.vip.family() as usize];
+            (source.is_none() && row.goal.is_threatened()).then_some(Reject::NoSource)
+        })
+    }
+
+    fn reject_vip(&self, vip: Vip) -> Option<Reject> {
         if let Some(why) = vip.inadmissible() {
-            return Some(why);
-        }
-        let source = self.sources[vip.family() as usize];
-        if source == Some(vip.addr()) {
+            Some(why)
+        } else if self.sources.contains(&Some(vip.addr())) {
             Some(Reject::IsSource)
         } else if !self.allows(vip) {
             Some(Reject::OutsideAllowed)
-        } else if source.is_none() && self.goal != Goal::Release {
-            Some(Reject::NoSource)
         } else {
             None
         }
@@ -444,32 +659,78 @@ impl Screen<'_> {
     }
 
     /// Whether an address found on the link is a VIP. One without a source is, and will be
-    /// rejected: a forgotten source is an error, not a silence.
+    /// rejected where it needs one: a forgotten source is an error, not a silence.
     fn is_on_link(&self, vip: Vip) -> bool {
-        matches!(self.reject(vip), None | Some(Reject::NoSource))
+        self.reject_vip(vip).is_none()
     }
 }
 
-/// Finds the link, or makes it where the caller allowed that; refuses one that cannot hold VIPs.
-fn prepare_link(talk: &mut Talk, config: &Builder, goal: Goal) -> Result<LinkState, Error> {
+/// A claim by mark needs a mark.
+fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> {
+    if claim.needs_mark()
+        && config.protocol == Protocol::KERNEL
+        && (config.address_protocol.is_none() || config.binding == Binding::Route)
+    {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "a claim by mark needs a mark: a protocol other than kernel, or an address protocol \
+             where VIPs are bound by their addresses",
+        ));
+    }
+    Ok(())
+}
+
+/// Of the VIPs on the link that are not desired, only the claimed ones are of the call.
+fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
+    rows.retain(|row| {
+        row.goal != Goal::Release || claim.covers(row.vip, row.facts.contains(Facts::MARKED))
+    });
+    let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
+    if releases > claim.bound() {
+        return Err(Error::new(
+            ErrorKind::TooManyReleases,
+            format!(
+                "{releases} VIPs would be released, but the claim allows {} at once: raise its \
+                 bound if that is meant",
+                claim.bound()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Finds the link, or creates it where the caller allowed that.
+fn find_link(talk: &mut Talk, config: &Builder, create: bool) -> Result<LinkState, Error> {
     let name = &config.link;
     let mut link = link::find(talk, name)?;
     if link.is_none()
-        && goal == Goal::Assign
+        && create
         && let Some(kind) = config.create
     {
         link::create(talk, name, kind)?;
         link = link::find(talk, name)?;
     }
-    let Some(mut link) = link else {
+    let Some(link) = link else {
         return Err(Error::new(
             ErrorKind::LinkNotFound,
             format!("there is no link {name}: create it, or let Builder::create_link"),
         ));
     };
-    if goal == Goal::Release {
-        return Ok(link);
+    if link.loopback && config.allowed.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "{name} is a loopback link, where the node's own addresses look like VIPs: name \
+                 the VIPs' ranges with Builder::allow"
+            ),
+        ));
     }
+    Ok(link)
+}
+
+/// Refuses a link that cannot hold VIPs; brings it up where the caller allowed that.
+fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<LinkState, Error> {
+    let name = &config.link;
     if link.in_vrf {
         return Err(Error::new(
             ErrorKind::LinkInVrf,
@@ -490,6 +751,17 @@ fn prepare_link(talk: &mut Talk, config: &Builder, goal: Goal) -> Result<LinkSta
         link.up = true;
     }
     Ok(link)
+}
+
+/// Refuses a source that no node can have.
+fn check_config_source(source: IpAddr) -> Result<(), Error> {
+    match Vip::from(source).inadmissible() {
+        Some(why) => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("{source} cannot be a source: {why}"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Checks what each family needs that the call has VIPs of.

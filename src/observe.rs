@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::plan::Goal;
-use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
@@ -23,57 +23,21 @@ pub(crate) const fn route_group(family: Family) -> u32 {
 }
 
 /// What the rows are observed with.
-#[derive(Debug)]
 pub(crate) struct Observer<'a> {
     pub(crate) talk: &'a mut Talk,
     pub(crate) rows: &'a mut Rows,
     pub(crate) frame: Frame<'a>,
     pub(crate) templates: &'a [Templates; 2],
-    pub(crate) goal: Goal,
+    /// Makes VIPs that are found on the link rows, too.
+    pub(crate) admit: Option<Admit<'a>>,
 }
 
 impl Observer<'_> {
-    /// Finds the VIPs on the link: host addresses, and host routes in table local.
-    pub(crate) fn discover(&mut self, admit: impl Fn(Vip) -> bool) -> Result<(), Failed> {
-        let link = self.frame.link;
-        for family in Family::ALL {
-            self.talk.dump(
-                |out, sequence| dump_addresses(out, sequence, family, link),
-                |message| {
-                    if let Some(a) = message.address()?
-                        && a.link == link
-                        && a.prefix_length == family.host_bits()
-                    {
-                        self.rows.discover(a.addr, &admit);
-                    }
-                    Ok(())
-                },
-            )?;
-            self.talk.dump(
-                |out, sequence| dump_routes(out, sequence, family, TABLE_LOCAL, Some(link)),
-                |message| {
-                    if let Some(route) = message.route()?
-                        && route.table == TABLE_LOCAL
-                        && route.link == Some(link)
-                        && route.kind == libc::RTN_LOCAL
-                        // That one is there for an address: a VIP's was found above.
-                        && !route.is_kernels_own()
-                        && let Some(host) = route.host()
-                    {
-                        self.rows.discover(host, &admit);
-                    }
-                    Ok(())
-                },
-            )?;
-        }
-        self.rows.adopt_found();
-        Ok(())
-    }
-
     /// Observes every row. With `scan_main`, table main too; says whether that held anything of
     /// the rows on our link.
     pub(crate) fn observe(&mut self, scan_main: bool) -> Result<bool, Failed> {
-        let families = Family::ALL.map(|family| self.rows.has(family).then_some(family));
+        let families = Family::ALL
+            .map(|family| (self.admit.is_some() || self.rows.has(family)).then_some(family));
         for family in families.into_iter().flatten() {
             self.talk.listener().join(route_group(family))?;
         }
@@ -105,11 +69,15 @@ impl Observer<'_> {
             for family in families.iter().flatten() {
                 dumped = dumped.and(self.dump_addresses(*family)?);
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
-                if scan_main {
+                if scan_main && self.main_matters(*family) {
                     dumped = dumped.and(self.dump_routes(*family, TABLE_MAIN, &mut main_used)?);
                 }
             }
             self.rows.finish();
+            if self.rows.adopt() {
+                // VIPs that only a route told of: once more, now that they are known.
+                continue;
+            }
             let mut changed = false;
             let (rows, link) = (&mut *self.rows, self.frame.link);
             let heard = self.talk.notifications(|message| {
@@ -127,6 +95,45 @@ impl Observer<'_> {
         }
     }
 
+    /// Observes, beyond what [`observe`](Self::observe) did, which rows another device has a local
+    /// route for, and looks up whose is used; collects those to which our link has a route in a
+    /// table that is neither local nor main. Reads every route of the node.
+    pub(crate) fn observe_node(&mut self, elsewhere: &mut Vec<Vip>) -> Result<(), Failed> {
+        for family in Family::ALL {
+            let (rows, frame) = (&mut *self.rows, &self.frame);
+            self.talk.dump(
+                |out, sequence| dump_routes(out, sequence, family, None, None),
+                |message| {
+                    if let Some(route) = message.route()? {
+                        let own = route.link == Some(frame.link);
+                        if !own || route.indirect {
+                            rows.join_route(&route, frame, None);
+                        } else if !matches!(route.table, TABLE_LOCAL | TABLE_MAIN)
+                            && let Some(host) = route.host()
+                            && rows.index_of(host).is_some()
+                        {
+                            elsewhere.push(Vip::from(host));
+                        }
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        let both = Facts::FOREIGN | Facts::OURS;
+        self.look_up(|row| row.facts.contains(both))?;
+        Ok(())
+    }
+
+    /// Whether table main, which may be large, must be walked: before a change always, for a mere
+    /// look only where the kernel may have put a prefix route.
+    fn main_matters(&self, family: Family) -> bool {
+        let quiet = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
+        self.rows.iter().any(|row| {
+            row.goal != Goal::Look
+                || family == Family::V6 && row.vip.family() == family && !row.facts.contains(quiet)
+        })
+    }
+
     /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
     /// and a further observation follows.
     fn is_unsettled(&self) -> bool {
@@ -134,16 +141,18 @@ impl Observer<'_> {
     }
 
     fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
-        let (rows, frame) = (&mut *self.rows, &self.frame);
-        self.talk.dump(
+        let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
+        let dumped = self.talk.dump(
             |out, sequence| dump_addresses(out, sequence, family, frame.link),
             |message| {
                 if let Some(address) = message.address()? {
-                    rows.join_address(&address, frame);
+                    rows.join_address(&address, frame, admit);
                 }
                 Ok(())
             },
-        )
+        )?;
+        self.rows.adopt();
+        Ok(dumped)
     }
 
     fn dump_routes(
@@ -152,16 +161,16 @@ impl Observer<'_> {
         table: u32,
         main_used: &mut bool,
     ) -> Result<Dumped, Failed> {
-        let (rows, frame) = (&mut *self.rows, &self.frame);
+        let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         // Table local is read for all devices: another's route is a conflict. In a release it is
-        // none of our business.
-        let narrow = table == TABLE_MAIN || self.goal == Goal::Release;
+        // none of our business, nor in a mere look at the link.
+        let narrow = table == TABLE_MAIN || !rows.iter().any(|row| row.goal.is_threatened());
         let link = narrow.then_some(frame.link);
         self.talk.dump(
-            |out, sequence| dump_routes(out, sequence, family, table, link),
+            |out, sequence| dump_routes(out, sequence, family, Some(table), link),
             |message| {
                 if let Some(route) = message.route()? {
-                    *main_used |= route.table == table && rows.join_route(&route, frame);
+                    *main_used |= route.table == table && rows.join_route(&route, frame, admit);
                 }
                 Ok(())
             },
@@ -170,14 +179,13 @@ impl Observer<'_> {
 
     /// Looks up what the dumps left open.
     fn settle(&mut self, dumped: Dumped) -> io::Result<()> {
-        match (dumped, self.goal) {
+        match dumped {
             // A row that has nothing to lose yet is decided by a later observation.
-            (Dumped::Torn, _) => self.look_up(|row| !is_in_the_making(row)),
-            (Dumped::Whole, Goal::Release) => Ok(()),
+            Dumped::Torn => self.look_up(|row| !is_in_the_making(row)),
             // Another device has a local route too: whose is used?
-            (Dumped::Whole, Goal::Assign | Goal::Normalize) => {
-                self.look_up(|row| row.facts.contains(Facts::FOREIGN | Facts::OURS))
-            }
+            Dumped::Whole => self.look_up(|row| {
+                row.goal.is_threatened() && row.facts.contains(Facts::FOREIGN | Facts::OURS)
+            }),
         }
     }
 

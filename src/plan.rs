@@ -18,6 +18,36 @@ pub(crate) enum Goal {
     Normalize,
     /// Not on the link.
     Release,
+    /// However it is: only to be looked at.
+    Look,
+}
+
+impl Goal {
+    /// Whether another device's route to the VIP is in its way.
+    pub(crate) fn is_threatened(self) -> bool {
+        matches!(self, Self::Assign | Self::Normalize)
+    }
+}
+
+/// How a VIP is bound to its link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Binding {
+    /// By its address on the link, and the wanted route: the default.
+    ///
+    /// Whatever looks at addresses sees the VIP (`ip addr`, `bind`, ARP and NDP). The kernel's cost
+    /// of an address grows with the number of addresses that are there.
+    #[default]
+    Address,
+    /// By the wanted route alone ("AnyIP"): no address on the link.
+    ///
+    /// The cost is flat, there is no late kernel route and nothing to leak: a hundred thousand VIPs
+    /// in a second. What it costs instead: IPv6 `bind` to the VIP needs `IPV6_FREEBIND` or the
+    /// sysctl `ip_nonlocal_bind` (IPv4 `bind` works); NDP does not answer for it, ARP only with
+    /// `arp_ignore=0`; `ip addr` does not show it; IPv6 VIPs go when the link goes down; and
+    /// whoever adds *and removes* an IPv4 address on the link, so that none is left, makes the
+    /// kernel flush every IPv4 route through it.
+    Route,
 }
 
 /// What `next` must know of the manager's configuration.
@@ -27,6 +57,7 @@ pub(crate) struct Policy {
     /// The wanted route bears the kernel's own protocol, so a deletion by that protocol could hit
     /// it.
     pub(crate) as_kernel: bool,
+    pub(crate) binding: Binding,
 }
 
 /// One message for one VIP.
@@ -45,8 +76,8 @@ pub(crate) enum Step {
     ReplaceRoute,
     /// The same under the transit protocol.
     ReplaceTransit,
-    /// Replace what is in the place by our route, but never add it.
-    ReplaceExisting,
+    /// Add our route behind what is in the place, by whatever device; fails where it is there.
+    AppendRoute,
     /// Delete the wanted route.
     DeleteOurs,
     /// Delete the kernel's local route (by protocol, not by metric: see
@@ -68,10 +99,8 @@ impl Step {
             Self::AddAddress => Operation::AddAddress,
             Self::UpdateAddress => Operation::UpdateAddress,
             Self::DeleteAddress => Operation::DeleteAddress,
-            Self::AddRoute | Self::AddTransit => Operation::AddRoute,
-            Self::ReplaceRoute | Self::ReplaceTransit | Self::ReplaceExisting => {
-                Operation::ReplaceRoute
-            }
+            Self::AddRoute | Self::AddTransit | Self::AppendRoute => Operation::AddRoute,
+            Self::ReplaceRoute | Self::ReplaceTransit => Operation::ReplaceRoute,
             Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers => Operation::DeleteRoute,
         }
     }
@@ -80,11 +109,17 @@ impl Step {
     pub(crate) fn refused(self, errno: i32) -> Refusal {
         match (self, errno) {
             // Something else was faster, or got in our way: the next observation tells.
-            (Self::AddAddress | Self::AddRoute | Self::AddTransit, libc::EEXIST)
+            (
+                Self::AddAddress | Self::AddRoute | Self::AddTransit | Self::AppendRoute,
+                libc::EEXIST,
+            )
             // IPv4: the very route is there, but behind another one.
-            | (Self::ReplaceRoute | Self::ReplaceTransit | Self::ReplaceExisting, libc::EEXIST)
-            | (Self::ReplaceExisting, libc::ENOENT)
-            | (Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers, libc::ESRCH)
+            | (Self::ReplaceRoute | Self::ReplaceTransit, libc::EEXIST)
+            | (
+                Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers,
+                // ENOENT: two deletions of it at once, which 6.18 does not serialise.
+                libc::ESRCH | libc::ENOENT,
+            )
             | (Self::DeleteAddress, libc::EADDRNOTAVAIL)
             // The kernel is short of something that comes back.
             | (_, libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR) => {
@@ -124,23 +159,25 @@ pub(crate) enum Next {
 /// the next observation leads to the right ones.
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
+        Goal::Look => Next::Done,
         Goal::Release => release(facts),
         Goal::Assign | Goal::Normalize => {
-            if let Some(next) = obstacle(facts, phase, policy.goal) {
+            if let Some(next) = obstacle(facts, phase, policy) {
                 return next;
             }
-            match family {
-                Family::V4 => settle_v4(facts),
-                Family::V6 => settle_v6(facts, phase, policy.as_kernel),
+            match (policy.binding, family) {
+                (Binding::Route, _) => settle_route_only(family, facts),
+                (Binding::Address, Family::V4) => settle_v4(facts),
+                (Binding::Address, Family::V6) => settle_v6(facts, phase, policy.as_kernel),
             }
         }
     }
 }
 
 /// What forbids to write the wanted state.
-fn obstacle(facts: Facts, phase: Phase, goal: Goal) -> Option<Next> {
+fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
-        let good = facts.drift().is_empty();
+        let good = facts.drift(policy.binding).is_empty();
         return Some(match (good, phase.contains(Phase::FRESH)) {
             // It is there, but the look-up said that ours is the one that is used.
             (true, _) => Next::Done,
@@ -150,25 +187,57 @@ fn obstacle(facts: Facts, phase: Phase, goal: Goal) -> Option<Next> {
             (false, _) => Next::Fail(Cause::Conflict),
         });
     }
-    if facts.intersects(Facts::OTHER_LENGTH | Facts::DAD_FAILED) {
+    if facts.contains(Facts::OTHER_LENGTH) {
         return Some(Next::Fail(Cause::Unrepaired));
     }
-    if !facts.contains(Facts::ADDRESS) && goal == Goal::Normalize {
-        return Some(Next::Fail(Cause::Unrepaired));
+    match policy.binding {
+        Binding::Address => {
+            let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
+            if absent || facts.contains(Facts::DAD_FAILED) {
+                return Some(Next::Fail(Cause::Unrepaired));
+            }
+            facts.contains(Facts::TENTATIVE).then_some(Next::Wait)
+        }
+        Binding::Route => {
+            let absent = !facts.on_link() && policy.goal == Goal::Normalize;
+            (absent && !phase.contains(Phase::WRITTEN)).then_some(Next::Fail(Cause::Unrepaired))
+        }
     }
-    if facts.contains(Facts::TENTATIVE) {
-        return Some(Next::Wait);
-    }
-    None
 }
 
-/// IPv4: the kernel's route is there at once, in the place of ours, and a replace is in place.
+/// Our route, and no address: the route first, which needs none, then the address with all that
+/// the kernel made for it.
+fn settle_route_only(family: Family, facts: Facts) -> Next {
+    if !facts.contains(Facts::OURS) {
+        // In IPv4 the kernel's stands in the place of ours, in IPv6 beside it.
+        let in_place = match family {
+            Family::V4 => facts.intersects(Facts::SLOT | Facts::KERNEL),
+            Family::V6 => facts.contains(Facts::SLOT),
+        };
+        Next::Steps(if in_place {
+            &[Step::ReplaceRoute]
+        } else {
+            &[Step::AddRoute]
+        })
+    } else if facts.contains(Facts::ADDRESS) {
+        Next::Steps(&[Step::DeleteAddress])
+    } else {
+        rest(facts)
+    }
+}
+
+/// IPv4: the kernel's route is there at once, in the place of ours.
 fn settle_v4(facts: Facts) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // Side by side for each VIP: ten thousand addresses first would leave as many different
-        // preferred sources in the kernel's table of route properties. Never creating: where the
-        // address is refused, no route is left behind.
-        Next::Steps(&[Step::AddAddress, Step::ReplaceExisting])
+        // preferred sources in the kernel's table of route properties. A replacement would be one
+        // message less, but takes the first route in the place, whosever it is by now.
+        Next::Steps(if facts.intersects(Facts::ANY_ROUTE) {
+            // What outlived its address still delivers: nothing goes before ours was seen.
+            &[Step::AddAddress, Step::AppendRoute]
+        } else {
+            &[Step::AddAddress, Step::AppendRoute, Step::DeleteKernel]
+        })
     } else if !facts.contains(Facts::OURS) {
         if facts.intersects(Facts::SLOT | Facts::KERNEL) {
             Next::Steps(&[Step::ReplaceRoute])

@@ -2,15 +2,17 @@
 //! do or nothing more can be done.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
+use crate::manager::Builder;
 use crate::observe::{Observer, awaits_kernel, note_arrival, route_group};
-use crate::plan::{Goal, Next, Policy, Refusal, Step, next};
+use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
-use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Reject, Vip};
@@ -91,11 +93,14 @@ pub(crate) struct Call<'a> {
     pub(crate) link: u32,
     pub(crate) wanted: [Wanted; 2],
     pub(crate) templates: [Templates; 2],
-    pub(crate) policy: Policy,
+    pub(crate) as_kernel: bool,
+    pub(crate) binding: Binding,
     pub(crate) limits: Limits,
     pub(crate) report: Report,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
+    /// Whether table main is to be read.
+    pub(crate) scan_main: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
     /// When this call last wrote, or saw a route of the kernel's come.
@@ -138,12 +143,79 @@ enum Waited {
     Stalled,
 }
 
-impl Call<'_> {
-    /// Finds the VIPs on the link and makes them the rows of this call.
-    pub(crate) fn discover(&mut self, admit: impl Fn(Vip) -> bool) -> Result<(), Error> {
-        self.observer().discover(admit).map_err(|failed| {
-            failed.into_error("cannot read the link's addresses and routes".into())
-        })
+impl<'a> Call<'a> {
+    /// A call on this link, of which nothing is known yet.
+    pub(crate) fn new(
+        config: &Builder,
+        sources: &[Option<IpAddr>; 2],
+        talk: &'a mut Talk,
+        buffers: &'a mut Buffers,
+        cancelled: &'a Cancelled,
+        link: u32,
+    ) -> Self {
+        let wanted = config.wanted(sources, link);
+        Self {
+            talk,
+            buffers,
+            cancelled,
+            link,
+            templates: [Templates::new(&wanted[0]), Templates::new(&wanted[1])],
+            wanted,
+            as_kernel: config.writes_as_kernel(),
+            binding: config.how_bound(),
+            limits: config.limits(),
+            report: Report::default(),
+            observed: false,
+            scan_main: true,
+            listening: false,
+            moved: Instant::now(),
+        }
+    }
+
+    /// Observes for the first time. With `admit`, VIPs found on the link become rows, too.
+    pub(crate) fn look(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
+        self.scan_main = true;
+        self.observe(admit).map_err(|stop| match stop {
+            Stop::Error(error) => error,
+            Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
+        })?;
+        for row in self.buffers.rows.iter_mut() {
+            if !row.facts.on_link() {
+                row.phase |= Phase::WAS_ABSENT;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for what a look at the link does not show: routes of other devices, and, as the
+    /// result, VIPs to which the link has routes in further tables.
+    pub(crate) fn look_deep(&mut self) -> Result<Vec<Vip>, Error> {
+        let read = "cannot read the node's routes";
+        let mut elsewhere = Vec::new();
+        self.observer(None)
+            .observe_node(&mut elsewhere)
+            .map_err(|failed| failed.into_error(read.into()))?;
+        elsewhere.sort_unstable();
+        Ok(elsewhere)
+    }
+
+    fn observe(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
+        self.observed = false;
+        let scan_main = self.scan_main;
+        // Table main is read once, and again only while it holds something to remove.
+        self.scan_main = self.observer(admit).observe(scan_main)?;
+        self.observed = true;
+        self.listening = false;
+        for row in self.buffers.rows.iter_mut() {
+            if !row.facts.contains(Facts::ADDRESS) {
+                // The next address, whoever makes it, brings a route of its own.
+                row.phase.remove(Phase::SETTLED);
+            }
+            if row.facts.contains(Facts::KERNEL) {
+                row.phase |= Phase::SETTLED;
+            }
+        }
+        Ok(())
     }
 
     /// Runs the call to its end.
@@ -154,11 +226,7 @@ impl Call<'_> {
         {
             stopped.get_or_insert(error.into());
         }
-        let unreached = match &stopped {
-            Some(Stop::TimedOut) => Cause::Pending,
-            _ => Cause::NotReached,
-        };
-        let report = self.conclude(stopped.is_some().then_some(unreached));
+        let report = self.conclude(stopped.is_some());
         match stopped {
             Some(Stop::Cancelled) => {
                 Err(Error::new(ErrorKind::Cancelled, "the call was cancelled").with_report(report))
@@ -169,40 +237,18 @@ impl Call<'_> {
         }
     }
 
+    /// Begins with the facts of [`look`](Self::look).
     fn rounds(&mut self) -> Result<(), Stop> {
-        if self.buffers.rows.len() == 0 {
-            return Ok(());
-        }
-        // Table main is read once, and again only while it holds something to remove.
-        let mut scan_main = true;
-        let mut first = true;
         let mut stalled = false;
         loop {
             self.check_time()?;
-            self.observed = false;
-            scan_main = self.observer().observe(scan_main)?;
-            self.observed = true;
-            self.listening = false;
-            let mut waiting = false;
-            let mut patient = 0;
-            for row in self.buffers.rows.iter_mut() {
-                if first && !row.facts.on_link() {
-                    row.phase |= Phase::WAS_ABSENT;
-                }
-                if !row.facts.contains(Facts::ADDRESS) {
-                    // The next address, whoever makes it, brings a route of its own.
-                    row.phase.remove(Phase::SETTLED);
-                }
-                if row.facts.contains(Facts::KERNEL) {
-                    row.phase |= Phase::SETTLED;
-                }
-                patient = patient.max(row.attempts.saturating_sub(PATIENT_AFTER));
-            }
-            first = false;
-            if patient > 0 {
-                self.pause(Duration::from_millis(1 << patient.min(6)))?;
+            let rounds = self.buffers.rows.iter().map(|row| row.attempts).max();
+            let patience = rounds.unwrap_or_default().saturating_sub(PATIENT_AFTER);
+            if patience > 0 {
+                self.pause(Duration::from_millis(1 << patience.min(6)))?;
             }
             let writes = self.report.writes;
+            let mut waiting = false;
             for at in self.indices() {
                 waiting |= self.advance(at)?;
             }
@@ -211,17 +257,17 @@ impl Call<'_> {
             if self.report.writes != writes {
                 // What was just written deserves a wait of its own.
                 stalled = false;
-                continue;
-            }
-            if !waiting {
+            } else if !waiting {
                 return Ok(());
-            }
-            if stalled {
+            } else if stalled {
                 // Seen once more, and it still is not there.
                 self.give_up_waiting();
                 return Ok(());
+            } else {
+                stalled = self.wait()? == Waited::Stalled;
             }
-            stalled = self.wait()? == Waited::Stalled;
+            self.check_time()?;
+            self.observe(None)?;
         }
     }
 
@@ -229,7 +275,7 @@ impl Call<'_> {
         0..u32::try_from(self.buffers.rows.len()).unwrap_or(u32::MAX)
     }
 
-    fn observer(&mut self) -> Observer<'_> {
+    fn observer<'s>(&'s mut self, admit: Option<Admit<'s>>) -> Observer<'s> {
         Observer {
             talk: self.talk,
             rows: &mut self.buffers.rows,
@@ -239,21 +285,38 @@ impl Call<'_> {
                 now: hundredths_since_boot(),
             },
             templates: &self.templates,
-            goal: self.policy.goal,
+            admit,
         }
+    }
+
+    fn policy(&self, goal: Goal) -> Policy {
+        Policy {
+            goal,
+            as_kernel: self.as_kernel,
+            binding: self.binding,
+        }
+    }
+
+    fn next(&self, row: &Row) -> Next {
+        next(
+            row.vip.family(),
+            row.facts,
+            row.phase,
+            self.policy(row.goal),
+        )
     }
 
     /// Plans one row and queues its messages. Returns whether it waits for the kernel.
     fn advance(&mut self, at: u32) -> Result<bool, Stop> {
-        let Some(row) = self.buffers.rows.get_mut(at) else {
+        let Some(row) = self.buffers.rows.get(at).copied() else {
             return Ok(false);
         };
         if row.phase.contains(Phase::FAILED) {
+            self.take_back(at, &row)?;
             return Ok(false);
         }
-        let family = row.vip.family();
-        let steps = match next(family, row.facts, row.phase, self.policy) {
-            Next::Done => return Ok(is_unsure(row) && self.moved.elapsed() < QUIET),
+        let steps = match self.next(&row) {
+            Next::Done => return Ok(is_unsure(&row) && self.moved.elapsed() < QUIET),
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -278,9 +341,11 @@ impl Call<'_> {
             );
             return Ok(false);
         }
-        row.attempts += 1;
+        if let Some(row) = self.buffers.rows.get_mut(at) {
+            row.attempts += 1;
+        }
         for step in steps {
-            if *step == Step::DeleteAddress && self.policy.goal == Goal::Release {
+            if *step == Step::DeleteAddress {
                 self.buffers.deferred.push(at);
             } else {
                 self.queue(at, *step)?;
@@ -289,12 +354,33 @@ impl Call<'_> {
         Ok(false)
     }
 
+    /// Where the address was refused, its route went in alone: nothing is left for a VIP that
+    /// failed.
+    fn take_back(&mut self, at: u32, row: &Row) -> Result<(), Stop> {
+        let alone = row.facts.contains(Facts::OURS) && !row.facts.contains(Facts::ADDRESS);
+        if !row.phase.contains(Phase::APPENDED) || !alone {
+            return Ok(());
+        }
+        if let Some(row) = self.buffers.rows.get_mut(at) {
+            row.phase.remove(Phase::APPENDED);
+        }
+        self.queue(at, Step::DeleteOurs)
+    }
+
     /// Queues the addresses to delete behind all routes, newest first: the kernel's walks are
     /// then the shortest.
     fn delete_deferred(&mut self) -> Result<(), Stop> {
         let Buffers { rows, deferred, .. } = &mut *self.buffers;
         if deferred.is_empty() {
             return Ok(());
+        }
+        let is_v4 = |at: &u32| {
+            rows.get(*at)
+                .is_some_and(|row| row.vip.family() == Family::V4)
+        };
+        if self.binding == Binding::Route && rows.strangers() == 0 && deferred.iter().any(is_v4) {
+            // Were the link's last IPv4 address to go, every IPv4 route through it would.
+            crate::link::anchor(self.talk, self.link).map_err(Stop::Error)?;
         }
         deferred.sort_unstable_by_key(|at| rows.get(*at).map(|row| row.order));
         for place in 0..deferred.len() {
@@ -313,8 +399,11 @@ impl Call<'_> {
         }
         if step == Step::DeleteOthers {
             // As many messages as there are routes; nearly always one.
+            let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
+                return Ok(());
+            };
             for place in 0.. {
-                let Some(key) = self.buffers.rows.others(at).nth(place).copied() else {
+                let Some(key) = self.buffers.rows.others(vip).nth(place).copied() else {
                     break;
                 };
                 if self.buffers.batch.len() >= most {
@@ -332,7 +421,8 @@ impl Call<'_> {
             self.talk.listener().join(route_group(Family::V6))?;
             self.listening = true;
         }
-        let keep = self.buffers.rows.keep(at).copied();
+        let row = self.buffers.rows.get(at);
+        let keep = row.and_then(|row| self.buffers.rows.keep(row.vip)).copied();
         let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
             Step::AddAddress => t.add_address.push(out, sequence, vip),
@@ -341,7 +431,7 @@ impl Call<'_> {
             Step::AddTransit => t.add_transit.push(out, sequence, vip),
             Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
             Step::ReplaceTransit => t.replace_transit.push(out, sequence, vip),
-            Step::ReplaceExisting => t.replace_existing.push(out, sequence, vip),
+            Step::AppendRoute => t.append_route.push(out, sequence, vip),
             Step::DeleteOurs => {
                 let key = wanted_key(&wanted[Family::of(vip) as usize]);
                 t.push_delete_route(out, sequence, vip, &key);
@@ -361,7 +451,7 @@ impl Call<'_> {
         &mut self,
         at: u32,
         step: Step,
-        write: impl FnOnce(&Templates, &std::net::IpAddr, &mut Vec<u8>, u32),
+        write: impl FnOnce(&Templates, &IpAddr, &mut Vec<u8>, u32),
     ) {
         if self.buffers.batch.len() == 0 {
             self.buffers.batch.begin(self.talk.sequence());
@@ -410,12 +500,14 @@ impl Call<'_> {
         self.moved = Instant::now();
         match heard {
             Ok(Dumped::Whole) => {
-                for entry in sealed.entries() {
-                    if entry.step == Step::AddAddress
-                        && !entry.refused
-                        && let Some(row) = rows.get_mut(entry.row)
-                    {
-                        row.phase = row.phase.with_new_address();
+                for entry in sealed.entries().iter().filter(|entry| !entry.refused) {
+                    let Some(row) = rows.get_mut(entry.row) else {
+                        continue;
+                    };
+                    match entry.step {
+                        Step::AddAddress => row.phase = row.phase.with_new_address(),
+                        Step::AppendRoute => row.phase |= Phase::APPENDED,
+                        _ => {}
                     }
                 }
             }
@@ -494,8 +586,12 @@ impl Call<'_> {
 
     fn wait_listening(&mut self) -> Result<Waited, Stop> {
         self.talk.notifications(|_| ())?;
-        let policy = self.policy;
+        let policy = self.policy(Goal::Look);
         let waits = move |row: &Row| {
+            let policy = Policy {
+                goal: row.goal,
+                ..policy
+            };
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
                 && (is_unsure(row)
@@ -503,7 +599,7 @@ impl Call<'_> {
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
-        self.observer().look_up(waits)?;
+        self.observer(None).look_up(waits)?;
         let mut left = 0;
         let (mut young, mut unsure) = (false, false);
         for row in self.buffers.rows.iter().filter(|row| waits(row)) {
@@ -568,17 +664,47 @@ impl Call<'_> {
     /// The kernel stalled: whatever still waits is pending.
     fn give_up_waiting(&mut self) {
         for at in self.indices() {
-            if let Some(row) = self.buffers.rows.get(at)
-                && next(row.vip.family(), row.facts, row.phase, self.policy) == Next::Wait
-            {
+            let waits = |row: &Row| self.next(row) == Next::Wait;
+            if self.buffers.rows.get(at).is_some_and(waits) {
                 self.fail(at, Cause::Pending);
             }
         }
     }
 
-    /// Sums up. `stopped` is the cause of what was not decided when the call stopped early.
-    fn conclude(&mut self, stopped: Option<Cause>) -> Report {
+    /// Sums up. `stopped`: before every VIP was decided.
+    fn conclude(&mut self, stopped: bool) -> Report {
         let mut report = std::mem::take(&mut self.report);
+        for at in self.indices() {
+            let Some(row) = self.buffers.rows.get(at).copied() else {
+                continue;
+            };
+            if row.phase.contains(Phase::FAILED) {
+                continue;
+            }
+            // Only what was *seen* as wanted counts, and seen after the last write to it.
+            let written = row.phase.contains(Phase::WRITTEN);
+            let next = self.next(&row);
+            if !self.observed || stopped && written || next != Next::Done {
+                let unreached = stopped && next != Next::Wait;
+                self.fail(
+                    at,
+                    if unreached {
+                        Cause::NotReached
+                    } else {
+                        Cause::Pending
+                    },
+                );
+                continue;
+            }
+            let absent = row.phase.contains(Phase::WAS_ABSENT);
+            *match (written, row.goal) {
+                (false, _) => &mut report.unchanged,
+                (true, Goal::Release) => &mut report.released,
+                (true, _) if absent => &mut report.assigned,
+                (true, _) => &mut report.repaired,
+            } += 1;
+        }
+        let (observed, binding) = (self.observed, self.binding);
         let Buffers {
             rows,
             refusals,
@@ -587,29 +713,6 @@ impl Call<'_> {
             rejected,
             ..
         } = &mut *self.buffers;
-        let policy = self.policy;
-        for (at, row) in (0..).zip(rows.iter_mut()) {
-            if row.phase.contains(Phase::FAILED) {
-                continue;
-            }
-            // Only what was *seen* as wanted counts, and seen after the last write to it.
-            let seen = self.observed
-                && !(stopped.is_some() && row.phase.contains(Phase::WRITTEN))
-                && next(row.vip.family(), row.facts, row.phase, policy) == Next::Done;
-            if !seen {
-                row.phase |= Phase::FAILED;
-                failed.push((at, stopped.unwrap_or(Cause::Pending)));
-                continue;
-            }
-            let written = row.phase.contains(Phase::WRITTEN);
-            let absent = row.phase.contains(Phase::WAS_ABSENT);
-            *match (written, policy.goal) {
-                (false, _) => &mut report.unchanged,
-                (true, Goal::Release) => &mut report.released,
-                (true, _) if absent => &mut report.assigned,
-                (true, _) => &mut report.repaired,
-            } += 1;
-        }
         if failed.is_empty() && rejected.is_empty() {
             return report;
         }
@@ -649,7 +752,11 @@ impl Call<'_> {
                 operation: refusal.map(|(refusal, _)| refusal.step.operation()),
                 errno: refusal.map(|(refusal, _)| refusal.errno),
                 text,
-                drift: row.facts.drift(),
+                drift: if observed {
+                    row.facts.drift(binding)
+                } else {
+                    crate::Drift::empty()
+                },
             });
         }
         report.failures.sort_by_key(|failure| failure.vip);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::plan::{Binding, Goal};
 use crate::vip::{Family, Reject, Vip};
 use crate::wire::decode::{Address, Route};
 use crate::wire::encode::{AddressKeep, RouteKey, Wanted};
@@ -40,6 +41,11 @@ bitflags::bitflags! {
         const STALE = 1 << 10;
         /// Another device holds a local route for the VIP.
         const CONFLICT = 1 << 11;
+        /// The address is on the link, though the VIPs are bound by their routes only
+        /// ([`Binding::Route`](crate::Binding::Route)).
+        const UNWANTED_ADDRESS = 1 << 12;
+        /// A further table has a route to the VIP through the link. Only a deep audit looks.
+        const OTHER_TABLE = 1 << 13;
     }
 }
 
@@ -95,6 +101,8 @@ bitflags::bitflags! {
         const FOREIGN = 1 << 13;
         /// A look-up answered with the wanted route.
         const WINS = 1 << 14;
+        /// Its address or a route of it bears the manager's mark.
+        const MARKED = 1 << 15;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -107,19 +115,25 @@ bitflags::bitflags! {
 
 impl Facts {
     /// How these facts differ from the single-route state.
-    pub(crate) fn drift(self) -> Drift {
+    pub(crate) fn drift(self, binding: Binding) -> Drift {
+        let address = self.contains(Self::ADDRESS);
         let mut drift = Drift::empty();
-        drift.set(Drift::MISSING_ADDRESS, !self.contains(Self::ADDRESS));
+        match binding {
+            Binding::Address => {
+                drift.set(Drift::MISSING_ADDRESS, !address);
+                drift.set(Drift::STALE, !address && self.intersects(Self::ANY_ROUTE));
+                drift.set(Drift::TENTATIVE, self.contains(Self::TENTATIVE));
+                drift.set(Drift::DAD_FAILED, self.contains(Self::DAD_FAILED));
+            }
+            Binding::Route => drift.set(Drift::UNWANTED_ADDRESS, address),
+        }
         drift.set(
             Drift::WRONG_PREFIX_LENGTH,
             self.contains(Self::OTHER_LENGTH),
         );
-        drift.set(Drift::TENTATIVE, self.contains(Self::TENTATIVE));
-        drift.set(Drift::DAD_FAILED, self.contains(Self::DAD_FAILED));
         drift.set(
             Drift::PREFIX_ROUTE,
-            self.contains(Self::PREFIX)
-                || self.contains(Self::ADDRESS) && !self.contains(Self::NO_PREFIX_ROUTE),
+            self.contains(Self::PREFIX) || address && !self.contains(Self::NO_PREFIX_ROUTE),
         );
         drift.set(Drift::KERNEL_LOCAL_ROUTE, self.contains(Self::KERNEL));
         drift.set(Drift::MISSING_ROUTE, !self.contains(Self::OURS));
@@ -128,10 +142,6 @@ impl Facts {
         drift.set(
             Drift::DUPLICATE,
             self.contains(Self::EXTRA) || self.contains(Self::OURS | Self::SLOT),
-        );
-        drift.set(
-            Drift::STALE,
-            !self.contains(Self::ADDRESS) && self.intersects(Self::ANY_ROUTE),
         );
         drift.set(
             Drift::CONFLICT,
@@ -160,6 +170,8 @@ bitflags::bitflags! {
         const FAILED = 1 << 3;
         /// The kernel's route was seen in this call: it is not to come any more.
         const SETTLED = 1 << 4;
+        /// This call added its route beside its address, in one send (IPv4).
+        const APPENDED = 1 << 5;
     }
 }
 
@@ -175,6 +187,7 @@ impl Phase {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) vip: Vip,
+    pub(crate) goal: Goal,
     pub(crate) phase: Phase,
     pub(crate) facts: Facts,
     /// Which kinds of step were sent (see [`crate::plan::Step::bit`]).
@@ -187,9 +200,10 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(vip: Vip) -> Self {
+    pub(crate) fn new(vip: Vip, goal: Goal) -> Self {
         Self {
             vip,
+            goal,
             phase: Phase::empty(),
             facts: Facts::empty(),
             sent: 0,
@@ -214,15 +228,20 @@ pub(crate) struct Frame<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     rows: Vec<Row>,
-    /// Routes that are not as wanted, by row.
-    others: Vec<(u32, RouteKey)>,
-    /// What an address update must keep, by row.
-    keeps: Vec<(u32, AddressKeep)>,
-    /// VIPs that a discovery found and that are not rows yet.
-    found: Vec<Vip>,
+    /// Routes that are not as wanted.
+    others: Vec<(Vip, RouteKey)>,
+    /// What an address update must keep.
+    keeps: Vec<(Vip, AddressKeep)>,
+    /// What a discovery found that is no row yet.
+    found: Vec<Row>,
     cursor: usize,
     seen: u32,
+    /// IPv4 addresses of the link that are no row's.
+    strangers: usize,
 }
+
+/// Which VIPs a discovery admits, and what for.
+pub(crate) type Admit<'a> = &'a dyn Fn(Vip) -> Option<Goal>;
 
 impl Rows {
     /// Begins a call: forgets all rows.
@@ -232,8 +251,8 @@ impl Rows {
     }
 
     /// Adds a VIP; [`settle`](Self::settle) must follow.
-    pub(crate) fn push(&mut self, vip: Vip) {
-        self.rows.push(Row::new(vip));
+    pub(crate) fn push(&mut self, vip: Vip, goal: Goal) {
+        self.rows.push(Row::new(vip, goal));
     }
 
     /// Sorts the rows and drops repetitions.
@@ -245,16 +264,21 @@ impl Rows {
     /// Takes out the rows that `why` gives a reason for.
     pub(crate) fn reject(
         &mut self,
-        why: impl Fn(Vip) -> Option<Reject>,
+        why: impl Fn(&Row) -> Option<Reject>,
         rejected: &mut Vec<(Vip, Reject)>,
     ) {
-        self.rows.retain(|row| match why(row.vip) {
+        self.rows.retain(|row| match why(row) {
             Some(why) => {
                 rejected.push((row.vip, why));
                 false
             }
             None => true,
         });
+    }
+
+    /// Keeps only the rows that `wanted` says yes to.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&Row) -> bool) {
+        self.rows.retain(wanted);
     }
 
     /// Gives back memory beyond `rows` VIPs.
@@ -298,19 +322,24 @@ impl Rows {
         .is_some_and(|row| row.vip.family() == family)
     }
 
-    /// The routes of a row that are not as wanted.
-    pub(crate) fn others(&self, row: u32) -> impl Iterator<Item = &RouteKey> {
-        let from = self.others.partition_point(|(r, _)| *r < row);
+    /// The routes to a VIP that are not as wanted.
+    pub(crate) fn others(&self, vip: Vip) -> impl Iterator<Item = &RouteKey> {
+        let from = self.others.partition_point(|(of, _)| *of < vip);
         self.others[from..]
             .iter()
-            .take_while(move |(r, _)| *r == row)
+            .take_while(move |(of, _)| *of == vip)
             .map(|(_, key)| key)
     }
 
-    /// What an update of the row's address must keep.
-    pub(crate) fn keep(&self, row: u32) -> Option<&AddressKeep> {
-        let at = self.keeps.binary_search_by_key(&row, |(r, _)| *r).ok()?;
+    /// What an update of a VIP's address must keep.
+    pub(crate) fn keep(&self, vip: Vip) -> Option<&AddressKeep> {
+        let at = self.keeps.binary_search_by_key(&vip, |(of, _)| *of).ok()?;
         self.keeps.get(at).map(|(_, keep)| keep)
+    }
+
+    /// How many IPv4 addresses the link has that are none of the rows'.
+    pub(crate) fn strangers(&self) -> usize {
+        self.strangers
     }
 
     /// Begins an observation of everything: forgets the facts.
@@ -322,6 +351,7 @@ impl Rows {
         self.keeps.clear();
         self.cursor = 0;
         self.seen = 0;
+        self.strangers = 0;
     }
 
     /// Ends an observation.
@@ -329,8 +359,8 @@ impl Rows {
         // A torn dump may have told the same route twice.
         self.others.sort_unstable();
         self.others.dedup();
-        self.keeps.sort_unstable_by_key(|(row, _)| *row);
-        self.keeps.dedup_by_key(|(row, _)| *row);
+        self.keeps.sort_unstable_by_key(|(vip, _)| *vip);
+        self.keeps.dedup_by_key(|(vip, _)| *vip);
     }
 
     /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
@@ -353,32 +383,50 @@ impl Rows {
         self.find(addr).and_then(|at| u32::try_from(at).ok())
     }
 
-    /// Joins one address of an address dump.
-    pub(crate) fn join_address(&mut self, address: &Address, frame: &Frame<'_>) {
+    /// Joins one address of an address dump. With `admit`, one that is no row yet may become one:
+    /// see [`adopt`](Self::adopt).
+    pub(crate) fn join_address(
+        &mut self,
+        address: &Address,
+        frame: &Frame<'_>,
+        admit: Option<Admit<'_>>,
+    ) {
         if address.link != frame.link {
             return;
         }
         self.seen += 1;
-        let order = self.seen;
-        let Some(at) = self.find(address.addr) else {
-            return;
+        let vip = Vip::from(address.addr);
+        let is_host = address.prefix_length == vip.family().host_bits();
+        let row = match self.find(address.addr) {
+            Some(at) => &mut self.rows[at],
+            None => {
+                let goal = admit.filter(|_| is_host).and_then(|admit| admit(vip));
+                let Some(goal) = goal else {
+                    self.strangers += usize::from(vip.family() == Family::V4);
+                    return;
+                };
+                self.found.push(Row::new(vip, goal));
+                let last = self.found.len() - 1;
+                &mut self.found[last]
+            }
         };
-        let (Some(row), Ok(index)) = (self.rows.get_mut(at), u32::try_from(at)) else {
-            return;
-        };
-        let family = row.vip.family();
-        if address.prefix_length != family.host_bits() {
+        if !is_host {
             row.facts |= Facts::OTHER_LENGTH;
+            self.strangers += usize::from(vip.family() == Family::V4);
             return;
         }
         let has = |flag| address.flags & flag != 0;
-        row.order = order;
+        row.order = self.seen;
         row.facts |= Facts::ADDRESS;
         row.facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));
         row.facts.set(Facts::DAD_FAILED, has(IFA_F_DADFAILED));
         row.facts
             .set(Facts::YOUNG, is_young(address.created, frame.now));
-        let no_prefix_route = family == Family::V4 || has(IFA_F_NOPREFIXROUTE);
+        let mark = frame.wanted[vip.family() as usize].address_protocol;
+        if mark.is_some() && address.protocol == mark {
+            row.facts |= Facts::MARKED;
+        }
+        let no_prefix_route = vip.family() == Family::V4 || has(IFA_F_NOPREFIXROUTE);
         row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);
         if !no_prefix_route {
             let settable =
@@ -390,23 +438,55 @@ impl Rows {
                 protocol: address.protocol,
                 rt_priority: address.rt_priority,
             };
-            self.keeps.push((index, keep));
+            self.keeps.push((vip, keep));
         }
     }
 
     /// Joins one route of a dump. Returns whether it is one of the link in table main, to be
     /// looked at again after a write.
-    pub(crate) fn join_route(&mut self, route: &Route, frame: &Frame<'_>) -> bool {
+    pub(crate) fn join_route(
+        &mut self,
+        route: &Route,
+        frame: &Frame<'_>,
+        admit: Option<Admit<'_>>,
+    ) -> bool {
         let Some((at, fact)) = self.classify(route, frame) else {
+            if let Some(admit) = admit {
+                self.discover(route, frame, admit);
+            }
             return false;
         };
-        self.rows[at].facts |= fact;
-        if fact.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX)
-            && let Ok(row) = u32::try_from(at)
-        {
-            self.others.push((row, key_of(route)));
+        let row = &mut self.rows[at];
+        row.facts |= fact;
+        if fact.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX) {
+            self.others.push((row.vip, key_of(route)));
         }
         route.table == TABLE_MAIN
+    }
+
+    /// Finds a VIP by a local route of the link that is there without its address. The kernel's own
+    /// routes are there for addresses.
+    fn discover(&mut self, route: &Route, frame: &Frame<'_>, admit: Admit<'_>) {
+        if let Some(host) = route.host()
+            && route.table == TABLE_LOCAL
+            && route.link == Some(frame.link)
+            && route.kind == libc::RTN_LOCAL
+            && !route.is_kernels_own()
+            && self.find(host).is_none()
+            && let Some(goal) = admit(Vip::from(host))
+        {
+            self.found.push(Row::new(Vip::from(host), goal));
+        }
+    }
+
+    /// Makes what was found rows of the call. Returns whether there was anything.
+    pub(crate) fn adopt(&mut self) -> bool {
+        if self.found.is_empty() {
+            return false;
+        }
+        self.rows.append(&mut self.found);
+        self.settle();
+        true
     }
 
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
@@ -428,8 +508,11 @@ impl Rows {
                     }
                 }
         });
+        let Some(vip) = self.get(row).map(|row| row.vip) else {
+            return;
+        };
         if let Some(route) = route.filter(|_| fact.contains(Facts::SLOT)) {
-            let other = (row, key_of(route));
+            let other = (vip, key_of(route));
             if let Err(place) = self.others.binary_search(&other) {
                 self.others.insert(place, other);
             }
@@ -453,20 +536,6 @@ impl Rows {
             return (route.table == TABLE_LOCAL).then_some((at, Facts::FOREIGN));
         }
         Some((at, classify_on_link(route, wanted)))
-    }
-
-    /// Joins an address or a route of the link to the VIPs found, for a call without a set.
-    pub(crate) fn discover(&mut self, addr: IpAddr, admit: impl FnOnce(Vip) -> bool) {
-        let vip = Vip::from(addr);
-        if admit(vip) {
-            self.found.push(vip);
-        }
-    }
-
-    /// Makes the VIPs found the rows of the call.
-    pub(crate) fn adopt_found(&mut self) {
-        self.rows.extend(self.found.drain(..).map(Row::new));
-        self.settle();
     }
 }
 
@@ -500,10 +569,16 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     let mut fact = Facts::empty();
     fact.set(Facts::SLOT_SOURCE, !local || !scope_fits || !from_source);
     fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
-    if fact.is_empty() {
-        Facts::OURS
+    let marked = route.protocol == wanted.protocol && wanted.protocol != libc::RTPROT_KERNEL;
+    let mark = if marked {
+        Facts::MARKED
     } else {
-        fact | Facts::SLOT
+        Facts::empty()
+    };
+    if fact.is_empty() {
+        Facts::OURS | mark
+    } else {
+        fact | Facts::SLOT | mark
     }
 }
 

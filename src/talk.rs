@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::batch::{Refused, Sealed};
-use crate::sys::{Received, Socket, Strictness};
+use crate::sys::{Received, Socket};
 use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
@@ -106,17 +106,22 @@ impl Dumped {
 }
 
 impl Talk {
-    /// Opens both sockets in the calling thread's network namespace.
-    pub(crate) fn open(rcvbuf: usize, strictness: Strictness) -> io::Result<Self> {
+    /// Over two sockets that `open` makes.
+    pub(crate) fn open<E>(open: impl Fn() -> Result<Socket, E>) -> Result<Self, E> {
         Ok(Self {
-            ask: Socket::open(rcvbuf, strictness)?,
-            listen: Socket::open(rcvbuf, strictness)?,
+            ask: open()?,
+            listen: open()?,
             sequence: 1,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
             tamper: Tamper::default(),
         })
+    }
+
+    /// The port id of our requests.
+    pub(crate) fn port(&self) -> u32 {
+        self.ask.port()
     }
 
     /// The socket of the notifications.

@@ -128,6 +128,11 @@ impl Watcher {
         })
     }
 
+    /// Begins with the link of this index.
+    pub(crate) fn follow(&mut self, link: Option<u32>) {
+        self.link = link;
+    }
+
     /// Appends what has happened since the last call, without waiting; returns how many events
     /// that are.
     ///
@@ -153,7 +158,13 @@ impl Watcher {
             };
             for message in decode::messages(datagram) {
                 let told = message.and_then(|message| {
-                    tell(&message, &self.name, &mut self.link, self.ours, &mut self.burst)
+                    tell(
+                        &message,
+                        &self.name,
+                        &mut self.link,
+                        self.ours,
+                        &mut self.burst,
+                    )
                 });
                 match told {
                     Ok(None) => {}
@@ -241,7 +252,12 @@ fn tell(
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
             let told = message.link()?;
-            return Ok(tell_link(message.kind == libc::RTM_NEWLINK, &told, name, link));
+            return Ok(tell_link(
+                message.kind == libc::RTM_NEWLINK,
+                &told,
+                name,
+                link,
+            ));
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => {
             let Some(address) = message.address()? else {

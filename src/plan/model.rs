@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::Step;
+use super::{Goal, Step};
 use crate::observe::is_in_the_making;
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::vip::{Family, Vip};
@@ -214,7 +214,7 @@ impl Kernel {
             Step::AddTransit => self.add_route(transit),
             Step::ReplaceRoute => self.replace_route(wanted, true, world),
             Step::ReplaceTransit => self.replace_route(transit, true, world),
-            Step::ReplaceExisting => self.replace_route(wanted, false, world),
+            Step::AppendRoute => self.append_route(wanted),
             Step::DeleteOurs => {
                 self.delete_route(Key::new(&wanted_key(&world.wanted()[world.at()])), world)
             }
@@ -303,6 +303,16 @@ impl Kernel {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, CREATE and APPEND: behind others of its priority, unless the very same is there
+    /// (`fib_table_insert`). Only IPv4 appends.
+    fn append_route(&mut self, route: Route) -> Result<(), i32> {
+        if self.routes.contains(&route) {
+            return Err(libc::EEXIST);
+        }
+        self.insert(route);
         Ok(())
     }
 
@@ -446,6 +456,7 @@ impl World {
             source: Source::Node.addr(family),
             protocol: self.protocol,
             transit: TRANSIT,
+            address_protocol: None,
         })
     }
 
@@ -488,7 +499,7 @@ impl World {
             now: NOW,
         };
         let mut rows = Rows::default();
-        rows.push(self.vip());
+        rows.push(self.vip(), Goal::Assign);
         rows.begin();
         let mut join = |prefix_length, host: Address| {
             let flag = |set, flag| if set { flag } else { 0 };
@@ -505,7 +516,7 @@ impl World {
                 protocol: None,
                 rt_priority: None,
             };
-            rows.join_address(&address, &frame);
+            rows.join_address(&address, &frame, None);
         };
         if let Some(host) = addresses.host {
             join(self.family.host_bits(), host);
@@ -515,12 +526,12 @@ impl World {
         }
         let mut main_used = false;
         for (at, route) in routes.iter().enumerate() {
-            let narrow = route.table == TABLE_MAIN || look.release;
+            let narrow = route.table == TABLE_MAIN;
             let told = !(narrow && route.device == Device::Other)
                 && (look.main || route.table == TABLE_LOCAL)
                 && look.missed != Some(at);
             if told {
-                main_used |= rows.join_route(&self.dumped(route), &frame);
+                main_used |= rows.join_route(&self.dumped(route), &frame, None);
             }
         }
         rows.finish();
@@ -535,7 +546,7 @@ impl World {
         Seen {
             facts: rows.get(0).unwrap().facts,
             others: rows
-                .others(0)
+                .others(self.vip())
                 .map(|key| Message::Delete(Key::new(key)))
                 .collect(),
             main_used,
@@ -551,7 +562,7 @@ impl World {
             now: 0,
         };
         let mut rows = Rows::default();
-        rows.push(self.vip());
+        rows.push(self.vip(), Goal::Assign);
         rows.iter_mut().for_each(|row: &mut Row| row.facts = facts);
         self.join_look_up(&mut rows, routes, &frame);
         rows.get(0).unwrap().facts

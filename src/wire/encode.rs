@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkHeader,
+    Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkHeader,
 };
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
@@ -33,7 +33,8 @@ const SEQUENCE_AT: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
-    vip: usize,
+    /// Where the VIP stands; a second place is the same as the first where there is but one.
+    vip: [usize; 2],
 }
 
 impl Template {
@@ -47,7 +48,7 @@ impl Template {
         header.flags = NLM_F_REQUEST | flags;
         header.emit(&mut bytes);
         emit(&mut bytes[HEADER..]);
-        Self { bytes, vip: 0 }
+        Self { bytes, vip: [0; 2] }
     }
 
     fn address(kind: u16, flags: u16, header: &AddressHeader, attrs: &[AddressAttribute]) -> Self {
@@ -76,7 +77,13 @@ impl Template {
 
     /// Marks the place of the VIP: the value of the first attribute.
     fn vip_first(mut self, fixed: usize) -> Self {
-        self.vip = HEADER + fixed + 4;
+        self.vip = [HEADER + fixed + 4; 2];
+        self
+    }
+
+    /// Marks it in the second attribute too, behind an address of this family.
+    fn vip_twice(mut self, of: Family) -> Self {
+        self.vip[1] += usize::from(of.host_bits() / 8) + 4;
         self
     }
 
@@ -86,7 +93,9 @@ impl Template {
         out.extend_from_slice(&self.bytes);
         let message = &mut out[at..];
         message[SEQUENCE_AT..SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
-        put_address(&mut message[self.vip..], vip);
+        for at in self.vip {
+            put_address(&mut message[at..], vip);
+        }
     }
 }
 
@@ -156,6 +165,8 @@ pub(crate) struct Wanted {
     pub(crate) protocol: u8,
     /// The protocol that our route bears while the kernel's is deleted.
     pub(crate) transit: u8,
+    /// The mark of our addresses (IFA_PROTO), if any.
+    pub(crate) address_protocol: Option<u8>,
 }
 
 /// The messages that concern one VIP, for one family.
@@ -169,8 +180,7 @@ pub(crate) struct Templates {
     pub(crate) add_transit: Template,
     pub(crate) replace_route: Template,
     pub(crate) replace_transit: Template,
-    /// Replaces but never creates: does nothing where the address was refused.
-    pub(crate) replace_existing: Template,
+    pub(crate) append_route: Template,
     pub(crate) look_up: Template,
 }
 
@@ -193,21 +203,27 @@ impl Templates {
                 libc::RTM_NEWADDR,
                 NLM_F_CREATE | NLM_F_EXCL,
                 &address_header(family, link),
-                &add_attributes(family),
+                &add_attributes(want),
             )
             .vip_first(IFADDRMSG),
             delete_address: Template::address(
                 libc::RTM_DELADDR,
                 0,
                 &address_header(family, link),
-                &[AddressAttribute::Local(placeholder(family))],
+                // With both, IPv4 compares the prefix length (`inet_rtm_deladdr`,
+                // net/ipv4/devinet.c), and spares the same address of another length.
+                &[
+                    AddressAttribute::Local(placeholder(family)),
+                    AddressAttribute::Address(placeholder(family)),
+                ],
             )
-            .vip_first(IFADDRMSG),
+            .vip_first(IFADDRMSG)
+            .vip_twice(family),
             add_route: route(NLM_F_CREATE | NLM_F_EXCL, want.protocol),
             add_transit: route(NLM_F_CREATE | NLM_F_EXCL, want.transit),
             replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, want.protocol),
             replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, want.transit),
-            replace_existing: route(NLM_F_REPLACE, want.protocol),
+            append_route: route(NLM_F_CREATE | NLM_F_APPEND, want.protocol),
             look_up: look_up(family),
         }
     }
@@ -324,18 +340,18 @@ fn address_header(of: Family, link: u32) -> AddressHeader {
     }
 }
 
-fn add_attributes(of: Family) -> Vec<AddressAttribute> {
-    let local = AddressAttribute::Local(placeholder(of));
-    match of {
-        // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
-        Family::V4 => vec![local],
-        Family::V6 => vec![
-            local,
-            AddressAttribute::Flags(AddressFlags::from_bits_retain(
-                IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
-            )),
-        ],
+fn add_attributes(want: &Wanted) -> Vec<AddressAttribute> {
+    // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
+    let mut attributes = vec![AddressAttribute::Local(placeholder(want.family))];
+    if want.family == Family::V6 {
+        attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
+            IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+        )));
     }
+    if let Some(protocol) = want.address_protocol {
+        attributes.push(AddressAttribute::Protocol(AddressProtocol::from(protocol)));
+    }
+    attributes
 }
 
 fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
@@ -384,6 +400,24 @@ pub(crate) fn look_up_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     look_up(Family::of(addr)).push(out, sequence, addr);
 }
 
+/// Adds an IPv4 address that is valid on this node only.
+pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
+    let header = AddressHeader {
+        scope: AddressScope::Host,
+        ..address_header(Family::of(addr), link)
+    };
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let local = AddressAttribute::Local(*addr);
+    push(
+        out,
+        sequence,
+        libc::RTM_NEWADDR,
+        flags,
+        &header,
+        [&local].into_iter(),
+    );
+}
+
 /// Asks for one IPv6 address of the node, on whatever link.
 pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     let header = AddressHeader {
@@ -419,22 +453,22 @@ pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link:
     );
 }
 
-/// Asks for the routes of a table, through one link or all; a kernel without strict checking sends
-/// all routes of the node.
+/// Asks for the routes of one table or all, through one link or all; a kernel without strict
+/// checking sends all routes of the node.
 pub(crate) fn dump_routes(
     out: &mut Vec<u8>,
     sequence: u32,
     of: Family,
-    table: u32,
+    table: Option<u32>,
     link: Option<u32>,
 ) {
     let header = RouteHeader {
         address_family: family(of),
         ..RouteHeader::default()
     };
-    let table = RouteAttribute::Table(table);
+    let table = table.map(RouteAttribute::Table);
     let link = link.map(RouteAttribute::Oif);
-    let attributes = [Some(&table), link.as_ref()].into_iter().flatten();
+    let attributes = [table.as_ref(), link.as_ref()].into_iter().flatten();
     push(
         out,
         sequence,

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
-    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, Emitable, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CAPPED, NLM_F_CREATE, NLM_F_DUMP,
+    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
@@ -50,6 +50,7 @@ fn wanted(family: Family) -> Wanted {
         source: Some(source(family)),
         protocol: 2,
         transit: 251,
+        address_protocol: None,
     }
 }
 
@@ -131,7 +132,8 @@ fn addresses_are_added_and_deleted_as_meant() {
             written(|out| templates.add_address.push(out, SEQUENCE, &vip(of))),
             whole(add, NLM_F_CREATE | NLM_F_EXCL)
         );
-        let delete = RouteNetlinkMessage::DelAddress(address(of, vec![local]));
+        let peer = AddressAttribute::Address(vip(of));
+        let delete = RouteNetlinkMessage::DelAddress(address(of, vec![local, peer]));
         assert_eq!(
             written(|out| templates.delete_address.push(out, SEQUENCE, &vip(of))),
             whole(delete, 0)
@@ -182,7 +184,7 @@ fn routes_are_added_and_replaced_as_meant() {
             (&t.add_transit, 251, create | NLM_F_EXCL),
             (&t.replace_route, 2, create | replace),
             (&t.replace_transit, 251, create | replace),
-            (&t.replace_existing, 2, replace),
+            (&t.append_route, 2, create | NLM_F_APPEND),
         ] {
             assert_eq!(
                 written(|out| template.push(out, SEQUENCE, &vip(of))),
@@ -255,12 +257,12 @@ fn requests_ask_for_no_more_than_needed() {
         let mut routes = header.clone();
         routes.attributes = vec![RouteAttribute::Table(255)];
         assert_eq!(
-            written(|out| dump_routes(out, SEQUENCE, of, 255, None)),
+            written(|out| dump_routes(out, SEQUENCE, of, Some(255), None)),
             whole(RouteNetlinkMessage::GetRoute(routes.clone()), NLM_F_DUMP)
         );
         routes.attributes.push(RouteAttribute::Oif(LINK));
         assert_eq!(
-            written(|out| dump_routes(out, SEQUENCE, of, 255, Some(LINK))),
+            written(|out| dump_routes(out, SEQUENCE, of, Some(255), Some(LINK))),
             whole(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
         );
 
