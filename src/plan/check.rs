@@ -2,7 +2,8 @@
 //! [model](super::model) of the kernel.
 //!
 //! A run is what `round.rs` does for one row. It is followed through every branch: the late route
-//! may arrive before any action of ours, and one fault may strike at any of them.
+//! may arrive before any action of ours, and one fault may strike at any of them. Where `round.rs`
+//! waits a while longer before it believes what it sees (`is_unsure`), the run here does not.
 
 use std::collections;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -221,6 +222,9 @@ impl Course {
     fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
         let seen = self.observe(addresses, &kernel.routes, look);
         driver.scan_main = seen.main_used;
+        if !seen.facts.contains(Facts::ADDRESS) {
+            driver.phase.remove(Phase::SETTLED);
+        }
         if seen.facts.contains(Facts::KERNEL) {
             driver.phase |= Phase::SETTLED;
         }
@@ -339,15 +343,26 @@ impl Course {
     }
 }
 
-/// The late route arrives, and whoever listens hears it.
-fn arrive<'a>(kernel: &mut Kernel, drivers: impl IntoIterator<Item = &'a mut Driver>) {
+/// The late route arrives. Who waits for it hears it; so does, unless the notification is lost, who
+/// has added the address and not looked yet.
+fn arrive<'a>(
+    kernel: &mut Kernel,
+    drivers: impl IntoIterator<Item = &'a mut Driver>,
+    is_lost: bool,
+) {
     kernel.late_route_arrives();
     for driver in drivers {
-        match driver.at {
-            At::Listen { .. } => driver.phase |= Phase::SETTLED,
-            // The table changed under the dump, which is repeated.
-            At::Routes(_) => driver.at = At::Addresses,
-            _ => {}
+        let listens = match driver.at {
+            At::Listen { .. } => true,
+            At::Addresses | At::Routes(_) => driver.phase.contains(Phase::FRESH) && !is_lost,
+            _ => false,
+        };
+        if listens {
+            driver.phase |= Phase::SETTLED;
+        }
+        // The table changed under the dump, which is repeated.
+        if matches!(driver.at, At::Routes(_)) {
+            driver.at = At::Addresses;
         }
     }
 }
@@ -433,9 +448,11 @@ impl Walk {
     fn branch(&mut self, moment: &Moment) -> u64 {
         let mut runs = 0;
         if moment.kernel.late {
-            let mut then = moment.clone();
-            arrive(&mut then.kernel, [&mut then.driver]);
-            runs += self.follow(then);
+            for is_lost in [true, false] {
+                let mut then = moment.clone();
+                arrive(&mut then.kernel, [&mut then.driver], is_lost);
+                runs += self.follow(then);
+            }
         }
         // The work for a thousand addresses takes its time: what this call made, and knows as its
         // own, may be old before its route comes.
@@ -1093,10 +1110,12 @@ impl Pair {
                 }
             }
             if kernel.late {
-                let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
-                arrive(&mut kernel, &mut drivers);
+                for is_lost in [true, false] {
+                    let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
+                    arrive(&mut kernel, &mut drivers, is_lost);
+                    self.follow(kernel, drivers);
+                }
                 moved = true;
-                self.follow(kernel, drivers);
             }
             assert!(moved);
         }
