@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -42,19 +43,24 @@ impl Protocol {
     }
 }
 
-/// The protocol of our route while the kernel's is deleted beside it, where both are `kernel`.
-const TRANSIT: u8 = 251;
+/// The protocol of our route while it must not pass for the wanted one.
+const fn transit(wanted: Protocol) -> u8 {
+    match wanted.get() {
+        251 => 250,
+        _ => 251,
+    }
+}
 
 /// Asks for a receive buffer that holds the replies of a full batch with room to spare; the kernel
 /// grants what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
     link: String,
-    netns: Option<Netns>,
+    netns: Option<Arc<Netns>>,
     sources: Vec<IpAddr>,
     protocol: Protocol,
     allowed: Vec<IpNet>,
@@ -69,7 +75,7 @@ pub struct Builder {
 impl Builder {
     /// Works in this network namespace instead of the calling thread's.
     pub fn netns(mut self, netns: Netns) -> Self {
-        self.netns = Some(netns);
+        self.netns = Some(Arc::new(netns));
         self
     }
 
@@ -367,7 +373,7 @@ impl VipManager {
             link: link.index,
             source: sources[family as usize],
             protocol: config.protocol.get(),
-            transit: TRANSIT,
+            transit: transit(config.protocol),
         });
         let mut call = Call {
             talk,
@@ -379,7 +385,9 @@ impl VipManager {
             policy: Policy { goal, as_kernel },
             limits: Limits {
                 stall: config.stall,
-                deadline: config.total.map(|total| Instant::now() + total),
+                deadline: config
+                    .total
+                    .and_then(|total| Instant::now().checked_add(total)),
             },
             report: Report::default(),
             observed: false,

@@ -237,7 +237,7 @@ impl Observer<'_> {
 const LOOK_UPS: usize = 128;
 
 /// Whether the row's address was made by this call and its route was not yet.
-fn is_in_the_making(row: &Row) -> bool {
+pub(crate) fn is_in_the_making(row: &Row) -> bool {
     row.phase.contains(Phase::FRESH)
         && row.vip.family() == Family::V6
         && !row.facts.contains(Facts::OURS)
@@ -250,27 +250,27 @@ pub(crate) fn awaits_kernel(row: &Row) -> bool {
         && !row.facts.contains(Facts::KERNEL)
 }
 
-/// Notes that a notification tells of the kernel's route of a row, which is thus settled. Returns
-/// whether it was not before.
+/// Takes note of a notification of a local route to one of the rows. Returns whether it is news for
+/// a row that is not settled.
 pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> bool {
-    if message.kind != libc::RTM_NEWROUTE {
+    if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
         return false;
     }
     // One that cannot be read is none of ours: the observation that follows decides.
     let Ok(Some(route)) = message.route() else {
         return false;
     };
-    let kernel = route.family == Family::V6
-        && route.table == TABLE_LOCAL
-        && route.link == Some(link)
-        && route.kind == libc::RTN_LOCAL
-        && route.metric == 0;
-    if let Some(host) = route.host().filter(|_| kernel)
+    let local = route.table == TABLE_LOCAL && route.link == Some(link);
+    if let Some(host) = route.host().filter(|_| local)
         && let Some(at) = rows.index_of(host)
         && let Some(row) = rows.get_mut(at)
         && !row.phase.contains(Phase::SETTLED)
     {
-        row.phase |= Phase::SETTLED;
+        // The kernel's has come; its deletion by another hand proves that as well. And a route in
+        // the place of ours tells that somebody else got further: worth another look.
+        if route.is_kernels_own() {
+            row.phase |= Phase::SETTLED;
+        }
         return true;
     }
     false

@@ -1,5 +1,10 @@
 //! What should change: one pure function from what was seen to the next steps.
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod model;
+
 use crate::report::{Cause, Operation};
 use crate::state::{Facts, Phase};
 use crate::vip::Family;
@@ -25,7 +30,7 @@ pub(crate) struct Policy {
 }
 
 /// One message for one VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Step {
     /// Add the address; fails where it is there.
     AddAddress,
@@ -76,6 +81,8 @@ impl Step {
         match (self, errno) {
             // Something else was faster, or got in our way: the next observation tells.
             (Self::AddAddress | Self::AddRoute | Self::AddTransit, libc::EEXIST)
+            // IPv4: the very route is there, but behind another one.
+            | (Self::ReplaceRoute | Self::ReplaceTransit | Self::ReplaceExisting, libc::EEXIST)
             | (Self::ReplaceExisting, libc::ENOENT)
             | (Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers, libc::ESRCH)
             | (Self::DeleteAddress, libc::EADDRNOTAVAIL)
@@ -113,7 +120,8 @@ pub(crate) enum Next {
 /// The next steps for one VIP, from what was just seen of it.
 ///
 /// It remembers nothing, except for what `phase` says of this call: whether the call itself made
-/// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost; the next observation leads to the right ones.
+/// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost;
+/// the next observation leads to the right ones.
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
         Goal::Release => release(facts),
@@ -175,13 +183,26 @@ fn settle_v4(facts: Facts) -> Next {
 /// IPv6: the kernel's route comes late, beside ours, and wins.
 fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
     if !facts.contains(Facts::ADDRESS) {
-        return Next::Steps(&[Step::AddAddress]);
+        // A route that outlived its address would pass for the wanted one before the kernel's late
+        // one has come. Under the transit protocol it still delivers, and waits to be ours again.
+        // In a round of its own: were it refused beside the address, it would pass all the same.
+        return Next::Steps(if facts.contains(Facts::OURS) {
+            &[Step::ReplaceTransit]
+        } else {
+            &[Step::AddAddress]
+        });
     }
     if !facts.contains(Facts::NO_PREFIX_ROUTE) {
         // The cause of the prefix route; with it goes the route itself.
         return Next::Steps(&[Step::UpdateAddress]);
     }
     let kernel = facts.contains(Facts::KERNEL);
+    let new = phase.contains(Phase::FRESH) || facts.contains(Facts::YOUNG);
+    if new && !facts.contains(Facts::OURS) && !kernel && !phase.contains(Phase::SETTLED) {
+        // The kernel's route is on its way: ours now would leave two, and deleting would hit ours
+        // or nothing. Where ours is there, somebody has been through this.
+        return Next::Wait;
+    }
     if facts.intersects(Facts::OURS | Facts::SLOT) {
         return match (kernel, as_kernel) {
             // While ours bears another protocol, the deletion cannot hit it, even if the kernel's
@@ -195,19 +216,15 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         };
     }
     match (kernel, phase.contains(Phase::FRESH), as_kernel) {
-        // Nobody uses it yet, so the kernel's may go first: one message less.
-        (true, true, _) => Next::Steps(&[Step::DeleteKernel, Step::AddRoute]),
-        // Make before break.
-        (true, false, true) => Next::Steps(&[Step::AddTransit]),
-        (true, false, false) => Next::Steps(&[Step::AddRoute]),
-        // The kernel's route is on its way: adding ours now would leave two, and deleting would
-        // hit ours or nothing.
-        (false, fresh, _)
-            if (fresh || facts.contains(Facts::YOUNG)) && !phase.contains(Phase::SETTLED) =>
-        {
-            Next::Wait
-        }
         (false, _, _) => Next::Steps(&[Step::AddRoute]),
+        // Nobody uses it yet, so the kernel's may go first: one message less. Unless a further route
+        // made the VIP local before: should the kernel's be gone already, that would be hit.
+        (true, true, _) if !facts.contains(Facts::EXTRA) => {
+            Next::Steps(&[Step::DeleteKernel, Step::AddRoute])
+        }
+        // Make before break.
+        (true, _, true) => Next::Steps(&[Step::AddTransit]),
+        (true, _, false) => Next::Steps(&[Step::AddRoute]),
     }
 }
 
@@ -225,6 +242,11 @@ fn rest(facts: Facts) -> Next {
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
 fn release(facts: Facts) -> Next {
+    if facts.contains(Facts::OTHER_LENGTH) {
+        // The routes serve that address too, which is not ours to remove: half a release would cut
+        // it off.
+        return Next::Fail(Cause::Unrepaired);
+    }
     let address = facts.contains(Facts::ADDRESS);
     let ours = facts.contains(Facts::OURS);
     let others =
@@ -244,9 +266,6 @@ fn release(facts: Facts) -> Next {
         }
         (false, false, false) if facts.contains(Facts::PREFIX) => {
             Next::Steps(&[Step::DeleteOthers])
-        }
-        (false, false, false) if facts.contains(Facts::OTHER_LENGTH) => {
-            Next::Fail(Cause::Unrepaired)
         }
         (false, false, false) => Next::Done,
     }

@@ -118,7 +118,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Rejected(why) => write!(f, "rejected: {why}"),
             Self::Conflict => f.write_str("another device holds a local route for it"),
-            Self::Unrepaired => f.write_str("on the link in a form that this call must not change"),
+            Self::Unrepaired => f.write_str("in a form that this call must not change"),
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),
             Self::NotReached => f.write_str("the call ended before its turn"),

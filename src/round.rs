@@ -209,6 +209,8 @@ impl Call<'_> {
             self.delete_deferred()?;
             self.flush()?;
             if self.report.writes != writes {
+                // What was just written deserves a wait of its own.
+                stalled = false;
                 continue;
             }
             if !waiting {
@@ -413,8 +415,7 @@ impl Call<'_> {
                         && !entry.refused
                         && let Some(row) = rows.get_mut(entry.row)
                     {
-                        row.phase |= Phase::FRESH;
-                        row.phase.remove(Phase::SETTLED);
+                        row.phase = row.phase.with_new_address();
                     }
                 }
             }
@@ -550,7 +551,7 @@ impl Call<'_> {
         Ok(Waited::Progress)
     }
 
-    /// Reads the notifications for kernel routes of our rows. `None` if some were lost.
+    /// Reads the notifications for the rows that wait, and counts them. `None` if some were lost.
     fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
         let rows = &mut self.buffers.rows;
         let link = self.link;

@@ -148,7 +148,7 @@ impl Facts {
 
 bitflags::bitflags! {
     /// What this call did for a VIP, and where it stands.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Phase: u8 {
         /// Its address was acked as made by this call: nobody has used the VIP yet.
         const FRESH = 1;
@@ -160,6 +160,14 @@ bitflags::bitflags! {
         const FAILED = 1 << 3;
         /// The kernel's route was seen in this call: it is not to come any more.
         const SETTLED = 1 << 4;
+    }
+}
+
+impl Phase {
+    /// After an acked [`Step::AddAddress`](crate::plan::Step::AddAddress). A kernel's route that
+    /// was seen before belonged to an address that is gone.
+    pub(crate) fn with_new_address(self) -> Self {
+        (self | Self::FRESH) - Self::SETTLED
     }
 }
 
@@ -408,6 +416,18 @@ impl Rows {
             .and_then(|route| self.classify(route, frame))
             .map(|(_, fact)| fact);
         let fact = fact.unwrap_or_default() & !Facts::PREFIX & !Facts::EXTRA;
+        // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
+        // there stays. IPv4 can have several routes in the place of the wanted one.
+        let hides = route.is_some_and(|route| {
+            route.table == TABLE_LOCAL
+                && match route.family {
+                    Family::V4 => route.metric == 0,
+                    Family::V6 => {
+                        route.metric <= IP6_USER_METRIC
+                            && !fact.intersects(Facts::OURS | Facts::SLOT)
+                    }
+                }
+        });
         if let Some(route) = route.filter(|_| fact.contains(Facts::SLOT)) {
             let other = (row, key_of(route));
             if let Err(place) = self.others.binary_search(&other) {
@@ -415,12 +435,10 @@ impl Rows {
             }
         }
         let Some(row) = self.get_mut(row) else { return };
-        row.facts.remove(Facts::WINS);
-        if !fact.intersects(Facts::KERNEL | Facts::FOREIGN) {
+        if !hides {
             row.facts.remove(Facts::LOOKED_UP);
-            row.facts.set(Facts::WINS, fact.contains(Facts::OURS));
         }
-        // Else: behind such a route a look-up cannot see, and what was seen there stays.
+        row.facts.set(Facts::WINS, fact.contains(Facts::OURS));
         row.facts |= fact;
     }
 

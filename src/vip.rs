@@ -231,22 +231,22 @@ impl FromStr for Vip {
 #[non_exhaustive]
 pub enum Reject {
     /// `::`, or an address in 0.0.0.0/8.
-    #[error("the unspecified address cannot be a VIP")]
+    #[error("the unspecified address names no host")]
     Unspecified,
     /// In 127.0.0.0/8, or `::1`.
-    #[error("a loopback address cannot be a VIP")]
+    #[error("a loopback address names every host itself")]
     Loopback,
     /// In 224.0.0.0/4 or ff00::/8.
-    #[error("a multicast address cannot be a VIP")]
+    #[error("a multicast address names no host")]
     Multicast,
     /// In 169.254.0.0/16 or fe80::/10.
-    #[error("a link-local address cannot be a VIP")]
+    #[error("a link-local address has no meaning beyond its link")]
     LinkLocal,
     /// 255.255.255.255.
-    #[error("the broadcast address cannot be a VIP")]
+    #[error("the broadcast address names no host")]
     Broadcast,
     /// In ::ffff:0:0/96: give the IPv4 address itself.
-    #[error("an IPv4-mapped IPv6 address cannot be a VIP: give the IPv4 address")]
+    #[error("an IPv4-mapped IPv6 address: give the IPv4 address itself")]
     V4Mapped,
     /// Equal to the node's own address, a source of this manager.
     #[error("it is the source address of this manager, not a VIP")]

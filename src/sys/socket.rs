@@ -36,6 +36,7 @@ pub(crate) enum Received<'a> {
 #[derive(Debug)]
 pub(crate) struct Socket {
     inner: netlink_sys::Socket,
+    port: u32,
     replies: usize,
 }
 
@@ -60,9 +61,18 @@ impl Socket {
             }
         }
         inner.set_rx_buf_sz(libc::c_int::try_from(rcvbuf).unwrap_or(libc::c_int::MAX))?;
-        inner.bind_auto()?;
+        let port = inner.bind_auto()?.port_number();
         let replies = (inner.get_rx_buf_sz()? / REPLY_COST).max(1);
-        Ok(Self { inner, replies })
+        Ok(Self {
+            inner,
+            port,
+            replies,
+        })
+    }
+
+    /// The socket's own port id, which the notifications of its requests bear.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// How many messages may be sent at once so that the receive buffer holds a reply to each.

@@ -26,6 +26,9 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// In a notification: the port of the socket whose request caused it; 0 for the kernel itself,
+    /// and for every IPv6 address.
+    pub(crate) port: u32,
     payload: &'a [u8],
 }
 
@@ -69,6 +72,7 @@ fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: u16_at(bytes, 4)?,
         flags: u16_at(bytes, 6)?,
         sequence: u32_at(bytes, 8)?,
+        port: u32_at(bytes, 12)?,
         payload,
     };
     // The last message of a datagram may come without its padding.
@@ -327,6 +331,12 @@ impl<'a> Link<'a> {
                 .find(|attribute| attribute.kind() == *kind)
                 .map(value)
         })
+    }
+
+    /// The link's name.
+    pub(crate) fn name(&self) -> Option<&'a str> {
+        let name = self.attribute(&[libc::IFLA_IFNAME])?;
+        std::str::from_utf8(name.strip_suffix(&[0])?).ok()
     }
 
     /// Whether the link is enslaved to a VRF.

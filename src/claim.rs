@@ -1,0 +1,88 @@
+//! What is ours to remove.
+
+use ipnet::IpNet;
+
+use crate::vip::Vip;
+
+/// Which VIPs on the link a caller may release because they are not desired.
+///
+/// [`reconcile`](crate::VipManager::reconcile) removes what is on the link, not desired, *and*
+/// claimed. What is not claimed stays as it is, whoever put it there. Link-local and loopback
+/// addresses, the sources and what is outside the manager's allowed ranges are no VIPs, so no
+/// claim reaches them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    what: What,
+    at_most: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Link,
+    Ranges(Vec<IpNet>),
+    Mark,
+}
+
+impl Claim {
+    /// Every VIP on the link: nobody else puts VIPs there.
+    #[must_use]
+    pub const fn link() -> Self {
+        Self {
+            what: What::Link,
+            at_most: None,
+        }
+    }
+
+    /// Every VIP on the link that lies in one of these ranges.
+    #[must_use]
+    pub fn ranges<I>(ranges: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<IpNet>,
+    {
+        Self {
+            what: What::Ranges(ranges.into_iter().map(Into::into).collect()),
+            at_most: None,
+        }
+    }
+
+    /// Every VIP on the link that bears the manager's mark: the protocol of its route, where that
+    /// is not `kernel`, or the protocol of its address
+    /// ([`Builder::address_protocol`](crate::Builder::address_protocol)). A manager without a mark
+    /// cannot use it.
+    #[must_use]
+    pub const fn mark() -> Self {
+        Self {
+            what: What::Mark,
+            at_most: None,
+        }
+    }
+
+    /// The same, but a call that would release more than `vips` at once is refused before anything
+    /// is written ([`ErrorKind::TooManyReleases`](crate::ErrorKind::TooManyReleases)): a guard
+    /// against a caller who has not heard of all desired VIPs yet.
+    #[must_use]
+    pub const fn at_most(mut self, vips: usize) -> Self {
+        self.at_most = Some(vips);
+        self
+    }
+
+    /// Whether the claim goes by marks.
+    pub(crate) fn needs_mark(&self) -> bool {
+        self.what == What::Mark
+    }
+
+    /// Whether this VIP of the link is claimed; `marked`: it bears the manager's mark.
+    pub(crate) fn covers(&self, vip: Vip, marked: bool) -> bool {
+        match &self.what {
+            What::Link => true,
+            What::Ranges(ranges) => ranges.iter().any(|range| range.contains(&vip.addr())),
+            What::Mark => marked,
+        }
+    }
+
+    /// How many may be released at once.
+    pub(crate) fn bound(&self) -> usize {
+        self.at_most.unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,1137 @@
+//! `next` exhaustively: every state × every moment of the late route × one fault, against the
+//! [model](super::model) of the kernel.
+//!
+//! A run is what `round.rs` does for one row. It is followed through every branch: the late route
+//! may arrive before any action of ours, and one fault may strike at any of them.
+
+use std::collections;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use super::model::{
+    Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Route, STATIC, Seen, Source,
+    TRANSIT, World, user_metric,
+};
+use super::{Goal, Next, Policy, Refusal, Step, next};
+use crate::observe::awaits_kernel;
+use crate::report::Cause;
+use crate::state::{Facts, Phase, Row};
+use crate::vip::Family;
+use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+
+type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
+type HashSet<K> = collections::HashSet<K, BuildHasherDefault<Quick>>;
+
+/// A hash for a million small states in a debug build, where the standard one takes most of the
+/// time.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Quick {
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.add(u64::from(*byte)));
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.add(u64::from(word));
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.add(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.add(word);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.add(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
+
+/// Rounds with messages that a VIP may take.
+const UNDISTURBED: u16 = 6;
+const WITH_A_FAULT: u16 = 8;
+
+/// What may go wrong, once in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fault {
+    /// A message has no effect, and nothing says so.
+    Vanished,
+    /// A message has no effect, and the replies of its batch are lost.
+    Dropped,
+    /// A message has its effect, but the replies of its batch are lost.
+    Unheard,
+    /// The kernel is short of memory.
+    Refused,
+    /// The process is killed behind a message, and the next one calls again.
+    Killed,
+    /// A dump was torn: it told every route, but nobody knows.
+    Torn,
+    /// A dump was torn and a route was not told.
+    Missed,
+    /// Another hand deletes the address.
+    Deleted,
+    /// Another hand deletes the kernel's route, as every other tool for this job does.
+    Cleaned,
+    /// A route of another device comes, behind others of the metric or priority that it has.
+    Rival(u32),
+}
+
+/// One VIP's place in the loop of `round.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum At {
+    /// About to dump addresses.
+    Addresses,
+    /// About to dump routes, with the addresses dumped.
+    Routes(Addresses),
+    /// About to look up, before it listens.
+    LookUp(Facts),
+    /// Listens for the kernel's route; or also for time to pass.
+    Listen {
+        ages: bool,
+    },
+    Send(Batch),
+    Over(Outcome),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Outcome {
+    Done,
+    Conflict,
+    Unrepaired,
+    Pending,
+    /// The kernel's final refusal, or too many rounds.
+    Kernel,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Batch {
+    /// Messages still to send, last first.
+    rest: Vec<Message>,
+    /// Its address was added without a refusal heard.
+    added: bool,
+    /// No reply was lost.
+    heard: bool,
+    /// A final refusal was heard.
+    failed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Driver {
+    at: At,
+    phase: Phase,
+    attempts: u16,
+    scan_main: bool,
+    stalled: bool,
+}
+
+impl Driver {
+    fn new() -> Self {
+        Self {
+            at: At::Addresses,
+            phase: Phase::empty(),
+            attempts: 0,
+            scan_main: true,
+            stalled: false,
+        }
+    }
+}
+
+/// How one message fares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fate {
+    applied: bool,
+    refused: bool,
+    heard: bool,
+}
+
+impl Fate {
+    const GOOD: Self = Self {
+        applied: true,
+        refused: false,
+        heard: true,
+    };
+
+    fn of(fault: Fault) -> Option<Self> {
+        let (applied, refused, heard) = match fault {
+            Fault::Vanished => (false, false, true),
+            Fault::Dropped => (false, false, false),
+            Fault::Unheard => (true, false, false),
+            Fault::Refused => (false, true, true),
+            _ => return None,
+        };
+        Some(Self {
+            applied,
+            refused,
+            heard,
+        })
+    }
+}
+
+/// What all runs of one policy share.
+struct Course {
+    world: World,
+    policy: Policy,
+    seen: HashMap<(Addresses, Vec<Route>, Look), Seen>,
+}
+
+impl Course {
+    fn new(family: Family, policy: Policy) -> Self {
+        let protocol = if policy.as_kernel { KERNEL } else { MARK };
+        Self {
+            world: World { family, protocol },
+            policy,
+            seen: HashMap::default(),
+        }
+    }
+
+    fn observe(&mut self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+        let world = self.world;
+        self.seen
+            .entry((addresses, routes.to_vec(), look))
+            .or_insert_with(|| world.observe(addresses, routes, look))
+            .clone()
+    }
+
+    fn look(&self, main: bool) -> Look {
+        Look {
+            release: self.policy.goal == Goal::Release,
+            main,
+            torn: None,
+            missed: None,
+        }
+    }
+
+    fn next(&self, facts: Facts, phase: Phase) -> Next {
+        next(self.world.family, facts, phase, self.policy)
+    }
+
+    /// The end of an observation and what follows it without a further look at the kernel.
+    fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
+        let seen = self.observe(addresses, &kernel.routes, look);
+        driver.scan_main = seen.main_used;
+        if seen.facts.contains(Facts::KERNEL) {
+            driver.phase |= Phase::SETTLED;
+        }
+        let steps = match self.next(seen.facts, driver.phase) {
+            Next::Done => return driver.at = At::Over(Outcome::Done),
+            Next::Fail(cause) => {
+                driver.at = At::Over(match cause {
+                    Cause::Conflict => Outcome::Conflict,
+                    Cause::Unrepaired => Outcome::Unrepaired,
+                    other => panic!("{other:?}"),
+                });
+                return;
+            }
+            Next::Wait => {
+                driver.at = if driver.stalled {
+                    At::Over(Outcome::Pending)
+                } else {
+                    At::LookUp(seen.facts)
+                };
+                return;
+            }
+            Next::Steps(steps) => steps,
+        };
+        driver.attempts += 1;
+        driver.stalled = false;
+        driver.phase |= Phase::WRITTEN;
+        let mut rest = Vec::new();
+        for step in steps {
+            match step {
+                Step::DeleteOthers => rest.extend(&seen.others),
+                step => rest.push(Message::Step(*step)),
+            }
+        }
+        assert!(
+            !rest.is_empty(),
+            "{steps:?} for {:?}: no message",
+            seen.facts
+        );
+        rest.reverse();
+        driver.at = At::Send(Batch {
+            rest,
+            added: false,
+            heard: true,
+            failed: false,
+        });
+    }
+
+    /// Does what comes next where nothing goes wrong. Returns whether it could: a listener may
+    /// have nothing to hear.
+    fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
+        match &mut driver.at {
+            At::Addresses => driver.at = At::Routes(kernel.addresses),
+            At::Routes(addresses) => {
+                let (addresses, look) = (*addresses, self.look(driver.scan_main));
+                self.plan(kernel, driver, addresses, look);
+            }
+            At::LookUp(facts) => {
+                let facts = self.world.look_up(*facts, &kernel.routes);
+                let mut row = Row::new(self.world.vip());
+                row.facts = facts;
+                row.phase = driver.phase;
+                let waits =
+                    !facts.contains(Facts::KERNEL) && self.next(facts, driver.phase) == Next::Wait;
+                driver.at = if waits {
+                    let ages = !awaits_kernel(&row) && !facts.contains(Facts::TENTATIVE);
+                    At::Listen { ages }
+                } else {
+                    At::Addresses
+                };
+            }
+            At::Listen { ages } => {
+                if !driver.phase.contains(Phase::SETTLED) {
+                    match (kernel.late, *ages) {
+                        // The kernel's work is done long before an address is no longer young.
+                        (true, true) => return false,
+                        (false, true) => {
+                            if let Some(host) = &mut kernel.addresses.host {
+                                host.young = false;
+                            }
+                        }
+                        (_, false) => driver.stalled = true,
+                    }
+                }
+                driver.at = At::Addresses;
+            }
+            At::Send(batch) => {
+                let message = batch.rest.pop().expect("a batch is not empty");
+                let answer = match fate {
+                    Fate { refused: true, .. } => Err(libc::ENOMEM),
+                    Fate { applied: false, .. } => Ok(()),
+                    _ => kernel.take(message, &self.world),
+                };
+                batch.heard &= fate.heard;
+                let step = match message {
+                    Message::Step(step) => step,
+                    Message::Delete(_) => Step::DeleteOthers,
+                };
+                match answer {
+                    Ok(()) => batch.added |= step == Step::AddAddress,
+                    Err(errno) => batch.failed |= step.refused(errno) == Refusal::Final,
+                }
+                if batch.rest.is_empty() {
+                    let batch = batch.clone();
+                    driver.at = At::Addresses;
+                    if batch.added && batch.heard {
+                        driver.phase = driver.phase.with_new_address();
+                    }
+                    if batch.failed {
+                        driver.at = At::Over(Outcome::Kernel);
+                    }
+                }
+            }
+            At::Over(_) => return false,
+        }
+        true
+    }
+}
+
+/// The late route arrives, and whoever listens hears it.
+fn arrive<'a>(kernel: &mut Kernel, drivers: impl IntoIterator<Item = &'a mut Driver>) {
+    kernel.late_route_arrives();
+    for driver in drivers {
+        match driver.at {
+            At::Listen { .. } => driver.phase |= Phase::SETTLED,
+            // The table changed under the dump, which is repeated.
+            At::Routes(_) => driver.at = At::Addresses,
+            _ => {}
+        }
+    }
+}
+
+/// A moment of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Moment {
+    kernel: Kernel,
+    driver: Driver,
+    fault: Option<Fault>,
+    /// The rival has been there at an observation.
+    rival_seen: bool,
+    /// Our link delivered the VIP's packets at the start.
+    had_local: bool,
+    /// The address is of our making.
+    added: bool,
+}
+
+/// Follows every run of one policy.
+struct Walk {
+    course: Course,
+    faults: &'static [Fault],
+    /// How many runs lead on from a moment.
+    known: HashMap<Rc<Moment>, u64>,
+    path: Vec<Rc<Moment>>,
+    /// The most rounds with messages: undisturbed, and with a fault.
+    rounds: [u16; 2],
+    outcomes: HashMap<Outcome, u64>,
+    thefts: HashSet<Message>,
+}
+
+impl Walk {
+    fn new(family: Family, policy: Policy, faults: &'static [Fault]) -> Self {
+        Self {
+            course: Course::new(family, policy),
+            faults,
+            known: HashMap::default(),
+            path: Vec::new(),
+            rounds: [0; 2],
+            outcomes: HashMap::default(),
+            thefts: HashSet::default(),
+        }
+    }
+
+    fn start(&mut self, kernel: Kernel) -> u64 {
+        let had_local = kernel.has_local();
+        self.follow(Moment {
+            kernel,
+            driver: Driver::new(),
+            fault: None,
+            rival_seen: false,
+            had_local,
+            added: false,
+        })
+    }
+
+    fn demand(&self, holds: bool, what: &str) {
+        if !holds {
+            let policy = self.course.policy;
+            for moment in &self.path {
+                eprintln!("{moment:?}");
+            }
+            panic!("{what} ({policy:?}); the run is above");
+        }
+    }
+
+    /// Follows all runs from a moment on; returns how many there are.
+    fn follow(&mut self, moment: Moment) -> u64 {
+        if let Some(runs) = self.known.get(&moment) {
+            return *runs;
+        }
+        let moment = Rc::new(moment);
+        self.path.push(Rc::clone(&moment));
+        let runs = match moment.driver.at {
+            At::Over(outcome) => self.judge(&moment, outcome),
+            _ => self.branch(&moment),
+        };
+        self.path.pop();
+        self.known.insert(moment, runs);
+        runs
+    }
+
+    fn branch(&mut self, moment: &Moment) -> u64 {
+        let mut runs = 0;
+        if moment.kernel.late {
+            let mut then = moment.clone();
+            arrive(&mut then.kernel, [&mut then.driver]);
+            runs += self.follow(then);
+        }
+        // The work for a thousand addresses takes its time: what this call made, and knows as its
+        // own, may be old before its route comes.
+        let own = moment.driver.phase.contains(Phase::FRESH);
+        if let Some(host) = moment.kernel.addresses.host
+            && host.young
+            && own
+            && moment.kernel.late
+        {
+            let mut then = moment.clone();
+            then.kernel.addresses.host = Some(Address {
+                young: false,
+                ..host
+            });
+            runs += self.follow(then);
+        }
+        runs += self.act(moment, None);
+        if moment.fault.is_none() {
+            for fault in self.faults {
+                runs += self.strike(moment, *fault);
+            }
+        }
+        self.demand(runs > 0, "nothing can happen any more");
+        runs
+    }
+
+    /// What comes next, with or without a fault to one message.
+    fn act(&mut self, before: &Moment, fault: Option<Fault>) -> u64 {
+        let mut then = before.clone();
+        then.fault = fault.or(before.fault);
+        let fate = fault.and_then(Fate::of).unwrap_or(Fate::GOOD);
+        if !self.course.act(&mut then.kernel, &mut then.driver, fate) {
+            return 0;
+        }
+        if let At::Send(batch) = &before.driver.at {
+            let message = batch.rest.last().copied();
+            self.check_message(before, &mut then, message.unwrap());
+        } else if let At::Routes(_) = before.driver.at {
+            then.rival_seen = true;
+        }
+        if fault == Some(Fault::Killed) {
+            then.driver = Driver::new();
+        }
+        self.follow(then)
+    }
+
+    fn check_message(&mut self, before: &Moment, then: &mut Moment, message: Message) {
+        if !before.kernel.foreign().eq(then.kernel.foreign()) {
+            // A replacement takes what came since it was planned; nothing can look in between.
+            let unforeseen = matches!(then.fault, Some(Fault::Rival(_))) && !then.rival_seen;
+            self.demand(unforeseen, "another device's route was touched");
+            self.thefts.insert(message);
+        }
+        // An update of an address that another hand just deleted makes it too, which nobody can
+        // tell from another hand's making.
+        then.added |= message == Message::Step(Step::AddAddress)
+            && before.kernel.addresses.host.is_none()
+            && then.kernel.addresses.host.is_some();
+        let meddled = matches!(then.fault, Some(Fault::Deleted | Fault::Rival(_)));
+        if then.had_local && self.course.policy.goal != Goal::Release && !meddled {
+            self.demand(then.kernel.has_local(), "a gap");
+        }
+    }
+
+    /// One fault, where it can strike.
+    fn strike(&mut self, moment: &Moment, fault: Fault) -> u64 {
+        let struck = || Moment {
+            fault: Some(fault),
+            ..moment.clone()
+        };
+        match (fault, &moment.driver.at) {
+            (
+                Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
+                At::Send(_),
+            ) => self.act(moment, Some(fault)),
+            (Fault::Torn | Fault::Missed, At::Routes(addresses)) => {
+                let addresses = *addresses;
+                let look = Look {
+                    torn: Some(moment.driver.phase),
+                    ..self.course.look(moment.driver.scan_main)
+                };
+                // One of another device that is not told is as one that comes later: a rival. And
+                // one behind an extra route is not even found by a look-up: not promised.
+                let routes = moment.kernel.routes.iter().enumerate();
+                let ours = routes
+                    .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
+                    .filter(|(_, r)| r.device == Device::Link)
+                    .map(|(at, _)| Some(at));
+                let missed: Vec<_> = match fault {
+                    Fault::Torn => vec![None],
+                    _ => ours.collect(),
+                };
+                let mut runs = 0;
+                for missed in missed {
+                    let look = Look { missed, ..look };
+                    let mut then = struck();
+                    self.course
+                        .plan(&then.kernel, &mut then.driver, addresses, look);
+                    runs += self.follow(then);
+                }
+                runs
+            }
+            // Not between the two dumps: that is as after both.
+            (Fault::Deleted, at) if !matches!(at, At::Routes(_)) => {
+                let mut then = struck();
+                let gone = then
+                    .kernel
+                    .take(Message::Step(Step::DeleteAddress), &self.course.world);
+                if gone.is_ok() { self.follow(then) } else { 0 }
+            }
+            (Fault::Cleaned, at) if !matches!(at, At::Routes(_)) => {
+                let mut then = struck();
+                let own = Kernel::own(self.course.world.family);
+                let count = then.kernel.routes.len();
+                then.kernel.routes.retain(|r| *r != own);
+                if then.kernel.routes.len() == count {
+                    return 0;
+                }
+                if matches!(at, At::Listen { .. }) {
+                    then.driver.phase |= Phase::SETTLED;
+                }
+                // A gap that is that hand's is not ours.
+                then.had_local &= then.kernel.has_local();
+                self.follow(then)
+            }
+            (Fault::Rival(metric), _) => {
+                let mut then = struck();
+                then.kernel.insert(Route {
+                    metric,
+                    ..foreign(self.course.world.family)
+                });
+                then.rival_seen = false;
+                self.follow(then)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether a run ended as it should; the next call where that is part of the fault.
+    fn judge(&mut self, moment: &Moment, outcome: Outcome) -> u64 {
+        let Moment {
+            kernel,
+            driver,
+            fault,
+            ..
+        } = moment;
+        let Policy { goal, .. } = self.course.policy;
+        let world = self.course.world;
+        let rounds = &mut self.rounds[usize::from(fault.is_some())];
+        *rounds = driver.attempts.max(*rounds);
+        let most = if fault.is_some() {
+            WITH_A_FAULT
+        } else {
+            UNDISTURBED
+        };
+        self.demand(driver.attempts <= most, "too many rounds");
+        *self.outcomes.entry(outcome).or_default() += 1;
+        let host = kernel.addresses.host;
+        let written = driver.phase.contains(Phase::WRITTEN);
+        let meddled = matches!(fault, Some(Fault::Deleted | Fault::Rival(_)));
+        match outcome {
+            Outcome::Done => {
+                let good = match goal {
+                    Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
+                    Goal::Release => kernel.is_released(),
+                };
+                if !good && *fault == Some(Fault::Missed) {
+                    // What no look-up can tell, the next call finds.
+                    let mut then = moment.clone();
+                    then.fault = Some(Fault::Killed);
+                    then.driver = Driver::new();
+                    return self.follow(then);
+                }
+                self.demand(good, "Done, but not as wanted");
+                let late = kernel.late && moment.added;
+                self.demand(!late, "Done, and then the late route arrives");
+                let look = self.course.look(true);
+                let again = self
+                    .course
+                    .observe(kernel.addresses, &kernel.routes, look)
+                    .facts;
+                let again = self.course.next(again, Phase::empty());
+                self.demand(again == Next::Done, "not idempotent");
+            }
+            Outcome::Conflict => {
+                let conflict = goal != Goal::Release && kernel.foreign().next().is_some();
+                self.demand(conflict, "no conflict");
+                self.demand(meddled || !written, "written in spite of a conflict");
+                if driver.phase.contains(Phase::FRESH) {
+                    let wanted = world.wanted_route();
+                    let left = host.is_some() || kernel.ours().any(|r| *r == wanted);
+                    self.demand(!left, "what this call made was not taken back");
+                }
+            }
+            Outcome::Unrepaired => {
+                let hopeless = kernel.addresses.other_length
+                    || goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
+                    || goal == Goal::Normalize && host.is_none();
+                self.demand(hopeless, "given up for no reason");
+                self.demand(meddled || !written, "written in spite of no hope");
+            }
+            Outcome::Pending => {
+                // After a stall the last look was torn; or what is waited for came and went
+                // unseen, which nothing tells from what is still to come. The next call finds out.
+                let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
+                self.demand(kernel.late || unseen, "pending, but nothing is to come");
+                let tentative = host.is_some_and(|host| host.tentative);
+                self.demand(moment.added || tentative, "waited too briefly");
+                self.demand(
+                    !(tentative && written),
+                    "written beside a tentative address",
+                );
+            }
+            Outcome::Kernel => self.demand(false, "a refusal that is final"),
+        }
+        1
+    }
+}
+
+/// A route of another device in the place that ours would take.
+fn foreign(family: Family) -> Route {
+    Route {
+        table: TABLE_LOCAL,
+        metric: user_metric(family),
+        device: Device::Other,
+        protocol: KERNEL,
+        source: Source::None,
+    }
+}
+
+/// The route of our link in the place of the wanted one.
+fn slot(world: &World, protocol: u8, source: Source) -> Route {
+    Route {
+        protocol,
+        source,
+        ..world.wanted_route()
+    }
+}
+
+/// The metric of an extra route that comes before ours in IPv6.
+const EXTRA: u32 = 500;
+
+fn extras(family: Family) -> [Option<Route>; 4] {
+    let local = Route {
+        table: TABLE_LOCAL,
+        metric: EXTRA,
+        device: Device::Link,
+        protocol: KERNEL,
+        source: Source::Stray,
+    };
+    [
+        None,
+        Some(local),
+        Some(Route {
+            metric: 2048,
+            protocol: STATIC,
+            source: Source::Node,
+            ..local
+        }),
+        Some(Route {
+            table: TABLE_MAIN,
+            metric: user_metric(family),
+            protocol: STATIC,
+            ..local
+        }),
+    ]
+}
+
+/// States without repetition, in a fixed order.
+#[derive(Default)]
+struct States {
+    list: Vec<Kernel>,
+    known: HashSet<Kernel>,
+}
+
+impl States {
+    fn push(&mut self, kernel: Kernel) {
+        if self.known.insert(kernel.clone()) {
+            self.list.push(kernel);
+        }
+    }
+}
+
+/// Every state of one VIP in IPv6.
+fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
+    let family = Family::V6;
+    let none = Addresses {
+        host: None,
+        other_length: false,
+    };
+    let host = |host| Addresses {
+        host: Some(host),
+        ..none
+    };
+    // Address, late route, kernel's route.
+    let mut bases = vec![(none, false, false)];
+    for no_prefix_route in [true, false] {
+        for young in [true, false] {
+            let address = Address {
+                no_prefix_route,
+                young,
+                ..Address::NEW
+            };
+            for (late, own) in [(true, false), (false, true), (false, false)] {
+                bases.push((host(address), late, own));
+            }
+            if small {
+                continue;
+            }
+            let tentative = Address {
+                tentative: true,
+                ..address
+            };
+            let dad_failed = Address {
+                dad_failed: true,
+                ..tentative
+            };
+            bases.push((host(tentative), true, false));
+            bases.push((host(dad_failed), false, false));
+        }
+    }
+    if !small {
+        let other = Addresses {
+            other_length: true,
+            ..none
+        };
+        bases.extend([(other, false, true), (other, false, false)]);
+    }
+    let other_protocol = if world.protocol == KERNEL {
+        STATIC
+    } else {
+        KERNEL
+    };
+    let slots = [
+        None,
+        Some(world.wanted_route()),
+        Some(slot(world, world.protocol, Source::Stray)),
+        Some(slot(world, world.protocol, Source::Vip)),
+        Some(slot(world, world.protocol, Source::None)),
+        Some(slot(world, TRANSIT, Source::Node)),
+        Some(slot(world, other_protocol, Source::Node)),
+        Some(slot(world, other_protocol, Source::Stray)),
+    ];
+    let prefix = Route {
+        table: TABLE_MAIN,
+        metric: 256,
+        ..Kernel::own(family)
+    };
+    // A foreign route's metric, and whether it stands before ours of the same metric.
+    let foreigns: &[_] = if small {
+        &[None]
+    } else {
+        &[
+            None,
+            Some((0, true)),
+            Some((0, false)),
+            Some((1024, true)),
+            Some((1024, false)),
+            Some((2048, true)),
+        ]
+    };
+    let extras = extras(family);
+    let extras = if small { &extras[..2] } else { &extras[..] };
+    let mut states = States::default();
+    for (addresses, late, own) in bases {
+        for (slot, foreign_at) in slots
+            .iter()
+            .flat_map(|s| foreigns.iter().map(move |f| (s, f)))
+        {
+            // Beside a conflict, where nothing may be written, fewer extras.
+            let extras = if foreign_at.is_some() {
+                &extras[..2]
+            } else {
+                extras
+            };
+            for (extra, prefix) in extras
+                .iter()
+                .flat_map(|e| [None, Some(prefix)].map(|p| (e, p)))
+            {
+                let mut kernel = Kernel {
+                    addresses,
+                    late,
+                    last: false,
+                    routes: Vec::new(),
+                };
+                let rival = foreign_at.map(|(metric, first)| {
+                    let foreign = foreign(family);
+                    (Route { metric, ..foreign }, first)
+                });
+                let (before, behind) = match rival {
+                    Some((route, true)) => (Some(route), None),
+                    Some((route, false)) => (None, Some(route)),
+                    None => (None, None),
+                };
+                let own = own.then(|| Kernel::own(family));
+                for route in [before, own, *slot, behind, *extra, prefix]
+                    .into_iter()
+                    .flatten()
+                {
+                    kernel.insert(route);
+                }
+                states.push(kernel);
+            }
+        }
+    }
+    states.list
+}
+
+/// Every state of one VIP in IPv4: up to three routes in the place of the wanted one.
+fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
+    let family = Family::V4;
+    let other_protocol = if world.protocol == KERNEL {
+        STATIC
+    } else {
+        KERNEL
+    };
+    let kinds = [
+        Kernel::own(family),
+        world.wanted_route(),
+        slot(world, world.protocol, Source::Stray),
+        slot(world, world.protocol, Source::None),
+        slot(world, other_protocol, Source::Node),
+        foreign(family),
+    ];
+    let kinds = if small { &kinds[..5] } else { &kinds[..] };
+    let mut places: Vec<Vec<Route>> = vec![Vec::new()];
+    for length in 0..3 {
+        for shorter in places.clone() {
+            if shorter.len() == length {
+                let longer = kinds.iter().filter(|kind| !shorter.contains(kind));
+                places.extend(longer.map(|kind| {
+                    let mut longer = shorter.clone();
+                    longer.push(*kind);
+                    longer
+                }));
+            }
+        }
+    }
+    let behind = Route {
+        metric: 700,
+        ..foreign(family)
+    };
+    let all = extras(family);
+    let [no_rival, both] = [&[None][..], &[None, Some(behind)]];
+    let mut states = States::default();
+    for place in places {
+        // Beside a conflict, where nothing may be written, fewer extras.
+        let (extras, behinds) = if small || place.contains(&foreign(family)) {
+            (&all[..2], no_rival)
+        } else {
+            (&all[..], both)
+        };
+        for (extra, behind) in extras
+            .iter()
+            .flat_map(|e| behinds.iter().map(move |b| (e, *b)))
+        {
+            for (host, other_length, last) in [
+                (None, false, false),
+                (None, true, false),
+                (Some(Address::NEW), false, true),
+                (Some(Address::OLD), false, false),
+                (Some(Address::OLD), true, false),
+            ] {
+                let mut kernel = Kernel {
+                    addresses: Addresses { host, other_length },
+                    late: false,
+                    last,
+                    routes: Vec::new(),
+                };
+                for route in place.iter().copied().chain(*extra).chain(behind) {
+                    kernel.insert(route);
+                }
+                states.push(kernel);
+            }
+        }
+    }
+    states.list
+}
+
+fn states(world: &World, small: bool) -> Vec<Kernel> {
+    match world.family {
+        Family::V4 => states_v4(world, small),
+        Family::V6 => states_v6(world, small),
+    }
+}
+
+fn policies() -> impl Iterator<Item = Policy> {
+    [Goal::Assign, Goal::Normalize, Goal::Release]
+        .into_iter()
+        .flat_map(|goal| [true, false].map(|as_kernel| Policy { goal, as_kernel }))
+}
+
+/// What was followed, so that a check cannot become empty unnoticed.
+#[derive(Debug, Default)]
+struct Total {
+    states: usize,
+    moments: usize,
+    runs: u64,
+    /// Messages that took another device's route.
+    thefts: HashSet<Message>,
+}
+
+/// Follows every run from every state of a family under every policy.
+fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
+    let mut total = Total::default();
+    for policy in policies() {
+        let mut walk = Walk::new(family, policy, faults);
+        for kernel in states(&walk.course.world, small) {
+            total.states += 1;
+            total.runs += walk.start(kernel);
+        }
+        println!(
+            "{family:?} {policy:?}: {} moments, rounds {:?}, ends {:?}",
+            walk.known.len(),
+            walk.rounds,
+            walk.outcomes
+        );
+        total.moments += walk.known.len();
+        total.thefts.extend(walk.thefts);
+    }
+    println!("{family:?} with {faults:?}: {total:?}");
+    total
+}
+
+const LOSSES: [Fault; 7] = [
+    Fault::Vanished,
+    Fault::Dropped,
+    Fault::Unheard,
+    Fault::Refused,
+    Fault::Killed,
+    Fault::Torn,
+    Fault::Missed,
+];
+
+fn check_losses(family: Family) {
+    let total = walk_all(family, false, &LOSSES);
+    assert!(total.states > 20_000 && total.runs > 200_000, "{total:?}");
+    assert!(total.thefts.is_empty(), "{total:?}");
+}
+
+#[test]
+fn v4_converges_whatever_is_lost() {
+    check_losses(Family::V4);
+}
+
+#[test]
+fn v6_converges_whatever_is_lost_and_whenever_the_late_route_comes() {
+    check_losses(Family::V6);
+}
+
+#[test]
+fn an_address_deleted_by_another_hand_comes_back() {
+    for family in Family::ALL {
+        let total = walk_all(family, true, &[Fault::Deleted]);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.is_empty(), "{total:?}");
+    }
+}
+
+#[test]
+fn the_kernels_route_deleted_by_another_hand_is_no_harm() {
+    for family in Family::ALL {
+        let total = walk_all(family, true, &[Fault::Cleaned]);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.is_empty(), "{total:?}");
+    }
+}
+
+#[test]
+fn a_rival_that_comes_in_between_is_not_fought() {
+    let cases: [(_, &'static [Fault], &[Message]); 4] = [
+        // The one message that can take it: it replaces the route that the kernel makes for the
+        // IPv4 address beside it, and a rival between the look and the send stands before that.
+        (
+            Family::V4,
+            &[Fault::Rival(0)],
+            &[Message::Step(Step::ReplaceExisting)],
+        ),
+        (Family::V4, &[Fault::Rival(700)], &[]),
+        (Family::V6, &[Fault::Rival(0)], &[]),
+        (Family::V6, &[Fault::Rival(1024)], &[]),
+    ];
+    for (family, faults, thefts) in cases {
+        let total = walk_all(family, true, faults);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.iter().eq(thefts), "{total:?}");
+    }
+}
+
+/// Two managers on one link, with the same VIP and policy, interleaved message by message.
+struct Pair {
+    course: Course,
+    known: HashSet<(Kernel, [Driver; 2])>,
+    path: Vec<(Kernel, [Driver; 2])>,
+    rounds: u16,
+    ends: u64,
+    stalls: usize,
+}
+
+impl Pair {
+    fn follow(&mut self, kernel: Kernel, drivers: [Driver; 2]) {
+        if !self.known.insert((kernel.clone(), drivers.clone())) {
+            return;
+        }
+        self.path.push((kernel.clone(), drivers.clone()));
+        for driver in &drivers {
+            self.rounds = self.rounds.max(driver.attempts);
+        }
+        let over = |driver: &Driver| match driver.at {
+            At::Over(outcome) => Some(outcome),
+            _ => None,
+        };
+        let outcomes = [over(&drivers[0]), over(&drivers[1])];
+        let bad = outcomes
+            .iter()
+            .flatten()
+            .any(|outcome| *outcome != Outcome::Done);
+        // A route that was on its way before either began may still come.
+        let others = drivers.iter().all(|d| !d.phase.contains(Phase::FRESH));
+        let unfinished = outcomes == [Some(Outcome::Done); 2]
+            && !(kernel.late && others || kernel.is_single_route(&self.course.world));
+        if bad || unfinished || self.rounds > 20 {
+            for moment in &self.path {
+                eprintln!("{moment:?}");
+            }
+            panic!("{outcomes:?} {:?}", self.course.policy);
+        }
+        if outcomes == [Some(Outcome::Done); 2] {
+            self.ends += 1;
+        } else {
+            let mut moved = false;
+            for at in 0..2 {
+                let (mut then, mut drivers) = (kernel.clone(), drivers.clone());
+                let idle = |driver: &Driver| matches!(driver.at, At::Listen { .. } | At::Over(_));
+                if matches!(drivers[at].at, At::Listen { ages: false })
+                    && !drivers[at].phase.contains(Phase::SETTLED)
+                    && (kernel.late || !idle(&drivers[1 - at]))
+                {
+                    // Whatever else is to happen happens before a listener gives up.
+                    continue;
+                }
+                if self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
+                    moved = true;
+                    self.stalls += usize::from(drivers[at].stalled);
+                    if then.routes != kernel.routes
+                        && matches!(drivers[1 - at].at, At::Listen { .. })
+                    {
+                        let own = Kernel::own(Family::V6);
+                        if kernel.routes.contains(&own) && !then.routes.contains(&own) {
+                            drivers[1 - at].phase |= Phase::SETTLED;
+                        }
+                        drivers[1 - at].at = At::Addresses;
+                    }
+                    self.follow(then, drivers);
+                }
+            }
+            if kernel.late {
+                let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
+                arrive(&mut kernel, &mut drivers);
+                moved = true;
+                self.follow(kernel, drivers);
+            }
+            assert!(moved);
+        }
+        self.path.pop();
+    }
+}
+
+#[test]
+fn two_managers_converge() {
+    let mut starts = 0;
+    for as_kernel in [true, false] {
+        let policy = Policy {
+            goal: Goal::Assign,
+            as_kernel,
+        };
+        let mut pair = Pair {
+            course: Course::new(Family::V6, policy),
+            known: HashSet::default(),
+            path: Vec::new(),
+            rounds: 0,
+            ends: 0,
+            stalls: 0,
+        };
+        for kernel in states_v6(&pair.course.world, true) {
+            starts += 1;
+            pair.follow(kernel, [Driver::new(), Driver::new()]);
+        }
+        println!(
+            "{policy:?}: {} moments, {} ends, {} rounds, {} stalls",
+            pair.known.len(),
+            pair.ends,
+            pair.rounds,
+            pair.stalls
+        );
+        assert!(pair.known.len() > 50_000 && pair.ends > 100);
+    }
+    println!("{starts} states");
+}

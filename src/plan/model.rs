@@ -1,0 +1,565 @@
+//! A model of the kernel for one VIP: what each of our messages does to it, and what it answers.
+//!
+//! Every rule stands once, at the function that obeys it, with the kernel function that it was
+//! read from. `tests/kernel_facts.rs` asks a running kernel about the same rules.
+
+use std::net::IpAddr;
+
+use super::Step;
+use crate::observe::is_in_the_making;
+use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::vip::{Family, Vip};
+use crate::wire::decode;
+use crate::wire::encode::{RouteKey, Wanted, kernel_key, wanted_key};
+use crate::wire::{IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN};
+
+pub(super) const KERNEL: u8 = libc::RTPROT_KERNEL;
+pub(super) const STATIC: u8 = libc::RTPROT_STATIC;
+/// The mark of a manager whose routes are not `proto kernel`.
+pub(super) const MARK: u8 = 201;
+pub(super) const TRANSIT: u8 = 251;
+
+/// The metric of a route of user space; IPv4 says 0 where IPv6 says 1024.
+pub(super) const fn user_metric(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1024,
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Device {
+    /// The link of the VIPs.
+    Link,
+    /// Another one: none of our business.
+    Other,
+}
+
+/// The preferred source of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    None,
+    /// The wanted one.
+    Node,
+    Vip,
+    Stray,
+}
+
+/// A route to the VIP: local in table local, unicast in table main.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Route {
+    pub(super) table: u32,
+    /// IPv4: priority.
+    pub(super) metric: u32,
+    pub(super) device: Device,
+    pub(super) protocol: u8,
+    pub(super) source: Source,
+}
+
+/// The VIP's address on the link, as /32 or /128.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    pub(super) no_prefix_route: bool,
+    pub(super) tentative: bool,
+    pub(super) dad_failed: bool,
+    /// Made a moment ago.
+    pub(super) young: bool,
+}
+
+impl Address {
+    /// As one is that our own message made.
+    pub(super) const NEW: Self = Self {
+        no_prefix_route: true,
+        tentative: false,
+        dad_failed: false,
+        young: true,
+    };
+    pub(super) const OLD: Self = Self {
+        young: false,
+        ..Self::NEW
+    };
+}
+
+/// The addresses of the link that are the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Addresses {
+    pub(super) host: Option<Address>,
+    /// It is there with another prefix length: in IPv6 instead, in IPv4 also beside the other.
+    pub(super) other_length: bool,
+}
+
+/// What never changes during a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct World {
+    pub(super) family: Family,
+    /// The protocol of the wanted route.
+    pub(super) protocol: u8,
+}
+
+/// One message for the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Message {
+    Step(Step),
+    /// One of those that [`Step::DeleteOthers`] stands for.
+    Delete(Key),
+}
+
+/// A route as a deletion names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    table: u32,
+    metric: u32,
+    protocol: u8,
+    source: Source,
+}
+
+/// What there is of one VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    pub(super) addresses: Addresses,
+    /// IPv6: the work item that puts in the local route of the address has still to run.
+    pub(super) late: bool,
+    /// IPv4: the link has no other address.
+    pub(super) last: bool,
+    /// By table and metric; the first of table local is the one that is used.
+    pub(super) routes: Vec<Route>,
+}
+
+impl Kernel {
+    /// The route that the kernel makes for the address. IPv6 gives it metric 0, which user space
+    /// cannot, and no preferred source.
+    pub(super) fn own(family: Family) -> Route {
+        Route {
+            table: TABLE_LOCAL,
+            metric: 0,
+            device: Device::Link,
+            protocol: KERNEL,
+            source: match family {
+                Family::V4 => Source::Vip,
+                Family::V6 => Source::None,
+            },
+        }
+    }
+
+    /// The work item runs: `addrconf_dad_completed` clears *tentative*, and `ip6_ins_rt` puts the
+    /// route behind others of its metric (`fib6_add_rt2node`, net/ipv6/ip6_fib.c).
+    pub(super) fn late_route_arrives(&mut self) {
+        self.late = false;
+        if let Some(host) = &mut self.addresses.host {
+            host.tentative = false;
+        }
+        self.insert(Kernel::own(Family::V6));
+    }
+
+    /// Puts a route behind those of the same table and metric.
+    pub(super) fn insert(&mut self, route: Route) {
+        let key = (route.table, route.metric);
+        // Table local comes before table main: rule 0 looks there first.
+        let order = |r: &Route| (r.table != TABLE_LOCAL, r.metric);
+        let at = self
+            .routes
+            .iter()
+            .position(|r| order(r) > (key.0 != TABLE_LOCAL, key.1));
+        self.routes.insert(at.unwrap_or(self.routes.len()), route);
+    }
+
+    /// The routes of another device that decide about the VIP too.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = &Route> + Clone {
+        self.routes.iter().filter(|r| r.device == Device::Other)
+    }
+
+    /// The routes of our link.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|r| r.device == Device::Link)
+    }
+
+    /// Whether our link delivers the VIP's packets, as far as its own routes go.
+    pub(super) fn has_local(&self) -> bool {
+        self.ours().any(|r| r.table == TABLE_LOCAL)
+    }
+
+    /// The single-route state, as its definition says it and with no help from [`Facts`].
+    pub(super) fn is_single_route(&self, world: &World) -> bool {
+        let good = |host: Address| host.no_prefix_route && !host.tentative && !host.dad_failed;
+        let wanted = world.wanted_route();
+        self.addresses.host.is_some_and(good)
+            && !self.addresses.other_length
+            && self.ours().eq([&wanted])
+            && self.routes.first() == Some(&wanted)
+    }
+
+    /// Whether nothing of the VIP is on our link.
+    pub(super) fn is_released(&self) -> bool {
+        let address = self.addresses.host.is_some() || self.addresses.other_length;
+        !address && !self.late && self.ours().next().is_none()
+    }
+
+    /// Takes one message; an error is the number that the kernel answers.
+    pub(super) fn take(&mut self, message: Message, world: &World) -> Result<(), i32> {
+        let step = match message {
+            Message::Step(step) => step,
+            Message::Delete(key) => return self.delete_route(key, world),
+        };
+        let wanted = world.wanted_route();
+        let transit = Route {
+            protocol: TRANSIT,
+            ..wanted
+        };
+        match step {
+            Step::AddAddress => self.add_address(world),
+            Step::UpdateAddress => self.update_address(world),
+            Step::DeleteAddress => self.delete_address(world),
+            Step::AddRoute => self.add_route(wanted),
+            Step::AddTransit => self.add_route(transit),
+            Step::ReplaceRoute => self.replace_route(wanted, true, world),
+            Step::ReplaceTransit => self.replace_route(transit, true, world),
+            Step::ReplaceExisting => self.replace_route(wanted, false, world),
+            Step::DeleteOurs => {
+                self.delete_route(Key::new(&wanted_key(&world.wanted()[world.at()])), world)
+            }
+            Step::DeleteKernel => {
+                self.delete_route(Key::new(&kernel_key(&world.vip().addr())), world)
+            }
+            Step::DeleteOthers => unreachable!("is one message for each route"),
+        }
+    }
+
+    /// RTM_NEWADDR, CREATE and EXCL (`inet6_rtm_newaddr` finds by address, `inet_rtm_newaddr` by
+    /// address and length).
+    fn add_address(&mut self, world: &World) -> Result<(), i32> {
+        let taken = match world.family {
+            Family::V4 => self.addresses.host.is_some(),
+            Family::V6 => self.addresses.host.is_some() || self.addresses.other_length,
+        };
+        if taken {
+            return Err(libc::EEXIST);
+        }
+        self.addresses.host = Some(Address::NEW);
+        match world.family {
+            // At once, and behind others of its priority (`fib_magic` says APPEND). The same once
+            // more would be refused, which nobody looks at.
+            Family::V4 => {
+                let own = Self::own(Family::V4);
+                if !self.routes.contains(&own) {
+                    self.insert(own);
+                }
+            }
+            // Not even NODAD makes it come at once (`addrconf_dad_start` queues work).
+            Family::V6 => self.late = true,
+        }
+        Ok(())
+    }
+
+    /// RTM_NEWADDR, REPLACE. `inet6_addr_modify` deletes the prefix route of an address that made
+    /// one; the local route it does not touch. An address that is not there is made.
+    fn update_address(&mut self, world: &World) -> Result<(), i32> {
+        let Some(host) = &mut self.addresses.host else {
+            return self.add_address(world);
+        };
+        if !host.no_prefix_route {
+            host.no_prefix_route = true;
+            self.delete_prefix_route();
+        }
+        Ok(())
+    }
+
+    fn delete_prefix_route(&mut self) {
+        let prefix = |r: &Route| r.device == Device::Link && r.table == TABLE_MAIN;
+        self.routes.retain(|r| !(prefix(r) && r.metric == 256));
+    }
+
+    /// RTM_DELADDR: the kernel takes its own routes with it. Ours stay.
+    fn delete_address(&mut self, world: &World) -> Result<(), i32> {
+        let Some(host) = self.addresses.host.take() else {
+            return Err(libc::EADDRNOTAVAIL);
+        };
+        match world.family {
+            Family::V4 => {
+                // `fib_del_ifaddr`: unless another address of the link is the same one.
+                if !self.addresses.other_length {
+                    let own = Self::own(Family::V4);
+                    self.routes.retain(|r| *r != own);
+                }
+                // `fib_disable_ip`: without any address the link keeps no IPv4 route.
+                if self.last {
+                    self.routes.retain(|r| r.device != Device::Link);
+                }
+            }
+            Family::V6 => {
+                // `__ipv6_ifa_notify` deletes the local route that the address holds, and a work
+                // item that finds the address dead does nothing.
+                self.late = false;
+                let own = |r: &Route| r.device == Device::Link && r.metric == 0;
+                self.routes.retain(|r| !own(r));
+                if !host.no_prefix_route {
+                    self.delete_prefix_route();
+                }
+                // `rt6_remove_prefsrc`.
+                for route in &mut self.routes {
+                    if route.device == Device::Link && route.source == Source::Vip {
+                        route.source = Source::None;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, CREATE and EXCL: another of the same table and metric forbids it, whatever
+    /// its device (`fib6_add_rt2node`; `fib_table_insert`, net/ipv4/fib_trie.c).
+    fn add_route(&mut self, route: Route) -> Result<(), i32> {
+        if self.first_in_place_of(&route).is_some() {
+            return Err(libc::EEXIST);
+        }
+        self.insert(route);
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, REPLACE, with or without CREATE: takes the place of the first of the same
+    /// table and metric, whatever its device. This is the theft that a conflict guards against.
+    fn replace_route(&mut self, route: Route, create: bool, world: &World) -> Result<(), i32> {
+        match self.first_in_place_of(&route) {
+            // IPv4 shares equal routes, and refuses to have one twice in a place.
+            Some(first)
+                if world.family == Family::V4
+                    && self.routes[first] != route
+                    && self.routes.contains(&route) =>
+            {
+                Err(libc::EEXIST)
+            }
+            Some(first) => {
+                self.routes[first] = route;
+                Ok(())
+            }
+            None if create => {
+                self.insert(route);
+                Ok(())
+            }
+            None => Err(libc::ENOENT),
+        }
+    }
+
+    fn first_in_place_of(&self, route: &Route) -> Option<usize> {
+        let same = |r: &Route| r.table == route.table && r.metric == route.metric;
+        self.routes.iter().position(same)
+    }
+
+    /// RTM_DELROUTE: the first that matches goes. Metric 0 matches any. IPv6 does not compare the
+    /// preferred source (`ip6_route_del`); to IPv4 none means any (`fib_table_delete`).
+    fn delete_route(&mut self, key: Key, world: &World) -> Result<(), i32> {
+        let matches = |r: &Route| {
+            r.device == Device::Link
+                && r.table == key.table
+                && (key.metric == 0 || r.metric == key.metric)
+                && r.protocol == key.protocol
+                && (world.family == Family::V6
+                    || key.source == Source::None
+                    || r.source == key.source)
+        };
+        let at = self.routes.iter().position(matches).ok_or(libc::ESRCH)?;
+        self.routes.remove(at);
+        Ok(())
+    }
+}
+
+impl Key {
+    fn new(key: &RouteKey) -> Self {
+        let source = match key.prefsrc {
+            None => Source::None,
+            Some(addr) => [Source::Node, Source::Vip, Source::Stray]
+                .into_iter()
+                .find(|source| source.addr(Family::of(&addr)) == Some(addr))
+                .unwrap_or(Source::None),
+        };
+        Self {
+            table: key.table,
+            metric: key.metric,
+            protocol: key.protocol,
+            source,
+        }
+    }
+}
+
+impl Source {
+    fn addr(self, family: Family) -> Option<IpAddr> {
+        let last = match self {
+            Self::None => return None,
+            Self::Node => 1,
+            Self::Vip => 2,
+            Self::Stray => 3,
+        };
+        Some(match family {
+            Family::V4 => IpAddr::from([192, 0, 2, last]),
+            Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)]),
+        })
+    }
+}
+
+const LINK: u32 = 7;
+
+/// What an observation yields.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) facts: Facts,
+    /// What [`Step::DeleteOthers`] would delete.
+    pub(super) others: Vec<Message>,
+    /// Table main held something of the VIP.
+    pub(super) main_used: bool,
+}
+
+/// What is read of the kernel, and how well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Look {
+    /// A release reads only the routes of the link.
+    pub(super) release: bool,
+    pub(super) main: bool,
+    /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
+    pub(super) torn: Option<Phase>,
+    /// It did not tell this route of table local.
+    pub(super) missed: Option<usize>,
+}
+
+impl World {
+    pub(super) fn vip(&self) -> Vip {
+        Vip::from(Source::Vip.addr(self.family).unwrap())
+    }
+
+    fn at(&self) -> usize {
+        self.family as usize
+    }
+
+    pub(super) fn wanted_route(&self) -> Route {
+        Route {
+            table: TABLE_LOCAL,
+            metric: user_metric(self.family),
+            device: Device::Link,
+            protocol: self.protocol,
+            source: Source::Node,
+        }
+    }
+
+    fn wanted(&self) -> [Wanted; 2] {
+        Family::ALL.map(|family| Wanted {
+            family,
+            link: LINK,
+            source: Source::Node.addr(family),
+            protocol: self.protocol,
+            transit: TRANSIT,
+        })
+    }
+
+    fn dumped(&self, route: &Route) -> decode::Route {
+        decode::Route {
+            family: self.family,
+            prefix_length: self.family.host_bits(),
+            tos: 0,
+            table: route.table,
+            protocol: route.protocol,
+            scope: match (self.family, route.table) {
+                (Family::V4, TABLE_LOCAL) => libc::RT_SCOPE_HOST,
+                (Family::V4, _) => libc::RT_SCOPE_LINK,
+                (Family::V6, _) => libc::RT_SCOPE_UNIVERSE,
+            },
+            kind: match route.table {
+                TABLE_LOCAL => libc::RTN_LOCAL,
+                _ => libc::RTN_UNICAST,
+            },
+            cloned: false,
+            destination: Some(self.vip().addr()),
+            link: Some(match route.device {
+                Device::Link => LINK,
+                Device::Other => LINK + 1,
+            }),
+            prefsrc: route.source.addr(self.family),
+            metric: route.metric,
+            indirect: false,
+        }
+    }
+
+    /// An observation, joined by the crate's own code from what the kernel would send. The
+    /// addresses may be of an earlier moment than the routes: two dumps.
+    pub(super) fn observe(&self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+        const NOW: u32 = 1_000_000;
+        let wanted = self.wanted();
+        let frame = Frame {
+            link: LINK,
+            wanted: &wanted,
+            now: NOW,
+        };
+        let mut rows = Rows::default();
+        rows.push(self.vip());
+        rows.begin();
+        let mut join = |prefix_length, host: Address| {
+            let flag = |set, flag| if set { flag } else { 0 };
+            let address = decode::Address {
+                addr: self.vip().addr(),
+                prefix_length,
+                flags: flag(host.no_prefix_route, IFA_F_NOPREFIXROUTE)
+                    | flag(host.tentative, IFA_F_TENTATIVE)
+                    | flag(host.dad_failed, IFA_F_DADFAILED),
+                link: LINK,
+                valid: u32::MAX,
+                preferred: u32::MAX,
+                created: if host.young { NOW } else { NOW / 2 },
+                protocol: None,
+                rt_priority: None,
+            };
+            rows.join_address(&address, &frame);
+        };
+        if let Some(host) = addresses.host {
+            join(self.family.host_bits(), host);
+        }
+        if addresses.other_length {
+            join(self.family.host_bits() / 2, Address::OLD);
+        }
+        let mut main_used = false;
+        for (at, route) in routes.iter().enumerate() {
+            let narrow = route.table == TABLE_MAIN || look.release;
+            let told = !(narrow && route.device == Device::Other)
+                && (look.main || route.table == TABLE_LOCAL)
+                && look.missed != Some(at);
+            if told {
+                main_used |= rows.join_route(&self.dumped(route), &frame);
+            }
+        }
+        rows.finish();
+        let row = rows.get(0).unwrap();
+        let ask = match look.torn {
+            Some(phase) => !is_in_the_making(&Row { phase, ..*row }),
+            None => !look.release && row.facts.contains(Facts::FOREIGN | Facts::OURS),
+        };
+        if ask {
+            self.join_look_up(&mut rows, routes, &frame);
+        }
+        Seen {
+            facts: rows.get(0).unwrap().facts,
+            others: rows
+                .others(0)
+                .map(|key| Message::Delete(Key::new(key)))
+                .collect(),
+            main_used,
+        }
+    }
+
+    /// What a look-up makes of facts seen before.
+    pub(super) fn look_up(&self, facts: Facts, routes: &[Route]) -> Facts {
+        let wanted = self.wanted();
+        let frame = Frame {
+            link: LINK,
+            wanted: &wanted,
+            now: 0,
+        };
+        let mut rows = Rows::default();
+        rows.push(self.vip());
+        rows.iter_mut().for_each(|row: &mut Row| row.facts = facts);
+        self.join_look_up(&mut rows, routes, &frame);
+        rows.get(0).unwrap().facts
+    }
+
+    /// Both families answer with the first route of the first table that has one.
+    fn join_look_up(&self, rows: &mut Rows, routes: &[Route], frame: &Frame<'_>) {
+        let first = routes.first().map(|route| self.dumped(route));
+        rows.join_look_up(0, first.as_ref(), frame);
+    }
+}

@@ -1,0 +1,313 @@
+//! What happens to the VIPs of a link, as the kernel tells it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::sys::{Received, Socket, Woken, wait_readable};
+use crate::vip::Vip;
+use crate::wire::decode::{self, Link, Message};
+use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+
+bitflags::bitflags! {
+    /// What changed of a VIP.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Change: u8 {
+        /// Its address was added to the link, or its flags or lifetimes changed.
+        const ADDRESS_SET = 1;
+        /// Its address was removed from the link.
+        const ADDRESS_REMOVED = 1 << 1;
+        /// A route to it through the link was added or replaced.
+        const ROUTE_SET = 1 << 2;
+        /// A route to it through the link was removed.
+        const ROUTE_REMOVED = 1 << 3;
+        /// Another device's local route to it was added, replaced or removed.
+        const FOREIGN_ROUTE = 1 << 4;
+    }
+}
+
+/// Who caused a change, by the port id that its notification bears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The manager that the watcher belongs to.
+    Ours,
+    /// Another process, or another socket of this one.
+    Other,
+    /// The kernel by itself.
+    Kernel,
+    /// The kernel does not say: IPv6 address notifications bear no port id, whoever asked
+    /// (`inet6_ifa_notify`, net/ipv6/addrconf.c); and changes of several origins that were
+    /// coalesced.
+    Unknown,
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A VIP changed. Several changes of one VIP in one burst are one event.
+    Vip {
+        /// Which.
+        vip: Vip,
+        /// In what respects.
+        change: Change,
+        /// Through whom.
+        origin: Origin,
+    },
+    /// An address of the node outside the link was added or changed: perhaps a source.
+    NodeAddressSet(IpAddr),
+    /// An address of the node outside the link was removed: perhaps a source.
+    NodeAddressRemoved(IpAddr),
+    /// The link is there and up, with this index.
+    LinkUp(u32),
+    /// The link is there and down.
+    LinkDown(u32),
+    /// The link is gone: deleted, renamed, or moved to another namespace.
+    LinkGone,
+    /// Notifications were lost. Whatever happened meanwhile must be read anew
+    /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)).
+    Resync,
+}
+
+/// The groups of the notifications (linux/rtnetlink.h).
+const GROUPS: [u32; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
+
+const RECEIVE_ROOM: usize = 64 * 1024;
+
+/// Typed events of one link's VIPs, made by
+/// [`VipManager::watcher`](crate::VipManager::watcher).
+///
+/// It has a socket of its own; [`AsFd`] serves an event loop. Needs no privilege.
+pub struct Watcher {
+    socket: Socket,
+    name: String,
+    link: Option<u32>,
+    ours: u32,
+    receive: Box<[u8]>,
+    burst: BTreeMap<Vip, (Change, Origin)>,
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher")
+            .field("name", &self.name)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// `socket` is in the manager's namespace; `ours` is the port id of the manager's requests.
+    pub(crate) fn new(
+        socket: Socket,
+        name: &str,
+        link: Option<u32>,
+        ours: u32,
+    ) -> io::Result<Self> {
+        for group in GROUPS {
+            socket.join(group)?;
+        }
+        Ok(Self {
+            socket,
+            name: name.to_owned(),
+            link,
+            ours,
+            receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+            burst: BTreeMap::new(),
+        })
+    }
+
+    /// Appends what has happened since the last call, without waiting; returns how many events
+    /// that are.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`](crate::ErrorKind::System) if the socket fails. Lost notifications are
+    /// no error but an [`Event::Resync`].
+    pub fn read(&mut self, events: &mut Vec<Event>) -> Result<usize, Error> {
+        let before = events.len();
+        loop {
+            let received = self
+                .socket
+                .receive(&mut self.receive)
+                .map_err(|error| Error::io("cannot receive notifications", &error))?;
+            let datagram = match received {
+                Received::Datagram(datagram) => datagram,
+                Received::Overflow => {
+                    // What is still queued is older than the loss.
+                    events.push(Event::Resync);
+                    continue;
+                }
+                Received::Nothing => break,
+            };
+            for message in decode::messages(datagram) {
+                let told = message.and_then(|message| {
+                    tell(&message, &self.name, &mut self.link, self.ours, &mut self.burst)
+                });
+                match told {
+                    Ok(None) => {}
+                    Ok(Some(event)) => {
+                        // In order: what the VIPs did before stands before it.
+                        flush(&mut self.burst, events);
+                        events.push(event);
+                    }
+                    Err(decode::Malformed) => events.push(Event::Resync),
+                }
+            }
+        }
+        flush(&mut self.burst, events);
+        events.dedup();
+        Ok(events.len() - before)
+    }
+
+    /// Waits for events until `timeout` has passed, then reads them like [`read`](Self::read).
+    /// Zero means that none came.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    pub fn wait(&mut self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, Error> {
+        let began = std::time::Instant::now();
+        loop {
+            let count = self.read(events)?;
+            let left = timeout.saturating_sub(began.elapsed());
+            if count > 0 || left.is_zero() {
+                return Ok(count);
+            }
+            let woken = wait_readable(&self.socket, &self.socket, left)
+                .map_err(|error| Error::io("cannot wait for notifications", &error))?;
+            if woken == Woken::TimedOut {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// The index of the link, as far as is known; `None` while there is none of that name.
+    #[must_use]
+    pub fn link(&self) -> Option<u32> {
+        self.link
+    }
+}
+
+impl AsFd for Watcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn flush(burst: &mut BTreeMap<Vip, (Change, Origin)>, events: &mut Vec<Event>) {
+    while let Some((vip, (change, origin))) = burst.pop_first() {
+        events.push(Event::Vip {
+            vip,
+            change,
+            origin,
+        });
+    }
+}
+
+/// What one notification says: of a VIP, into the burst; of anything else, as an event.
+fn tell(
+    message: &Message<'_>,
+    name: &str,
+    link: &mut Option<u32>,
+    ours: u32,
+    burst: &mut BTreeMap<Vip, (Change, Origin)>,
+) -> Result<Option<Event>, decode::Malformed> {
+    let origin = match message.port {
+        0 => Origin::Kernel,
+        port if port == ours => Origin::Ours,
+        _ => Origin::Other,
+    };
+    let mut note = |addr: IpAddr, change: Change, origin: Origin| {
+        let (changes, by) = burst
+            .entry(Vip::from(addr))
+            .or_insert((Change::empty(), origin));
+        *changes |= change;
+        if *by != origin {
+            *by = Origin::Unknown;
+        }
+    };
+    match message.kind {
+        libc::RTM_NEWLINK | libc::RTM_DELLINK => {
+            let told = message.link()?;
+            return Ok(tell_link(message.kind == libc::RTM_NEWLINK, &told, name, link));
+        }
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+            let Some(address) = message.address()? else {
+                return Ok(None);
+            };
+            let new = message.kind == libc::RTM_NEWADDR;
+            if Some(address.link) != *link {
+                return Ok(Some(if new {
+                    Event::NodeAddressSet(address.addr)
+                } else {
+                    Event::NodeAddressRemoved(address.addr)
+                }));
+            }
+            let origin = if address.addr.is_ipv6() && message.port == 0 {
+                Origin::Unknown
+            } else {
+                origin
+            };
+            let change = if new {
+                Change::ADDRESS_SET
+            } else {
+                Change::ADDRESS_REMOVED
+            };
+            note(address.addr, change, origin);
+        }
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+            let Some(route) = message.route()? else {
+                return Ok(None);
+            };
+            let Some(host) = route.host() else {
+                return Ok(None);
+            };
+            if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
+                return Ok(None);
+            }
+            if route.link.is_some() && route.link == *link {
+                let change = if message.kind == libc::RTM_NEWROUTE {
+                    Change::ROUTE_SET
+                } else {
+                    Change::ROUTE_REMOVED
+                };
+                note(host, change, origin);
+            } else if route.table == TABLE_LOCAL {
+                note(host, Change::FOREIGN_ROUTE, origin);
+            }
+        }
+        _ => {}
+    }
+    Ok(None)
+}
+
+/// Follows the link by its name.
+fn tell_link(new: bool, told: &Link<'_>, name: &str, link: &mut Option<u32>) -> Option<Event> {
+    let is_ours = told.name() == Some(name);
+    if new && is_ours {
+        *link = Some(told.index);
+        let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
+        return Some(if up {
+            Event::LinkUp(told.index)
+        } else {
+            Event::LinkDown(told.index)
+        });
+    }
+    // Deleted, or our index under another name now.
+    (*link == Some(told.index)).then(|| {
+        *link = None;
+        Event::LinkGone
+    })
+}

@@ -1,0 +1,688 @@
+//! The examples as programs: `vip` by its exit codes, its output and what it left in the kernel,
+//! and `quickstart` by its verdict.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use common::{LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips};
+use serde_json::Value;
+
+// ---------------------------------------------------------------------------------------------
+// The built examples
+
+/// An example of this package, built. `cargo test` builds them beside the tests, but not with
+/// `--test cli` alone: then this does it.
+fn example(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    // target/PROFILE/deps/cli-HASH, whichever directory target is.
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/cli-*");
+    let path = |name: &str| profile.join("examples").join(name);
+    BUILT.get_or_init(|| {
+        if !["vip", "quickstart"].iter().all(|name| fresh(&path(name))) {
+            build(profile);
+        }
+    });
+    assert!(
+        fresh(&path(name)),
+        "{} is missing or older than its sources: run `cargo build --examples`",
+        path(name).display()
+    );
+    path(name)
+}
+
+/// Whether this is there and not older than any of the sources that cargo lists beside it.
+fn fresh(binary: &Path) -> bool {
+    let Some(built) = modified(binary) else {
+        return false;
+    };
+    let sources = std::fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources);
+    // Where a path has a space, or the sources are elsewhere now, it counts as fresh.
+    sources
+        .split_whitespace()
+        .filter_map(|source| modified(Path::new(source)))
+        .all(|changed| changed <= built)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().ok()?.modified().ok()
+}
+
+/// Builds the examples into `target/PROFILE`, if this test runs under cargo.
+fn build(profile: &Path) {
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        return;
+    };
+    let name = match profile.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let status = Command::new(cargo)
+        // There is no network in here.
+        .args(["build", "--offline", "--quiet", "--examples", "--profile"])
+        .arg(name)
+        .arg("--target-dir")
+        .arg(profile.parent().expect("target"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("running cargo");
+    if !status.success() {
+        // Once is enough: each test then says that its program is missing or old.
+        eprintln!("cargo build --examples: {status}");
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Running them
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self
+    }
+
+    /// Standard output is one line with these counters, in the order of a report.
+    #[track_caller]
+    fn counts(self, assigned: usize, repaired: usize, released: usize, unchanged: usize) -> Self {
+        let counters = format!(
+            "{VIP_LINK}: {assigned} assigned, {repaired} repaired, {released} released, \
+             {unchanged} unchanged, "
+        );
+        assert!(self.out.starts_with(&counters), "{self:?}");
+        assert_eq!(self.out.lines().count(), 1, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn complains(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in {self:?}");
+        }
+        self
+    }
+
+    #[track_caller]
+    fn quiet(self) -> Self {
+        assert_eq!(self.err, "", "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn command(args: &str) -> Command {
+    let mut command = Command::new(example("vip"));
+    command
+        .args(args.split_whitespace())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs `vip` with exactly these words.
+fn vip(args: &str) -> Ran {
+    Ran::from(command(args).output().unwrap())
+}
+
+/// The link and both sources.
+fn usual(subcommand: &str) -> String {
+    format!("{subcommand} --link {VIP_LINK} --source {NODE_V4} --source {NODE_V6}")
+}
+
+/// Runs a subcommand of `vip` on the usual link, with the usual sources.
+fn usually(subcommand: &str, args: &str) -> Ran {
+    vip(&format!("{} {args}", usual(subcommand)))
+}
+
+fn with_input(args: &str, input: &[u8]) -> Ran {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+    // It may end without having read everything.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    Ran::from(child.wait_with_output().unwrap())
+}
+
+fn addrs(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+const BOTH: &str = "10.96.0.10 2001:db8:42:1::d45a";
+
+fn both() -> Vec<IpAddr> {
+    addrs(&BOTH.split(' ').collect::<Vec<_>>())
+}
+
+// ---------------------------------------------------------------------------------------------
+// What it does
+
+#[test]
+fn assigns_both_families_and_then_leaves_them_alone() {
+    let net = Net::new();
+    let others = net.snapshot_without(&both());
+    usually("assign", BOTH).exits(0).counts(2, 0, 0, 0).quiet();
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    usually("assign", BOTH)
+        .exits(0)
+        .counts(0, 0, 0, 2)
+        .quiet()
+        .out
+        .find("(0 writes,")
+        .expect("nothing was written");
+    usually("normalize", "").exits(0).counts(0, 0, 0, 2);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    assert_eq!(net.snapshot_without(&both()), others);
+}
+
+#[test]
+fn takes_prefixes_of_hosts_and_repetitions() {
+    let net = Net::new();
+    usually("assign", "10.96.0.10/32 10.96.0.10 2001:db8:42:1::d45a/128")
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn reads_a_thousand_vips_from_standard_input() {
+    let net = Net::new();
+    let vips = vips(500);
+    let mut input = String::from("# services\n\n   # indented\n");
+    for vip in &vips {
+        input += &format!("{vip} # a comment\r\n");
+    }
+    // The last line without its end, and one of the command line beside.
+    input += "10.200.0.1";
+    let all = [vips, addrs(&["10.200.0.1", "10.200.0.2"])].concat();
+    let args = format!("{} 10.200.0.2 -", usual("assign"));
+    with_input(&args, input.as_bytes())
+        .exits(0)
+        .counts(1002, 0, 0, 0)
+        .quiet();
+    net.assert_single_route(&all, PROTO_KERNEL);
+
+    let args = format!("release --link {VIP_LINK} 10.200.0.2 -");
+    with_input(&args, input.as_bytes())
+        .exits(0)
+        .counts(0, 0, 1002, 0);
+    net.assert_absent(&all);
+}
+
+#[test]
+fn normalizes_all_or_only_those_given() {
+    let net = Net::new();
+    for vip in ["10.96.0.10/32", "10.96.0.11/32", "2001:db8:42:1::d45a/128"] {
+        net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
+    }
+    net.settle();
+    usually("normalize", "10.96.0.10")
+        .exits(0)
+        .counts(0, 1, 0, 0);
+    net.assert_single_route(&addrs(&["10.96.0.10"]), PROTO_KERNEL);
+    let rest = addrs(&["10.96.0.11", "2001:db8:42:1::d45a"]);
+    assert_eq!(net.wrong_vips(&rest, PROTO_KERNEL).len(), 2);
+
+    usually("normalize", "").exits(0).counts(0, 2, 0, 1);
+    let all = addrs(&["10.96.0.10", "10.96.0.11", "2001:db8:42:1::d45a"]);
+    // The IPv6 address was made by another hand, without NODAD, which is not drift.
+    let wrong = net.wrong_vips(&all, PROTO_KERNEL);
+    assert!(
+        wrong
+            .iter()
+            .all(|line| line.ends_with(": address without nodad")),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn normalize_puts_no_vip_on_the_link() {
+    let net = Net::new();
+    usually("normalize", BOTH)
+        .exits(1)
+        .counts(0, 0, 0, 0)
+        .complains(&["vip: 10.96.0.10: ", "vip: 2001:db8:42:1::d45a: "]);
+    net.assert_absent(&both());
+    // An empty list is not the whole link.
+    net.ip(&format!("addr add 10.96.0.10/32 dev {VIP_LINK}"));
+    with_input(&format!("{} -", usual("normalize")), b"# none\n").exits(2);
+    assert_eq!(
+        net.wrong_vips(&addrs(&["10.96.0.10"]), PROTO_KERNEL).len(),
+        1
+    );
+}
+
+#[test]
+fn releases_without_a_source() {
+    let net = Net::new();
+    usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
+    let args = format!("release --link {VIP_LINK} {BOTH}");
+    vip(&args).exits(0).counts(0, 0, 2, 0).quiet();
+    net.assert_absent(&both());
+    net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
+    vip(&args).exits(0).counts(0, 0, 0, 2).quiet();
+}
+
+#[test]
+fn marks_routes_with_the_protocol_given() {
+    let net = Net::new();
+    usually("assign", &format!("--protocol 201 {BOTH}"))
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    net.assert_single_route(&both(), 201);
+    usually("normalize", "").exits(0).counts(0, 2, 0, 0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn creates_the_link_only_when_told() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.settle();
+    usually("assign", BOTH)
+        .exits(1)
+        .complains(&["no link", VIP_LINK, "--create-link"]);
+    let dummies = net.try_ip("link add dev probe type dummy").is_ok();
+
+    let ran = usually("assign", &format!("--create-link {BOTH}"))
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    let link = &net.ip_json(&format!("link show dev {VIP_LINK}"))[0];
+    if dummies {
+        assert_eq!(link["linkinfo"]["info_kind"], "dummy");
+        ran.quiet();
+    } else {
+        assert_eq!(link["linkinfo"]["info_kind"], "bridge");
+        ran.complains(&["no dummy", "bridge", VIP_LINK]);
+    }
+    let flags = link["flags"].as_array().unwrap();
+    assert!(flags.iter().any(|flag| flag == "NOARP"), "{flags:?}");
+
+    // It is there now.
+    usually("assign", &format!("--create-link {BOTH}"))
+        .exits(0)
+        .counts(0, 0, 0, 2)
+        .quiet();
+    // That kind and no other.
+    let other = format!("assign --link other --source {NODE_V4}");
+    vip(&format!("{other} --create-link=bridge 10.99.0.1"))
+        .exits(0)
+        .quiet();
+    let want = Want {
+        link: "other",
+        ..Want::default()
+    };
+    LocalState::read().assert_single_route(&addrs(&["10.99.0.1"]), &want);
+    if !dummies {
+        vip(&other.replace("other", "third"))
+            .exits(2)
+            .complains(&["VIP"]);
+        let args = format!(
+            "{} --create-link=dummy 10.99.0.2",
+            other.replace("other", "third")
+        );
+        vip(&args)
+            .exits(1)
+            .complains(&["third", "Unknown device type"]);
+    }
+}
+
+#[test]
+fn brings_the_link_up_only_when_told() {
+    let net = Net::new();
+    net.ip(&format!("link set {VIP_LINK} down"));
+    usually("assign", BOTH)
+        .exits(1)
+        .complains(&[VIP_LINK, "down", "--bring-up"]);
+    net.assert_absent(&both());
+    usually("assign", &format!("--bring-up {BOTH}"))
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+// ---------------------------------------------------------------------------------------------
+// What falls short: exit code 1
+
+#[test]
+fn names_each_rejected_vip_and_assigns_the_others() {
+    let net = Net::new();
+    usually("assign", &format!("127.0.0.1 {BOTH} fe80::1 {NODE_V4}"))
+        .exits(1)
+        .counts(2, 0, 0, 0)
+        .complains(&[
+            "vip: 127.0.0.1: rejected: a loopback address",
+            "vip: fe80::1: rejected: a link-local address",
+            &format!("vip: {NODE_V4}: rejected: it is the source"),
+        ]);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+
+    let ran = usually("assign", &format!("--allow 10.96.0.0/12 10.96.0.11 {BOTH}")).exits(1);
+    let lines: Vec<_> = ran.err.lines().collect();
+    assert_eq!(
+        lines,
+        ["vip: 2001:db8:42:1::d45a: rejected: it is outside the allowed ranges"]
+    );
+    net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
+}
+
+#[test]
+fn a_family_without_source_is_an_error() {
+    let net = Net::new();
+    vip(&format!(
+        "assign --link {VIP_LINK} --source {NODE_V4} {BOTH}"
+    ))
+    .exits(1)
+    .counts(1, 0, 0, 0)
+    .complains(&["vip: 2001:db8:42:1::d45a: rejected: no source"]);
+    net.assert_single_route(&both()[..1], PROTO_KERNEL);
+    net.assert_absent(&both()[1..]);
+}
+
+#[test]
+fn a_conflict_is_named_and_left_alone() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.10/32 dev {NODE_LINK}"));
+    usually("assign", BOTH)
+        .exits(1)
+        .counts(1, 0, 0, 0)
+        .complains(&["vip: 10.96.0.10: another device holds a local route"]);
+    net.assert_absent(&both()[..1]);
+    net.assert_single_route(&both()[1..], PROTO_KERNEL);
+}
+
+#[test]
+fn a_missing_link_or_source_is_told() {
+    let net = Net::new();
+    for subcommand in ["assign", "normalize", "release"] {
+        let args = format!("{subcommand} --link nix --source {NODE_V4} 10.96.0.10");
+        let ran = vip(&args).exits(1).complains(&["there is no link nix"]);
+        assert_eq!(ran.out, "");
+    }
+    vip(&format!(
+        "assign --link {VIP_LINK} --source 192.0.2.99 10.96.0.10"
+    ))
+    .exits(1)
+    .complains(&["192.0.2.99", "no address of this node"]);
+    net.assert_absent(&addrs(&["10.96.0.10"]));
+}
+
+#[test]
+fn a_total_timeout_ends_the_call() {
+    let net = Net::new();
+    let ran = usually(
+        "assign",
+        &format!("--total-timeout 0.000000001 --json {BOTH}"),
+    )
+    .exits(1);
+    let document = ran.json();
+    for failure in document["failures"].as_array().unwrap() {
+        let cause = failure["cause"].as_str().unwrap();
+        assert!(["pending", "not_reached"].contains(&cause), "{document:#}");
+    }
+    assert_eq!(document["verified"], false);
+    // What it did not come to is done by the same call later.
+    usually("assign", BOTH).exits(0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+// ---------------------------------------------------------------------------------------------
+// JSON
+
+#[test]
+fn json_tells_counters_and_failures() {
+    let net = Net::new();
+    let document = usually("assign", &format!("--json {BOTH}"))
+        .exits(0)
+        .quiet()
+        .json();
+    assert_eq!(document["command"], "assign");
+    assert_eq!(document["link"], VIP_LINK);
+    assert_eq!(document["verified"], true);
+    assert_eq!(document["assigned"], 2);
+    for counter in ["repaired", "released", "unchanged", "retries"] {
+        assert_eq!(document[counter], 0, "{counter}");
+    }
+    assert!(document["writes"].as_u64().unwrap() >= 4);
+    assert!(document["elapsed_seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(document["failures"], Value::Array(vec![]));
+    assert_eq!(document["error"], Value::Null);
+
+    net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+    let ran = usually("assign", &format!("--json 127.0.0.1 10.96.0.12 {BOTH}"))
+        .exits(1)
+        .complains(&["vip: 127.0.0.1: ", "vip: 10.96.0.12: "]);
+    let document = ran.json();
+    assert_eq!(document["verified"], false);
+    assert_eq!(document["unchanged"], 2);
+    assert_eq!(document["error"]["kind"], "incomplete");
+    // In order of address.
+    let failures = document["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 2, "{document:#}");
+    assert_eq!(failures[0]["vip"], "10.96.0.12");
+    assert_eq!(failures[0]["cause"], "conflict");
+    let drift = failures[0]["drift"].as_array().unwrap();
+    assert!(drift.iter().any(|flag| flag == "conflict"), "{drift:?}");
+    assert_eq!(failures[1]["vip"], "127.0.0.1");
+    assert_eq!(failures[1]["cause"], "rejected");
+    assert_eq!(failures[1]["reason"], "loopback");
+    assert_eq!(failures[1]["operation"], Value::Null);
+    assert_eq!(failures[1]["errno"], Value::Null);
+    assert_eq!(failures[1]["drift"], Value::Array(vec![]));
+
+    let document = vip(&format!("release --link {VIP_LINK} --json {BOTH}"))
+        .exits(0)
+        .json();
+    assert_eq!(document["released"], 2);
+}
+
+#[test]
+fn json_tells_why_a_call_failed() {
+    let _net = Net::new();
+    let document = vip(&format!(
+        "assign --link nix --source {NODE_V4} --json 10.96.0.10"
+    ))
+    .exits(1)
+    .complains(&["there is no link nix"])
+    .json();
+    assert_eq!(document["verified"], false);
+    assert_eq!(document["error"]["kind"], "link_not_found");
+    assert_eq!(document["writes"], 0);
+    assert_eq!(document["failures"], Value::Array(vec![]));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Wrong usage: exit code 2, and nothing is written
+
+#[test]
+fn wrong_usage() {
+    let net = Net::new();
+    let link = format!("--link {VIP_LINK}");
+    let source = format!("--source {NODE_V4}");
+    let right = format!("assign {link} {source} 10.96.0.10");
+    for (args, word) in [
+        (String::new(), "Usage"),
+        ("frobnicate".into(), "frobnicate"),
+        (format!("assign {link} {source}"), "VIP"),
+        (format!("release {link}"), "VIP"),
+        (format!("assign {source} 10.96.0.10"), "--link"),
+        (format!("assign {link} 10.96.0.10"), "--source"),
+        (format!("normalize {link}"), "--source"),
+        (format!("{right} 10.96.0"), "`10.96.0`"),
+        (format!("{right} 10.96.1.0/24"), "`10.96.1.0/24`"),
+        (format!("{right} --protocol 0"), "1 to 255"),
+        (format!("{right} --protocol 256"), "1 to 255"),
+        (format!("{right} --allow 10.96.0.0/33"), "--allow"),
+        (format!("{right} --stall-timeout soon"), "--stall-timeout"),
+        (format!("{right} --stall-timeout 0"), "--stall-timeout"),
+        (format!("{right} --total-timeout -1"), "--total-timeout"),
+        (format!("{right} --total-timeout 1e300"), "--total-timeout"),
+        (format!("{right} --create-link=veth"), "veth"),
+        (format!("{right} --source 192.0.2.11"), "IPv4 source"),
+        (format!("{right} --source ::1"), "::1"),
+        (right.replace(VIP_LINK, "sixteen-bytes-xx"), "sixteen"),
+        (right.replace(VIP_LINK, "lo"), "lo"),
+        (format!("{right} -"), "standard input"),
+        (
+            format!("{right} - -").replace(" 10.96.0.10", ""),
+            "more than once",
+        ),
+    ] {
+        // Nothing is on standard input; with a VIP of the command line that is enough.
+        let expected = if args.ends_with("10.96.0.10 -") { 0 } else { 2 };
+        let ran = vip(&args).exits(expected);
+        if expected == 2 {
+            assert_eq!(ran.out, "", "{args}");
+            ran.complains(&[word]);
+            net.assert_absent(&addrs(&["10.96.0.10"]));
+        } else {
+            vip(&format!("release {link} 10.96.0.10")).exits(0);
+        }
+    }
+}
+
+#[test]
+fn a_bad_line_of_standard_input_is_named() {
+    let net = Net::new();
+    let args = format!("{} -", usual("assign"));
+    with_input(&args, b"10.96.0.10\n# fine\n\n10.96.0.300\n10.96.0.11\n")
+        .exits(2)
+        .complains(&["line 4", "`10.96.0.300`", "Usage: vip assign"]);
+    with_input(&args, b"10.96.0.10\n\xff\xfe\n")
+        .exits(2)
+        .complains(&["line 2"]);
+    with_input(&args, b"\n# none\n")
+        .exits(2)
+        .complains(&["no VIP on standard input"]);
+    net.assert_absent(&addrs(&["10.96.0.10", "10.96.0.11"]));
+    // Bytes that are no text do no harm in a comment.
+    with_input(&args, b"10.96.0.10 # \xff\xfe\n").exits(0);
+}
+
+#[test]
+fn help_tells_exit_codes_and_examples() {
+    for args in ["--help", "assign --help", "normalize --help", "release -h"] {
+        let ran = vip(args).exits(0).quiet();
+        assert!(ran.out.contains("Exit codes:"), "{args}: {}", ran.out);
+    }
+    assert!(vip("--help").out.contains("Examples:"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Closed and full streams
+
+#[test]
+fn a_closed_standard_output_or_error_is_no_panic() {
+    let net = Net::new();
+    let closing = |args: &str, out: bool, err: bool| {
+        let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+        // It reads to the end of its input before it writes anything.
+        if out {
+            drop(child.stdout.take());
+        }
+        if err {
+            drop(child.stderr.take());
+        }
+        let mut input = child.stdin.take().unwrap();
+        writeln!(input, "127.0.0.1\n10.96.0.10").unwrap();
+        drop(input);
+        Ran::from(child.wait_with_output().unwrap())
+    };
+    for args in ["-", "--json -"] {
+        let args = format!("{} {args}", usual("assign"));
+        closing(&args, true, false)
+            .exits(1)
+            .complains(&["vip: 127.0.0.1: "]);
+        // 101 would be a panic, none a signal.
+        closing(&args, false, true).exits(1);
+        closing(&args, true, true).exits(1);
+    }
+    net.assert_single_route(&addrs(&["10.96.0.10"]), PROTO_KERNEL);
+
+    // The exit code still tells that all is well.
+    let mut child = command(&format!("{} -", usual("assign")))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    writeln!(child.stdin.take().unwrap(), "10.96.0.10").unwrap();
+    Ran::from(child.wait_with_output().unwrap())
+        .exits(0)
+        .quiet();
+}
+
+#[test]
+fn a_full_standard_output_is_an_error() {
+    let _net = Net::new();
+    let full: File = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(&format!("{} --json {BOTH}", usual("assign")))
+        .stdout(full)
+        .output()
+        .unwrap();
+    Ran::from(output)
+        .exits(1)
+        .complains(&["cannot write to standard output"]);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The quickstart
+
+#[test]
+fn quickstart_shows_that_all_is_as_it_says() {
+    let output = Command::new(example("quickstart"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let ran = Ran::from(output).exits(0).quiet();
+    let verdict = ran.out.lines().last().unwrap();
+    assert!(
+        verdict.starts_with("Verdict: as it should be."),
+        "{}",
+        ran.out
+    );
+    // Before the cure the node's connections come from the VIP, afterwards from the node.
+    for (vip, node) in both().iter().zip([IpAddr::from(NODE_V4), NODE_V6.into()]) {
+        let seen: Vec<_> = ran
+            .out
+            .lines()
+            .filter_map(|line| {
+                line.split_once(&format!("to {vip}: the listener sees "))?
+                    .1
+                    .into()
+            })
+            .collect();
+        assert!(seen.first().unwrap().starts_with(&format!("{vip}, ")));
+        assert!(seen.last().unwrap().starts_with(&format!("{node}, ")));
+    }
+}

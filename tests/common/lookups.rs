@@ -1,0 +1,114 @@
+//! A thread that asks the kernel without pause for the route of each VIP.
+//!
+//! Not part of `common/mod.rs`: a test takes it with `#[path = "common/lookups.rs"] mod lookups;`.
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage::{GetRoute, NewRoute};
+use netlink_packet_route::route::{RouteFlags, RouteType};
+
+use crate::common::raw::{self, Raw, Request};
+
+/// Look-ups in one send: their answers fit the default receive buffer.
+const AT_ONCE: usize = 32;
+
+/// Asks for the route of each VIP, over and over, until stopped.
+#[derive(Debug)]
+pub struct LookUps {
+    stop: Arc<AtomicBool>,
+    passes: Arc<AtomicU64>,
+    thread: Option<JoinHandle<(u64, Vec<String>)>>,
+}
+
+impl LookUps {
+    /// Starts, and returns after the first pass over all VIPs.
+    pub fn start(vips: &[IpAddr]) -> Self {
+        let (stop, passes) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let vips = vips.to_vec();
+        // In the namespace of the thread that starts it.
+        let thread = std::thread::spawn({
+            let (stop, passes) = (Arc::clone(&stop), Arc::clone(&passes));
+            move || ask(&vips, &stop, &passes)
+        });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while passes.load(Ordering::Relaxed) == 0 {
+            assert!(Instant::now() < deadline, "the look-ups do not start");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let thread = Some(thread);
+        Self {
+            stop,
+            passes,
+            thread,
+        }
+    }
+
+    /// Passes over all VIPs so far.
+    pub fn passes(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
+    }
+
+    /// Stops; tells how many look-ups there were, and which did not find the VIP local.
+    pub fn stop(mut self) -> (u64, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// Every second pass asks for the entry of the table, the others for the route itself.
+fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<String>) {
+    let mut socket = Raw::new();
+    let by_entry: Vec<Request> = vips.iter().map(|vip| raw::fib_match(*vip)).collect();
+    let by_route: Vec<Request> = by_entry
+        .iter()
+        .map(|request| {
+            let mut request = request.clone();
+            if let GetRoute(message) = &mut request.0 {
+                message.header.flags = RouteFlags::empty();
+            }
+            request
+        })
+        .collect();
+    let (mut count, mut wrong) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let pass = passes.load(Ordering::Relaxed);
+        let requests = if pass % 2 == 0 { &by_entry } else { &by_route };
+        for (some, vips) in requests.chunks(AT_ONCE).zip(vips.chunks(AT_ONCE)) {
+            let first = socket.send(some, 0);
+            let (datagrams, overflow) = socket.receive_all();
+            assert!(!overflow, "the answers to {AT_ONCE} look-ups fit");
+            let mut answered = 0;
+            for bytes in datagrams {
+                let mut rest = &bytes[..];
+                while rest.len() >= 16 {
+                    let length = NetlinkBuffer::new_checked(rest).unwrap().length() as usize;
+                    let message = NetlinkMessage::deserialize(&rest[..length]).unwrap();
+                    let vip = vips[(message.header.sequence_number - first) as usize];
+                    let is_local = matches!(
+                        &message.payload,
+                        NetlinkPayload::InnerMessage(NewRoute(route))
+                            if route.header.kind == RouteType::Local
+                    );
+                    if !is_local && wrong.len() < 1000 {
+                        wrong.push(format!("{vip}: {:?}", message.payload));
+                    }
+                    answered += 1;
+                    rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+                }
+            }
+            assert_eq!(answered, some.len(), "each look-up is answered");
+            count += answered as u64;
+        }
+        passes.store(pass + 1, Ordering::Relaxed);
+    }
+    (count, wrong)
+}

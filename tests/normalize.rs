@@ -1,0 +1,587 @@
+//! `normalize`: every broken state becomes the single-route state, without a gap, and a good one
+//! is left alone.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+mod common;
+#[path = "common/lookups.rs"]
+mod lookups;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage::NewAddress;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol, CacheInfo};
+
+use broken::{Random, State, assert_single_route, manager, put};
+use common::raw::{self, CREATE_EXCL, Raw};
+use common::{
+    Event, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, never_without_local_route,
+    vips, vips_v4, vips_v6,
+};
+use lookups::LookUps;
+use viproute::{Cause, Drift, Error, ErrorKind, Report};
+
+/// Both kinds of wanted protocol.
+const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
+
+/// The report of a call, whether or not it fell short.
+#[track_caller]
+fn report(result: Result<Report, Error>) -> Report {
+    match result {
+        Ok(report) => {
+            assert!(report.failures.is_empty(), "{report:?}");
+            report
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+            error.into_report().unwrap()
+        }
+    }
+}
+
+/// One VIP of each state of both families.
+fn one_of_each() -> Vec<(IpAddr, State)> {
+    let zip = |vips: Vec<IpAddr>| {
+        let states = State::of(vips[0]);
+        vips.into_iter().zip(states).collect::<Vec<_>>()
+    };
+    [
+        zip(vips_v4(State::V4.len() + 1)),
+        zip(vips_v6(State::V6.len())),
+    ]
+    .concat()
+}
+
+#[test]
+fn each_state_by_itself_and_nothing_else() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let all = one_of_each();
+        put(&net, &all, protocol);
+        let mut manager = manager(protocol);
+        for &(vip, state) in &all {
+            let rest = net.snapshot_without(&[vip]);
+            let own = Snapshot::take(&[]);
+            let report = report(manager.normalize_only([vip]));
+            println!("{protocol}: {state:?} {vip}: {report}");
+            rest.assert_same(&net.snapshot_without(&[vip]));
+            match state {
+                State::Stale => {
+                    assert_eq!(report.failures.len(), 1, "{report:?}");
+                    assert_eq!(report.failures[0].vip, vip.into());
+                    assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+                    assert!(report.failures[0].drift.contains(Drift::STALE));
+                    assert!(report.failures[0].drift.contains(Drift::MISSING_ADDRESS));
+                    assert_eq!(report.writes, 0);
+                    own.assert_same(&Snapshot::take(&[]));
+                }
+                State::Fine => {
+                    assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+                    own.assert_same(&Snapshot::take(&[]));
+                    assert_single_route(&net, &[vip], protocol);
+                }
+                _ => {
+                    assert_eq!(
+                        (report.repaired, report.failures.len()),
+                        (1, 0),
+                        "{report:?}"
+                    );
+                    assert!((1..=9).contains(&report.writes), "{state:?} {report}");
+                    assert_single_route(&net, &[vip], protocol);
+                }
+            }
+        }
+    }
+}
+
+/// VIPs and a random state for each, without `Broadcast`.
+fn random_states(vips: &[IpAddr], random: &mut Random) -> Vec<(IpAddr, State)> {
+    let state = |vip: &IpAddr| match vip {
+        IpAddr::V4(_) => random.pick(&State::V4),
+        IpAddr::V6(_) => random.pick(&State::V6),
+    };
+    vips.iter().copied().zip(vips.iter().map(state)).collect()
+}
+
+fn only(all: &[(IpAddr, State)], which: impl Fn(State) -> bool) -> Vec<IpAddr> {
+    let some = all.iter().filter(|(_, state)| which(*state));
+    some.map(|(vip, _)| *vip).collect()
+}
+
+#[test]
+fn a_thousand_in_random_states_and_then_not_a_message() {
+    let mut random = Random::new();
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips(500);
+        let all = random_states(&vips, &mut random);
+        put(&net, &all, protocol);
+        let rest = net.snapshot_without(&vips);
+        let mut manager = manager(protocol);
+        let stale = only(&all, |state| state == State::Stale);
+        let others = only(&all, |state| state != State::Stale);
+        let fine = only(&all, |state| state == State::Fine).len();
+
+        let began = Instant::now();
+        let first = report(manager.normalize());
+        println!("{protocol}: {first} in {:?}", began.elapsed());
+        assert_eq!(first.unchanged, fine, "{first}");
+        assert_eq!(first.repaired, others.len() - fine, "{first}");
+        assert_single_route(&net, &others, protocol);
+        let failed: Vec<IpAddr> = first.failures.iter().map(|f| f.vip.addr()).collect();
+        let mut sorted = stale.clone();
+        sorted.sort_unstable();
+        assert_eq!(failed, sorted, "the stale ones, sorted");
+        for failure in &first.failures {
+            assert_eq!(failure.cause, Cause::Unrepaired, "{failure}");
+            assert!(failure.drift.contains(Drift::STALE), "{failure}");
+        }
+        rest.assert_same(&net.snapshot_without(&vips));
+
+        // Twice and three times: nothing is sent that writes, and nothing happens.
+        let watcher = RouteWatcher::new();
+        let before = Snapshot::take(&[]);
+        for again in [
+            report(manager.normalize()),
+            report(manager.normalize()),
+            report(manager.normalize_only(&others)),
+            report(manager.assign(&others)),
+            report(manager.assign(&others)),
+        ] {
+            assert_eq!((again.writes, again.retries), (0, 0), "{again}");
+            assert_eq!(again.unchanged, others.len(), "{again}");
+            assert_eq!((again.repaired, again.assigned, again.released), (0, 0, 0));
+        }
+        // Another manager knows nothing of the first one's calls.
+        let again = report(broken::manager(protocol).normalize());
+        assert_eq!(
+            (again.unchanged, again.writes),
+            (others.len(), 0),
+            "{again}"
+        );
+        assert_eq!(watcher.drain(), Vec::new());
+        before.assert_same(&Snapshot::take(&[]));
+
+        // The stale ones are the caller's to decide on.
+        if !stale.is_empty() {
+            let released = manager.release(&stale).unwrap();
+            assert_eq!(released.released, stale.len(), "{released}");
+            net.assert_absent(&stale);
+            let last = manager.normalize().unwrap();
+            assert_eq!((last.unchanged, last.writes), (others.len(), 0), "{last}");
+        }
+        rest.assert_same(&net.snapshot_without(&vips));
+    }
+}
+
+#[test]
+fn after_a_link_flap_ipv4_has_a_pair_and_then_one() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips_v4(50);
+        let mut manager = manager(protocol);
+        assert_eq!(manager.assign(&vips).unwrap().assigned, 50);
+        net.ip(&format!("link set dev {VIP_LINK} down"));
+        net.ip(&format!("link set dev {VIP_LINK} up"));
+        let state = net.local_state();
+        for vip in &vips {
+            assert_eq!(
+                state.routes_of(*vip).len(),
+                2,
+                "{:?}",
+                state.routes_of(*vip)
+            );
+        }
+        let report = manager.normalize().unwrap();
+        assert_eq!((report.repaired, report.writes), (50, 50), "{report}");
+        net.assert_single_route(&vips, protocol);
+        assert_eq!(manager.normalize().unwrap().writes, 0);
+    }
+}
+
+/// A broadcast address brings its route back with the next flap: it is the address's maker's.
+#[test]
+fn a_broadcast_route_of_the_vip_is_a_duplicate() {
+    let net = Net::new();
+    let vips = vips_v4(1);
+    put(&net, &[(vips[0], State::Broadcast)], PROTO_KERNEL);
+    let kinds = || {
+        let state = net.local_state();
+        let routes = state.routes_of(vips[0]).iter();
+        routes.map(|route| route.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(), [2, 3], "local, broadcast");
+    let mut manager = manager(PROTO_KERNEL);
+    assert_eq!(manager.normalize().unwrap().repaired, 1);
+    assert_eq!(kinds(), [2]);
+    assert_single_route(&net, &vips, PROTO_KERNEL);
+    assert_eq!(manager.normalize().unwrap().writes, 0);
+}
+
+#[test]
+fn only_those_given_and_only_those_there() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips(20);
+        let all: Vec<_> = vips
+            .iter()
+            .map(|vip| {
+                (
+                    *vip,
+                    if vip.is_ipv4() {
+                        State::Pair
+                    } else {
+                        State::ThreeRoutes
+                    },
+                )
+            })
+            .collect();
+        put(&net, &all[..20], protocol);
+        let (given, others) = vips[..20].split_at(10);
+        let absent = &vips[20..24];
+        let before = net.snapshot_without(given);
+        let watcher = RouteWatcher::new();
+        let mut manager = manager(protocol);
+        let report = report(manager.normalize_only(given.iter().chain(absent)));
+        assert_eq!(report.repaired, 10, "{report:?}");
+        // One deletion for each IPv4 pair; for IPv6 the address and what goes with `proto kernel`.
+        let each_v6 = if protocol == PROTO_KERNEL { 4 } else { 3 };
+        assert_eq!(report.writes, 5 + 5 * each_v6, "{report}");
+        assert_eq!(report.failures.len(), 4, "{report:?}");
+        for failure in &report.failures {
+            assert!(absent.contains(&failure.vip.addr()), "{failure}");
+            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert_eq!(failure.drift, Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE);
+            assert_eq!((failure.operation, failure.errno), (None, None));
+        }
+        before.assert_same(&net.snapshot_without(given));
+        net.assert_absent(absent);
+        assert_single_route(&net, given, protocol);
+        assert_eq!(broken::wrong(&net, others, protocol).len(), 10);
+        let touched = watcher.drain().iter().any(|event| match event {
+            Event::Route(route) => !route.dst.is_some_and(|dst| given.contains(&dst)),
+            Event::Address(address) => !given.contains(&address.local),
+        });
+        assert!(!touched, "only those given");
+        // All of them absent: not one message.
+        let result = manager
+            .normalize_only(absent)
+            .unwrap_err()
+            .into_report()
+            .unwrap();
+        assert_eq!((result.writes, result.failures.len()), (0, 4));
+        assert_eq!(watcher.drain(), Vec::new());
+    }
+}
+
+/// All of an address that `inet6_addr_modify` sets anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    flags: AddressFlags,
+    valid: u32,
+    preferred: u32,
+    protocol: Option<AddressProtocol>,
+    priority: Option<u32>,
+    local: Option<IpAddr>,
+    address: Option<IpAddr>,
+}
+
+fn kept(vip: IpAddr, link: u32) -> Kept {
+    let mut kept = Kept {
+        flags: AddressFlags::empty(),
+        valid: 0,
+        preferred: 0,
+        protocol: None,
+        priority: None,
+        local: None,
+        address: None,
+    };
+    for attribute in broken::address_of(vip, link).attributes {
+        match attribute {
+            AddressAttribute::Flags(flags) => kept.flags = flags,
+            AddressAttribute::CacheInfo(cache) => {
+                (kept.valid, kept.preferred) = (cache.ifa_valid, cache.ifa_preferred);
+            }
+            AddressAttribute::Protocol(protocol) => kept.protocol = Some(protocol),
+            AddressAttribute::RoutePriority(priority) => kept.priority = Some(priority),
+            AddressAttribute::Local(local) => kept.local = Some(local),
+            AddressAttribute::Address(address) => kept.address = Some(address),
+            _ => {}
+        }
+    }
+    kept
+}
+
+/// Whether the kernel has IFA_PROTO (5.18) and returns it.
+fn has_address_protocol(net: &Net) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    assert!(net.vip_index() > 0);
+    version >= (5, 18)
+}
+
+/// Flags, valid and preferred lifetime, protocol, priority of the prefix route, peer.
+type Made = (
+    AddressFlags,
+    Option<(u32, u32)>,
+    Option<u8>,
+    Option<u32>,
+    bool,
+);
+
+#[test]
+fn the_cause_of_the_prefix_route_goes_and_all_else_of_the_address_stays() {
+    const NODAD: AddressFlags = AddressFlags::Nodad;
+    let home = NODAD | AddressFlags::Homeaddress;
+    let made: [Made; 10] = [
+        (NODAD, None, None, None, false),
+        (AddressFlags::empty(), None, None, None, false),
+        (NODAD, Some((5000, 4000)), None, None, false),
+        (NODAD, Some((u32::MAX, 4000)), None, None, false),
+        (NODAD, Some((u32::MAX, 0)), None, None, false),
+        (home, None, None, None, false),
+        (NODAD, None, Some(7), None, false),
+        (NODAD, None, None, Some(77), false),
+        (NODAD, None, None, None, true),
+        (home, Some((9000, 0)), Some(200), Some(300), false),
+    ];
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let with_protocol = has_address_protocol(&net);
+        let link = net.vip_index();
+        net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
+        let vips = vips_v6(made.len() + 1);
+        let peers: Vec<IpAddr> = (0..=made.len() as u128)
+            .map(|at| IpAddr::V6((0x2001_0db8_0066_u128 << 80 | at).into()))
+            .collect();
+        let mut raw = Raw::new();
+        // The last one is not normalized: the control.
+        for (at, vip) in vips.iter().enumerate() {
+            let (flags, lifetimes, ifa_proto, priority, peer) = made[at % made.len()];
+            let mut message = raw::address(*vip, link, flags);
+            if let Some((valid, preferred)) = lifetimes {
+                let mut cache = CacheInfo::default();
+                (cache.ifa_valid, cache.ifa_preferred) = (valid, preferred);
+                message.attributes.push(AddressAttribute::CacheInfo(cache));
+            }
+            if let Some(number) = ifa_proto {
+                message
+                    .attributes
+                    .push(AddressAttribute::Protocol(number.into()));
+            }
+            if let Some(number) = priority {
+                message
+                    .attributes
+                    .push(AddressAttribute::RoutePriority(number));
+            }
+            if peer {
+                message
+                    .attributes
+                    .retain(|a| !matches!(a, AddressAttribute::Address(_)));
+                message
+                    .attributes
+                    .push(AddressAttribute::Address(peers[at]));
+            }
+            raw.batch_ok(&[(NewAddress(message), CREATE_EXCL)]);
+        }
+        broken::wait_for_kernel_routes(&vips);
+        let in_main = || -> Vec<Vec<u32>> {
+            let state = net.local_state();
+            let main = |vip: &IpAddr| {
+                let routes = state.routes_of(*vip).iter();
+                let main = routes.filter(|route| route.table == 254);
+                main.map(|route| route.metric).collect()
+            };
+            vips.iter().chain(&peers).map(main).collect()
+        };
+        let before: Vec<_> = vips.iter().map(|vip| kept(*vip, link)).collect();
+        let count = made.len();
+        let prefix_routes = in_main();
+        for (at, (_, _, _, priority, peer)) in made.iter().enumerate() {
+            let place = if *peer { count + 1 + at } else { at };
+            assert_eq!(prefix_routes[place], [priority.unwrap_or(256)], "{at}");
+        }
+        if with_protocol {
+            assert_eq!(before[6].protocol, Some(7.into()), "{:?}", before[6]);
+        }
+
+        let mut manager = manager(protocol);
+        let report = manager.normalize_only(&vips[..count]).unwrap();
+        assert_eq!(report.repaired, count, "{report}");
+        for (at, was) in before[..count].iter().enumerate() {
+            let mut want = was.clone();
+            want.flags |= AddressFlags::Noprefixroute;
+            let mut is = kept(vips[at], link);
+            // Time passes; nothing is prolonged.
+            for (is, want) in [
+                (&mut is.valid, want.valid),
+                (&mut is.preferred, want.preferred),
+            ] {
+                assert!(
+                    *is <= want && *is >= want.saturating_sub(5),
+                    "{at}: {is} for {want}"
+                );
+                *is = want;
+            }
+            assert_eq!(is, want, "{at}");
+        }
+        let gone = in_main();
+        assert_eq!(gone[..count], vec![Vec::<u32>::new(); count][..]);
+        // A peer's route is not the VIP's, and comes whatever the flags (`__ipv6_ifa_notify`).
+        assert_eq!(gone[count + 1..], prefix_routes[count + 1..]);
+        assert_eq!(gone[count], [256], "the one not given");
+        assert_single_route(&net, &vips[..count], protocol);
+
+        // The cause is gone, so the symptom does not come back, as it does for the control.
+        let lasting = |at: usize| !matches!(made[at % count].1, Some((0..u32::MAX, _)));
+        let kept: Vec<IpAddr> = (0..=count)
+            .filter(|at| lasting(*at))
+            .map(|at| vips[at])
+            .collect();
+        assert_eq!(
+            kept.len(),
+            count - 1,
+            "two are not for ever, and go with the link"
+        );
+        net.ip(&format!("link set dev {VIP_LINK} down"));
+        net.ip(&format!("link set dev {VIP_LINK} up"));
+        broken::wait_for_kernel_routes(&kept);
+        let after = in_main();
+        assert_eq!(after[..count], vec![Vec::<u32>::new(); count][..]);
+        assert_eq!(after[count], [256], "the one not given: it came back");
+        assert_eq!(after[count + 1..], prefix_routes[count + 1..]);
+        let kept = &kept[..count - 2];
+        assert_eq!(manager.normalize_only(kept).unwrap().repaired, count - 2);
+        assert_single_route(&net, kept, protocol);
+    }
+}
+
+/// kube-router issue 1698.
+#[test]
+fn the_published_two_commands_break_it_the_second_time_and_ours_never() {
+    let net = Net::new();
+    let vips = vips_v6(2);
+    put(
+        &net,
+        &[(vips[0], State::KernelOnly), (vips[1], State::KernelOnly)],
+        PROTO_KERNEL,
+    );
+    let published = || {
+        net.ip(&format!(
+            "-6 route replace local {} dev {VIP_LINK} table local proto kernel src {NODE_V6}",
+            vips[0]
+        ));
+        net.ip(&format!(
+            "-6 route del local {} dev {VIP_LINK} table local metric 0",
+            vips[0]
+        ));
+    };
+    let mut manager = manager(PROTO_KERNEL);
+    published();
+    manager.normalize_only([vips[1]]).unwrap();
+    assert_single_route(&net, &vips, PROTO_KERNEL);
+
+    published();
+    for _ in 0..3 {
+        assert_eq!(manager.normalize_only([vips[1]]).unwrap().writes, 0);
+    }
+    let state = net.local_state();
+    assert!(
+        state.routes_of(vips[0]).is_empty(),
+        "{:?}",
+        state.routes_of(vips[0])
+    );
+    assert_single_route(&net, &vips[1..], PROTO_KERNEL);
+    // And ours mends it.
+    assert_eq!(manager.normalize().unwrap().repaired, 1);
+    assert_single_route(&net, &vips, PROTO_KERNEL);
+}
+
+/// States in which a VIP is local, so that it must stay so.
+fn local_states(vip: IpAddr) -> Vec<State> {
+    let mut states = State::of(vip);
+    states.retain(|state| state.is_local() && !matches!(state, State::Stale));
+    states
+}
+
+#[test]
+fn no_vip_is_without_a_local_route_for_an_instant() {
+    let mut random = Random::new();
+    for protocol in PROTOCOLS {
+        // Those that happen, then whatever there is.
+        let usual = |vip: IpAddr| match vip {
+            IpAddr::V4(_) => vec![State::Pair, State::SourceOther, State::OtherProtocol],
+            IpAddr::V6(_) => vec![
+                State::ThreeRoutes,
+                State::SourceOther,
+                State::OtherProtocol,
+                State::KernelBesideOtherSource,
+                State::KernelBesideOtherProtocol,
+            ],
+        };
+        for states in [usual, usual, usual, local_states] {
+            let net = Net::new();
+            let link = net.vip_index();
+            let vips = vips(250);
+            let all: Vec<_> = vips
+                .iter()
+                .map(|vip| (*vip, random.pick(&states(*vip))))
+                .collect();
+            put(&net, &all, protocol);
+            let before = net.local_state();
+            let watcher = RouteWatcher::new();
+            let look_ups = LookUps::start(&vips);
+            let from = look_ups.passes();
+            let report = manager(protocol).normalize().unwrap();
+            let during = look_ups.passes() - from;
+            let (count, not_local) = look_ups.stop();
+            println!("{protocol}: {report}; {count} look-ups, {during} passes meanwhile");
+            assert!(not_local.is_empty(), "{not_local:#?}");
+            assert!(count >= 500, "{count}");
+            let events = watcher.drain();
+            let routes = events
+                .iter()
+                .filter(|event| matches!(event, Event::Route(_)))
+                .count();
+            assert!(routes >= report.repaired, "{routes} notifications");
+            if let Err(gaps) = never_without_local_route(&events, &before, &vips, link) {
+                panic!("{}: {gaps:#?}", gaps.len());
+            }
+            assert_single_route(&net, &vips, protocol);
+        }
+    }
+}
+
+#[test]
+fn the_look_ups_see_a_gap() {
+    let net = Net::new();
+    let vips = vips(50);
+    let all: Vec<_> = vips.iter().map(|vip| (*vip, State::Fine)).collect();
+    put(&net, &all, PROTO_KERNEL);
+    let look_ups = LookUps::start(&vips);
+    net.ip(&format!(
+        "route del local {} dev {VIP_LINK} table local",
+        vips[98]
+    ));
+    net.ip(&format!(
+        "-6 route del local {} dev {VIP_LINK} table local",
+        vips[99]
+    ));
+    let from = look_ups.passes();
+    while look_ups.passes() < from + 3 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (count, not_local) = look_ups.stop();
+    assert!(count > 500);
+    for vip in &vips {
+        let seen = not_local
+            .iter()
+            .any(|line| line.starts_with(&format!("{vip}: ")));
+        assert_eq!(seen, vips[98..].contains(vip), "{vip}: {not_local:#?}");
+    }
+}

@@ -1,0 +1,583 @@
+//! Nothing changes but the addresses and routes of our VIPs on our link.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
+use serde_json::Value;
+
+use broken::{State, assert_single_route, builder, put};
+use common::raw::{self, CREATE_EXCL, Raw};
+use common::{
+    Event, LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot,
+    VIP_LINK, Want, vips, vips_v4, vips_v6,
+};
+use viproute::{Cause, Drift, Error, ErrorKind, Report, VipManager};
+
+const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
+
+/// Another link, with things of its own.
+const OTHER: &str = "other0";
+/// A link that holds VIPs that we want too.
+const RIVAL: &str = "rival0";
+
+#[track_caller]
+fn report(result: Result<Report, Error>) -> Report {
+    match result {
+        Ok(report) => {
+            assert!(report.failures.is_empty(), "{report:?}");
+            report
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+            error.into_report().unwrap()
+        }
+    }
+}
+
+/// The VIPs of the failures, and that all of them are conflicts.
+#[track_caller]
+fn conflicts(report: &Report) -> BTreeSet<IpAddr> {
+    for failure in &report.failures {
+        assert_eq!(failure.cause, Cause::Conflict, "{failure}");
+        assert!(failure.drift.contains(Drift::CONFLICT), "{failure}");
+    }
+    report
+        .failures
+        .iter()
+        .map(|failure| failure.vip.addr())
+        .collect()
+}
+
+fn set(vips: &[IpAddr]) -> BTreeSet<IpAddr> {
+    vips.iter().copied().collect()
+}
+
+/// Panics unless each line that differs is an address or a route, in table local or main, of one
+/// of these VIPs on this link.
+#[track_caller]
+fn assert_only(before: &Snapshot, vips: &BTreeSet<IpAddr>, link: &str) {
+    let diff = before.diff(&Snapshot::take(&[]));
+    let foreign: Vec<_> = diff
+        .iter()
+        .filter(|line| !is_ours(line, vips, link))
+        .collect();
+    assert!(foreign.is_empty(), "changed, and not ours: {foreign:#?}");
+}
+
+fn is_ours(line: &str, vips: &BTreeSet<IpAddr>, link: &str) -> bool {
+    let (what, object) = line[2..].split_once(' ').unwrap();
+    let object: Value = serde_json::from_str(object).unwrap();
+    let host = |key: &str| {
+        let text = object[key].as_str()?;
+        let host = text.strip_suffix("/32").or(text.strip_suffix("/128"));
+        host.unwrap_or(text).parse::<IpAddr>().ok()
+    };
+    let vip = match what {
+        "address" => host("local"),
+        // `ip` names no table for main.
+        "route" if matches!(object["table"].as_str(), None | Some("254" | "255")) => host("dst"),
+        _ => None,
+    };
+    vip.is_some_and(|vip| vips.contains(&vip)) && object["dev"] == link
+}
+
+/// Panics if something happened to one of these VIPs.
+#[track_caller]
+fn assert_untouched(events: &[Event], vips: &BTreeSet<IpAddr>) {
+    let touched: Vec<_> = events
+        .iter()
+        .filter(|event| match event {
+            Event::Route(route) => route.dst.is_some_and(|dst| vips.contains(&dst)),
+            Event::Address(address) => vips.contains(&address.local),
+        })
+        .collect();
+    assert!(touched.is_empty(), "{touched:#?}");
+}
+
+/// A node full of other things, some of them about our VIPs.
+fn full_node(net: &Net, vips: &[IpAddr]) {
+    net.add_link(OTHER);
+    net.add_link(RIVAL);
+    net.ip_batch([
+        "addr add 198.51.100.1/24 dev other0",
+        "addr add 198.51.100.7/32 dev other0",
+        "addr add 2001:db8:1::1/64 dev other0 nodad",
+        "addr add 203.0.113.1/32 dev lo",
+        "addr add 2001:db8:2::1/128 dev lo",
+        // Not VIPs, but on our link.
+        "addr add 203.0.113.77/32 dev kube-dummy-if",
+        "addr add 203.0.113.130/25 dev kube-dummy-if",
+        "addr add 2001:db8:3::77/128 dev kube-dummy-if nodad",
+        "addr add 2001:db8:4::1/64 dev kube-dummy-if nodad",
+    ]);
+    // The kernel's routes come late.
+    let own = [
+        "2001:db8:1::1",
+        "2001:db8:2::1",
+        "2001:db8:3::77",
+        "2001:db8:4::1",
+    ];
+    let own = own.map(|text| text.parse::<IpAddr>().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while own
+        .iter()
+        .any(|addr| LocalState::read().routes_of(*addr).is_empty())
+    {
+        assert!(Instant::now() < deadline, "the kernel's routes never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    net.ip("-6 rule add from 2001:db8:1::/64 table 100 prio 77");
+    net.ip("-6 nexthop add id 62 dev other0");
+    net.ip_batch([
+        "route add default via 198.51.100.2 dev other0",
+        "route add 192.168.1.0/24 via 198.51.100.2 dev other0 metric 50 proto 17",
+        "route add 192.168.2.0/24 dev kube-dummy-if",
+        "route add 192.168.3.0/24 dev kube-dummy-if table 100",
+        "route add blackhole 192.168.4.0/24",
+        "route add local 192.168.5.0/24 dev kube-dummy-if table local",
+        "route add local 192.168.6.1 dev other0 table local",
+        "route add 192.168.7.0/24 nexthop via 198.51.100.2 dev other0 nexthop dev kube-dummy-if",
+        "route add default via 2001:db8:1::2 dev other0",
+        "route add 2001:db8:11::/48 dev kube-dummy-if",
+        "route add 2001:db8:12::/48 dev kube-dummy-if table 100",
+        "route add blackhole 2001:db8:13::/48",
+        "route add local 2001:db8:14::/64 dev kube-dummy-if table local",
+        "route add local 2001:db8:15::1 dev other0 table local",
+        "rule add from 198.51.100.0/24 table 100 prio 77",
+        "rule add fwmark 9 table 101",
+        "neigh add 198.51.100.9 lladdr 02:00:00:00:00:01 dev other0",
+        "neigh add 2001:db8:1::9 lladdr 02:00:00:00:00:01 dev other0",
+        "neigh add proxy 2001:db8:1::8 dev other0",
+        "nexthop add id 51 via 198.51.100.3 dev other0",
+        "nexthop add id 52 dev other0",
+        "nexthop add id 61 via 2001:db8:1::3 dev other0",
+        "nexthop add id 53 group 51",
+        "route add 192.168.9.0/24 nhid 51",
+        "route add 192.168.10.0/24 nhid 53",
+        "route add 2001:db8:19::/48 nhid 61",
+    ]);
+    // About the VIPs themselves, and not ours: other devices, other tables.
+    let about = vips.iter().flat_map(|vip| match vip {
+        IpAddr::V4(_) => [
+            format!("route add {vip} dev kube-dummy-if table 100"),
+            format!("route add local {vip} dev kube-dummy-if table 100 metric 7"),
+            format!("route add {vip} via 198.51.100.2 dev other0 metric 10"),
+            format!("route add {vip} nhid 51 metric 20"),
+            format!("route add {vip} nhid 52 metric 30 proto kernel"),
+            format!("route add blackhole {vip} metric 40"),
+        ],
+        IpAddr::V6(_) => [
+            format!("route add {vip} dev kube-dummy-if table 100"),
+            format!("route add local {vip} dev kube-dummy-if table 100 metric 7"),
+            format!("route add {vip} via 2001:db8:1::2 dev other0 metric 10"),
+            format!("route add {vip} nhid 61 metric 1024"),
+            format!("route add {vip} nhid 62 metric 256 proto kernel"),
+            format!("route add blackhole {vip} metric 40"),
+        ],
+    });
+    // `add` adds nothing where a table has the VIP at another metric.
+    net.ip_batch(about.map(|line| line.replace("route add", "route append")));
+}
+
+/// VIPs that another device holds, by how it does.
+struct Rivals {
+    /// Nothing of them is on our link.
+    elsewhere: Vec<IpAddr>,
+    /// Their address is on our link too, with or without the kernel's route.
+    on_both: Vec<IpAddr>,
+}
+
+impl Rivals {
+    fn all(&self) -> BTreeSet<IpAddr> {
+        self.elsewhere
+            .iter()
+            .chain(&self.on_both)
+            .copied()
+            .collect()
+    }
+}
+
+fn add_rivals(net: &Net) -> Rivals {
+    let v4: Vec<IpAddr> = vips_v4(110)[100..].to_vec();
+    let v6: Vec<IpAddr> = vips_v6(110)[100..].to_vec();
+    let mut raw = Raw::new();
+    let rival = net.index(RIVAL);
+    let link = net.vip_index();
+    let add = |vip, link| (NewAddress(raw::vip_address(vip, link)), CREATE_EXCL);
+    let route = |vip, source| {
+        let source: IpAddr = source;
+        (
+            NewRoute(raw::local_route(vip, rival, Some(source), PROTO_KERNEL)),
+            CREATE_EXCL,
+        )
+    };
+    raw.batch_ok(&[
+        // An address on lo, and on another link.
+        add(v4[0], 1),
+        add(v6[0], 1),
+        add(v4[1], rival),
+        add(v6[1], rival),
+        // A local route through another link, without any address.
+        route(v4[2], NODE_V4.into()),
+        route(v6[2], NODE_V6.into()),
+        // On ours too: the kernel's route is there...
+        add(v6[3], link),
+        add(v4[3], link),
+        // ...or not.
+        add(v6[4], link),
+        add(v4[4], link),
+    ]);
+    broken::wait_for_kernel_routes(&[v4[3], v6[3], v4[4], v6[4]]);
+    raw.batch_ok(&[
+        (
+            DelRoute(raw::delete_of_protocol(v6[4], link, PROTO_KERNEL)),
+            0,
+        ),
+        (
+            DelRoute(raw::delete_of_protocol(v4[4], link, PROTO_KERNEL)),
+            0,
+        ),
+    ]);
+    let append = |vip, source| (route(vip, source).0, raw::CREATE_APPEND);
+    raw.batch_ok(&[
+        append(v6[3], NODE_V6.into()),
+        append(v4[3], NODE_V4.into()),
+        append(v6[4], NODE_V6.into()),
+        append(v4[4], NODE_V4.into()),
+        // By the other link's address, before and behind ours.
+        add(v6[5], rival),
+        add(v4[5], rival),
+        add(v6[5], link),
+        add(v4[5], link),
+    ]);
+    broken::wait_for_kernel_routes(&[v4[5], v6[5]]);
+    let [elsewhere, on_both] = [0..3, 3..6].map(|range: std::ops::Range<usize>| {
+        let both = v4[range.clone()].iter().chain(&v6[range]);
+        both.copied().collect::<Vec<_>>()
+    });
+    Rivals { elsewhere, on_both }
+}
+
+fn manager(protocol: u8) -> VipManager {
+    builder(VIP_LINK, protocol)
+        .allow("10.96.0.0/12".parse::<ipnet::IpNet>().unwrap())
+        .allow("2001:db8:42::/64".parse::<ipnet::IpNet>().unwrap())
+        .open()
+        .unwrap()
+}
+
+/// VIPs that are there in every state.
+fn in_every_state() -> Vec<(IpAddr, State)> {
+    let zip = |vips: Vec<IpAddr>| {
+        let states = State::of(vips[0]);
+        vips.into_iter().zip(states).collect::<Vec<_>>()
+    };
+    let mut all = [
+        zip(vips_v4(State::V4.len() + 1)),
+        zip(vips_v6(State::V6.len())),
+    ]
+    .concat();
+    all.retain(|(_, state)| *state != State::Stale);
+    all
+}
+
+#[test]
+fn on_a_full_node_every_other_line_stays() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let broken = in_every_state();
+        let there: Vec<IpAddr> = broken.iter().map(|(vip, _)| *vip).collect();
+        let fresh: Vec<IpAddr> = vips_v4(60)[40..]
+            .iter()
+            .chain(&vips_v6(60)[40..])
+            .copied()
+            .collect();
+        let good: Vec<IpAddr> = there.iter().chain(&fresh).copied().collect();
+        put(&net, &broken, protocol);
+        full_node(&net, &good);
+        let rivals = add_rivals(&net);
+        let all: BTreeSet<IpAddr> = good.iter().copied().chain(rivals.all()).collect();
+        let start = Snapshot::take(&[]);
+        let mut manager = manager(protocol);
+
+        // Normalize what is there.
+        let watcher = RouteWatcher::new();
+        let first = report(manager.normalize());
+        assert_eq!(conflicts(&first), set(&rivals.on_both));
+        assert_eq!(first.repaired, there.len() - 2, "{first}");
+        assert_eq!(first.unchanged, 2, "one fine one a family: {first}");
+        assert_only(&start, &set(&there), VIP_LINK);
+        assert_single_route_but_others(&net, &there, protocol);
+        assert_untouched(&watcher.drain(), &rivals.all());
+        assert_eq!(report(manager.normalize()).writes, 0);
+
+        // Assign the rest.
+        let now = Snapshot::take(&[]);
+        let second = report(manager.assign(&all));
+        assert_eq!(conflicts(&second), rivals.all());
+        assert_eq!(
+            (second.assigned, second.unchanged),
+            (fresh.len(), there.len()),
+            "{second}"
+        );
+        assert_only(&now, &set(&fresh), VIP_LINK);
+        assert_single_route_but_others(&net, &good, protocol);
+        assert_untouched(&watcher.drain(), &rivals.all());
+
+        // A repeated call, on a node where nothing is wrong but what is not ours.
+        let again = report(manager.assign(&all));
+        assert_eq!((again.writes, again.unchanged), (0, good.len()), "{again}");
+        assert_eq!(conflicts(&again), rivals.all());
+        assert_eq!(watcher.drain(), Vec::new());
+
+        // Release them all: those that another device holds stay there.
+        let on_both = set(&rivals.on_both);
+        let released = manager.release(&all).unwrap();
+        assert_eq!(released.released, good.len() + on_both.len(), "{released}");
+        assert_eq!(released.unchanged, rivals.elsewhere.len(), "{released}");
+        assert_only(&start, &all, VIP_LINK);
+        assert_untouched(&watcher.drain(), &set(&rivals.elsewhere));
+        let gone: Vec<_> = start
+            .diff(&Snapshot::take(&[]))
+            .into_iter()
+            .filter(|line| line.starts_with('+'))
+            .collect();
+        assert_eq!(gone, Vec::<String>::new(), "and nothing new");
+        let state = net.local_state();
+        for vip in &all {
+            assert!(
+                state.addresses_of(*vip).iter().all(|a| a.dev != VIP_LINK),
+                "{vip}"
+            );
+            let left = state
+                .routes_of(*vip)
+                .iter()
+                .filter(|route| route.dev == VIP_LINK);
+            let left: Vec<_> = left.filter(|route| route.table != 100).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        for vip in rivals.all() {
+            let routes = state.routes_of(vip).iter();
+            assert_eq!(
+                routes.filter(|route| route.is_local()).count(),
+                1,
+                "{vip}: the rival's"
+            );
+        }
+    }
+}
+
+/// As [`assert_single_route`], but for the unicast routes of other links.
+#[track_caller]
+fn assert_single_route_but_others(net: &Net, vips: &[IpAddr], protocol: u8) {
+    assert_single_route(net, vips, protocol);
+    let state = net.local_state();
+    for vip in vips {
+        let others = state
+            .routes_of(*vip)
+            .iter()
+            .filter(|route| route.dev != VIP_LINK || !matches!(route.table, 254 | 255));
+        // Two in table 100; two of other links; two next-hop objects, which `ip` resolves or not.
+        assert!(others.count() >= 4, "{vip}: {:?}", state.routes_of(*vip));
+    }
+}
+
+/// A conflict is told by another device's route, and by nothing else of it.
+#[test]
+fn each_kind_of_rival_by_itself() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        net.add_link(RIVAL);
+        net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
+        let rivals = add_rivals(&net);
+        let start = Snapshot::take(&[]);
+        let watcher = RouteWatcher::new();
+        let mut manager = manager(protocol);
+        let there = net.local_state();
+        for vip in rivals.all() {
+            for result in [manager.assign([vip]), manager.normalize_only([vip])] {
+                let report = report(result);
+                assert_eq!(conflicts(&report), set(&[vip]));
+                assert_eq!(report.writes, 0, "{vip}: {report}");
+            }
+            let drift = report(manager.assign([vip])).failures[0].drift;
+            let address = rivals.on_both.contains(&vip);
+            assert_eq!(
+                drift.contains(Drift::MISSING_ADDRESS),
+                !address,
+                "{vip}: {drift}"
+            );
+            let kernels = there
+                .routes_of(vip)
+                .iter()
+                .any(|route| route.dev == VIP_LINK && (route.metric == 0 && route.protocol == 2));
+            assert_eq!(
+                drift.contains(Drift::KERNEL_LOCAL_ROUTE),
+                kernels,
+                "{vip}: {drift}"
+            );
+        }
+        start.assert_same(&Snapshot::take(&[]));
+        assert_eq!(watcher.drain(), Vec::new());
+        // What is released is what is on our link.
+        for vip in rivals.all() {
+            let before = Snapshot::take(&[]);
+            let report = manager.release([vip]).unwrap();
+            assert_only(&before, &set(&[vip]), VIP_LINK);
+            let on_both = rivals.on_both.contains(&vip);
+            assert_eq!(
+                (report.released == 1, report.unchanged == 1),
+                (on_both, !on_both)
+            );
+        }
+        net.assert_absent(&rivals.all().into_iter().collect::<Vec<_>>());
+        let left = net.local_state();
+        for vip in rivals.all() {
+            let of_rival = |state: &LocalState| {
+                let routes = state.routes_of(vip).iter();
+                routes
+                    .filter(|route| route.dev != VIP_LINK)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(of_rival(&left), of_rival(&there), "{vip}");
+        }
+    }
+}
+
+/// Once the other device's route is gone, the VIP is ours to assign.
+#[test]
+fn a_conflict_ends_with_its_cause() {
+    let net = Net::new();
+    let rival = net.add_link(RIVAL);
+    let vips = vips(1);
+    let mut raw = Raw::new();
+    for vip in &vips {
+        raw.batch_ok(&[(NewAddress(raw::vip_address(*vip, rival)), CREATE_EXCL)]);
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while net.local_state().routes_of(vips[1]).is_empty() {
+        assert!(Instant::now() < deadline);
+    }
+    let mut manager = manager(PROTO_KERNEL);
+    assert_eq!(conflicts(&report(manager.assign(&vips))), set(&vips));
+    for vip in &vips {
+        raw.batch_ok(&[raw::del_address(*vip, rival)]);
+    }
+    assert_eq!(manager.assign(&vips).unwrap().assigned, 2);
+    net.assert_single_route(&vips, PROTO_KERNEL);
+}
+
+/// What is wrong with VIPs on one of the two links.
+fn wrong_on(link: &str, vips: &[IpAddr], protocol: u8) -> Vec<String> {
+    let want = Want {
+        link,
+        sources: &SOURCES,
+        protocol,
+        address: true,
+    };
+    LocalState::read().wrong_vips(vips, &want)
+}
+
+#[test]
+fn two_managers_on_two_links_one_after_the_other() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        net.add_link(RIVAL);
+        let vips = vips(50);
+        let (first, second) = (&vips[..60], &vips[40..]);
+        let start = Snapshot::take(&[]);
+        let mut a = manager(protocol);
+        let mut b = builder(RIVAL, protocol).open().unwrap();
+        assert_eq!(a.assign(first).unwrap().assigned, 60);
+        let with_a = Snapshot::take(&[]);
+        let of_b = report(b.assign(second));
+        assert_eq!(conflicts(&of_b), set(&vips[40..60]));
+        assert_eq!(of_b.assigned, 40, "{of_b}");
+        assert_only(&with_a, &set(&vips[60..]), RIVAL);
+        assert_eq!(wrong_on(VIP_LINK, first, protocol), Vec::<String>::new());
+        assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
+        // Each keeps to its own, whatever it is told.
+        let both = Snapshot::take(&[]);
+        assert_eq!(a.normalize().unwrap().unchanged, 60);
+        assert_eq!(b.normalize().unwrap().unchanged, 40);
+        assert_eq!(conflicts(&report(a.assign(&vips))), set(&vips[60..]));
+        assert_eq!(conflicts(&report(b.assign(&vips))), set(first));
+        both.assert_same(&Snapshot::take(&[]));
+        assert_eq!(a.release(&vips).unwrap().released, 60);
+        assert_only(&both, &set(first), VIP_LINK);
+        assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
+        // What was in conflict is not any more.
+        let of_b = b.assign(&vips).unwrap();
+        assert_eq!((of_b.assigned, of_b.unchanged), (60, 40), "{of_b}");
+        assert_eq!(wrong_on(RIVAL, &vips, protocol), Vec::<String>::new());
+        assert_eq!(b.release(&vips).unwrap().released, 100);
+        start.assert_same(&Snapshot::take(&[]));
+    }
+}
+
+#[test]
+fn two_managers_on_two_links_at_once() {
+    let mut both = 0;
+    let mut lost = 0;
+    for round in 0..6 {
+        let protocol = PROTOCOLS[round % 2];
+        let net = Net::new();
+        net.add_link(RIVAL);
+        let vips = vips(100);
+        let start = net.snapshot_without(&vips);
+        let sets = [(VIP_LINK, &vips[..150]), (RIVAL, &vips[50..])];
+        let barrier = std::sync::Barrier::new(2);
+        // In this namespace, as the threads of this one are.
+        let reports = std::thread::scope(|scope| {
+            let threads = sets.map(|(link, vips)| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let mut manager = builder(link, protocol).open().unwrap();
+                    barrier.wait();
+                    report(manager.assign(vips))
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        start.assert_same(&net.snapshot_without(&vips));
+        let shared = set(&vips[50..150]);
+        let refused = reports.each_ref().map(conflicts);
+        for refused in &refused {
+            assert!(
+                refused.is_subset(&shared),
+                "only what the other wants: {refused:?}"
+            );
+        }
+        // Who was told that all is well has it, and has it alone.
+        for (at, (link, wanted)) in sets.iter().enumerate() {
+            let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) =
+                wanted.iter().partition(|vip| !refused[at].contains(*vip));
+            assert_eq!(
+                wrong_on(link, &good, protocol),
+                Vec::<String>::new(),
+                "{link}"
+            );
+            if !bad.is_empty() {
+                net.local_state().assert_absent(&bad, link);
+            }
+        }
+        for vip in &shared {
+            let without = refused
+                .iter()
+                .filter(|refused| refused.contains(vip))
+                .count();
+            assert_ne!(without, 0, "{vip}: both were told that they have it");
+            both += usize::from(without == 2);
+            lost += 1;
+        }
+    }
+    println!("of {lost} VIPs that both wanted {both} are on neither link");
+}

@@ -1,0 +1,444 @@
+//! `release`: the VIPs' addresses and routes go, and nothing else does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+mod common;
+
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
+
+use broken::{Random, State, assert_single_route, builder, manager, put};
+use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
+use common::{
+    NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, vips, vips_v4, vips_v6,
+};
+use viproute::{Cause, Drift, ErrorKind, Protocol, Reject, Report, VipManager};
+
+const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
+
+/// A manager that knows no source.
+fn without_source(protocol: u8) -> VipManager {
+    VipManager::builder(VIP_LINK)
+        .protocol(Protocol::new(protocol).unwrap())
+        .open()
+        .unwrap()
+}
+
+/// One VIP of each state of both families.
+fn one_of_each() -> Vec<(IpAddr, State)> {
+    let zip = |vips: Vec<IpAddr>| {
+        let states = State::of(vips[0]);
+        vips.into_iter().zip(states).collect::<Vec<_>>()
+    };
+    [
+        zip(vips_v4(State::V4.len() + 1)),
+        zip(vips_v6(State::V6.len())),
+    ]
+    .concat()
+}
+
+/// So that the kernel does not flush the link's IPv4 routes with its last IPv4 address.
+fn keep_an_address(net: &Net) {
+    net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
+}
+
+#[test]
+fn each_state_goes_and_nothing_else_with_a_source_and_without() {
+    for (protocol, with_source) in [(PROTO_KERNEL, true), (PROTO_KERNEL, false), (201, true)] {
+        let net = Net::new();
+        keep_an_address(&net);
+        let all = one_of_each();
+        put(&net, &all, protocol);
+        let mut manager = if with_source {
+            manager(protocol)
+        } else {
+            without_source(protocol)
+        };
+        let mut before = Snapshot::take(&[]);
+        for &(vip, state) in &all {
+            let report = manager.release([vip]).unwrap();
+            println!("{protocol} {with_source}: {state:?} {vip}: {report}");
+            assert_eq!((report.released, report.unchanged), (1, 0), "{report}");
+            assert!((1..=6).contains(&report.writes), "{state:?} {report}");
+            let after = Snapshot::take(&[]);
+            let named = |line: &str| line.contains(&format!("\"{vip}\""));
+            let diff = before.diff(&after);
+            assert!(!diff.is_empty(), "{state:?}");
+            for line in diff {
+                assert!(line.starts_with('-') && named(&line), "{state:?}: {line}");
+            }
+            assert!(
+                !after.lines().iter().any(|line| named(line)),
+                "{state:?}: {after:?}"
+            );
+            before = after;
+        }
+        // Twice: there is nothing to do.
+        let watcher = RouteWatcher::new();
+        let report = manager.release(all.iter().map(|(vip, _)| vip)).unwrap();
+        assert_eq!(
+            (report.unchanged, report.writes),
+            (all.len(), 0),
+            "{report}"
+        );
+        assert_eq!(watcher.drain(), Vec::new());
+    }
+}
+
+#[test]
+fn after_a_thousand_in_random_states_the_link_is_as_before() {
+    let mut random = Random::new();
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        keep_an_address(&net);
+        let start = Snapshot::take(&[]);
+        let vips = vips(500);
+        let all: Vec<_> = vips
+            .iter()
+            .map(|vip| (*vip, random.pick(&State::of(*vip))))
+            .collect();
+        put(&net, &all, protocol);
+        // Another node's addresses are there since, for the wrong sources.
+        let others = [broken::OTHER_V4.into(), broken::OTHER_V6.into()];
+        let there = vips.iter().chain(&others).copied().collect::<Vec<IpAddr>>();
+        start.assert_same(&net.snapshot_without(&there));
+
+        let kept: Vec<IpAddr> = vips.iter().copied().step_by(10).collect();
+        let gone: Vec<IpAddr> = vips
+            .iter()
+            .copied()
+            .filter(|vip| !kept.contains(vip))
+            .collect();
+        let rest = net.snapshot_without(&gone);
+        let mut manager = without_source(protocol);
+        let report = manager.release(&gone).unwrap();
+        assert_eq!(report.released, gone.len(), "{report}");
+        net.assert_absent(&gone);
+        rest.assert_same(&net.snapshot_without(&gone));
+
+        let report = manager.release(&vips).unwrap();
+        assert_eq!(
+            (report.released, report.unchanged),
+            (kept.len(), gone.len()),
+            "{report}"
+        );
+        net.assert_absent(&vips);
+        start.assert_same(&net.snapshot_without(&others));
+        let report = manager.release(&vips).unwrap();
+        assert_eq!(
+            (report.unchanged, report.writes),
+            (vips.len(), 0),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn after_assign_and_release_of_all_the_node_is_as_before() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let start = Snapshot::take(&[]);
+        let vips = vips(500);
+        let mut manager = manager(protocol);
+        assert_eq!(manager.assign(&vips).unwrap().assigned, vips.len());
+        assert_single_route(&net, &vips, protocol);
+        let report = manager.release(&vips).unwrap();
+        assert_eq!(report.released, vips.len(), "{report}");
+        start.assert_same(&Snapshot::take(&[]));
+        // And again on the used link.
+        assert_eq!(manager.assign(&vips).unwrap().assigned, vips.len());
+        assert_eq!(manager.release(&vips).unwrap().released, vips.len());
+        start.assert_same(&Snapshot::take(&[]));
+    }
+}
+
+/// The kernel deletes an IPv4 address's secondaries with it: those of the same subnet. Ours must
+/// not be such.
+#[test]
+fn each_vip_goes_by_itself() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips(6);
+        let mut manager = manager(protocol);
+        manager.assign(&vips).unwrap();
+        let shown = net.ip_json(&format!("addr show dev {VIP_LINK}"));
+        for address in shown[0]["addr_info"].as_array().unwrap() {
+            assert!(address["secondary"].is_null(), "{address}");
+            assert!(address["address"].is_null(), "no peer: {address}");
+        }
+        for (at, vip) in vips.iter().enumerate() {
+            let rest = net.snapshot_without(&[*vip]);
+            assert_eq!(manager.release([vip]).unwrap().released, 1);
+            rest.assert_same(&net.snapshot_without(&[*vip]));
+            net.assert_absent(&vips[..=at]);
+            if at + 1 < vips.len() {
+                assert_single_route(&net, &vips[at + 1..], protocol);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_route_that_leaked_with_its_address_is_removed() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        keep_an_address(&net);
+        let start = Snapshot::take(&[]);
+        let vips = vips(20);
+        manager(protocol).assign(&vips).unwrap();
+        for vip in &vips {
+            let length = common::host_bits(*vip);
+            net.ip(&format!("addr del {vip}/{length} dev {VIP_LINK}"));
+        }
+        let state = net.local_state();
+        let leaked = vips
+            .iter()
+            .filter(|vip| state.routes_of(**vip).iter().any(|route| route.is_local()));
+        assert_eq!(
+            leaked.count(),
+            vips.len(),
+            "all of them are local without an address"
+        );
+        let report = without_source(protocol).release(&vips).unwrap();
+        assert_eq!(report.released, vips.len(), "{report}");
+        assert_eq!(report.writes, vips.len() as u64, "{report}");
+        start.assert_same(&Snapshot::take(&[]));
+    }
+}
+
+#[test]
+fn another_prefix_length_is_not_ours_to_remove() {
+    for protocol in PROTOCOLS {
+        for with_route in [false, true] {
+            let net = Net::new();
+            let link = net.vip_index();
+            let (v4, v6) = (vips_v4(2), vips_v6(2));
+            net.ip(&format!("addr add {}/24 dev {VIP_LINK}", v4[0]));
+            net.ip(&format!("-6 addr add {}/64 dev {VIP_LINK} nodad", v6[0]));
+            broken::wait_for_kernel_routes(&[v4[0], v6[0]]);
+            if with_route {
+                let ours = |vip, source| raw::local_route(vip, link, Some(source), protocol);
+                Raw::new().batch_ok(&[
+                    (NewRoute(ours(v4[0], NODE_V4.into())), CREATE_REPLACE),
+                    (NewRoute(ours(v6[0], NODE_V6.into())), CREATE_REPLACE),
+                ]);
+            }
+            let given = [v4[0], v6[0], v4[1], v6[1]];
+            manager(protocol).assign(&given[2..]).unwrap();
+            let before = net.snapshot_without(&given[2..]);
+            let watcher = RouteWatcher::new();
+            for mut manager in [manager(protocol), without_source(protocol)] {
+                let error = manager.release(given).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Incomplete);
+                let report = error.into_report().unwrap();
+                assert_eq!(report.failures.len(), 2, "{report:?}");
+                for (failure, vip) in report.failures.iter().zip(&given) {
+                    assert_eq!(failure.vip, vip.into());
+                    assert_eq!(failure.cause, Cause::Unrepaired, "{failure}");
+                    assert!(
+                        failure.drift.contains(Drift::WRONG_PREFIX_LENGTH),
+                        "{failure}"
+                    );
+                }
+                before.assert_same(&net.snapshot_without(&given[2..]));
+            }
+            net.assert_absent(&given[2..]);
+            // Nothing was tried either.
+            let touched = watcher.drain().into_iter().any(|event| match event {
+                common::Event::Route(route) => {
+                    route.dst.is_some_and(|dst| given[..2].contains(&dst))
+                }
+                common::Event::Address(address) => given[..2].contains(&address.local),
+            });
+            assert!(!touched);
+        }
+    }
+}
+
+/// The same address as a host prefix beside it: the two share the kernel's local route.
+#[test]
+fn another_prefix_length_beside_the_host_prefix_is_not_ours_either() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vip = vips_v4(1)[0];
+        net.ip(&format!("addr add {vip}/24 dev {VIP_LINK}"));
+        net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
+        let before = Snapshot::take(&[]);
+        let report = manager(protocol)
+            .release([vip])
+            .unwrap_err()
+            .into_report()
+            .unwrap();
+        assert_eq!(report.failures.len(), 1, "{report:?}");
+        assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+        assert!(
+            report.failures[0]
+                .drift
+                .contains(Drift::WRONG_PREFIX_LENGTH)
+        );
+        assert_eq!(report.writes, 0, "{report}");
+        before.assert_same(&Snapshot::take(&[]));
+    }
+}
+
+#[test]
+fn link_local_loopback_and_sources_are_never_touched() {
+    let net = Net::new();
+    // The node's addresses on the VIP link itself, and a link-local one.
+    net.add_node_addresses(VIP_LINK);
+    net.ip(&format!("-6 addr add fe80::1/64 dev {VIP_LINK} nodad"));
+    net.ip(&format!("-6 addr add fe80::2/128 dev {VIP_LINK} nodad"));
+    let vips = vips(2);
+    manager(PROTO_KERNEL).assign(&vips).unwrap();
+    let before = net.snapshot_without(&vips);
+    let given: Vec<IpAddr> = [
+        "fe80::1",
+        "fe80::2",
+        "127.0.0.1",
+        "::1",
+        "ff02::1",
+        "224.0.0.1",
+    ]
+    .into_iter()
+    .map(|text| text.parse().unwrap())
+    .chain([NODE_V4.into(), NODE_V6.into()])
+    .chain(vips.iter().copied())
+    .collect();
+    let report = manager(PROTO_KERNEL)
+        .release(&given)
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(report.released, vips.len(), "{report}");
+    assert_eq!(report.failures.len(), 8, "{report:?}");
+    for failure in &report.failures {
+        let Cause::Rejected(why) = failure.cause else {
+            panic!("{failure}");
+        };
+        let is_source = [NODE_V4.into(), NODE_V6.into()].contains(&failure.vip.addr());
+        assert_eq!(why == Reject::IsSource, is_source, "{failure}");
+    }
+    net.assert_absent(&vips);
+    before.assert_same(&net.snapshot_without(&vips));
+    // Normalizing them is not tried either.
+    let report = manager(PROTO_KERNEL).normalize().unwrap();
+    assert_eq!(report, Report::default());
+}
+
+#[test]
+fn on_a_link_that_is_down() {
+    for protocol in PROTOCOLS {
+        for keep in ["0", "1"] {
+            let net = Net::new();
+            keep_an_address(&net);
+            net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), keep);
+            let vips = vips(20);
+            let mut manager = manager(protocol);
+            manager.assign(&vips).unwrap();
+            net.ip(&format!("link set dev {VIP_LINK} down"));
+            let before = net.snapshot_without(&vips);
+            let state = net.local_state();
+            let there = vips
+                .iter()
+                .filter(|vip| !state.addresses_of(**vip).is_empty());
+            let count = there.count();
+            assert_eq!(count, if keep == "1" { 40 } else { 20 });
+            let report = manager.release(&vips).unwrap();
+            assert_eq!(
+                (report.released, report.unchanged),
+                (count, 40 - count),
+                "{report}"
+            );
+            net.assert_absent(&vips);
+            before.assert_same(&net.snapshot_without(&vips));
+            // It is still down, and nothing comes back with it.
+            let refused = manager.assign(&vips).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::LinkDown, "{refused}");
+            net.ip(&format!("link set dev {VIP_LINK} up"));
+            net.settle();
+            net.assert_absent(&vips);
+        }
+    }
+}
+
+#[test]
+fn a_vip_that_another_device_holds_too_stays_there() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        keep_an_address(&net);
+        let other = net.add_link("other0");
+        let link = net.vip_index();
+        let (v4, v6) = (vips_v4(3), vips_v6(3));
+        let vips = [&v4[..], &v6[..]].concat();
+        let mut raw = Raw::new();
+        let mut manager = manager(protocol);
+        manager.assign(&vips).unwrap();
+        // An address on the other, on `lo`, and only a route.
+        let add = |vip, on| (NewAddress(raw::vip_address(vip, on)), CREATE_EXCL);
+        let route = |vip, source: IpAddr, on| {
+            (
+                NewRoute(raw::local_route(vip, on, Some(source), protocol)),
+                CREATE_APPEND,
+            )
+        };
+        raw.batch_ok(&[
+            add(v4[0], other),
+            add(v6[0], other),
+            add(v4[1], 1),
+            add(v6[1], 1),
+            route(v4[2], NODE_V4.into(), other),
+            route(v6[2], NODE_V6.into(), other),
+        ]);
+        // And the kernel's on ours, so that everything is there at once.
+        raw.batch_ok(&[(
+            NewRoute(raw::local_route(v4[0], link, Some(v4[0]), PROTO_KERNEL)),
+            CREATE_APPEND,
+        )]);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let elsewhere = |snapshot: &Snapshot| -> Vec<String> {
+            let lines = snapshot.lines().iter();
+            lines
+                .filter(|line| !line.contains(VIP_LINK))
+                .cloned()
+                .collect()
+        };
+        let before = elsewhere(&Snapshot::take(&[]));
+        for vip in &vips {
+            let named = before
+                .iter()
+                .filter(|line| line.contains(&format!("\"{vip}\"")));
+            assert!(named.count() >= 1, "{vip} is elsewhere too: {before:#?}");
+        }
+        let report = without_source(protocol).release(&vips).unwrap();
+        assert_eq!(report.released, vips.len(), "{report}");
+        net.assert_absent(&vips);
+        assert_eq!(elsewhere(&Snapshot::take(&[])), before);
+        assert_eq!(without_source(protocol).release(&vips).unwrap().writes, 0);
+    }
+}
+
+#[test]
+fn what_is_not_there_needs_nothing_not_even_a_message() {
+    let _net = Net::new();
+    let vips = vips(500);
+    let before = Snapshot::take(&[]);
+    let watcher = RouteWatcher::new();
+    for mut manager in [manager(PROTO_KERNEL), without_source(201)] {
+        let report = manager.release(&vips).unwrap();
+        assert_eq!((report.unchanged, report.writes), (1000, 0), "{report}");
+        assert_eq!(
+            manager.release(Vec::<IpAddr>::new()).unwrap(),
+            Report::default()
+        );
+    }
+    assert_eq!(watcher.drain(), Vec::new());
+    before.assert_same(&Snapshot::take(&[]));
+    // Without the link there is nothing to be sure of.
+    let mut lost = builder("nowhere0", PROTO_KERNEL).open().unwrap();
+    assert_eq!(
+        lost.release(&vips).unwrap_err().kind(),
+        ErrorKind::LinkNotFound
+    );
+}
