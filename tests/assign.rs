@@ -162,7 +162,7 @@ fn items_of_every_kind() {
     let v6_2 = IpAddr::from(v6[2]);
     one(vips.assign([&v6_2]));
     one(vips.assign(std::iter::once(Vip::from(v4[3]))));
-    let list = vec![Vip::from(v6[3])];
+    let list = [Vip::from(v6[3])];
     one(vips.assign(list.iter().filter(|_| true)));
     one(vips.assign(["10.96.0.5/32".parse::<Vip>().unwrap()]));
     one(vips.assign(std::collections::BTreeSet::from([v6[4]])));
