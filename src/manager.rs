@@ -391,6 +391,8 @@ impl VipManager {
             },
             report: Report::default(),
             observed: false,
+            listening: false,
+            moved: Instant::now(),
         };
         if scope == Scope::Link {
             call.discover(|vip| screen.is_on_link(vip))?;

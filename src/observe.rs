@@ -7,7 +7,7 @@ use crate::plan::Goal;
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
-use crate::wire::decode::Route;
+use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 
@@ -95,7 +95,10 @@ impl Observer<'_> {
     ) -> Result<(bool, Dumped), Failed> {
         let mut attempt = 1;
         loop {
-            self.talk.notifications(|_| ())?;
+            let (rows, link) = (&mut *self.rows, self.frame.link);
+            self.talk.notifications(|message| {
+                note_arrival(message, rows, link);
+            })?;
             self.rows.begin();
             let mut main_used = false;
             let mut dumped = Dumped::Whole;
@@ -108,7 +111,11 @@ impl Observer<'_> {
             }
             self.rows.finish();
             let mut changed = false;
-            let heard = self.talk.notifications(|_| changed = true)?;
+            let (rows, link) = (&mut *self.rows, self.frame.link);
+            let heard = self.talk.notifications(|message| {
+                changed = true;
+                note_arrival(message, rows, link);
+            })?;
             dumped = dumped.and(heard);
             if changed {
                 dumped = Dumped::Torn;
@@ -244,4 +251,30 @@ pub(crate) fn awaits_kernel(row: &Row) -> bool {
     is_in_the_making(row)
         && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
         && !row.facts.contains(Facts::KERNEL)
+}
+
+/// Takes note of a notification of a local route to one of the rows. Returns whether it is news for
+/// a row that is not settled.
+pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> bool {
+    if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
+        return false;
+    }
+    // One that cannot be read is none of ours: the observation that follows decides.
+    let Ok(Some(route)) = message.route() else {
+        return false;
+    };
+    let local = route.table == TABLE_LOCAL && route.link == Some(link);
+    if let Some(host) = route.host().filter(|_| local)
+        && let Some(at) = rows.index_of(host)
+        && let Some(row) = rows.get_mut(at)
+        && !row.phase.contains(Phase::SETTLED)
+    {
+        // The kernel's has come; its deletion by another hand proves that as well. And a route in
+        // the place of ours tells that somebody else got further: worth another look.
+        if route.is_kernels_own() {
+            row.phase |= Phase::SETTLED;
+        }
+        return true;
+    }
+    false
 }

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
-use crate::observe::{Observer, awaits_kernel, route_group};
+use crate::observe::{Observer, awaits_kernel, note_arrival, route_group};
 use crate::plan::{Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Reject, Vip};
-use crate::wire::TABLE_LOCAL;
 use crate::wire::encode::{Templates, Wanted, kernel_key, wanted_key};
 
 /// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
@@ -26,6 +25,10 @@ const ATTEMPTS: u16 = 20;
 
 /// Rounds after which a VIP's next one waits first.
 const PATIENT_AFTER: u16 = 6;
+
+/// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
+/// It is late by microseconds, by milliseconds under load.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// How long a wait that has seen the kernel move goes on for the rest to move too.
 const GATHER: Duration = Duration::from_millis(2);
@@ -93,6 +96,10 @@ pub(crate) struct Call<'a> {
     pub(crate) report: Report,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
+    /// Whether the kernel's routes are listened to since this call began to add addresses.
+    pub(crate) listening: bool,
+    /// When this call last wrote, or saw a route of the kernel's come.
+    pub(crate) moved: Instant,
 }
 
 /// Why a call stops before all of its VIPs are decided.
@@ -141,7 +148,12 @@ impl Call<'_> {
 
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
-        let stopped = self.rounds().err();
+        let mut stopped = self.rounds().err();
+        if self.listening
+            && let Err(error) = self.talk.listener().leave(route_group(Family::V6))
+        {
+            stopped.get_or_insert(error.into());
+        }
         let unreached = match &stopped {
             Some(Stop::TimedOut) => Cause::Pending,
             _ => Cause::NotReached,
@@ -170,11 +182,16 @@ impl Call<'_> {
             self.observed = false;
             scan_main = self.observer().observe(scan_main)?;
             self.observed = true;
+            self.listening = false;
             let mut waiting = false;
             let mut patient = 0;
             for row in self.buffers.rows.iter_mut() {
                 if first && !row.facts.on_link() {
                     row.phase |= Phase::WAS_ABSENT;
+                }
+                if !row.facts.contains(Facts::ADDRESS) {
+                    // The next address, whoever makes it, brings a route of its own.
+                    row.phase.remove(Phase::SETTLED);
                 }
                 if row.facts.contains(Facts::KERNEL) {
                     row.phase |= Phase::SETTLED;
@@ -236,7 +253,7 @@ impl Call<'_> {
         }
         let family = row.vip.family();
         let steps = match next(family, row.facts, row.phase, self.policy) {
-            Next::Done => return Ok(false),
+            Next::Done => return Ok(is_unsure(row) && self.moved.elapsed() < QUIET),
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -308,6 +325,12 @@ impl Call<'_> {
                 });
             }
             return Ok(());
+        }
+        if step == Step::AddAddress && !self.listening && self.buffers.rows.has(Family::V6) {
+            // Another manager may take the kernel's route away before the next observation: so
+            // that this one knows that it has come.
+            self.talk.listener().join(route_group(Family::V6))?;
+            self.listening = true;
         }
         let keep = self.buffers.rows.keep(at).copied();
         let wanted = self.wanted;
@@ -384,6 +407,7 @@ impl Call<'_> {
             });
         });
         self.report.writes += count;
+        self.moved = Instant::now();
         match heard {
             Ok(Dumped::Whole) => {
                 for entry in sealed.entries() {
@@ -474,16 +498,21 @@ impl Call<'_> {
         let waits = move |row: &Row| {
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
-                && next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait
+                && (is_unsure(row)
+                    || next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait)
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
         self.observer().look_up(waits)?;
         let mut left = 0;
-        let mut young = false;
+        let (mut young, mut unsure) = (false, false);
         for row in self.buffers.rows.iter().filter(|row| waits(row)) {
             left += 1;
-            young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
+            if is_unsure(row) {
+                unsure = true;
+            } else {
+                young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
+            }
         }
         let mut progress = left < before;
         let began = Instant::now();
@@ -498,12 +527,15 @@ impl Call<'_> {
                 // An address of somebody else's grows old without an event.
                 patience = patience.min(Duration::from_millis(100));
             }
+            if unsure {
+                patience = patience.min(QUIET.saturating_sub(self.moved.elapsed()));
+            }
             if let Some(deadline) = self.limits.deadline {
                 patience = patience.min(deadline.saturating_duration_since(Instant::now()));
             }
             match wait_readable(self.talk.listener(), self.cancelled, patience)? {
                 Woken::Cancelled => {}
-                Woken::TimedOut if progress || young => return Ok(Waited::Progress),
+                Woken::TimedOut if progress || young || unsure => return Ok(Waited::Progress),
                 Woken::TimedOut => return Ok(Waited::Stalled),
                 Woken::Event => {
                     let arrived = self.take_arrivals()?;
@@ -524,28 +556,12 @@ impl Call<'_> {
         let rows = &mut self.buffers.rows;
         let link = self.link;
         let mut arrived = 0;
-        let heard = self.talk.notifications(|message| {
-            if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
-                return;
-            }
-            // One that cannot be read is none of ours: the observation that follows decides.
-            let Ok(Some(route)) = message.route() else {
-                return;
-            };
-            let local = route.table == TABLE_LOCAL && route.link == Some(link);
-            if let Some(host) = route.host().filter(|_| local)
-                && let Some(at) = rows.index_of(host)
-                && let Some(row) = rows.get_mut(at)
-                && !row.phase.contains(Phase::SETTLED)
-            {
-                // Its deletion by another hand proves as well that it came. And a route in the
-                // place of ours tells that somebody else got further: worth another look.
-                if route.is_kernels_own() {
-                    row.phase |= Phase::SETTLED;
-                }
-                arrived += 1;
-            }
-        })?;
+        let heard = self
+            .talk
+            .notifications(|message| arrived += usize::from(note_arrival(message, rows, link)))?;
+        if arrived > 0 {
+            self.moved = Instant::now();
+        }
         Ok((heard == Dumped::Whole).then_some(arrived))
     }
 
@@ -639,4 +655,19 @@ impl Call<'_> {
         report.failures.sort_by_key(|failure| failure.vip);
         report
     }
+}
+
+/// Whether a row that looks as wanted may still get the kernel's route: nobody saw that come or
+/// go, and the row was without any local route in this call, or is of an address made by it.
+///
+/// An address has no sign of it. It happens when an old address comes back with its link
+/// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another hand adds
+/// the wanted route to the address that this call has just made.
+fn is_unsure(row: &Row) -> bool {
+    let added = Step::AddRoute.bit() | Step::AddTransit.bit();
+    row.vip.family() == Family::V6
+        && row.facts.contains(Facts::ADDRESS | Facts::OURS)
+        && !row.facts.contains(Facts::KERNEL)
+        && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
+        && (row.phase.contains(Phase::FRESH) || row.sent & added != 0)
 }

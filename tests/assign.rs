@@ -1,0 +1,560 @@
+//! What `assign` does and tells, read back by `ip -json`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::{
+    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips,
+    vips_v4, vips_v6,
+};
+use ipnet::IpNet;
+use viproute::{
+    Builder, Cause, Drift, Error, ErrorKind, LinkKind, Protocol, Reject, Report, Vip, VipManager,
+};
+
+const MARK: u8 = 201;
+
+/// So that a time-out or a cancellation hits what it shall.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn builder() -> Builder {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+}
+
+/// A report in numbers: assigned, repaired, released, unchanged, failures.
+fn counts(report: &Report) -> [usize; 5] {
+    [
+        report.assigned,
+        report.repaired,
+        report.released,
+        report.unchanged,
+        report.failures.len(),
+    ]
+}
+
+/// Assigns twice, and looks after each time.
+#[track_caller]
+fn assign_twice(set: &[IpAddr], protocol: u8) {
+    let net = Net::new();
+    let n = set.len();
+    let mut vips = builder()
+        .protocol(Protocol::new(protocol).unwrap())
+        .open()
+        .unwrap();
+    // The other protocol's turn shows that it is looked at.
+    let other = if protocol == MARK { PROTO_KERNEL } else { MARK };
+
+    let start = Instant::now();
+    let report = vips.assign(set).unwrap();
+    let took = start.elapsed();
+    assert_eq!(counts(&report), [n, 0, 0, 0, 0], "{report}");
+    assert!(report.writes >= 2 * n as u64, "{report}");
+    assert_eq!(report.retries, 0, "{report}");
+    net.assert_single_route(set, protocol);
+    assert_eq!(net.wrong_vips(set, other).len(), n);
+
+    let before = net.snapshot_without(&[]);
+    let start = Instant::now();
+    let report = vips.assign(set).unwrap();
+    println!(
+        "{n} VIPs, protocol {protocol}: {took:.1?}, again {:.1?}",
+        start.elapsed()
+    );
+    assert_eq!(counts(&report), [0, 0, 0, n, 0], "{report}");
+    assert_eq!((report.writes, report.retries), (0, 0));
+    let after = net.snapshot_without(&[]);
+    assert_eq!(before, after);
+
+    // Late work would be done by now.
+    net.assert_single_route(set, protocol);
+}
+
+const SIZES: [usize; 8] = [1, 2, 10, 255, 256, 257, 1_000, 10_000];
+
+#[test]
+fn ipv4_of_every_size() {
+    let _alone = alone();
+    for n in SIZES {
+        assign_twice(&vips_v4(n), PROTO_KERNEL);
+    }
+}
+
+#[test]
+fn ipv6_of_every_size() {
+    let _alone = alone();
+    for n in SIZES {
+        assign_twice(&vips_v6(n), PROTO_KERNEL);
+    }
+}
+
+#[test]
+fn mixed_of_every_size() {
+    let _alone = alone();
+    for n in SIZES {
+        // As many VIPs altogether; of the first family one more where they are odd.
+        let set = &vips(n)[..n];
+        assign_twice(set, PROTO_KERNEL);
+    }
+}
+
+#[test]
+fn with_a_protocol_of_its_own() {
+    let _alone = alone();
+    for n in [1, 257] {
+        assign_twice(&vips(n), MARK);
+    }
+}
+
+#[test]
+fn repetitions_count_once() {
+    let _alone = alone();
+    let net = Net::new();
+    let set = vips(3);
+    let mut input = set.clone();
+    input.extend(set.iter().rev());
+    input.push(set[0]);
+    let report = builder().open().unwrap().assign(&input).unwrap();
+    assert_eq!(counts(&report), [6, 0, 0, 0, 0], "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+#[test]
+fn nothing_is_asked_for() {
+    let _alone = alone();
+    let net = Net::new();
+    let before = net.snapshot_without(&[]);
+    let report = builder()
+        .open()
+        .unwrap()
+        .assign(std::iter::empty::<IpAddr>())
+        .unwrap();
+    assert_eq!(report, Report::default());
+    assert_eq!(before, net.snapshot_without(&[]));
+}
+
+#[test]
+fn items_of_every_kind() {
+    let _alone = alone();
+    let net = Net::new();
+    let mut vips = builder().open().unwrap();
+    let v4: Vec<Ipv4Addr> = (1..=7).map(|host| Ipv4Addr::new(10, 96, 0, host)).collect();
+    let v6: Vec<Ipv6Addr> = (1..=7)
+        .map(|host| Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, host))
+        .collect();
+    let one = |report: Result<Report, Error>| {
+        let report = report.unwrap();
+        assert_eq!(counts(&report), [1, 0, 0, 0, 0], "{report}");
+    };
+    one(vips.assign([v4[0]]));
+    one(vips.assign(&v4[1..2]));
+    one(vips.assign(Some(v6[0])));
+    one(vips.assign(&v6[1..2]));
+    one(vips.assign([IpAddr::from(v4[2])]));
+    let v6_2 = IpAddr::from(v6[2]);
+    one(vips.assign([&v6_2]));
+    one(vips.assign(std::iter::once(Vip::from(v4[3]))));
+    let list = vec![Vip::from(v6[3])];
+    one(vips.assign(list.iter().filter(|_| true)));
+    one(vips.assign(["10.96.0.5/32".parse::<Vip>().unwrap()]));
+    one(vips.assign(std::collections::BTreeSet::from([v6[4]])));
+    one(vips.assign(v4.iter().skip(5).take(1)));
+    one(vips.assign(Box::new([v6[5]].into_iter()) as Box<dyn Iterator<Item = Ipv6Addr>>));
+    let done: Vec<IpAddr> = (0..6)
+        .flat_map(|at| [IpAddr::from(v4[at]), IpAddr::from(v6[at])])
+        .collect();
+    net.assert_single_route(&done, PROTO_KERNEL);
+    net.assert_absent(&[v4[6].into(), v6[6].into()]);
+}
+
+#[test]
+fn only_what_a_range_allows() {
+    let _alone = alone();
+    let net = Net::new();
+    let ranges: [IpNet; 2] = [
+        "10.96.0.0/30".parse().unwrap(),
+        "2001:db8:42::/126".parse().unwrap(),
+    ];
+    let mut manager = builder().allow(ranges[0]).allow(ranges[1]).open().unwrap();
+    let error = manager.assign(vips(5)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incomplete);
+    let report = error.report().unwrap();
+    // Of 1 to 5, 4 and 5 are outside.
+    assert_eq!(counts(report), [6, 0, 0, 0, 4], "{report}");
+    let (inside, outside): (Vec<IpAddr>, Vec<IpAddr>) = vips(5)
+        .into_iter()
+        .partition(|vip| ranges.iter().any(|range| range.contains(vip)));
+    assert_eq!((inside.len(), outside.len()), (6, 4));
+    for failure in &report.failures {
+        assert_eq!(failure.cause, Cause::Rejected(Reject::OutsideAllowed));
+        assert_eq!(failure.drift, Drift::empty());
+        assert!(outside.contains(&failure.vip.addr()));
+    }
+    net.assert_single_route(&inside, PROTO_KERNEL);
+    net.assert_absent(&outside);
+}
+
+#[test]
+fn one_family_needs_one_source() {
+    let _alone = alone();
+    let net = Net::new();
+    let mut vips = VipManager::builder(VIP_LINK)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let error = vips.assign(common::vips(2)).unwrap_err();
+    let report = error.report().unwrap();
+    assert_eq!(counts(report), [2, 0, 0, 0, 2], "{report}");
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|failure| failure.vip.addr().is_ipv4()
+                && failure.cause == Cause::Rejected(Reject::NoSource))
+    );
+    net.assert_single_route(&vips_v6(2), PROTO_KERNEL);
+    net.assert_absent(&vips_v4(2));
+}
+
+/// Nothing but `lo`, which holds the node's addresses.
+fn without_link() -> Net {
+    let net = Net::bare();
+    net.add_node_addresses("lo");
+    net.settle();
+    net
+}
+
+fn has_dummy() -> bool {
+    let net = Net::bare();
+    net.try_ip("link add dev probe type dummy").is_ok()
+}
+
+#[test]
+fn the_first_assign_makes_the_link() {
+    let _alone = alone();
+    let kind = if has_dummy() {
+        LinkKind::Dummy
+    } else {
+        LinkKind::Bridge
+    };
+    let net = without_link();
+    let set = vips(10);
+    let mut manager = builder().create_link(kind).open().unwrap();
+    assert!(net.try_ip(&format!("link show dev {VIP_LINK}")).is_err());
+    let report = manager.assign(&set).unwrap();
+    assert_eq!(counts(&report), [20, 0, 0, 0, 0], "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+
+    let link = &net.ip_json(&format!("link show dev {VIP_LINK}"))[0];
+    let word = if kind == LinkKind::Dummy {
+        "dummy"
+    } else {
+        "bridge"
+    };
+    assert_eq!(link["linkinfo"]["info_kind"], word);
+    let flags: Vec<_> = link["flags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    assert!(
+        flags.contains(&"UP") && flags.contains(&"NOARP"),
+        "{flags:?}"
+    );
+    // No address but the VIPs.
+    let state = net.local_state();
+    let on_link = |state: &LocalState| {
+        state
+            .addresses
+            .values()
+            .flatten()
+            .filter(|address| address.dev == VIP_LINK)
+            .count()
+    };
+    assert_eq!(on_link(&state), set.len());
+
+    // The link goes away with all; the next call starts again.
+    net.ip(&format!("link del dev {VIP_LINK}"));
+    let report = manager.assign(&set).unwrap();
+    assert_eq!(counts(&report), [20, 0, 0, 0, 0], "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+#[test]
+fn a_link_that_is_not_there_is_told() {
+    let _alone = alone();
+    let net = without_link();
+    let before = net.snapshot_without(&[]);
+    let error = builder().open().unwrap().assign(vips(2)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LinkNotFound);
+    assert!(error.report().is_none());
+    assert_eq!(before, net.snapshot_without(&[]));
+}
+
+#[test]
+fn a_kind_that_the_kernel_has_not_is_told_in_its_words() {
+    let _alone = alone();
+    if has_dummy() {
+        println!("this kernel has dummy links, so nothing is missing: not tested");
+        return;
+    }
+    let net = without_link();
+    let before = net.snapshot_without(&[]);
+    let error = builder()
+        .create_link(LinkKind::Dummy)
+        .open()
+        .unwrap()
+        .assign(vips(2))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::System, "{error}");
+    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+    assert_eq!(error.kernel_text(), Some("Unknown device type"));
+    assert!(error.to_string().contains("Unknown device type"), "{error}");
+    assert!(error.report().is_none());
+    assert_eq!(before, net.snapshot_without(&[]));
+}
+
+#[test]
+fn a_link_that_is_down_is_brought_up_only_where_allowed() {
+    let _alone = alone();
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.add_link_down(VIP_LINK);
+    net.settle();
+    let before = net.snapshot_without(&[]);
+    let set = vips(10);
+
+    let error = builder().open().unwrap().assign(&set).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LinkDown);
+    assert_eq!(before, net.snapshot_without(&[]));
+
+    let report = builder().bring_up().open().unwrap().assign(&set).unwrap();
+    assert_eq!(counts(&report), [20, 0, 0, 0, 0], "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+#[test]
+fn a_manager_stays_in_its_namespace() {
+    let _alone = alone();
+    let net = Net::new();
+    let set = vips(20);
+    let mut manager = builder().open().unwrap();
+    let (mut manager, there) = std::thread::scope(|scope| {
+        let set = &set;
+        scope
+            .spawn(move || {
+                // The same link and sources are here too.
+                let elsewhere = Net::new();
+                let report = manager.assign(set).unwrap();
+                assert_eq!(counts(&report), [40, 0, 0, 0, 0], "{report}");
+                elsewhere.assert_absent(set);
+                (manager, elsewhere.wrong_vips(set, PROTO_KERNEL).len())
+            })
+            .join()
+            .unwrap()
+    });
+    assert_eq!(there, set.len());
+    net.assert_single_route(&set, PROTO_KERNEL);
+    // And back.
+    let report = manager.assign(&set).unwrap();
+    assert_eq!(counts(&report), [0, 0, 0, 40, 0], "{report}");
+}
+
+/// Every VIP counts exactly once, and those said to be done are.
+#[track_caller]
+fn check_stopped(net: &Net, set: &[IpAddr], report: &Report, cause: Cause) -> usize {
+    let [assigned, repaired, released, unchanged, failed] = counts(report);
+    assert_eq!(
+        (assigned + repaired + unchanged + failed, released),
+        (set.len(), 0),
+        "{report}"
+    );
+    let mut failing: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
+    for failure in &report.failures {
+        assert_eq!(failure.cause, cause, "{failure}");
+    }
+    failing.sort_unstable();
+    failing.dedup();
+    assert_eq!(failing.len(), failed, "a VIP failed twice");
+    let done: Vec<IpAddr> = set
+        .iter()
+        .copied()
+        .filter(|vip| failing.binary_search(vip).is_err())
+        .collect();
+    assert_eq!(
+        done.len(),
+        set.len() - failed,
+        "a failure of no VIP of ours"
+    );
+    if !done.is_empty() {
+        net.assert_single_route(&done, PROTO_KERNEL);
+    }
+    done.len()
+}
+
+#[test]
+fn out_of_time_then_again() {
+    let _alone = alone();
+    let set = vips(2_500);
+    let mut cut = 0;
+    for millis in [0, 1, 5, 20, 50] {
+        let net = Net::new();
+        let mut short = builder()
+            .total_timeout(Duration::from_millis(millis))
+            .open()
+            .unwrap();
+        let start = Instant::now();
+        let error = short.assign(&set).unwrap_err();
+        let took = start.elapsed();
+        println!("{millis} ms: {took:.1?}, {}", error.report().unwrap());
+        assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+        assert!(
+            took < Duration::from_millis(millis) + Duration::from_secs(2),
+            "it took {took:?}"
+        );
+        let report = error.report().unwrap();
+        check_stopped(&net, &set, report, Cause::Pending);
+        cut += usize::from(report.writes > 0);
+
+        let report = builder().open().unwrap().assign(&set).unwrap();
+        assert_eq!(
+            report.assigned + report.repaired + report.unchanged,
+            set.len()
+        );
+        net.assert_single_route(&set, PROTO_KERNEL);
+    }
+    assert!(cut > 0, "none was stopped at work");
+}
+
+#[test]
+fn cancelled_before_the_call() {
+    let _alone = alone();
+    let net = Net::new();
+    let set = vips(100);
+    let mut manager = builder().open().unwrap();
+    let before = net.snapshot_without(&[]);
+    let canceller = manager.canceller();
+    canceller.cancel();
+    canceller.clone().cancel();
+    let error = manager.assign(&set).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let report = error.report().unwrap();
+    assert_eq!(report.writes, 0);
+    assert_eq!(
+        check_stopped(&net, &set, report, Cause::NotReached),
+        0,
+        "{report}"
+    );
+    assert_eq!(before, net.snapshot_without(&[]));
+    // Seen once, it is over.
+    let report = manager.assign(&set).unwrap();
+    assert_eq!(counts(&report), [200, 0, 0, 0, 0], "{report}");
+    net.assert_single_route(&set, PROTO_KERNEL);
+    // The manager may be gone first.
+    drop(manager);
+    canceller.cancel();
+}
+
+#[test]
+fn cancelled_in_the_middle_of_ten_thousand() {
+    let _alone = alone();
+    let set = vips(5_000);
+    let mut middle = 0;
+    for millis in [5, 40, 150, 300] {
+        let net = Net::new();
+        let mut manager = builder().open().unwrap();
+        // These are as wanted already, and stay.
+        manager.assign(&set[..100]).unwrap();
+        let canceller = manager.canceller();
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(millis));
+                canceller.cancel();
+            });
+            manager.assign(&set)
+        });
+        match outcome {
+            Ok(report) => println!("done within {millis} ms: {report}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+                let report = error.report().unwrap();
+                println!("{millis} ms: {report}");
+                let done = check_stopped(&net, &set, report, Cause::NotReached);
+                if report.writes > 0 {
+                    middle += 1;
+                    assert!(report.unchanged == 100 && done >= 100, "{report}");
+                }
+            }
+        }
+        let report = match manager.assign(&set) {
+            // The cancellation came when the call was just over.
+            Err(error) if error.kind() == ErrorKind::Cancelled => manager.assign(&set),
+            outcome => outcome,
+        }
+        .unwrap();
+        assert_eq!(
+            report.assigned + report.repaired + report.unchanged,
+            set.len()
+        );
+        net.assert_single_route(&set, PROTO_KERNEL);
+    }
+    assert!(middle > 0, "none was cancelled at work");
+}
+
+#[test]
+fn no_descriptor_leaks() {
+    let _alone = alone();
+    let net = Net::new();
+    let set = vips(2);
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    builder().open().unwrap().assign(&set).unwrap();
+    let before = open();
+    let kept = builder().open().unwrap();
+    let own = open() - before;
+    assert!(own > 0, "the count does not see a manager's sockets");
+    drop(kept);
+    assert_eq!(open(), before);
+    for round in 0..200 {
+        let mut manager = builder().open().unwrap();
+        let canceller = manager.canceller();
+        let report = manager.assign(&set).unwrap();
+        assert_eq!(report.unchanged, set.len());
+        if round % 2 == 0 {
+            manager.release(&set).unwrap();
+            manager.assign(&set).unwrap();
+        }
+        if round % 3 == 0 {
+            canceller.cancel();
+            assert!(manager.assign(&set).is_err());
+        }
+    }
+    assert_eq!(open(), before);
+    net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+/// Sources on `lo`, as in routed fabrics.
+#[test]
+fn with_the_node_on_lo() {
+    let _alone = alone();
+    let net = Net::with_node_on_lo();
+    let set = vips(10);
+    let report = builder().open().unwrap().assign(&set).unwrap();
+    assert_eq!(counts(&report), [20, 0, 0, 0, 0], "{report}");
+    net.local_state().assert_single_route(
+        &set,
+        &Want {
+            sources: &SOURCES,
+            ..Want::default()
+        },
+    );
+}
