@@ -438,7 +438,11 @@ fn the_cause_of_the_prefix_route_goes_and_all_else_of_the_address_stays() {
         assert_single_route(&net, &vips[..count], protocol);
 
         // The cause is gone, so the symptom does not come back, as it does for the control.
-        let lasting = |at: usize| !matches!(made[at % count].1, Some((0..u32::MAX, _)));
+        let lasting = |at: usize| {
+            made[at % count]
+                .1
+                .is_none_or(|(valid, _)| valid == u32::MAX)
+        };
         let kept: Vec<IpAddr> = (0..=count)
             .filter(|at| lasting(*at))
             .map(|at| vips[at])

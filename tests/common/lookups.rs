@@ -81,7 +81,7 @@ fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<Stri
     let (mut count, mut wrong) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let pass = passes.load(Ordering::Relaxed);
-        let requests = if pass % 2 == 0 { &by_entry } else { &by_route };
+        let requests = if pass & 1 == 0 { &by_entry } else { &by_route };
         for (some, vips) in requests.chunks(AT_ONCE).zip(vips.chunks(AT_ONCE)) {
             let first = socket.send(some, 0);
             let (datagrams, overflow) = socket.receive_all();
