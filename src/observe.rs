@@ -71,6 +71,10 @@ impl Observer<'_> {
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
                 if scan_main && self.main_matters(*family) {
                     dumped = dumped.and(self.dump_routes(*family, TABLE_MAIN, &mut main_used)?);
+                    if main_used && *family == Family::V6 {
+                        // Something is to be deleted there: what else could that hit?
+                        dumped = dumped.and(self.dump_objects_in_main()?);
+                    }
                 }
             }
             self.rows.finish();
@@ -159,15 +163,45 @@ impl Observer<'_> {
         main_used: &mut bool,
     ) -> Result<Dumped, Failed> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
-        // Table local is read for all devices: another's route is a conflict. In a release it is
-        // none of our business, nor in a mere look at the link.
-        let narrow = table == TABLE_MAIN || !rows.iter().any(|row| row.goal.is_threatened());
+        // Before a change table local is read for all devices: another's route is a conflict, or
+        // in the way of a deletion.
+        let narrow = table == TABLE_MAIN || rows.iter().all(|row| row.goal == Goal::Look);
         let link = narrow.then_some(frame.link);
         self.talk.dump(
             |out, sequence| dump_routes(out, sequence, family, Some(table), link),
             |message| {
                 if let Some(route) = message.route()? {
                     *main_used |= route.table == table && rows.join_route(&route, frame, admit);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Finds the rows whose routes in table main a deletion would miss, because the route of a
+    /// nexthop object with the same metric and protocol stands before them.
+    fn dump_objects_in_main(&mut self) -> Result<Dumped, Failed> {
+        let (rows, frame) = (&mut *self.rows, &self.frame);
+        // The objects' routes to the destination that the dump is at; it tells them in order.
+        let mut objects: Vec<Route> = Vec::new();
+        self.talk.dump(
+            |out, sequence| dump_routes(out, sequence, Family::V6, Some(TABLE_MAIN), None),
+            |message| {
+                let Some(route) = message.route()? else {
+                    return Ok(());
+                };
+                objects.retain(|object| object.destination == route.destination);
+                let same = |object: &Route| {
+                    (object.metric, object.protocol) == (route.metric, route.protocol)
+                };
+                if route.by_object {
+                    objects.push(route);
+                } else if route.link == Some(frame.link)
+                    && objects.iter().any(same)
+                    && let Some(at) = route.host().and_then(|host| rows.index_of(host))
+                    && let Some(row) = rows.get_mut(at)
+                {
+                    row.facts |= Facts::OBJECT_IN_MAIN;
                 }
                 Ok(())
             },

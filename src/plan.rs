@@ -190,6 +190,13 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::OTHER_LENGTH) {
         return Some(Next::Fail(Cause::Unrepaired));
     }
+    let cured_by_update = !facts.contains(Facts::NO_PREFIX_ROUTE);
+    if facts.contains(Facts::OBJECT_IN_MAIN)
+        && (facts.contains(Facts::EXTRA) || facts.contains(Facts::PREFIX) && !cured_by_update)
+    {
+        // A deletion could hit the object's route.
+        return Some(Next::Fail(Cause::Conflict));
+    }
     match policy.binding {
         Binding::Address => {
             let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
@@ -315,6 +322,14 @@ fn release(facts: Facts) -> Next {
         // The routes serve that address too, which is not ours to remove: half a release would cut
         // it off.
         return Next::Fail(Cause::Unrepaired);
+    }
+    let local = Facts::OURS | Facts::SLOT | Facts::EXTRA;
+    let main = Facts::EXTRA | Facts::PREFIX;
+    if facts.contains(Facts::OBJECT_IN_LOCAL) && facts.intersects(local)
+        || facts.contains(Facts::OBJECT_IN_MAIN) && facts.intersects(main)
+    {
+        // A deletion could hit the object's route.
+        return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
     let ours = facts.contains(Facts::OURS);

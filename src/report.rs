@@ -97,8 +97,9 @@ impl fmt::Display for Failure {
 pub enum Cause {
     /// The address cannot be a VIP of this manager. Nothing was written for it.
     Rejected(Reject),
-    /// Another device holds a local route for the VIP; taking it would steal it. Nothing was
-    /// written for it once that was seen.
+    /// Another device holds a local route for the VIP, and taking it would steal it; or a route to
+    /// it through a nexthop object stands where a deletion could hit it. Nothing was written for it
+    /// once that was seen.
     Conflict,
     /// The VIP is on the link in a form that this call must not change: with another prefix
     /// length, failed duplicate address detection, a route without its address, or not at all.
@@ -117,7 +118,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rejected(why) => write!(f, "rejected: {why}"),
-            Self::Conflict => f.write_str("another device holds a local route for it"),
+            Self::Conflict => f.write_str("another device holds a route for it"),
             Self::Unrepaired => f.write_str("in a form that this call must not change"),
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),

@@ -71,7 +71,7 @@ impl fmt::Display for Drift {
 bitflags::bitflags! {
     /// What the last observation saw of a VIP. Nothing here is inferred from an ack.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Facts: u16 {
+    pub(crate) struct Facts: u32 {
         /// The address is on the link as a host prefix…
         const ADDRESS = 1;
         /// …and makes no prefix route (always so in IPv4, whose kernel makes none for a /32).
@@ -103,6 +103,11 @@ bitflags::bitflags! {
         const WINS = 1 << 14;
         /// Its address or a route of it bears the manager's mark.
         const MARKED = 1 << 15;
+        /// IPv6: the route of a nexthop object stands in table local. The kernel compares no device
+        /// with such a route (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
+        const OBJECT_IN_LOCAL = 1 << 16;
+        /// IPv6: a deletion in table main would hit the route of a nexthop object.
+        const OBJECT_IN_MAIN = 1 << 17;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -533,7 +538,13 @@ impl Rows {
         let at = self.find(route.host()?)?;
         let wanted = &frame.wanted[route.family as usize];
         if route.link != Some(frame.link) || route.indirect {
-            return (route.table == TABLE_LOCAL).then_some((at, Facts::FOREIGN));
+            let object = route.by_object && route.family == Family::V6;
+            let fact = if object {
+                Facts::FOREIGN | Facts::OBJECT_IN_LOCAL
+            } else {
+                Facts::FOREIGN
+            };
+            return (route.table == TABLE_LOCAL).then_some((at, fact));
         }
         Some((at, classify_on_link(route, wanted)))
     }

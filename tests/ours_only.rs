@@ -532,10 +532,8 @@ fn two_managers_on_two_links_at_once_v6() {
     at_once(vips_v6(200));
 }
 
-/// A fresh IPv4 VIP gets its route by a replacement in the same send as its address, and that takes
-/// the other link's route if it came between the look and the send (the model says so too).
+/// Nor does IPv4 take it: a fresh VIP's route is appended, not put in the place of another.
 #[test]
-#[ignore = "known: of two managers that assign one IPv4 VIP to two links at once both may succeed"]
 fn two_managers_on_two_links_at_once_v4() {
     at_once(vips_v4(200));
 }
@@ -608,8 +606,6 @@ fn at_once(vips: Vec<IpAddr>) {
 /// only with routes that have no next-hop object (`ip6_route_del`, net/ipv6/route.c): nothing in
 /// the message can spare one that stands before the route that is meant.
 #[test]
-#[ignore = "known: a duplicate in table main is deleted even where a next-hop object's route of \
-            the same metric and protocol stands before it, which then goes instead"]
 fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
     let net = Net::new();
     net.add_link(OTHER);
@@ -620,7 +616,13 @@ fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
     put(&net, &[(vip, State::Fine)], PROTO_KERNEL);
     net.ip(&format!("-6 route append {vip} dev {VIP_LINK} metric 1024"));
     let before = Snapshot::take(&[]);
-    let result = manager(PROTO_KERNEL).normalize();
-    println!("{result:?}");
-    assert_only(&before, &set(&[vip]), VIP_LINK);
+    let report = report(manager(PROTO_KERNEL).normalize());
+    let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
+    assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
+    before.assert_same(&Snapshot::take(&[]));
+    // Nor by a release, which has to delete the same.
+    let report = self::report(manager(PROTO_KERNEL).release([vip]));
+    let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
+    assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
+    before.assert_same(&Snapshot::take(&[]));
 }

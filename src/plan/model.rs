@@ -485,6 +485,7 @@ impl World {
             prefsrc: route.source.addr(self.family),
             metric: route.metric,
             indirect: false,
+            by_object: false,
         }
     }
 

@@ -150,6 +150,7 @@ impl<'a> Message<'a> {
             prefsrc: None,
             metric: 0,
             indirect: fixed[2] != 0,
+            by_object: false,
         };
         for attribute in NlasIterator::new(&self.payload[RTMSG..]) {
             let attribute = attribute.map_err(|_| Malformed)?;
@@ -161,7 +162,11 @@ impl<'a> Message<'a> {
                 libc::RTA_PREFSRC => route.prefsrc = Some(address(family, value)?),
                 libc::RTA_PRIORITY => route.metric = number(value)?,
                 libc::RTA_TABLE => route.table = number(value)?,
-                libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP | RTA_NH_ID => {
+                RTA_NH_ID => {
+                    route.indirect = true;
+                    route.by_object = true;
+                }
+                libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP => {
                     route.indirect = true;
                 }
                 _ => {}
@@ -253,6 +258,8 @@ pub(crate) struct Route {
     /// It has a gateway, several next hops, a nexthop object, an encapsulation or a source prefix:
     /// never one that we made.
     pub(crate) indirect: bool,
+    /// It goes through a nexthop object.
+    pub(crate) by_object: bool,
 }
 
 impl Route {
