@@ -74,7 +74,7 @@ pub use audit::{Audit, Audited};
 pub use cancel::Canceller;
 pub use claim::Claim;
 pub use error::{Error, ErrorKind};
-pub use link::LinkKind;
+pub use link::{LinkIndex, LinkKind, LinkRef};
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
 pub use plan::Binding;

@@ -324,6 +324,7 @@ pub(crate) struct Link<'a> {
 /// Attributes of a link (linux/if_link.h).
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
 /// Index into IFLA_INET6_CONF (linux/ipv6.h, `DEVCONF_DISABLE_IPV6`).
@@ -344,6 +345,12 @@ impl<'a> Link<'a> {
     pub(crate) fn name(&self) -> Option<&'a str> {
         let name = self.attribute(&[libc::IFLA_IFNAME])?;
         std::str::from_utf8(name.strip_suffix(&[0])?).ok()
+    }
+
+    /// The kind of the link's driver, as `ip link add ... type` names it.
+    pub(crate) fn kind(&self) -> Option<&'a [u8]> {
+        let kind = self.attribute(&[IFLA_LINKINFO, IFLA_INFO_KIND])?;
+        Some(kind.strip_suffix(&[0]).unwrap_or(kind))
     }
 
     /// Whether the link is enslaved to a VRF.
