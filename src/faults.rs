@@ -399,6 +399,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
         protocol: 2,
         transit: 251,
         address_protocol: None,
+        deprecated: false,
     });
     (templates, v4(200))
 }

@@ -63,6 +63,7 @@ mod report;
 mod round;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+mod source;
 mod state;
 mod sys;
 mod talk;
@@ -79,6 +80,7 @@ pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
 pub use plan::Binding;
 pub use report::{Cause, Failure, Operation, Report};
+pub use source::SourceAvoidance;
 pub use state::Drift;
 pub use vip::{Family, ParseVipError, Reject, Vip};
 pub use watch::{Change, Event, Origin, Watcher};

@@ -16,6 +16,7 @@ use crate::netns::Netns;
 use crate::plan::{Binding, Goal};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
+use crate::source::{self, SourceAvoidance};
 use crate::state::{Drift, Facts, Row, Rows};
 use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
@@ -72,6 +73,7 @@ pub struct Builder {
     bring_up: bool,
     binding: Binding,
     address_protocol: Option<Protocol>,
+    avoidance: Option<SourceAvoidance>,
     stall: Duration,
     total: Option<Duration>,
     receive_buffer: usize,
@@ -111,6 +113,17 @@ impl Builder {
     /// kernels ignore it), so that [`Claim::mark`](crate::Claim::mark) knows them again.
     pub fn address_protocol(mut self, protocol: Protocol) -> Self {
         self.address_protocol = Some(protocol);
+        self
+    }
+
+    /// Keeps the kernel from choosing an IPv6 VIP as the source of traffic to other destinations,
+    /// in one of two ways. Not done by default, when the kernel may choose a VIP where the link
+    /// that the traffic leaves by has no address of its own (RFC 6724, section 5).
+    ///
+    /// It needs neither in IPv4, where the manager adds VIPs with scope link, nor for
+    /// [`Binding::Route`], where they are no addresses.
+    pub fn avoid_as_source(mut self, avoidance: SourceAvoidance) -> Self {
+        self.avoidance = Some(avoidance);
         self
     }
 
@@ -173,8 +186,8 @@ impl Builder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for
-    /// [`create_link`](Self::create_link) without a name, for two sources of one family and for one that no node can have; [`ErrorKind::System`] if a socket cannot be
-    /// opened.
+    /// [`create_link`](Self::create_link) without a name, for two sources of one family and for one
+    /// that no node can have; [`ErrorKind::System`] if a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {
@@ -228,6 +241,7 @@ impl Builder {
             protocol: self.protocol.get(),
             transit: transit(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
+            deprecated: self.avoidance == Some(SourceAvoidance::Deprecated),
         })
     }
 
@@ -302,6 +316,7 @@ impl VipManager {
             bring_up: false,
             binding: Binding::default(),
             address_protocol: None,
+            avoidance: None,
             stall: Duration::from_secs(5),
             total: None,
             receive_buffer: RECEIVE_BUFFER,
@@ -580,6 +595,15 @@ impl VipManager {
             rows.iter()
                 .any(|row| row.goal.is_threatened() && row.vip.family() == family)
         })?;
+        if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
+            && self.config.binding == Binding::Address
+        {
+            let rows = call.buffers.rows.iter().filter(|row| {
+                row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
+            });
+            let vips = rows.map(|row| row.vip);
+            call.report.writes += source::label(call.talk, link.index, &link.name, vips)?;
+        }
         Ok(call)
     }
 

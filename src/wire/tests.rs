@@ -51,6 +51,7 @@ fn wanted(family: Family) -> Wanted {
         protocol: 2,
         transit: 251,
         address_protocol: None,
+        deprecated: false,
     }
 }
 
