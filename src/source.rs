@@ -6,7 +6,7 @@ use ipnet::Ipv6Net;
 
 use crate::error::{Error, ErrorKind};
 use crate::talk::{Dumped, Talk};
-use crate::vip::Vip;
+use crate::vip::{Family, Vip};
 use crate::wire::decode::Label;
 use crate::wire::encode::{add_label_message, dump_labels};
 
@@ -62,6 +62,9 @@ pub(crate) fn label(
     name: &str,
     vips: impl Iterator<Item = Vip> + Clone,
 ) -> Result<u64, Error> {
+    if !vips.clone().any(|vip| vip.family() == Family::V6) {
+        return Ok(0);
+    }
     let mut writes = 0;
     for _ in 0..ATTEMPTS {
         let Some(table) = read(talk)? else {
