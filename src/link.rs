@@ -35,12 +35,12 @@ pub struct LinkIndex(NonZeroU32);
 
 impl LinkIndex {
     /// An index as `if_nametoindex(3)` gives it. `None` for 0, with which that says that there is
-    /// no such link.
+    /// no such link, and for what is no positive `int`, as the kernel keeps it.
     #[must_use]
     pub const fn new(index: u32) -> Option<Self> {
         match NonZeroU32::new(index) {
-            Some(index) => Some(Self(index)),
-            None => None,
+            Some(number) if index <= i32::MAX.unsigned_abs() => Some(Self(number)),
+            _ => None,
         }
     }
 
