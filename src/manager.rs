@@ -120,8 +120,20 @@ impl Builder {
     /// in one of two ways. Not done by default, when the kernel may choose a VIP where the link
     /// that the traffic leaves by has no address of its own (RFC 6724, section 5).
     ///
-    /// It needs neither in IPv4, where the manager adds VIPs with scope link, nor for
-    /// [`Binding::Route`], where they are no addresses.
+    /// It needs neither in IPv4, where the manager adds VIPs with scope link (one that another hand
+    /// has added with scope global keeps that, and may be chosen), nor for [`Binding::Route`],
+    /// where they are no addresses.
+    ///
+    /// ```no_run
+    /// # use std::net::Ipv6Addr;
+    /// use viproute::{SourceAvoidance, VipManager};
+    ///
+    /// let mut vips = VipManager::builder("kube-dummy-if")
+    ///     .source("2001:db8::10".parse::<Ipv6Addr>()?)
+    ///     .avoid_as_source(SourceAvoidance::Deprecated)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn avoid_as_source(mut self, avoidance: SourceAvoidance) -> Self {
         self.avoidance = Some(avoidance);
         self
