@@ -389,7 +389,7 @@ fn managers_that_label_the_link_at_once_share_the_entry() {
 
 #[test]
 fn nothing_is_labelled_for_a_vip_that_is_not_put_on_the_link() {
-    let net = node_on_lo();
+    let _net = node_on_lo();
     let before = label_writes();
     let mut manager = avoiding(SourceAvoidance::AddressLabel);
     let error = manager.normalize_only(vips_v6(1)).unwrap_err();
