@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use viproute::{Builder, Error, ErrorKind, Event, LinkIndex, LinkKind, LinkRef, VipManager};
+use viproute::{Builder, Claim, Error, ErrorKind, Event, LinkIndex, LinkKind, LinkRef, VipManager};
 
 mod common;
 use common::{
@@ -190,6 +190,37 @@ fn a_link_made_anew_is_found_by_name_and_not_by_index() {
     let word = format!("index {}", index.get());
     refused(by_index.assign(&set), ErrorKind::LinkNotFound, &word);
     net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+#[test]
+fn a_keeper_by_index_follows_the_link_through_a_rename() {
+    let net = Net::new();
+    let set = vips(5);
+    let manager = builder(index_of(&net, VIP_LINK)).open().unwrap();
+    let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(&set);
+    let mut keep = |link| {
+        let want = Want {
+            link,
+            ..Want::default()
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            keeper.dispatch(1_000).unwrap();
+            let wrong = net.local_state().wrong_vips(&set, &want);
+            if wrong.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{wrong:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    keep(VIP_LINK);
+    rename(&net, VIP_LINK, RENAMED);
+    keep(RENAMED);
+    // It still hears of this link.
+    net.ip(&format!("addr flush dev {RENAMED}"));
+    keep(RENAMED);
 }
 
 #[test]
