@@ -59,6 +59,7 @@ mod manager;
 mod netns;
 mod observe;
 mod plan;
+mod preview;
 mod report;
 mod round;
 #[cfg(feature = "sandbox")]
@@ -78,6 +79,7 @@ pub use link::LinkKind;
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
 pub use plan::Binding;
+pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
 pub use report::{Cause, Failure, Operation, Report};
 pub use state::Drift;
 pub use vip::{Family, ParseVipError, Reject, Vip};

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkKind, LinkState};
 use crate::netns::Netns;
 use crate::plan::{Binding, Goal};
+use crate::preview::{Groundwork, Plan, preview};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
 use crate::state::{Drift, Facts, Row, Rows};
@@ -382,6 +383,29 @@ impl VipManager {
         self.run(Scope::Claimed(claim))
     }
 
+    /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
+    /// reason, waits included, and the VIPs that it cannot bring about. Printed, it is a script of
+    /// `ip` commands.
+    ///
+    /// Writes nothing, creates no link and needs no privilege. It is a preview, not an order: see
+    /// [`Plan`].
+    ///
+    /// # Errors
+    ///
+    /// What `reconcile` says before it writes anything. VIPs that would fail are no error, but
+    /// listed in [`Plan::failures`].
+    pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.take(desired, Goal::Assign);
+        let name = self.config.link.clone();
+        let mut groundwork = Groundwork::default();
+        let call = self.prepare_noting(Scope::Claimed(claim), Some(&mut groundwork))?;
+        Ok(preview(call, &name, groundwork))
+    }
+
     /// Releases every claimed VIP on the link: the only wipe.
     ///
     /// # Errors
@@ -501,6 +525,15 @@ impl VipManager {
 
     /// Everything of a call that happens before its first write.
     fn prepare(&mut self, scope: Scope<'_>) -> Result<Call<'_>, Error> {
+        self.prepare_noting(scope, None)
+    }
+
+    /// The same. With `groundwork`, what would be done to the link is noted there, and not done.
+    fn prepare_noting(
+        &mut self,
+        scope: Scope<'_>,
+        groundwork: Option<&mut Groundwork>,
+    ) -> Result<Call<'_>, Error> {
         let screen = Screen {
             sources: self.sources,
             allowed: &self.config.allowed,
@@ -522,11 +555,15 @@ impl VipManager {
         let releases = matches!(scope, Scope::Wipe(_))
             || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
         let create = rows.iter().any(|row| row.goal == Goal::Assign);
-        let link = find_link(&mut self.talk, &self.config, create)?;
-        let link = if releases {
-            link
+        let link = if let Some(groundwork) = groundwork {
+            survey(&mut self.talk, &self.config, groundwork)?
         } else {
-            make_ready(&mut self.talk, &self.config, link)?
+            let link = find_link(&mut self.talk, &self.config, create)?;
+            if releases {
+                link
+            } else {
+                make_ready(&mut self.talk, &self.config, link)?
+            }
         };
         let mut call = Call::new(
             &self.config,
@@ -728,8 +765,42 @@ fn find_link(talk: &mut Talk, config: &Builder, create: bool) -> Result<LinkStat
     Ok(link)
 }
 
+/// Finds the link as it is, and notes what is to be done to it.
+fn survey(
+    talk: &mut Talk,
+    config: &Builder,
+    groundwork: &mut Groundwork,
+) -> Result<LinkState, Error> {
+    let link = match find_link(talk, config, false) {
+        Err(error) if error.kind() == ErrorKind::LinkNotFound && config.create.is_some() => {
+            groundwork.create = config.create;
+            LinkState {
+                index: link::NONE,
+                up: false,
+                loopback: false,
+                in_vrf: false,
+                ipv6_disabled: false,
+            }
+        }
+        found => found?,
+    };
+    check_ready(config, &link)?;
+    groundwork.bring_up = !link.up;
+    Ok(link)
+}
+
 /// Refuses a link that cannot hold VIPs; brings it up where the caller allowed that.
 fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<LinkState, Error> {
+    check_ready(config, &link)?;
+    if !link.up {
+        link::bring_up(talk, &config.link, link.index)?;
+        link.up = true;
+    }
+    Ok(link)
+}
+
+/// Refuses a link that cannot hold VIPs, or is down and must stay so.
+fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
     let name = &config.link;
     if link.in_vrf {
         return Err(Error::new(
@@ -739,18 +810,14 @@ fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<
             ),
         ));
     }
-    if !link.up {
-        // A call that created the link may have been killed before it brought it up.
-        if !config.bring_up && config.create.is_none() {
-            return Err(Error::new(
-                ErrorKind::LinkDown,
-                format!("link {name} is down: bring it up, or let Builder::bring_up"),
-            ));
-        }
-        link::bring_up(talk, name, link.index)?;
-        link.up = true;
+    // A call that created the link may have been killed before it brought it up.
+    if !link.up && !config.bring_up && config.create.is_none() {
+        return Err(Error::new(
+            ErrorKind::LinkDown,
+            format!("link {name} is down: bring it up, or let Builder::bring_up"),
+        ));
     }
-    Ok(link)
+    Ok(())
 }
 
 /// Refuses a source that no node can have.
