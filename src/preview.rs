@@ -702,8 +702,8 @@ impl Forecast {
                     || kernel && key.prefsrc.is_none() && key.protocol == libc::RTPROT_KERNEL)
         });
         if let Some(left) = left {
-            // Whichever of them is left, it is the only one in the place.
-            self.facts.remove(Facts::OURS);
+            // Whichever of them is left, it is the only one that this deletion matches.
+            self.facts.remove(Facts::OURS | Facts::KERNEL);
             self.facts |= Facts::SLOT | Facts::SLOT_SOURCE;
             self.others.push(*left);
         }
