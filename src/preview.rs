@@ -25,6 +25,19 @@ use crate::wire::{
 /// It is to be read, not to be kept: the node goes on changing, and a deletion that was right then
 /// may hit something else later. Therefore no call takes a plan; call `reconcile`.
 ///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// let plan = vips.plan(&Claim::link(), desired)?;
+/// for step in &plan.steps {
+///     println!("{}  # {}", step.action, step.reason);
+/// }
+/// print!("{plan}"); // the script
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// Printed with `{}` it is a POSIX shell script of `ip` commands that ends where `reconcile` ends,
 /// as long as nothing else changes the VIPs. It stops at the first command that fails, and passes
 /// over what it shall delete and does not find, as the library does. It needs iproute2 5.0 or
@@ -535,6 +548,9 @@ pub(crate) struct Forecast {
     phase: Phase,
     /// The routes that are not as wanted.
     others: Vec<RouteKey>,
+    /// The address is valid for ever: only then its prefix route goes with it, or with the flag
+    /// that forbids it (`inet6_addr_modify`, `ipv6_del_addr`, net/ipv6/addrconf.c).
+    lasting: bool,
     rounds: u16,
 }
 
@@ -553,8 +569,14 @@ impl Forecast {
             facts,
             phase,
             others,
+            lasting: true,
             rounds: 0,
         }
+    }
+
+    /// Takes account of what there is to keep of the address.
+    pub(crate) fn note_keep(&mut self, keep: &AddressKeep) {
+        self.lasting = keep.valid == u32::MAX;
     }
 
     /// After its link has come up: the kernel makes the routes of its addresses again.
@@ -622,8 +644,7 @@ impl Forecast {
             }
             Step::UpdateAddress => {
                 self.facts |= Facts::NO_PREFIX_ROUTE;
-                self.facts.remove(Facts::PREFIX);
-                self.others.retain(|key| !is_prefix(key));
+                self.lose_prefix_route();
             }
             Step::DeleteAddress => self.delete_address(),
             Step::AddRoute | Step::AppendRoute => self.facts |= Facts::OURS,
@@ -643,11 +664,17 @@ impl Forecast {
         }
     }
 
+    fn lose_prefix_route(&mut self) {
+        if self.lasting {
+            self.facts.remove(Facts::PREFIX);
+            self.others.retain(|key| !is_prefix(key));
+        }
+    }
+
     /// The kernel takes its own routes with it.
     fn delete_address(&mut self) {
         if self.family == Family::V6 && !self.facts.contains(Facts::NO_PREFIX_ROUTE) {
-            self.facts.remove(Facts::PREFIX);
-            self.others.retain(|key| !is_prefix(key));
+            self.lose_prefix_route();
         }
         self.facts.remove(
             Facts::ADDRESS
@@ -741,6 +768,9 @@ pub(crate) fn preview(call: Call<'_>, link: &str, groundwork: Groundwork) -> Pla
                 row.phase,
                 others.into_iter().flatten().copied(),
             );
+            if let Some(keep) = rows.keep(row.vip) {
+                forecast.note_keep(keep);
+            }
             if groundwork.bring_up {
                 forecast.link_comes_up();
             }
