@@ -40,9 +40,9 @@ use crate::wire::{
 ///
 /// Printed with `{}` it is a POSIX shell script of `ip` commands that ends where `reconcile` ends,
 /// as long as nothing else changes the VIPs. It stops at the first command that fails, and passes
-/// over what it shall delete and does not find, as the library does. It needs iproute2 5.0 or
-/// newer, and a newer one that knows `proto` of addresses where the manager marks addresses or
-/// updates one that is marked (6.1 does not; the script then stops there).
+/// over what it shall delete and does not find, as the library does. It was tried with iproute2
+/// 6.1, which lacks one word: `proto` of an address, for the manager's mark or one to be kept. There
+/// such a script stops.
 ///
 /// What a script cannot do is look again. `reconcile` verifies the result, and repairs what
 /// another hand, or a late route that nothing tells of, broke meanwhile: above all where the plan

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use broken::{OTHER_V4, State, put};
+use broken::{OTHER_V4, Random, State, put};
 use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want, vips, vips_v4,
     vips_v6,
@@ -277,7 +277,10 @@ fn a_tentative_address_is_waited_for() {
     net.ip("link set dev peer0 up");
     net.ip(&format!("link set dev {VIP_LINK} up"));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while net.ip(&format!("-6 addr show dev {VIP_LINK} tentative")) != "" {
+    while !net
+        .ip(&format!("-6 addr show dev {VIP_LINK} tentative"))
+        .is_empty()
+    {
         assert!(Instant::now() < deadline, "the link never got ready");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -319,6 +322,107 @@ fn a_script_that_comes_too_late_stops() {
     assert!(!shell.wait().unwrap().success());
     before.assert_same(&Snapshot::take(&[]));
     assert_good(&net, &vips(3), PROTO_KERNEL, Binding::Address);
+}
+
+/// Found by a route alone, in whichever family.
+#[test]
+fn routes_without_addresses_are_released() {
+    for stale in [vips_v4(3), vips_v6(3), vips(3)] {
+        let net = Net::new();
+        let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
+        for vip in &stale {
+            net.ip(&format!("route add local {vip} dev {VIP_LINK} table local"));
+        }
+        let drift = manager.audit().unwrap().vips;
+        assert_eq!(drift.len(), stale.len());
+        assert!(drift.iter().all(|vip| vip.drift.contains(Drift::STALE)));
+        let desired = [vips_v4(9)[8], vips_v6(9)[8]];
+        let plan = plan(&mut manager, &Claim::link(), &desired);
+        run(&plan);
+        net.assert_absent(&stale);
+        assert_good(&net, &desired, PROTO_KERNEL, Binding::Address);
+        let report = manager.reconcile(&Claim::link(), desired).unwrap();
+        assert_eq!(report.writes, 0, "{report}");
+    }
+}
+
+/// In IPv4 many routes may stand in one place, in an order that no observation of ours keeps, and a
+/// deletion may match several.
+#[test]
+fn ipv4_routes_in_any_order() {
+    let mut random = Random::new();
+    for (protocol, binding) in PROTOCOLS
+        .into_iter()
+        .zip([Binding::Route, Binding::Address])
+    {
+        let net = Net::new();
+        net.ip(&format!("addr add {OTHER_V4}/32 dev node0"));
+        net.ip(&format!("addr add 203.0.113.130/25 dev {VIP_LINK}"));
+        let mut manager = builder(protocol, binding).open().unwrap();
+        manager.assign(vips_v4(1)).unwrap();
+        let all = vips_v4(120);
+        let lines = all[1..].iter().flat_map(|vip| {
+            let route =
+                |rest: &str| format!("route append local {vip} dev {VIP_LINK} table local {rest}");
+            let mut kinds = vec![
+                route(&format!("proto {protocol} src {NODE_V4}")),
+                route(&format!("proto {protocol}"))
+                    .replace("local", "unicast")
+                    .replace("table unicast", "table local"),
+                route(&format!("proto {protocol} src {OTHER_V4}")),
+                route(&format!("proto {protocol}")),
+                route("proto 2"),
+                route("proto 186"),
+                route(&format!("proto 186 src {NODE_V4}")),
+                route(&format!("proto {protocol} metric 7")),
+                route(&format!("proto {protocol} metric 7 src {NODE_V4}")),
+                route(&format!("proto {protocol} tos 0x10")),
+            ];
+            if random.below(3) > 0 {
+                // And its address, which brings a route of its own.
+                kinds.push(format!("addr add {vip}/32 dev {VIP_LINK} scope link"));
+            }
+            if protocol == PROTO_KERNEL {
+                // The same as another one.
+                kinds.remove(4);
+            }
+            let count = 1 + random.below(4);
+            (0..count)
+                .map(|_| kinds.remove(random.below(kinds.len())))
+                .collect::<Vec<_>>()
+        });
+        let lines: Vec<_> = lines.collect();
+        net.ip_batch(&lines);
+        let desired = &all[..80];
+        RouteWatcher::new().rest();
+        let plan = plan(&mut manager, &Claim::link(), desired);
+        assert!(plan.failures.is_empty(), "{:?}", plan.failures);
+        run(&plan);
+        let about = |vip: &IpAddr| {
+            let named = |text: &&String| text.contains(&format!(" {vip}"));
+            let lines: Vec<_> = lines.iter().filter(named).collect();
+            let steps = commands(&plan);
+            format!(
+                "{lines:#?} {:#?}",
+                steps.iter().filter(named).collect::<Vec<_>>()
+            )
+        };
+        let report = match manager.plan(&Claim::link(), desired).unwrap() {
+            plan if plan.is_empty() => manager.reconcile(&Claim::link(), desired).unwrap(),
+            again => panic!("{again}\n{}", about(&again.steps[0].vip.unwrap().addr())),
+        };
+        assert_eq!(report.writes, 0, "{report}");
+        assert_good(&net, desired, protocol, binding);
+        // What has only a unicast route is no VIP.
+        let is_vip = |vip: &&IpAddr| {
+            let address = format!("addr add {vip}/");
+            let route = format!("route append local {vip} ");
+            let begins = |line: &String| line.starts_with(&address) || line.starts_with(&route);
+            lines.iter().any(begins)
+        };
+        let released: Vec<_> = all[80..].iter().filter(is_vip).copied().collect();
+        net.assert_absent(&released);
+    }
 }
 
 #[test]
