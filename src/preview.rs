@@ -718,15 +718,13 @@ impl Forecast {
         self.facts.remove(Facts::SLOT_SOURCE | Facts::SLOT_PROTOCOL);
         let family = self.family;
         let left = others.iter().find(|key| {
-            let hits = |protocol, source| {
-                key.kind == libc::RTN_LOCAL
-                    && key.protocol == protocol
-                    && (key.prefsrc.is_none() || key.prefsrc == source)
-            };
-            family == Family::V4
-                && is_slot(key, family)
-                && (ours && hits(wanted.protocol, wanted.source)
-                    || kernel && key.prefsrc.is_none() && key.protocol == libc::RTPROT_KERNEL)
+            let any_source = key.prefsrc.is_none();
+            let hits_ours = ours
+                && key.protocol == wanted.protocol
+                && (any_source || key.prefsrc == wanted.source);
+            let hits_kernels = kernel && key.protocol == libc::RTPROT_KERNEL && any_source;
+            let local = key.kind == libc::RTN_LOCAL && is_slot(key, family);
+            family == Family::V4 && local && (hits_ours || hits_kernels)
         });
         if let Some(left) = left {
             // Whichever of them is left, it is the only one that this deletion matches.
