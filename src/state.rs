@@ -272,7 +272,7 @@ impl Rows {
         why: impl Fn(&Row) -> Option<Reject>,
         rejected: &mut Vec<(Vip, Reject)>,
     ) {
-        self.rows.retain(|row| match why(row) {
+        self.retain(|row| match why(row) {
             Some(why) => {
                 rejected.push((row.vip, why));
                 false
@@ -282,8 +282,15 @@ impl Rows {
     }
 
     /// Keeps only the rows that `wanted` says yes to.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&Row) -> bool) {
-        self.rows.retain(wanted);
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(&Row) -> bool) {
+        let strangers = &mut self.strangers;
+        self.rows.retain(|row| {
+            let wanted = wanted(row);
+            // Its address stays on the link, but is no row's any more.
+            let address = row.vip.family() == Family::V4 && row.facts.contains(Facts::ADDRESS);
+            *strangers += usize::from(address && !wanted);
+            wanted
+        });
     }
 
     /// Gives back memory beyond `rows` VIPs.
