@@ -79,7 +79,8 @@ impl Observer<'_> {
                 }
             }
             self.rows.finish();
-            let mut changed = self.rows.adopt();
+            self.rows.adopt();
+            let mut changed = self.rows.found_by_route();
             if changed && adoptions < ATTEMPTS {
                 // VIPs that only a route told of: once more, now that they are known. Somebody may
                 // add ever more of them.

@@ -239,6 +239,8 @@ pub(crate) struct Rows {
     keeps: Vec<(Vip, AddressKeep)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
+    /// Whether a route told of some of them: routes before it were not joined.
+    by_route: bool,
     cursor: usize,
     seen: u32,
     /// IPv4 addresses of the link that are no row's.
@@ -361,6 +363,7 @@ impl Rows {
         }
         self.others.clear();
         self.keeps.clear();
+        self.by_route = false;
         self.cursor = 0;
         self.seen = 0;
         self.strangers = 0;
@@ -488,17 +491,22 @@ impl Rows {
             && let Some(goal) = admit(Vip::from(host))
         {
             self.found.push(Row::new(Vip::from(host), goal));
+            self.by_route = true;
         }
     }
 
-    /// Makes what was found rows of the call. Returns whether there was anything.
-    pub(crate) fn adopt(&mut self) -> bool {
-        if self.found.is_empty() {
-            return false;
+    /// Makes what was found rows of the call.
+    pub(crate) fn adopt(&mut self) {
+        if !self.found.is_empty() {
+            self.rows.append(&mut self.found);
+            self.settle();
         }
-        self.rows.append(&mut self.found);
-        self.settle();
-        true
+    }
+
+    /// Whether this observation found VIPs that only a route told of: of such a one it does not
+    /// know all.
+    pub(crate) fn found_by_route(&self) -> bool {
+        self.by_route
     }
 
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
