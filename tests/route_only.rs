@@ -8,7 +8,7 @@ mod common;
 mod lookups;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
@@ -516,7 +516,22 @@ fn bind_to_a_vip() {
         if let Err(error) = plain {
             assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{vip}");
         }
-        bind(*vip, true).unwrap();
+        let server = bind(*vip, true).unwrap();
+        // A client on this node is seen with the node's address, and hears the VIP answer.
+        let any: IpAddr = match vip {
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let client = UdpSocket::bind((any, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        client.connect(to).unwrap();
+        client.send(b"?").unwrap();
+        let mut byte = [0];
+        let (_, peer) = server.recv_from(&mut byte).unwrap();
+        assert_eq!(peer.ip(), builder_source(*vip));
+        server.send_to(b"!", peer).unwrap();
+        assert_eq!(client.recv(&mut byte).unwrap(), 1);
+        assert_eq!(client.peer_addr().unwrap().ip(), *vip);
     }
     // The control: with the address it binds.
     manager.set_binding(Binding::Address).unwrap();
@@ -533,7 +548,7 @@ fn bind_to_a_vip() {
 
 /// Binds a UDP socket, with or without `IPV6_FREEBIND`.
 #[allow(unsafe_code)]
-fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<()> {
+fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<UdpSocket> {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     let family = if addr.is_ipv4() {
         libc::AF_INET
@@ -582,7 +597,9 @@ fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<()> {
         }
     };
     if bound == 0 {
-        Ok(())
+        let socket = UdpSocket::from(fd);
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(socket)
     } else {
         Err(std::io::Error::last_os_error())
     }

@@ -676,9 +676,12 @@ impl Walk {
                                 || goal == Goal::Normalize && host.is_none()
                         }
                         Binding::Route => {
+                            // An extra route that a torn dump did not tell no look-up tells.
+                            let extra = |r: &Route| r.metric != user_metric(world.family);
+                            let missed = *fault == Some(Fault::Missed);
                             goal == Goal::Normalize
                                 && host.is_none()
-                                && kernel.ours().next().is_none()
+                                && kernel.ours().all(|r| missed && extra(r))
                         }
                     };
                 self.demand(hopeless, "given up for no reason");
@@ -1173,12 +1176,8 @@ impl Pair {
 #[test]
 fn two_managers_converge() {
     let mut starts = 0;
-    for as_kernel in [true, false] {
-        let policy = Policy {
-            goal: Goal::Assign,
-            as_kernel,
-            binding: Binding::Address,
-        };
+    let policies = policies().filter(|policy| policy.goal == Goal::Assign);
+    for policy in policies {
         let mut pair = Pair {
             course: Course::new(Family::V6, policy),
             known: HashSet::default(),
@@ -1198,7 +1197,12 @@ fn two_managers_converge() {
             pair.rounds,
             pair.stalls
         );
-        assert!(pair.known.len() > 50_000 && pair.ends > 100);
+        // Without an address there is little to meddle with.
+        let least = match policy.binding {
+            Binding::Address => (50_000, 100),
+            Binding::Route => (1_000, 10),
+        };
+        assert!(pair.known.len() > least.0 && pair.ends > least.1);
     }
     println!("{starts} states");
 }
