@@ -93,16 +93,21 @@ impl Keep {
         self.due
     }
 
-    /// Reconciles, if it is time to.
-    pub(crate) fn work(&mut self, now: Instant) {
+    /// Reconciles, if it is time to. What falls short is said and tried again; an error is what no
+    /// repetition will better.
+    pub(crate) fn work(&mut self, now: Instant) -> Result<(), Error> {
         if self.due.is_none_or(|due| due > now) {
-            return;
+            return Ok(());
         }
         let changed = self.wanted.take();
         let vips = changed.as_ref().unwrap_or(&self.held);
         let began = Instant::now();
         let result = self.manager.reconcile(&self.claim, vips);
         let ms = began.elapsed().as_secs_f64() * 1e3;
+        let result = match result {
+            Err(error) if error.kind() == ErrorKind::InvalidConfig => return Err(error),
+            result => result,
+        };
         let why = match changed {
             Some(_) => "changed",
             None => "checked",
@@ -140,6 +145,7 @@ impl Keep {
             self.due = (!self.held.is_empty()).then(|| Instant::now() + self.pause);
             self.pause = PAUSES[1].min(self.pause * 2);
         }
+        Ok(())
     }
 }
 

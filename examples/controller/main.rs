@@ -55,7 +55,7 @@ struct Args {
     #[arg(
         long,
         value_name = "link|PREFIX[,PREFIX...]",
-        value_parser = parse::claim,
+        value_parser = claim,
         default_value = "link"
     )]
     claim: Claim,
@@ -99,6 +99,14 @@ impl Args {
     }
 }
 
+/// A claim; not by marks, since this controller leaves none.
+fn claim(text: &str) -> Result<Claim, String> {
+    match parse::claim(text)? {
+        claim if claim == Claim::mark() => Err("give `link` or prefixes".to_owned()),
+        claim => Ok(claim),
+    }
+}
+
 /// What the loop waits for.
 enum Wake {
     /// The file is to be read anew.
@@ -114,24 +122,20 @@ enum Wake {
 fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log(format_args!("{error}"));
-            ExitCode::FAILURE
+            match error.downcast_ref::<Error>().map(Error::kind) {
+                Some(ErrorKind::InvalidConfig) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let (send, wakes) = mpsc::channel();
-    let manager = match args.builder().open() {
-        Ok(manager) => manager,
-        Err(error) if error.kind() == ErrorKind::InvalidConfig => {
-            log(format_args!("{error}"));
-            return Ok(ExitCode::from(2));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let manager = args.builder().open()?;
     listen_to_signals(&send, manager.canceller())?;
     let claim = args.claim.clone().at_most(args.at_most);
     let mut keep = Keep::new(manager, claim, &args.source, &send)?;
@@ -145,7 +149,7 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 Err(why) => log(format_args!("{}: {why}", args.file.display())),
             }
         }
-        keep.work(Instant::now());
+        keep.work(Instant::now())?;
 
         let now = Instant::now();
         let next = [desired.due(now), Some(now + args.poll), keep.due()];
@@ -165,7 +169,7 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         log(format_args!("{}: {released}", args.link));
     }
     log(format_args!("ended"));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop, at the next step of a call that runs.
