@@ -684,7 +684,7 @@ fn a_conflict_is_named_and_left_alone() {
     usually("assign", BOTH)
         .exits(1)
         .counts(1, 0, 0, 0)
-        .complains(&["vip: 10.96.0.10: another device holds a local route"]);
+        .complains(&["vip: 10.96.0.10: another device holds a route for it"]);
     net.assert_absent(&both()[..1]);
     net.assert_single_route(&both()[1..], PROTO_KERNEL);
 }

@@ -41,14 +41,20 @@ impl Node {
         fs::rename(&new, &self.file).unwrap();
     }
 
+    /// Starts it with these words besides; unless they say otherwise, it looks at the file often.
     fn start(&self, args: &str) -> Running {
+        let poll: &[&str] = match args.contains("--poll") {
+            true => &[],
+            false => &["--poll", "0.05"],
+        };
         let controller = Running::start(
             Command::new(example("controller"))
-                .args(["--link", VIP_LINK, "--poll", "0.05"])
+                .args(["--link", VIP_LINK])
                 .args(["--source", &NODE_V4.to_string()])
                 .args(["--source", &NODE_V6.to_string()])
                 .arg("--file")
                 .arg(&self.file)
+                .args(poll)
                 .args(args.split_whitespace()),
         );
         controller.complains(&format!("keeping {VIP_LINK}\n"));
