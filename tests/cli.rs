@@ -9,7 +9,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use common::example::{Ran, Running, example};
+use common::example::{Ran, Running, eventually, example};
 use common::{LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips};
 use serde_json::Value;
 
@@ -627,7 +627,7 @@ fn watch_ends_with_its_reader() {
     drop(child.stdout.take());
     // Until it notices: it may not be listening yet.
     let mut host = 0;
-    common::example::eventually("it ends", || {
+    eventually("it ends", || {
         host += 1;
         net.ip(&format!(
             "addr add 10.98.{}.{}/32 dev {VIP_LINK}",
@@ -637,6 +637,86 @@ fn watch_ends_with_its_reader() {
         child.try_wait().unwrap().is_some()
     });
     Ran::from(child.wait_with_output().unwrap()).exits(0);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Keep
+
+fn keep(args: &str) -> Running {
+    Running::start(&mut command(&format!("{} {args}", usual("keep"))))
+}
+
+#[test]
+fn keep_repairs_what_others_break() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.11/32 dev {VIP_LINK}"));
+    let keeping = keep(&format!("--claim link {BOTH}"));
+    keeping.says(&format!("{VIP_LINK}: 2 assigned, 0 repaired, 1 released, "));
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    for breakage in [
+        format!("route del local 10.96.0.10 dev {VIP_LINK} table local"),
+        format!("addr del 2001:db8:42:1::d45a/128 dev {VIP_LINK}"),
+    ] {
+        net.ip(&breakage);
+        eventually("repaired", || {
+            net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+        });
+    }
+    net.ip(&format!("link set {VIP_LINK} down"));
+    keeping.says("waiting: LinkDown");
+    net.ip(&format!("link set {VIP_LINK} up"));
+    eventually("repaired", || {
+        net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+    });
+    keeping.signal(libc::SIGTERM);
+    let ran = keeping.ends().exits(0).quiet();
+    let last = ran.out.lines().last().unwrap();
+    assert!(
+        last.starts_with(&format!("{VIP_LINK}: ended after ")),
+        "{ran:?}"
+    );
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn keep_in_json_and_for_a_time() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+    let args = format!("--claim link --json --for 0.2 10.96.0.12 {BOTH}");
+    let ran = keep(&args)
+        .ends()
+        .exits(0)
+        .complains(&["vip: 10.96.0.12: another device holds"]);
+    let lines: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["assigned"], 2, "{lines:#?}");
+    assert_eq!(lines[0]["failures"][0]["vip"], "10.96.0.12");
+    assert_eq!(lines[0]["missing"], Value::Null);
+    let counters = &lines.last().unwrap()["counters"];
+    assert_eq!(counters["repairs"], 2, "{lines:#?}");
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn keep_creates_the_link_and_heeds_its_bound() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.settle();
+    let keeping = keep(&format!("--claim link --create-link {BOTH}"));
+    keeping.says("2 assigned");
+    net.ip(&format!("link del {VIP_LINK}"));
+    eventually("created again", || {
+        net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+    });
+    keeping.signal(libc::SIGINT);
+    keeping.ends().exits(0);
+    let ran = keep("--claim link --at-most 1 10.96.0.99").ends().exits(1);
+    ran.complains(&["2 VIPs would be released"]);
+    net.assert_single_route(&both(), PROTO_KERNEL);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -880,6 +960,7 @@ fn help_tells_exit_codes_and_examples() {
         "reconcile --help",
         "audit -h",
         "watch --help",
+        "keep --help",
     ] {
         let ran = vip(args).exits(0).quiet();
         assert!(ran.out.contains("Exit codes:"), "{args}: {}", ran.out);

@@ -55,9 +55,12 @@ impl Desired {
         self.next = None;
     }
 
-    /// When to look again, sooner than usual.
-    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
-        self.next.map(|(_, then)| then.max(now))
+    /// How long until it may have come to rest.
+    pub(crate) fn wait(&self, now: Instant) -> Duration {
+        match self.next {
+            Some((_, then)) => then.saturating_duration_since(now),
+            None => Duration::MAX,
+        }
     }
 
     /// The VIPs, if the file has changed and come to rest; or why it says nothing, once.

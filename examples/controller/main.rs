@@ -31,10 +31,10 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use viproute::{Builder, Canceller, Claim, Error, ErrorKind, Event, LinkKind, VipManager};
+use viproute::{Builder, Claim, Error, ErrorKind, LinkKind, VipManager};
 
 use file::Desired;
-use keep::Keep;
+use keep::Keeping;
 
 /// Keeps the VIPs of a file on a link, each with exactly one route, whose preferred source is the
 /// node.
@@ -113,10 +113,8 @@ enum Wake {
     Reread,
     /// The process is to end.
     End,
-    /// Something happened to the VIPs.
-    Events(Vec<Event>),
-    /// The kernel cannot be listened to any more.
-    Deaf(Error),
+    /// The VIPs cannot be kept any more.
+    Failed(Error),
 }
 
 fn main() -> ExitCode {
@@ -135,36 +133,31 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let (send, wakes) = mpsc::channel();
-    let manager = args.builder().open()?;
-    listen_to_signals(&send, manager.canceller())?;
+    listen_to_signals(&send)?;
     let claim = args.claim.clone().at_most(args.at_most);
-    let mut keep = Keep::new(manager, claim, &args.source, &send)?;
+    let keeper = args.builder().open()?.into_keeper(claim)?;
+    let keeping = Keeping::start(keeper, move |error| {
+        // Nobody listens only at the end.
+        let _ = send.send(Wake::Failed(error));
+    });
     let mut desired = Desired::new(&args.file);
     log(format_args!("keeping {}", args.link));
     loop {
-        let now = Instant::now();
-        if let Some(read) = desired.look(now) {
-            match read {
-                Ok(vips) => keep.set_desired(vips),
-                Err(why) => log(format_args!("{}: {why}", args.file.display())),
-            }
+        match desired.look(Instant::now()) {
+            None => {}
+            Some(Ok(vips)) => keeping.set_desired(vips),
+            Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
         }
-        keep.work(Instant::now())?;
-
-        let now = Instant::now();
-        let next = [desired.due(now), Some(now + args.poll), keep.due()];
-        let next = next.into_iter().flatten().min().unwrap_or(now);
-        match wakes.recv_timeout(next.saturating_duration_since(now)) {
+        match wakes.recv_timeout(desired.wait(Instant::now()).min(args.poll)) {
             Ok(Wake::Reread) => desired.reread(),
-            Ok(Wake::Events(events)) => keep.hear(&events, Instant::now()),
-            Ok(Wake::Deaf(error)) => return Err(error.into()),
+            Ok(Wake::Failed(error)) => return Err(error.into()),
             Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
+    keeping.end();
     if args.release_on_exit {
-        // With another manager: the signal that ended the loop may have cancelled this one's next
-        // call. The bound is against mistakes in the file; this is meant.
+        // Without the bound: that is against mistakes in the file, and this is meant.
         let released = args.builder().open()?.release_all(&args.claim)?;
         log(format_args!("{}: {released}", args.link));
     }
@@ -172,8 +165,8 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop, at the next step of a call that runs.
-fn listen_to_signals(send: &Sender<Wake>, canceller: Canceller) -> io::Result<()> {
+/// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop.
+fn listen_to_signals(send: &Sender<Wake>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let send = send.clone();
     thread::spawn(move || {
@@ -182,12 +175,8 @@ fn listen_to_signals(send: &Sender<Wake>, canceller: Canceller) -> io::Result<()
                 SIGHUP => Wake::Reread,
                 _ => Wake::End,
             };
-            let ends = matches!(wake, Wake::End);
             if send.send(wake).is_err() {
                 return;
-            }
-            if ends {
-                canceller.cancel();
             }
         }
     });

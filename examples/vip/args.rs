@@ -8,8 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use viproute::{
-    Binding, Builder, Claim, Error, LinkKind, Netns, ParseVipError, Protocol, Report, Vip,
-    VipManager,
+    Binding, Builder, Claim, Error, LinkKind, Netns, ParseVipError, Protocol, Vip, VipManager,
 };
 
 use crate::Stop;
@@ -151,20 +150,21 @@ pub(crate) struct Making {
 }
 
 impl Making {
-    /// Makes a call with a manager that may create the link, if that was allowed.
-    pub(crate) fn run(
+    /// Makes a call with a manager that may create the link, if that was allowed. Repeats it where
+    /// the link could not be created, with another kind.
+    pub(crate) fn run<T>(
         &self,
         common: &Common,
         wanted: &Wanted,
-        call: impl Fn(&mut VipManager) -> Result<Report, Error>,
-    ) -> Result<Report, Error> {
+        call: impl Fn(VipManager) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let builder = wanted.builder(common)?;
         let kind = match self.create_link {
-            None => return call(&mut builder.open()?),
+            None => return call(builder.open()?),
             Some(Create::Auto | Create::Dummy) => LinkKind::Dummy,
             Some(Create::Bridge) => LinkKind::Bridge,
         };
-        let result = call(&mut builder.clone().create_link(kind).open()?);
+        let result = call(builder.clone().create_link(kind).open()?);
         match &result {
             Err(error) if self.create_link == Some(Create::Auto) && lacks_driver(error) => {
                 complain(format_args!(
@@ -172,7 +172,7 @@ impl Making {
                      ARP as {}",
                     common.link
                 ));
-                call(&mut builder.create_link(LinkKind::Bridge).open()?)
+                call(builder.create_link(LinkKind::Bridge).open()?)
             }
             _ => result,
         }

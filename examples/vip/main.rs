@@ -12,9 +12,11 @@
 
 mod args;
 mod audit;
+mod keep;
 mod parse;
 mod progress;
 mod tell;
+mod until;
 mod watch;
 
 use std::io;
@@ -27,6 +29,7 @@ use viproute::{Error, Report, Vip, VipManager};
 
 use args::{Claiming, Common, Making, Wanted};
 use audit::Audit;
+use keep::Keep;
 use tell::{Outcome, complain};
 use watch::Watch;
 
@@ -42,10 +45,10 @@ Exit codes:
   1  some VIP drifted, or the link could not be read
   2  wrong usage";
 
-const WATCH_EXIT_CODES: &str = "\
+const UNTIL_EXIT_CODES: &str = "\
 Exit codes:
   0  it was told to end, or had no reader any more
-  1  the kernel could not be listened to
+  1  it could not go on; standard error says why
   2  wrong usage";
 
 const EXAMPLES: &str = "\
@@ -57,6 +60,7 @@ Examples:
   vip normalize --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10
   vip audit --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10 --deep
   vip watch --link kube-dummy-if --json --for 60
+  vip keep --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10
   vip release --link kube-dummy-if --json 10.96.0.10";
 
 /// Service VIPs on a link, each with exactly one route, whose preferred source is the node.
@@ -93,6 +97,15 @@ enum Command {
         mut_arg("vips", |arg| arg.required(true))
     )]
     Reconcile(Reconcile),
+    /// Reconcile, and repair what happens to the VIPs from then on, until told to end
+    ///
+    /// Prints a line for each change. The VIPs stay.
+    #[command(
+        after_help = UNTIL_EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Keep(Keep),
     /// Say how VIPs differ from their single-route state: those given, or else all on the link
     ///
     /// A VIP that is given but not on the link has drifted. Writes nothing.
@@ -101,7 +114,7 @@ enum Command {
     /// Print what happens to the VIPs, one event a line: to those given, or else to all of the link
     ///
     /// The link need not be there yet. What is there already is not told.
-    #[command(after_help = WATCH_EXIT_CODES)]
+    #[command(after_help = UNTIL_EXIT_CODES)]
     Watch(Watch),
 }
 
@@ -175,6 +188,7 @@ impl Command {
             Self::Normalize(_) => Normalize::NAME,
             Self::Release(_) => Release::NAME,
             Self::Reconcile(_) => Reconcile::NAME,
+            Self::Keep(_) => "keep",
             Self::Audit(_) => "audit",
             Self::Watch(_) => "watch",
         }
@@ -186,6 +200,7 @@ impl Command {
             Self::Normalize(args) => args.run(),
             Self::Release(args) => args.run(),
             Self::Reconcile(args) => args.run(),
+            Self::Keep(args) => args.run(),
             Self::Audit(args) => args.run(),
             Self::Watch(args) => args.run(),
         }
@@ -234,7 +249,7 @@ impl Call for Assign {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
-        let call = |manager: &mut VipManager| manager.assign(vips);
+        let call = |mut manager: VipManager| manager.assign(vips);
         self.making.run(&self.common, &self.wanted, call)
     }
 }
@@ -278,7 +293,7 @@ impl Call for Reconcile {
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
         let claim = self.claiming.claim();
-        let call = |manager: &mut VipManager| manager.reconcile(&claim, vips);
+        let call = |mut manager: VipManager| manager.reconcile(&claim, vips);
         self.making.run(&self.common, &self.wanted, call)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind as IoErrorKind, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use viproute::{Cause, Drift, Error, ErrorKind, Failure, Report};
@@ -48,21 +48,36 @@ impl Outcome<'_> {
     fn document(&self, report: Option<&Report>) -> Value {
         let none = Report::default();
         let report = report.unwrap_or(&none);
-        json!({
-            "command": self.command,
-            "link": self.link,
-            "verified": self.result.is_ok(),
-            "elapsed_seconds": self.elapsed.as_secs_f64(),
-            "assigned": report.assigned,
-            "repaired": report.repaired,
-            "released": report.released,
-            "unchanged": report.unchanged,
-            "writes": report.writes,
-            "retries": report.retries,
-            "failures": report.failures.iter().map(failure).collect::<Vec<_>>(),
-            "error": self.result.as_ref().err().map(error),
-        })
+        let mut document = self::report(report);
+        document["command"] = json!(self.command);
+        document["link"] = json!(self.link);
+        document["verified"] = json!(self.result.is_ok());
+        document["elapsed_seconds"] = json!(self.elapsed.as_secs_f64());
+        document["error"] = json!(self.result.as_ref().err().map(error));
+        document
     }
+}
+
+pub(crate) fn report(report: &Report) -> Value {
+    json!({
+        "assigned": report.assigned,
+        "repaired": report.repaired,
+        "released": report.released,
+        "unchanged": report.unchanged,
+        "writes": report.writes,
+        "retries": report.retries,
+        "failures": failures(&report.failures),
+    })
+}
+
+pub(crate) fn failures(failures: &[Failure]) -> Value {
+    failures.iter().map(failure).collect()
+}
+
+/// The time, in seconds of the Unix epoch.
+pub(crate) fn now() -> Value {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    json!(now.unwrap_or_default().as_secs_f64())
 }
 
 /// Says why a command failed as a whole, with the option that would have helped, where there is
@@ -70,7 +85,7 @@ impl Outcome<'_> {
 pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
     complain(format_args!("{error}"));
     let hint = match error.kind() {
-        ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile") => {
+        ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile" | "keep") => {
             Some("--create-link creates the link")
         }
         ErrorKind::LinkDown => Some("--bring-up brings the link up"),

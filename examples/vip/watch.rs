@@ -1,52 +1,44 @@
 //! `vip watch`: what happens to the VIPs, as it happens.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind as IoErrorKind;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use viproute::{Change, Error, Event, Vip, Watcher};
 
 use crate::Stop;
 use crate::args::Common;
-use crate::parse;
 use crate::tell::{self, complain, print_line};
+use crate::until::Until;
 
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// End after so long [default: at SIGINT or SIGTERM]
-    #[arg(long = "for", value_name = "SECONDS", value_parser = parse::seconds, allow_negative_numbers = true)]
-    time: Option<Duration>,
+    #[command(flatten)]
+    until: Until,
 }
 
 /// What ends a wait.
 enum Woken {
     Events(Vec<Event>),
     Failed(Error),
-    Signal,
+    End,
 }
 
 impl Watch {
     pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
         let vips: BTreeSet<_> = self.common.vips()?.into_iter().collect();
-        let end = self.time.map(|time| Instant::now() + time);
         let (send, woken) = mpsc::channel();
         // From here on, so that a signal that comes early ends it too.
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Stop::Signals)?;
-        let on_signal = send.clone();
-        thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _ = on_signal.send(Woken::Signal);
-            }
-        });
+        let ended = send.clone();
+        self.until
+            .then(move || drop(ended.send(Woken::End)))
+            .map_err(Stop::Signals)?;
         let watcher = match self.watcher() {
             Ok(watcher) => watcher,
             Err(error) => return Ok(tell::failed("watch", &error)),
@@ -54,25 +46,17 @@ impl Watch {
         complain(format_args!("watching {}", self.common.link));
         thread::spawn(move || listen(watcher, &send));
         loop {
-            let next = match end {
-                Some(end) => woken.recv_timeout(end.saturating_duration_since(Instant::now())),
-                None => woken.recv().map_err(RecvTimeoutError::from),
-            };
-            match next {
+            match woken.recv() {
                 Ok(Woken::Events(events)) => {
                     for event in events.iter().filter(|event| self.is_told(event, &vips)) {
                         let written = self.tell(event);
-                        // Whoever closed it has seen enough.
-                        if matches!(&written, Err(error) if error.kind() == IoErrorKind::BrokenPipe)
-                        {
-                            return Ok(ExitCode::SUCCESS);
-                        } else if written.is_err() {
-                            return Ok(tell::code_of(&written, ExitCode::FAILURE));
+                        if written.is_err() {
+                            return Ok(tell::code_of(&written, ExitCode::SUCCESS));
                         }
                     }
                 }
                 Ok(Woken::Failed(error)) => return Ok(tell::failed("watch", &error)),
-                Ok(Woken::Signal) | Err(_) => return Ok(ExitCode::SUCCESS),
+                Ok(Woken::End) | Err(_) => return Ok(ExitCode::SUCCESS),
             }
         }
     }
@@ -96,11 +80,8 @@ impl Watch {
 
     fn tell(&self, event: &Event) -> std::io::Result<()> {
         if self.common.json {
-            let time = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
             let mut line = document(event);
-            line["time"] = json!(time.as_secs_f64());
+            line["time"] = tell::now();
             print_line(format_args!("{line}"))
         } else {
             print_line(format_args!("{}", text(event, &self.common.link)))
