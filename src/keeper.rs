@@ -354,21 +354,21 @@ impl Keeper {
             .retain(|_, fight| now.duration_since(fight.last) < CALM);
         if watch {
             for vip in self.manager.written() {
-                note_repairs(&mut self.fights, vip, now, 1, &mut self.counters);
+                let paused = pause(&mut self.fights, vip, now, 1);
+                self.counters.fights += u64::from(paused);
             }
         }
         for failure in &report.failures {
-            // To be tried again, with the same growing pauses.
+            let (times, fought) = match failure.cause {
+                // It can never be one.
+                Cause::Rejected(_) => continue,
+                // It is another's, or in a form that is not ours to change: until that ends.
+                Cause::Conflict | Cause::Unrepaired => (1, false),
+                _ => (PATIENCE + 1, true),
+            };
             if self.desired.binary_search(&failure.vip).is_ok() {
-                let fought = failure.cause != Cause::Conflict && failure.cause != Cause::Unrepaired;
-                let times = if fought { PATIENCE + 1 } else { 1 };
-                note_repairs(
-                    &mut self.fights,
-                    failure.vip,
-                    now,
-                    times,
-                    &mut self.counters,
-                );
+                let paused = pause(&mut self.fights, failure.vip, now, times);
+                self.counters.fights += u64::from(paused && fought);
                 self.dirty.entry(failure.vip).or_default();
                 if let Some(fight) = self.fights.get_mut(&failure.vip) {
                     fight.until = fight.until.max(now + RETRY);
@@ -429,25 +429,21 @@ fn is_missing(kind: ErrorKind) -> bool {
     )
 }
 
-fn note_repairs(
-    fights: &mut BTreeMap<Vip, Fight>,
-    vip: Vip,
-    now: Instant,
-    times: u32,
-    counters: &mut Counters,
-) {
+/// Takes note of repairs of a VIP; says whether the next one has to wait for them.
+fn pause(fights: &mut BTreeMap<Vip, Fight>, vip: Vip, now: Instant, repairs: u32) -> bool {
     let fight = fights.entry(vip).or_insert(Fight {
         repairs: 0,
         last: now,
         until: now,
     });
-    fight.repairs += times;
+    fight.repairs = fight.repairs.saturating_add(repairs);
     fight.last = now;
-    if let Some(over) = fight.repairs.checked_sub(PATIENCE + 1) {
-        counters.fights += 1;
-        let pause = FIRST_PAUSE.saturating_mul(1 << over.min(16));
-        fight.until = now + pause.min(LONGEST_PAUSE);
-    }
+    let Some(over) = fight.repairs.checked_sub(PATIENCE + 1) else {
+        return false;
+    };
+    let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
+    fight.until = now + time.min(LONGEST_PAUSE);
+    true
 }
 
 /// What a notification asks for.

@@ -572,3 +572,43 @@ fn a_changed_set_is_kept_from_then_on() {
     let mut manager = keeper.into_manager();
     assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
 }
+
+/// What another device holds is never fought for; when it lets go, the VIP comes.
+#[test]
+fn a_conflict_is_waited_out() {
+    let net = Net::new();
+    let vip = set()[1];
+    net.ip(&format!("addr add {vip}/128 dev node0 nodad"));
+    net.settle();
+    let rivals = net.snapshot_without(&[]);
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    // One that can never be a VIP is reported once, and not tried again.
+    let never: IpAddr = "127.0.0.9".parse().unwrap();
+    keeper.set_desired([vip, never]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.report.failures.len(), 2, "{done:?}");
+    assert_eq!(done.report.writes, 0);
+    rivals.assert_same(&net.snapshot_without(&[]));
+    net.ip(&format!("addr del {vip}/128 dev node0"));
+    let began = Instant::now();
+    while net.try_ip(&format!("route get {vip}")).is_err()
+        || !net.wrong_vips(&[vip], PROTO_KERNEL).is_empty()
+    {
+        assert!(began.elapsed() < PATIENCE, "it never came");
+        let at = keeper.next_deadline().expect("it is to be tried again");
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        keeper.dispatch(usize::MAX).unwrap();
+    }
+    assert_eq!(keeper.counters().fights, 0);
+    std::thread::sleep(Duration::from_millis(100));
+    keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(
+        keeper.next_deadline(),
+        None,
+        "the rejected one is tried again"
+    );
+}
