@@ -166,6 +166,8 @@ fn a_file_that_says_nothing_wipes_nothing() {
     controller.complains("0 assigned, 0 repaired, 1 released, 2 unchanged");
     let said = end(controller, libc::SIGTERM);
     assert!(said.matches(STAY).count() >= 4, "{said}");
+    // A refused change is no change.
+    assert_eq!(said.matches("changed: ").count(), 2, "{said}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A [`Keeper`] on a thread of its own, which takes orders.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
@@ -52,8 +53,9 @@ impl Keeping {
 struct Work {
     keeper: Keeper,
     said: Said,
-    /// What was desired last and not refused.
+    /// What was desired last and not refused, and what was said about it.
     kept: Vec<Vip>,
+    said_before: Said,
 }
 
 impl Work {
@@ -62,6 +64,7 @@ impl Work {
             keeper,
             said: Said::default(),
             kept: Vec::new(),
+            said_before: Said::default(),
         }
     }
 
@@ -74,7 +77,10 @@ impl Work {
                     Ok(vips) => {
                         self.keeper.set_desired(&vips);
                         desired = vips;
-                        self.said = Said::default();
+                        let said = mem::take(&mut self.said);
+                        if said.any {
+                            self.said_before = said;
+                        }
                     }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
@@ -102,6 +108,7 @@ impl Work {
                     log(format_args!("refused: {error}"));
                     desired.clone_from(&self.kept);
                     self.keeper.set_desired(&desired);
+                    self.said = mem::take(&mut self.said_before);
                 }
                 Err(error) => return Err(error),
             }
