@@ -50,6 +50,12 @@ pub enum ErrorKind {
     SourceNotOnNode,
     /// A source is still tentative (duplicate address detection, RFC 4862 5.4). Call again later.
     SourceTentative,
+    /// The table of address labels has a label for the link's VIPs, or uses
+    /// [`SourceAvoidance::LABEL`](crate::SourceAvoidance::LABEL), in another way than
+    /// [`SourceAvoidance::AddressLabel`](crate::SourceAvoidance::AddressLabel) needs. Change the
+    /// entry (`ip addrlabel`), or take
+    /// [`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated).
+    LabelConflict,
     /// The kernel refused for lack of privilege: `CAP_NET_ADMIN` in the user namespace that owns
     /// the network namespace.
     PermissionDenied,

@@ -341,7 +341,7 @@ fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     );
     assert!(!sealed.is_complete());
     // And the socket is as good as new.
-    let found = crate::link::find(&mut talk, LINK).unwrap();
+    let found = crate::link::find(&mut talk, &LINK.into()).unwrap();
     assert!(found.is_some_and(|link| link.up));
 }
 
@@ -399,6 +399,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
         protocol: 2,
         transit: 251,
         address_protocol: None,
+        deprecated: false,
     });
     (templates, v4(200))
 }

@@ -477,9 +477,10 @@ impl Ear<'_> {
     /// Whatever happens to the link may have happened to all its VIPs.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let told = message.link()?;
-        let named = told.name() == Some(self.manager.config().link_name());
+        let config = self.manager.config();
+        let is_ours = config.is_link(told.index, told.name());
         let known = *self.link == Some(told.index);
-        if message.kind == libc::RTM_NEWLINK && named {
+        if message.kind == libc::RTM_NEWLINK && is_ours {
             *self.link = Some(told.index);
         } else if known {
             *self.link = None;

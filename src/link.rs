@@ -1,6 +1,8 @@
 //! The link that holds the VIPs, and the sources on the node.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::link::{
@@ -26,10 +28,84 @@ pub enum LinkKind {
     Bridge,
 }
 
+/// The index of a link that is there (`ifi_index`, linux/rtnetlink.h): a type of its own, so that
+/// no other number passes for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkIndex(NonZeroU32);
+
+impl LinkIndex {
+    /// An index as `if_nametoindex(3)` gives it. `None` for 0, with which that says that there is
+    /// no such link, and for what is no positive `int`, as the kernel keeps it.
+    #[must_use]
+    pub const fn new(index: u32) -> Option<Self> {
+        match NonZeroU32::new(index) {
+            Some(number) if index <= i32::MAX.unsigned_abs() => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// Which link: by its name or by its index.
+///
+/// A *name* is looked up anew by every call, so the manager follows a link that is deleted and
+/// created again, and whatever link bears the name then. An *index* stays with one link while that
+/// is renamed and ends with it: a link created again has another index.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkRef {
+    /// The link that bears this name.
+    Name(String),
+    /// The link with this index.
+    Index(LinkIndex),
+}
+
+impl From<&str> for LinkRef {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for LinkRef {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<&String> for LinkRef {
+    fn from(name: &String) -> Self {
+        Self::Name(name.clone())
+    }
+}
+
+impl From<LinkIndex> for LinkRef {
+    fn from(index: LinkIndex) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// `kube-dummy-if`, or `with index 7`: to follow "link".
+impl fmt::Display for LinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Index(index) => write!(f, "with index {}", index.get()),
+        }
+    }
+}
+
 /// What is known of the link at the start of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkState {
     pub(crate) index: u32,
+    pub(crate) name: String,
+    /// What [`create`] makes, as far as a link can show it.
+    pub(crate) made_as: Option<LinkKind>,
     pub(crate) up: bool,
     pub(crate) loopback: bool,
     pub(crate) in_vrf: bool,
@@ -49,19 +125,27 @@ pub(crate) fn valid_name(name: &str) -> bool {
             .any(|b| matches!(b, b'/' | b':' | 0) || b.is_ascii_whitespace())
 }
 
-/// Looks the link up by name; `None` if there is none.
-pub(crate) fn find(talk: &mut Talk, name: &str) -> Result<Option<LinkState>, Error> {
+/// Looks the link up; `None` if there is none.
+pub(crate) fn find(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>, Error> {
     let mut request = LinkMessage::default();
-    request
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
+    match which {
+        LinkRef::Name(name) => request.attributes.push(LinkAttribute::IfName(name.clone())),
+        LinkRef::Index(index) => request.header.index = index.get(),
+    }
     let found = talk.get(
         |out, sequence| write(out, sequence, libc::RTM_GETLINK, 0, &request),
         |message| {
             let link = message.link()?;
             let has = |flag: i32| link.flags & flag.unsigned_abs() != 0;
+            let made_as = match link.kind() {
+                Some(b"dummy") => Some(LinkKind::Dummy),
+                Some(b"bridge") => Some(LinkKind::Bridge),
+                _ => None,
+            };
             Ok(LinkState {
                 index: link.index,
+                name: link.name().map_or_else(|| which.to_string(), str::to_owned),
+                made_as: made_as.filter(|_| has(libc::IFF_NOARP)),
                 up: has(libc::IFF_UP),
                 loopback: has(libc::IFF_LOOPBACK),
                 in_vrf: link.in_vrf(),
@@ -72,11 +156,11 @@ pub(crate) fn find(talk: &mut Talk, name: &str) -> Result<Option<LinkState>, Err
     match found {
         Ok(link) => Ok(Some(link)),
         Err(failed) if failed.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(failed) => Err(failed.into_error(format!("cannot look up link {name}"))),
+        Err(failed) => Err(failed.into_error(format!("cannot look up link {which}"))),
     }
 }
 
-/// Creates the link, without ARP and without an IPv6 address of its own; still down.
+/// Creates the link, without ARP; still down.
 pub(crate) fn create(talk: &mut Talk, name: &str, kind: LinkKind) -> Result<(), Error> {
     let mut request = LinkMessage::default();
     // Without ARP no duplicate address detection is done on the link.
@@ -93,23 +177,24 @@ pub(crate) fn create(talk: &mut Talk, name: &str, kind: LinkKind) -> Result<(), 
     let made = talk.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, flags, &request));
     match made {
         // Somebody else was faster: as good.
-        Err(failed) if failed.errno() == Some(libc::EEXIST) => return Ok(()),
-        Err(failed) => return Err(failed.into_error(format!("cannot create link {name}"))),
-        Ok(()) => {}
+        Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
+        Err(failed) => Err(failed.into_error(format!("cannot create link {name}"))),
+        Ok(()) => Ok(()),
     }
-    // Before it is up, when the kernel would give it a link-local address. Not at creation, where
-    // it answers EAFNOSUPPORT (seen on 6.18).
+}
+
+/// Keeps the kernel from giving a link of ours a link-local address when it comes up. Not possible
+/// in the message that creates it, where the kernel answers EAFNOSUPPORT (seen on 6.18).
+pub(crate) fn no_generated_address(talk: &mut Talk, link: &LinkState) -> Result<(), Error> {
     let mut request = LinkMessage::default();
-    request.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]),
-    ];
+    request.header.index = link.index;
+    request.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+        vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+    )])];
     match talk.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request)) {
         // A node without IPv6 gives no IPv6 address either.
         Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
-        Err(failed) => Err(failed.into_error(format!("cannot configure link {name}"))),
+        Err(failed) => Err(failed.into_error(format!("cannot configure link {}", link.name))),
         Ok(()) => Ok(()),
     }
 }
@@ -131,13 +216,13 @@ pub(crate) fn anchor(talk: &mut Talk, link: u32) -> Result<(), Error> {
 }
 
 /// Brings the link up.
-pub(crate) fn bring_up(talk: &mut Talk, name: &str, index: u32) -> Result<(), Error> {
+pub(crate) fn bring_up(talk: &mut Talk, link: &LinkState) -> Result<(), Error> {
     let mut request = LinkMessage::default();
-    request.header.index = index;
+    request.header.index = link.index;
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     talk.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request))
-        .map_err(|failed| failed.into_error(format!("cannot bring up link {name}")))
+        .map_err(|failed| failed.into_error(format!("cannot bring up link {}", link.name)))
 }
 
 fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &LinkMessage) {

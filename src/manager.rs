@@ -12,12 +12,13 @@ use crate::cancel::{Cancelled, Canceller};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::keeper::Keeper;
-use crate::link::{self, LinkKind, LinkState};
+use crate::link::{self, LinkKind, LinkRef, LinkState};
 use crate::netns::Netns;
 use crate::observe::Hint;
 use crate::plan::{Binding, Goal};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
+use crate::source::{self, SourceAvoidance};
 use crate::state::{Drift, Facts, Phase, Row, Rows};
 use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
@@ -65,7 +66,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
-    link: String,
+    link: LinkRef,
     netns: Option<Arc<Netns>>,
     sources: Vec<IpAddr>,
     protocol: Protocol,
@@ -74,6 +75,7 @@ pub struct Builder {
     bring_up: bool,
     binding: Binding,
     address_protocol: Option<Protocol>,
+    avoidance: Option<SourceAvoidance>,
     stall: Duration,
     total: Option<Duration>,
     receive_buffer: usize,
@@ -116,6 +118,29 @@ impl Builder {
         self
     }
 
+    /// Keeps the kernel from choosing an IPv6 VIP as the source of traffic to other destinations,
+    /// in one of two ways. Not done by default, when the kernel may choose a VIP where the link
+    /// that the traffic leaves by has no address of its own (RFC 6724, section 5).
+    ///
+    /// It needs neither in IPv4, where the manager adds VIPs with scope link (one that another hand
+    /// has added with scope global keeps that, and may be chosen), nor for [`Binding::Route`],
+    /// where they are no addresses.
+    ///
+    /// ```no_run
+    /// # use std::net::Ipv6Addr;
+    /// use viproute::{SourceAvoidance, VipManager};
+    ///
+    /// let mut vips = VipManager::builder("kube-dummy-if")
+    ///     .source("2001:db8::10".parse::<Ipv6Addr>()?)
+    ///     .avoid_as_source(SourceAvoidance::Deprecated)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn avoid_as_source(mut self, avoidance: SourceAvoidance) -> Self {
+        self.avoidance = Some(avoidance);
+        self
+    }
+
     /// Admits only VIPs in this range, or in another one given. Without any, every admissible
     /// address is a VIP. On a loopback link at least one is required, because its own addresses
     /// look like VIPs.
@@ -125,7 +150,10 @@ impl Builder {
     }
 
     /// Lets an [`assign`](VipManager::assign) that finds no link create it, without ARP and
-    /// without an IPv6 address of its own, and implies [`bring_up`](Self::bring_up).
+    /// without an IPv6 address of its own (`addrgenmode none`), and implies
+    /// [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
+    /// that is there, down and without ARP may be what a killed call has left of it, and gets what
+    /// is missing. Takes a link by name.
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
@@ -171,18 +199,27 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for two sources of one
-    /// family and for one that no node can have; [`ErrorKind::System`] if a socket cannot be
-    /// opened.
+    /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for
+    /// [`create_link`](Self::create_link) without a name, for two sources of one family and for one
+    /// that no node can have; [`ErrorKind::System`] if a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
-        if !link::valid_name(&self.link) {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "no link can be named {:?}: give 1 to 15 bytes without slash, colon or space",
-                    self.link
-                ),
-            ));
+        match &self.link {
+            LinkRef::Name(name) if !link::valid_name(name) => {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "no link can be named {name:?}: give 1 to 15 bytes without slash, colon \
+                         or space"
+                    ),
+                ));
+            }
+            LinkRef::Index(_) if self.create.is_some() => {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    "a link to create needs a name: give that instead of an index",
+                ));
+            }
+            LinkRef::Name(_) | LinkRef::Index(_) => {}
         }
         let mut sources = [None; 2];
         for source in &self.sources {
@@ -218,6 +255,7 @@ impl Builder {
             protocol: self.protocol.get(),
             transit: transit(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
+            deprecated: self.avoidance == Some(SourceAvoidance::Deprecated),
         })
     }
 
@@ -226,8 +264,12 @@ impl Builder {
         self.protocol == Protocol::KERNEL
     }
 
-    pub(crate) fn link_name(&self) -> &str {
-        &self.link
+    /// Whether a link of this index and name is the manager's.
+    pub(crate) fn is_link(&self, index: u32, name: Option<&str>) -> bool {
+        match &self.link {
+            LinkRef::Name(ours) => name == Some(ours),
+            LinkRef::Index(ours) => index == ours.get(),
+        }
     }
 
     pub(crate) fn how_bound(&self) -> Binding {
@@ -279,8 +321,13 @@ const _: () = {
 };
 
 impl VipManager {
-    /// Begins the configuration of a manager for the link with this name.
-    pub fn builder(link: impl Into<String>) -> Builder {
+    /// Begins the configuration of a manager for the link with this name, or with this
+    /// [`LinkIndex`](crate::LinkIndex).
+    ///
+    /// A link by name is followed when it comes and goes: every call takes the one that bears the
+    /// name then. A link by index is followed through renames, and
+    /// [not found](ErrorKind::LinkNotFound) once it is deleted, even if it is created again.
+    pub fn builder(link: impl Into<LinkRef>) -> Builder {
         Builder {
             link: link.into(),
             netns: None,
@@ -291,6 +338,7 @@ impl VipManager {
             bring_up: false,
             binding: Binding::default(),
             address_protocol: None,
+            avoidance: None,
             stall: Duration::from_secs(5),
             total: None,
             receive_buffer: RECEIVE_BUFFER,
@@ -470,12 +518,18 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if a socket cannot be opened. The link need not exist.
+    /// [`ErrorKind::System`] if a socket cannot be opened. The link need not exist where the
+    /// manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
+    /// link; the watcher then follows the name that the link has now.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
         let socket = self.config.open_socket()?;
         let port = self.talk.port();
-        let mut watcher = Watcher::new(socket, &self.config.link, None, port).map_err(cannot)?;
+        let name = match &self.config.link {
+            LinkRef::Name(name) => name.clone(),
+            LinkRef::Index(_) => find_link(&mut self.talk, &self.config, false)?.name,
+        };
+        let mut watcher = Watcher::new(socket, &name, None, port).map_err(cannot)?;
         // Only now, so that no change in between is missed.
         watcher.follow(link::find(&mut self.talk, &self.config.link)?.map(|link| link.index));
         Ok(watcher)
@@ -637,17 +691,20 @@ impl VipManager {
                 keep_claimed(rows, claim)?;
             }
         }
-        check_families(
-            call.talk,
-            &self.config.link,
-            &link,
-            &self.sources,
-            |family| {
-                let rows = &call.buffers.rows;
-                rows.iter()
-                    .any(|row| row.goal.is_threatened() && row.vip.family() == family)
-            },
-        )?;
+        check_families(call.talk, &link, &self.sources, |family| {
+            let rows = &call.buffers.rows;
+            rows.iter()
+                .any(|row| row.goal.is_threatened() && row.vip.family() == family)
+        })?;
+        if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
+            && self.config.binding == Binding::Address
+        {
+            let rows = call.buffers.rows.iter().filter(|row| {
+                row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
+            });
+            let vips = rows.map(|row| row.vip);
+            call.report.writes += source::label(call.talk, link.index, &link.name, vips)?;
+        }
         Ok(call)
     }
 
@@ -788,21 +845,27 @@ fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
 
 /// Finds the link, or creates it where the caller allowed that.
 fn find_link(talk: &mut Talk, config: &Builder, create: bool) -> Result<LinkState, Error> {
-    let name = &config.link;
-    let mut link = link::find(talk, name)?;
+    let which = &config.link;
+    let mut link = link::find(talk, which)?;
     if link.is_none()
         && create
         && let Some(kind) = config.create
+        && let LinkRef::Name(name) = which
     {
         link::create(talk, name, kind)?;
-        link = link::find(talk, name)?;
+        link = link::find(talk, which)?;
     }
     let Some(link) = link else {
+        let what_to_do = match which {
+            LinkRef::Name(_) => "create it, or let Builder::create_link",
+            LinkRef::Index(_) => "give its name to find it again under another index",
+        };
         return Err(Error::new(
             ErrorKind::LinkNotFound,
-            format!("there is no link {name}: create it, or let Builder::create_link"),
+            format!("there is no link {which}: {what_to_do}"),
         ));
     };
+    let name = &link.name;
     if link.loopback && config.allowed.is_empty() {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
@@ -817,7 +880,7 @@ fn find_link(talk: &mut Talk, config: &Builder, create: bool) -> Result<LinkStat
 
 /// Refuses a link that cannot hold VIPs; brings it up where the caller allowed that.
 fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<LinkState, Error> {
-    let name = &config.link;
+    let name = &link.name;
     if link.in_vrf {
         return Err(Error::new(
             ErrorKind::LinkInVrf,
@@ -834,7 +897,10 @@ fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<
                 format!("link {name} is down: bring it up, or let Builder::bring_up"),
             ));
         }
-        link::bring_up(talk, name, link.index)?;
+        if config.create.is_some() && config.create == link.made_as {
+            link::no_generated_address(talk, &link)?;
+        }
+        link::bring_up(talk, &link)?;
         link.up = true;
     }
     Ok(link)
@@ -854,11 +920,11 @@ fn check_config_source(source: IpAddr) -> Result<(), Error> {
 /// Checks what each family needs that the call has VIPs of.
 fn check_families(
     talk: &mut Talk,
-    name: &str,
     link: &LinkState,
     sources: &[Option<IpAddr>; 2],
     has: impl Fn(Family) -> bool,
 ) -> Result<(), Error> {
+    let name = &link.name;
     if link.ipv6_disabled && has(Family::V6) {
         return Err(Error::new(
             ErrorKind::Ipv6Disabled,

@@ -457,6 +457,7 @@ impl World {
             protocol: self.protocol,
             transit: TRANSIT,
             address_protocol: None,
+            deprecated: false,
         })
     }
 

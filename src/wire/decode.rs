@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLA_HEADER_SIZE, NLM_F_ACK_TLVS, NLM_F_CAPPED, NlaBuffer, NlasIterator};
 
+use ipnet::Ipv6Net;
+
 use super::encode::{HEADER, IFADDRMSG, RTMSG};
 use super::{TABLE_LOCAL, TABLE_MAIN};
 use crate::vip::Family;
@@ -221,6 +223,33 @@ impl<'a> Message<'a> {
         Ok(Some(address))
     }
 
+    /// Reads an RTM_NEWADDRLABEL; `None` for a family that is not IPv6.
+    pub(crate) fn label(&self) -> Result<Option<Label>, Malformed> {
+        // struct ifaddrlblmsg: family, reserved, prefix length, flags, index, sequence.
+        let fixed: &[u8; IFADDRLBLMSG] = self.payload.first_chunk().ok_or(Malformed)?;
+        if family_of(fixed[0]) != Some(Family::V6) {
+            return Ok(None);
+        }
+        let mut prefix = None;
+        let mut label = None;
+        for attribute in NlasIterator::new(&self.payload[IFADDRLBLMSG..]) {
+            let attribute = attribute.map_err(|_| Malformed)?;
+            let kind = attribute.kind();
+            let value = value(attribute);
+            match kind {
+                IFAL_ADDRESS => prefix = Some(<[u8; 16]>::try_from(value).map_err(|_| Malformed)?),
+                IFAL_LABEL => label = Some(number(value)?),
+                _ => {}
+            }
+        }
+        let prefix = prefix.ok_or(Malformed)?.into();
+        Ok(Some(Label {
+            prefix: Ipv6Net::new(prefix, fixed[2]).map_err(|_| Malformed)?,
+            link: u32_at(fixed, 4).ok_or(Malformed)?,
+            label: label.ok_or(Malformed)?,
+        }))
+    }
+
     /// The fixed part and the attributes of an RTM_NEWLINK.
     pub(crate) fn link(&self) -> Result<Link<'a>, Malformed> {
         Ok(Link {
@@ -238,6 +267,11 @@ const RTA_NH_ID: u16 = 30;
 const IFA_FLAGS: u16 = 8;
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
+
+/// Length of `struct ifaddrlblmsg`, and its attributes (linux/if_addrlabel.h).
+const IFADDRLBLMSG: usize = 12;
+const IFAL_ADDRESS: u16 = 1;
+const IFAL_LABEL: u16 = 2;
 
 /// One route, as far as we compare it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +347,15 @@ pub(crate) struct Address {
     pub(crate) rt_priority: Option<u32>,
 }
 
+/// One entry of the table of address labels (RFC 6724, 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) prefix: Ipv6Net,
+    /// The link whose addresses it is for; 0 for those of all links.
+    pub(crate) link: u32,
+    pub(crate) label: u32,
+}
+
 /// One link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link<'a> {
@@ -324,6 +367,7 @@ pub(crate) struct Link<'a> {
 /// Attributes of a link (linux/if_link.h).
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
 /// Index into IFLA_INET6_CONF (linux/ipv6.h, `DEVCONF_DISABLE_IPV6`).
@@ -344,6 +388,12 @@ impl<'a> Link<'a> {
     pub(crate) fn name(&self) -> Option<&'a str> {
         let name = self.attribute(&[libc::IFLA_IFNAME])?;
         std::str::from_utf8(name.strip_suffix(&[0])?).ok()
+    }
+
+    /// The kind of the link's driver, as `ip link add ... type` names it.
+    pub(crate) fn kind(&self) -> Option<&'a [u8]> {
+        let kind = self.attribute(&[IFLA_LINKINFO, IFLA_INFO_KIND])?;
+        Some(kind.strip_suffix(&[0]).unwrap_or(kind))
     }
 
     /// Whether the link is enslaved to a VRF.

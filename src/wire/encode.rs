@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::Ipv6Net;
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
     NLM_F_REQUEST, NetlinkHeader,
@@ -10,6 +11,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressProtocol, AddressScope, CacheInfo,
 };
+use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelHeader};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteScope, RouteType,
 };
@@ -167,6 +169,8 @@ pub(crate) struct Wanted {
     pub(crate) transit: u8,
     /// The mark of our addresses (IFA_PROTO), if any.
     pub(crate) address_protocol: Option<u8>,
+    /// Whether our IPv6 addresses are deprecated from the start (preferred lifetime 0).
+    pub(crate) deprecated: bool,
 }
 
 /// The messages that concern one VIP, for one family.
@@ -347,6 +351,12 @@ fn add_attributes(want: &Wanted) -> Vec<AddressAttribute> {
         attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
             IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
         )));
+        if want.deprecated {
+            let mut cache = CacheInfo::default();
+            cache.ifa_preferred = 0;
+            cache.ifa_valid = u32::MAX;
+            attributes.push(AddressAttribute::CacheInfo(cache));
+        }
     }
     if let Some(protocol) = want.address_protocol {
         attributes.push(AddressAttribute::Protocol(AddressProtocol::from(protocol)));
@@ -415,6 +425,49 @@ pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &
         flags,
         &header,
         [&local].into_iter(),
+    );
+}
+
+/// Asks for the address labels of the node.
+pub(crate) fn dump_labels(out: &mut Vec<u8>, sequence: u32) {
+    let header = AddrLabelHeader {
+        family: AddressFamily::Inet6,
+        ..AddrLabelHeader::default()
+    };
+    let none: [&AddrLabelAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDRLABEL,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
+    );
+}
+
+/// Labels the addresses of a prefix on one link.
+pub(crate) fn add_label_message(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    prefix: &Ipv6Net,
+    link: u32,
+    label: u32,
+) {
+    let header = AddrLabelHeader {
+        family: AddressFamily::Inet6,
+        prefix_len: prefix.prefix_len(),
+        index: link,
+        ..AddrLabelHeader::default()
+    };
+    let address = AddrLabelAttribute::Address(prefix.addr().into());
+    let label = AddrLabelAttribute::Label(label);
+    push(
+        out,
+        sequence,
+        libc::RTM_NEWADDRLABEL,
+        NLM_F_CREATE | NLM_F_EXCL,
+        &header,
+        [&address, &label].into_iter(),
     );
 }
 

@@ -10,13 +10,14 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
+use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use proptest::prelude::*;
 
-use super::decode::{Ack, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
+use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
 use super::encode::*;
 use crate::vip::Family;
 
@@ -51,6 +52,7 @@ fn wanted(family: Family) -> Wanted {
         protocol: 2,
         transit: 251,
         address_protocol: None,
+        deprecated: false,
     }
 }
 
@@ -139,6 +141,91 @@ fn addresses_are_added_and_deleted_as_meant() {
             whole(delete, 0)
         );
     }
+}
+
+#[test]
+fn a_deprecated_address_is_valid_for_ever() {
+    let of = Family::V6;
+    let deprecated = |family| {
+        Templates::new(&Wanted {
+            deprecated: true,
+            ..wanted(family)
+        })
+        .add_address
+    };
+    let mut cache = CacheInfo::default();
+    cache.ifa_valid = u32::MAX;
+    let attributes = vec![
+        AddressAttribute::Local(vip(of)),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+        AddressAttribute::CacheInfo(cache),
+    ];
+    let add = RouteNetlinkMessage::NewAddress(address(of, attributes));
+    assert_eq!(
+        written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
+        whole(add, NLM_F_CREATE | NLM_F_EXCL)
+    );
+    // IPv4 needs none.
+    let (of, plain) = (Family::V4, Templates::new(&wanted(Family::V4)).add_address);
+    assert_eq!(
+        written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
+        written(|out| plain.push(out, SEQUENCE, &vip(of)))
+    );
+}
+
+fn label() -> AddrLabelMessage {
+    let mut message = AddrLabelMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 7;
+    message.header.index = LINK;
+    message.attributes = vec![
+        AddrLabelAttribute::Address(addr("fc00::")),
+        AddrLabelAttribute::Label(99),
+    ];
+    message
+}
+
+#[test]
+fn labels_are_written_and_read() {
+    let prefix = "fc00::/7".parse().unwrap();
+    let bytes = whole(
+        RouteNetlinkMessage::NewAddrLabel(label()),
+        NLM_F_CREATE | NLM_F_EXCL,
+    );
+    assert_eq!(
+        written(|out| add_label_message(out, SEQUENCE, &prefix, LINK, 99)),
+        bytes
+    );
+    assert_eq!(
+        only(&bytes).label(),
+        Ok(Some(Label {
+            prefix,
+            link: LINK,
+            label: 99
+        }))
+    );
+    let mut all = AddrLabelMessage::default();
+    all.header.family = AddressFamily::Inet6;
+    assert_eq!(
+        written(|out| dump_labels(out, SEQUENCE)),
+        whole(RouteNetlinkMessage::GetAddrLabel(all), NLM_F_DUMP)
+    );
+    // A prefix that is longer than an address, an address of the other length, no label.
+    let damages: [fn(&mut AddrLabelMessage); 3] = [
+        |message| message.header.prefix_len = 129,
+        |message| message.attributes[0] = AddrLabelAttribute::Address(addr("192.0.2.1")),
+        |message| message.attributes.truncate(1),
+    ];
+    for damage in damages {
+        let mut message = label();
+        damage(&mut message);
+        let bytes = whole(RouteNetlinkMessage::NewAddrLabel(message), 0);
+        assert_eq!(only(&bytes).label(), Err(Malformed));
+    }
+    let mut other = label();
+    other.header.family = AddressFamily::Inet;
+    let bytes = whole(RouteNetlinkMessage::NewAddrLabel(other), 0);
+    assert_eq!(only(&bytes).label(), Ok(None));
 }
 
 #[test]
@@ -493,9 +580,10 @@ fn read_all(datagram: &[u8]) -> usize {
         let _ = message.ack().map(|ack| ack.text.map(str::len));
         let _ = message.route().map(|route| route.map(|route| route.host()));
         let _ = message.address();
+        let _ = message.label();
         let _ = message
             .link()
-            .map(|link| (link.in_vrf(), link.ipv6_disabled()));
+            .map(|link| (link.in_vrf(), link.kind().is_some(), link.ipv6_disabled()));
     }
     count
 }
@@ -514,18 +602,19 @@ fn datagram() -> Vec<u8> {
     let flags = NLM_F_CAPPED | NLM_F_ACK_TLVS;
     let reply = error_reply(NLMSG_ERROR, flags, -22, &bytes[..HEADER], text);
     bytes.extend(reply);
+    bytes.extend(whole(RouteNetlinkMessage::NewAddrLabel(label()), 0));
     bytes
 }
 
 #[test]
 fn truncated_input_is_an_error_never_a_panic() {
     let bytes = datagram();
-    assert_eq!(read_all(&bytes), 3);
+    assert_eq!(read_all(&bytes), 4);
     for length in 0..bytes.len() {
         let cut = &bytes[..length];
         let whole = messages(cut).filter(Result::is_ok).count();
         assert!(
-            whole < 3,
+            whole < 4,
             "a datagram cut at {length} of {} read as whole",
             bytes.len()
         );
