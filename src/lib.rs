@@ -60,6 +60,7 @@ mod manager;
 mod netns;
 mod observe;
 mod plan;
+mod preview;
 mod report;
 mod round;
 #[cfg(feature = "sandbox")]
@@ -81,6 +82,7 @@ pub use link::{LinkIndex, LinkKind, LinkRef};
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
 pub use plan::Binding;
+pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
 pub use report::{Cause, Failure, Operation, Report};
 pub use source::SourceAvoidance;
 pub use state::Drift;

@@ -112,6 +112,9 @@ pub(crate) struct LinkState {
     pub(crate) ipv6_disabled: bool,
 }
 
+/// The index of a link that is not there: no link has it.
+pub(crate) const NONE: u32 = 0;
+
 /// The longest link name in bytes (`IFNAMSIZ`, linux/if.h, less its NUL).
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
@@ -202,7 +205,7 @@ pub(crate) fn no_generated_address(talk: &mut Talk, link: &LinkState) -> Result<
 /// An address that keeps IPv4 alive on a link whose VIPs are bound by their routes alone: with the
 /// last IPv4 address of a link the kernel flushes every IPv4 route through it (`fib_inetaddr_event`,
 /// net/ipv4/fib_frontend.c). In 127.0.0.0/8, all of which is the node's own anyway.
-const ANCHOR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80));
+pub(crate) const ANCHOR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80));
 
 /// Puts the anchor on the link; it stays there.
 pub(crate) fn anchor(talk: &mut Talk, link: u32) -> Result<(), Error> {

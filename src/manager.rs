@@ -16,6 +16,7 @@ use crate::link::{self, LinkKind, LinkRef, LinkState};
 use crate::netns::Netns;
 use crate::observe::Hint;
 use crate::plan::{Binding, Goal};
+use crate::preview::{Groundwork, Plan, preview};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
 use crate::source::{self, SourceAvoidance};
@@ -436,6 +437,28 @@ impl VipManager {
         self.run(Scope::Claimed(claim))
     }
 
+    /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
+    /// reason, waits included, and the VIPs that it cannot bring about. Printed, it is a script of
+    /// `ip` commands.
+    ///
+    /// Writes nothing, creates no link and needs no privilege. It is a preview, not an order: see
+    /// [`Plan`].
+    ///
+    /// # Errors
+    ///
+    /// What `reconcile` says before it writes anything. VIPs that would fail are no error, but
+    /// listed in [`Plan::failures`].
+    pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.take(desired, Goal::Assign);
+        let mut groundwork = Groundwork::default();
+        let call = self.prepare(Scope::Claimed(claim), Mode::Preview(&mut groundwork))?;
+        Ok(preview(call, &groundwork))
+    }
+
     /// Releases every claimed VIP on the link: the only wipe.
     ///
     /// # Errors
@@ -566,7 +589,7 @@ impl VipManager {
 
     /// The one plain function behind every call that writes.
     fn run(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
-        self.prepare(scope, None)?.run()
+        self.prepare(scope, Mode::Act)?.run()
     }
 
     /// Mends a few VIPs, of which notifications told what `hints` say: those desired are assigned,
@@ -582,7 +605,7 @@ impl VipManager {
             let goal = if desired { Goal::Assign } else { Goal::Release };
             self.buffers.rows.push(vip, goal);
         }
-        self.prepare(Scope::Few(claim), Some(hints))?.run()
+        self.prepare(Scope::Few(claim), Mode::Mend(hints))?.run()
     }
 
     /// The VIPs of the last call that something was written for.
@@ -631,11 +654,7 @@ impl VipManager {
     }
 
     /// Everything of a call that happens before its first write.
-    fn prepare(
-        &mut self,
-        scope: Scope<'_>,
-        few: Option<Vec<(Vip, Hint)>>,
-    ) -> Result<Call<'_>, Error> {
+    fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
         let screen = Screen {
             sources: self.sources,
             allowed: &self.config.allowed,
@@ -657,11 +676,19 @@ impl VipManager {
         let releases = matches!(scope, Scope::Wipe(_))
             || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
         let create = rows.iter().any(|row| row.goal == Goal::Assign);
-        let link = find_link(&mut self.talk, &self.config, create)?;
-        let link = if releases {
-            link
-        } else {
-            make_ready(&mut self.talk, &self.config, link)?
+        let preview = matches!(mode, Mode::Preview(_));
+        let (link, few) = match mode {
+            Mode::Preview(groundwork) => (survey(&mut self.talk, &self.config, groundwork)?, None),
+            Mode::Act | Mode::Mend(_) => {
+                let mut link = find_link(&mut self.talk, &self.config, create)?;
+                if !releases {
+                    link = make_ready(&mut self.talk, &self.config, link)?;
+                }
+                match mode {
+                    Mode::Mend(hints) => (link, Some(hints)),
+                    _ => (link, None),
+                }
+            }
         };
         let mut call = Call::new(
             &self.config,
@@ -698,6 +725,7 @@ impl VipManager {
         })?;
         if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.config.binding == Binding::Address
+            && !preview
         {
             let rows = call.buffers.rows.iter().filter(|row| {
                 row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
@@ -762,6 +790,16 @@ enum Scope<'a> {
     Wipe(&'a Claim),
     /// Those named; of those to be released, the claimed ones.
     Few(&'a Claim),
+}
+
+/// In what way a call is prepared.
+enum Mode<'a> {
+    /// To be run, with the whole link looked at.
+    Act,
+    /// To be run, with only its rows looked at; notifications told this of them.
+    Mend(Vec<(Vip, Hint)>),
+    /// Not to be run: what would be done to the link is noted here, and not done.
+    Preview(&'a mut Groundwork),
 }
 
 /// How far an audit looks.
@@ -878,8 +916,48 @@ fn find_link(talk: &mut Talk, config: &Builder, create: bool) -> Result<LinkStat
     Ok(link)
 }
 
+/// Finds the link as it is, and notes what is to be done to it.
+fn survey(
+    talk: &mut Talk,
+    config: &Builder,
+    groundwork: &mut Groundwork,
+) -> Result<LinkState, Error> {
+    let link = match find_link(talk, config, false) {
+        Err(error) if error.kind() == ErrorKind::LinkNotFound && config.create.is_some() => {
+            groundwork.create = config.create;
+            LinkState {
+                index: link::NONE,
+                name: config.link.to_string(),
+                made_as: None,
+                up: false,
+                loopback: false,
+                in_vrf: false,
+                ipv6_disabled: false,
+            }
+        }
+        found => found?,
+    };
+    check_ready(config, &link)?;
+    groundwork.bring_up = !link.up;
+    groundwork.name.clone_from(&link.name);
+    Ok(link)
+}
+
 /// Refuses a link that cannot hold VIPs; brings it up where the caller allowed that.
 fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<LinkState, Error> {
+    check_ready(config, &link)?;
+    if !link.up {
+        if config.create.is_some() && config.create == link.made_as {
+            link::no_generated_address(talk, &link)?;
+        }
+        link::bring_up(talk, &link)?;
+        link.up = true;
+    }
+    Ok(link)
+}
+
+/// Refuses a link that cannot hold VIPs, or is down and must stay so.
+fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
     let name = &link.name;
     if link.in_vrf {
         return Err(Error::new(
@@ -889,21 +967,14 @@ fn make_ready(talk: &mut Talk, config: &Builder, mut link: LinkState) -> Result<
             ),
         ));
     }
-    if !link.up {
-        // A call that created the link may have been killed before it brought it up.
-        if !config.bring_up && config.create.is_none() {
-            return Err(Error::new(
-                ErrorKind::LinkDown,
-                format!("link {name} is down: bring it up, or let Builder::bring_up"),
-            ));
-        }
-        if config.create.is_some() && config.create == link.made_as {
-            link::no_generated_address(talk, &link)?;
-        }
-        link::bring_up(talk, &link)?;
-        link.up = true;
+    // A call that created the link may have been killed before it brought it up.
+    if !link.up && !config.bring_up && config.create.is_none() {
+        return Err(Error::new(
+            ErrorKind::LinkDown,
+            format!("link {name} is down: bring it up, or let Builder::bring_up"),
+        ));
     }
-    Ok(link)
+    Ok(())
 }
 
 /// Refuses a source that no node can have.

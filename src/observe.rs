@@ -75,6 +75,7 @@ impl Observer<'_> {
             self.rows.begin();
             let mut main_used = false;
             let mut dumped = Dumped::Whole;
+            let mut found = false;
             for family in families.iter().flatten() {
                 dumped = dumped.and(self.dump_addresses(*family)?);
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
@@ -85,9 +86,11 @@ impl Observer<'_> {
                         dumped = dumped.and(self.dump_objects_in_main()?);
                     }
                 }
+                // Before the next family's addresses are adopted, which need no second look.
+                found |= self.rows.adopt();
             }
             self.rows.finish();
-            if self.rows.adopt() {
+            if found {
                 // VIPs that only a route told of: once more, now that they are known.
                 continue;
             }

@@ -4,6 +4,8 @@
 mod check;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod replay;
 
 use crate::report::{Cause, Operation};
 use crate::state::{Facts, Phase};

@@ -177,7 +177,8 @@ impl<'a> Call<'a> {
 
     /// Observes for the first time. With `admit`, VIPs found on the link become rows, too.
     pub(crate) fn look(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
-        self.scan_main = true;
+        // The kernel refuses to tell the routes of a link that is not there.
+        self.scan_main = self.link != crate::link::NONE;
         self.observe(admit).map_err(|stop| match stop {
             Stop::Error(error) => error,
             Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),

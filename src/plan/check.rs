@@ -933,14 +933,14 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     states.list
 }
 
-fn states(world: &World, small: bool) -> Vec<Kernel> {
+pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
     match world.family {
         Family::V4 => states_v4(world, small),
         Family::V6 => states_v6(world, small),
     }
 }
 
-fn policies() -> impl Iterator<Item = Policy> {
+pub(super) fn policies() -> impl Iterator<Item = Policy> {
     [Goal::Assign, Goal::Normalize, Goal::Release]
         .into_iter()
         .flat_map(|goal| {

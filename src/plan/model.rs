@@ -105,6 +105,12 @@ pub(super) enum Message {
     Delete(Key),
 }
 
+impl Message {
+    pub(super) fn delete(key: &RouteKey) -> Self {
+        Self::Delete(Key::new(key))
+    }
+}
+
 /// A route as a deletion names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -414,6 +420,8 @@ pub(super) struct Seen {
     pub(super) facts: Facts,
     /// What [`Step::DeleteOthers`] would delete.
     pub(super) others: Vec<Message>,
+    /// The same as the library has them.
+    pub(super) keys: Vec<RouteKey>,
     /// Table main held something of the VIP.
     pub(super) main_used: bool,
 }
@@ -449,7 +457,7 @@ impl World {
         }
     }
 
-    fn wanted(&self) -> [Wanted; 2] {
+    pub(super) fn wanted(&self) -> [Wanted; 2] {
         Family::ALL.map(|family| Wanted {
             family,
             link: LINK,
@@ -547,10 +555,8 @@ impl World {
         }
         Seen {
             facts: rows.get(0).unwrap().facts,
-            others: rows
-                .others(self.vip())
-                .map(|key| Message::Delete(Key::new(key)))
-                .collect(),
+            others: rows.others(self.vip()).map(Message::delete).collect(),
+            keys: rows.others(self.vip()).copied().collect(),
             main_used,
         }
     }

@@ -1,0 +1,955 @@
+//! A call that is not made: its steps as data, and as a script of `ip` commands.
+//!
+//! Each row is played forward: `next` says what to send, [`Forecast`] what the kernel would make of
+//! it. The unit test plays the same steps into the model of the kernel (`plan/model.rs`).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::link::{ANCHOR, LinkKind};
+use crate::plan::{Binding, Goal, Next, Policy, Step, next};
+use crate::report::{Cause, Failure};
+use crate::round::Call;
+use crate::state::{Drift, Facts, Phase, Row};
+use crate::vip::{Family, Vip};
+use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, wanted_key};
+use crate::wire::{
+    IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
+    TABLE_LOCAL, TABLE_MAIN,
+};
+
+/// What [`reconcile`](crate::VipManager::reconcile) would do, from what was seen when
+/// [`VipManager::plan`](crate::VipManager::plan) was called.
+///
+/// It is to be read, not to be kept: the node goes on changing, and a deletion that was right then
+/// may hit something else later. Therefore no call takes a plan; call `reconcile`.
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// let plan = vips.plan(&Claim::link(), desired)?;
+/// for step in &plan.steps {
+///     println!("{}  # {}", step.action, step.reason);
+/// }
+/// print!("{plan}"); // the script
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Printed with `{}` it is a POSIX shell script of `ip` commands that ends where `reconcile` ends,
+/// as long as nothing else changes the VIPs. It stops at the first command that fails, and passes
+/// over what it shall delete and does not find, as the library does. It was tried with iproute2
+/// 6.1, which lacks one word: `proto` of an address, for the manager's mark or one to be kept. There
+/// such a script stops.
+///
+/// What a script cannot do is look again. `reconcile` verifies the result, and repairs what
+/// another hand, or a late route that nothing tells of, broke meanwhile: above all where the plan
+/// begins with bringing up a link that has IPv6 addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// What would be done, in this order.
+    pub steps: Vec<PlannedStep>,
+    /// VIPs that would fail, in order of address: rejected, in conflict, or unrepaired.
+    pub failures: Vec<Failure>,
+}
+
+impl Plan {
+    /// Whether nothing would be done. VIPs may still have failed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// One step of a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedStep {
+    /// The VIP that it is for; `None` for one that concerns the whole link.
+    pub vip: Option<Vip>,
+    /// What would be done.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a step is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The VIP then differs from its single-route state in this.
+    Drift(Drift),
+    /// The VIP is claimed and not desired.
+    NotDesired,
+    /// The kernel puts in a local route of its own after it has answered; to delete it before
+    /// would miss it.
+    LateRoute,
+    /// Under another protocol the wanted route cannot be hit when the kernel's is deleted.
+    Shelter,
+    /// There is no link, and the manager may create it.
+    NoLink,
+    /// The link is down, and the manager may bring it up.
+    LinkDown,
+    /// With the link's last IPv4 address the kernel would flush every IPv4 route through it.
+    LastAddress,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drift(drift) => return drift.fmt(f),
+            Self::NotDesired => "not desired",
+            Self::LateRoute => "the kernel's own route comes late",
+            Self::Shelter => "so that deleting the kernel's route cannot hit it",
+            Self::NoLink => "there is no such link",
+            Self::LinkDown => "the link is down",
+            Self::LastAddress => "with the last IPv4 address all IPv4 routes of the link would go",
+        })
+    }
+}
+
+/// What a step does. Printed, it is one `ip` command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Create the link, without ARP.
+    #[non_exhaustive]
+    CreateLink {
+        /// Its name.
+        link: Arc<str>,
+        /// Its kind.
+        kind: LinkKind,
+    },
+    /// Keep the kernel from giving the link an IPv6 address of its own.
+    #[non_exhaustive]
+    NoOwnAddress {
+        /// The link's name.
+        link: Arc<str>,
+    },
+    /// Bring the link up.
+    #[non_exhaustive]
+    BringUp {
+        /// The link's name.
+        link: Arc<str>,
+    },
+    /// Put a host address on the link that stays there.
+    #[non_exhaustive]
+    AddAnchor {
+        /// The link's name.
+        link: Arc<str>,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Add the VIP's address, where it is not there.
+    #[non_exhaustive]
+    AddAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// The address's mark (`IFA_PROTO`).
+        protocol: Option<u8>,
+    },
+    /// Set `IFA_F_NOPREFIXROUTE` on the VIP's address, which takes its prefix route away, and keep
+    /// what else it has. IPv6 only.
+    #[non_exhaustive]
+    UpdateAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// The flags to keep (`IFA_F_*`, linux/if_addr.h).
+        flags: u32,
+        /// The valid lifetime to keep, in seconds; `u32::MAX`: for ever.
+        valid: u32,
+        /// The preferred lifetime to keep.
+        preferred: u32,
+        /// The metric of its prefix route (`IFA_RT_PRIORITY`) to keep.
+        metric: Option<u32>,
+        /// The mark to keep (`IFA_PROTO`).
+        protocol: Option<u8>,
+    },
+    /// Delete the VIP's address.
+    #[non_exhaustive]
+    DeleteAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+    },
+    /// Wait until the kernel has put in its own local route of an IPv6 address. Printed, it is the
+    /// look-up that tells: `metric 0`.
+    #[non_exhaustive]
+    AwaitRoute {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// Whether it will come for certain. Otherwise the address is so new that it may.
+        certain: bool,
+    },
+    /// Add a route, where its place is free.
+    AddRoute(PlannedRoute),
+    /// Add a route behind those that are in its place. IPv4 only.
+    AppendRoute(PlannedRoute),
+    /// Replace the route in its place, or add it.
+    ReplaceRoute(PlannedRoute),
+    /// Delete a route.
+    DeleteRoute(PlannedRoute),
+}
+
+/// A route to a VIP, as it is written or as a deletion names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedRoute {
+    /// The link's name.
+    pub link: Arc<str>,
+    /// The destination.
+    pub vip: Vip,
+    /// The table: local is 255, main 254.
+    pub table: u32,
+    /// The metric; in a deletion 0 means any.
+    pub metric: u32,
+    /// The protocol (`rtm_protocol`); in a deletion 0 means any.
+    pub protocol: u8,
+    /// The type (`rtm_type`): 2 is local.
+    pub kind: u8,
+    /// The type of service, in IPv4.
+    pub tos: u8,
+    /// The preferred source. A deletion has it in IPv4 only, where the kernel compares it; there
+    /// `None` means any.
+    pub source: Option<IpAddr>,
+}
+
+/// A link's name as a word of a shell command.
+struct Word<'a>(&'a str);
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.@-".contains(&b);
+        if self.0.bytes().all(plain) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "'{}'", self.0.replace('\'', r"'\''"))
+        }
+    }
+}
+
+/// `ip -4` or `ip -6`.
+fn ip(vip: Vip) -> &'static str {
+    match vip.family() {
+        Family::V4 => "ip -4",
+        Family::V6 => "ip -6",
+    }
+}
+
+struct Lifetime(u32);
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            u32::MAX => f.write_str("forever"),
+            seconds => seconds.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink { link, kind } => {
+                let kind = match kind {
+                    LinkKind::Dummy => "dummy",
+                    LinkKind::Bridge => "bridge",
+                };
+                write!(f, "ip link add dev {} arp off type {kind}", Word(link))
+            }
+            Self::NoOwnAddress { link } => {
+                write!(f, "ip link set dev {} addrgenmode none", Word(link))
+            }
+            Self::BringUp { link } => write!(f, "ip link set dev {} up", Word(link)),
+            Self::AddAnchor { link, address } => {
+                write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
+            }
+            Self::AddAddress {
+                link,
+                vip,
+                protocol,
+            } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr add {vip}/{bits} dev {}", Word(link))?;
+                f.write_str(match vip.family() {
+                    Family::V4 => " scope link",
+                    Family::V6 => " nodad noprefixroute",
+                })?;
+                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+            }
+            Self::UpdateAddress {
+                link,
+                vip,
+                flags,
+                valid,
+                preferred,
+                metric,
+                protocol,
+            } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr change {vip}/{bits} dev {}", Word(link))?;
+                for (flag, word) in [
+                    (IFA_F_NODAD, "nodad"),
+                    (IFA_F_HOMEADDRESS, "home"),
+                    (IFA_F_MANAGETEMPADDR, "mngtmpaddr"),
+                    (IFA_F_MCAUTOJOIN, "autojoin"),
+                ] {
+                    if flags & flag != 0 {
+                        write!(f, " {word}")?;
+                    }
+                }
+                f.write_str(" noprefixroute")?;
+                let (valid, preferred) = (Lifetime(*valid), Lifetime(*preferred));
+                write!(f, " valid_lft {valid} preferred_lft {preferred}")?;
+                if let Some(metric) = metric {
+                    write!(f, " metric {metric}")?;
+                }
+                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+            }
+            Self::DeleteAddress { link, vip } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr del {vip}/{bits} dev {}", Word(link))
+            }
+            Self::AwaitRoute { vip, .. } => write!(f, "{} route get fibmatch {vip}", ip(*vip)),
+            Self::AddRoute(route) => route.write(f, "add"),
+            Self::AppendRoute(route) => route.write(f, "append"),
+            Self::ReplaceRoute(route) => route.write(f, "replace"),
+            Self::DeleteRoute(route) => route.write(f, "del"),
+        }
+    }
+}
+
+impl PlannedRoute {
+    fn write(&self, f: &mut fmt::Formatter<'_>, verb: &str) -> fmt::Result {
+        let Self { vip, table, .. } = self;
+        write!(f, "{} route {verb}", ip(*vip))?;
+        // `ip` takes types by name only.
+        if let Some(kind) = type_name(self.kind) {
+            write!(f, " {kind}")?;
+        }
+        write!(f, " {vip} dev {} table {table}", Word(&self.link))?;
+        if self.protocol != 0 {
+            write!(f, " proto {}", self.protocol)?;
+        }
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        if self.tos != 0 {
+            write!(f, " tos 0x{:02x}", self.tos)?;
+        }
+        if vip.family() == Family::V4 {
+            // A deletion without one would mean the scope that `ip` takes for the type.
+            let scope = if verb == "del" { "nowhere" } else { "host" };
+            write!(f, " scope {scope}")?;
+        }
+        self.source
+            .map_or(Ok(()), |source| write!(f, " src {source}"))
+    }
+}
+
+/// The name of a route's type, as `ip` calls it.
+fn type_name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        libc::RTN_UNICAST => "unicast",
+        libc::RTN_LOCAL => "local",
+        libc::RTN_BROADCAST => "broadcast",
+        libc::RTN_ANYCAST => "anycast",
+        libc::RTN_MULTICAST => "multicast",
+        libc::RTN_BLACKHOLE => "blackhole",
+        libc::RTN_UNREACHABLE => "unreachable",
+        libc::RTN_PROHIBIT => "prohibit",
+        libc::RTN_THROW => "throw",
+        _ => return None,
+    })
+}
+
+/// Runs a deletion, and passes over what it does not find.
+const GONE: &str = r#"
+gone() {
+	said=$("$@" 2>&1) && return
+	case $said in
+	*"No such process"* | *"No such file"* | *"ddress not found"*) ;;
+	*"Cannot assign requested address"*) ;;
+	*) printf '%s\n' "$*: $said" >&2; return 1 ;;
+	esac
+}
+"#;
+
+/// Runs an addition, and passes over what is there.
+const THERE: &str = r#"
+there() {
+	said=$("$@" 2>&1) && return
+	case $said in
+	*"File exists"* | *"already assigned"*) ;;
+	*) printf '%s\n' "$*: $said" >&2; return 1 ;;
+	esac
+}
+"#;
+
+/// Waits for the kernel's route, five seconds at the most.
+const CAME: &str = r#"
+nap() { sleep 0.1 2>/dev/null || sleep 1; }
+has_come() {
+	case $(ip -6 route get fibmatch "$1" 2>/dev/null) in
+	*" dev $2 "*"metric 0 "*) ;;
+	*) return 1 ;;
+	esac
+}
+came() {
+	tries=50
+	until has_come "$1" "$2"; do
+		if [ "$tries" -eq 0 ]; then
+			printf '%s\n' "the kernel's route to $1 has not come" >&2
+			return 1
+		fi
+		tries=$((tries - 1))
+		nap
+	done
+}
+"#;
+
+/// Waits for a route that may come, until no address of the plan is new any more.
+const MAY_COME: &str = r#"
+young=27
+may_come() {
+	until has_come "$1" "$2" || [ "$young" -eq 0 ]; do
+		young=$((young - 1))
+		nap
+	done
+}
+"#;
+
+/// How the script runs an action.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Plain,
+    Gone,
+    There,
+    Came,
+    MayCome,
+}
+
+impl Action {
+    fn manner(&self) -> Manner {
+        match self {
+            Self::DeleteAddress { .. } | Self::DeleteRoute(_) => Manner::Gone,
+            Self::AddAnchor { .. } | Self::AppendRoute(_) => Manner::There,
+            Self::AwaitRoute { certain: true, .. } => Manner::Came,
+            Self::AwaitRoute { certain: false, .. } => Manner::MayCome,
+            _ => Manner::Plain,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "#!/bin/sh\n# From what was seen of the node: run it at once, and once, or not at \
+             all.\nset -eu\nexport LC_ALL=C\n",
+        )?;
+        let uses = |manner| self.steps.iter().any(|step| step.action.manner() == manner);
+        if uses(Manner::Gone) {
+            f.write_str(GONE)?;
+        }
+        if uses(Manner::There) {
+            f.write_str(THERE)?;
+        }
+        if uses(Manner::Came) || uses(Manner::MayCome) {
+            f.write_str(CAME)?;
+        }
+        if uses(Manner::MayCome) {
+            f.write_str(MAY_COME)?;
+        }
+        f.write_str("\n")?;
+        for failure in &self.failures {
+            writeln!(f, "# left as it is: {failure}")?;
+        }
+        for PlannedStep {
+            vip,
+            action,
+            reason,
+        } in &self.steps
+        {
+            match vip {
+                Some(vip) => writeln!(f, "# {vip}: {reason}")?,
+                None => writeln!(f, "# {reason}")?,
+            }
+            let manner = action.manner();
+            match action {
+                Action::AwaitRoute { link, vip, .. } => {
+                    let wait = if manner == Manner::Came {
+                        "came"
+                    } else {
+                        "may_come"
+                    };
+                    writeln!(f, "{wait} {vip} {}", Word(link))?;
+                }
+                // A node without IPv6 gives no IPv6 address either.
+                Action::NoOwnAddress { .. } => writeln!(f, "{action} 2>/dev/null || :")?,
+                _ => match manner {
+                    Manner::Gone => writeln!(f, "gone {action}")?,
+                    Manner::There => writeln!(f, "there {action}")?,
+                    _ => writeln!(f, "{action}")?,
+                },
+            }
+        }
+        if self.is_empty() {
+            f.write_str("# Nothing is to be done.\n")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a call would do to the link before it looks at the VIPs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Groundwork {
+    /// The link's name.
+    pub(crate) name: String,
+    pub(crate) create: Option<LinkKind>,
+    pub(crate) bring_up: bool,
+}
+
+/// One thing that happens to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    Step(Step),
+    /// One of the deletions that [`Step::DeleteOthers`] stands for.
+    Delete(RouteKey),
+    /// The kernel's route comes; for certain, or perhaps.
+    Wait {
+        certain: bool,
+    },
+}
+
+/// How a round of a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Moved,
+    Done,
+    Failed(Cause),
+}
+
+/// Rounds of a row, at the most; the model takes seven.
+const ROUNDS: u16 = 20;
+
+/// A row as it will be, if nothing else changes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Forecast {
+    family: Family,
+    pub(crate) facts: Facts,
+    phase: Phase,
+    /// The routes that are not as wanted.
+    others: Vec<RouteKey>,
+    /// The address is valid for ever: only then its prefix route goes with it, or with the flag
+    /// that forbids it (`inet6_addr_modify`, `ipv6_del_addr`, net/ipv6/addrconf.c).
+    lasting: bool,
+    rounds: u16,
+}
+
+impl Forecast {
+    pub(crate) fn new(
+        family: Family,
+        facts: Facts,
+        phase: Phase,
+        others: impl Iterator<Item = RouteKey>,
+    ) -> Self {
+        let mut others: Vec<_> = others.collect();
+        // A deletion may match other routes than the one that it is for: see `delete_others`.
+        others.sort_by_key(|key| (key.metric == 0, key.prefsrc.is_none()));
+        Self {
+            family,
+            facts,
+            phase,
+            others,
+            lasting: true,
+            rounds: 0,
+        }
+    }
+
+    /// Takes account of what there is to keep of the address.
+    pub(crate) fn note_keep(&mut self, keep: &AddressKeep) {
+        self.lasting = keep.valid == u32::MAX;
+    }
+
+    /// After its link has come up: the kernel makes the routes of its addresses again.
+    pub(crate) fn link_comes_up(&mut self) {
+        if self.facts.contains(Facts::ADDRESS) {
+            self.facts |= Facts::KERNEL;
+            self.facts
+                .set(Facts::PREFIX, !self.facts.contains(Facts::NO_PREFIX_ROUTE));
+        }
+    }
+
+    /// Plays one round.
+    pub(crate) fn advance(
+        &mut self,
+        policy: Policy,
+        wanted: &Wanted,
+        mut emit: impl FnMut(Move, Facts),
+    ) -> Turn {
+        // What every observation notes.
+        if !self.facts.contains(Facts::ADDRESS) {
+            self.phase.remove(Phase::SETTLED);
+        }
+        if self.facts.contains(Facts::KERNEL) {
+            self.phase |= Phase::SETTLED;
+        }
+        let steps = match next(self.family, self.facts, self.phase, policy) {
+            Next::Done => return Turn::Done,
+            Next::Fail(cause) => return Turn::Failed(cause),
+            _ if self.rounds == ROUNDS => return Turn::Failed(Cause::Pending),
+            Next::Steps(steps) => steps,
+            Next::Wait => {
+                let certain =
+                    self.facts.contains(Facts::TENTATIVE) || self.phase.contains(Phase::FRESH);
+                emit(Move::Wait { certain }, self.facts);
+                self.facts.remove(Facts::TENTATIVE | Facts::YOUNG);
+                self.facts |= Facts::KERNEL;
+                self.rounds += 1;
+                return Turn::Moved;
+            }
+        };
+        self.rounds += 1;
+        let before = self.facts;
+        for &step in steps {
+            if step == Step::DeleteOthers {
+                for key in &self.others {
+                    emit(Move::Delete(*key), before);
+                }
+            } else {
+                emit(Move::Step(step), before);
+            }
+            self.take(step, wanted);
+        }
+        Turn::Moved
+    }
+
+    /// What the kernel makes of a step that `next` says.
+    fn take(&mut self, step: Step, wanted: &Wanted) {
+        match step {
+            Step::AddAddress => {
+                self.facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::YOUNG;
+                if self.family == Family::V4 {
+                    self.facts |= Facts::KERNEL;
+                }
+                self.phase = self.phase.with_new_address();
+            }
+            Step::UpdateAddress => {
+                self.facts |= Facts::NO_PREFIX_ROUTE;
+                self.lose_prefix_route();
+            }
+            Step::DeleteAddress => self.delete_address(),
+            Step::AddRoute | Step::AppendRoute => self.facts |= Facts::OURS,
+            Step::AddTransit | Step::ReplaceTransit => {
+                self.leave_slot();
+                self.facts.remove(Facts::OURS);
+                self.facts |= Facts::SLOT | Facts::SLOT_PROTOCOL;
+                self.others.push(RouteKey {
+                    protocol: wanted.transit,
+                    ..wanted_key(wanted)
+                });
+            }
+            Step::ReplaceRoute => self.replace_route(),
+            Step::DeleteOurs => self.facts.remove(Facts::OURS),
+            Step::DeleteKernel => self.facts.remove(Facts::KERNEL),
+            Step::DeleteOthers => self.delete_others(wanted),
+        }
+    }
+
+    fn lose_prefix_route(&mut self) {
+        if self.lasting {
+            self.facts.remove(Facts::PREFIX);
+            self.others.retain(|key| !is_prefix(key));
+        }
+    }
+
+    /// The kernel takes its own routes with it.
+    fn delete_address(&mut self) {
+        if self.family == Family::V6 && !self.facts.contains(Facts::NO_PREFIX_ROUTE) {
+            self.lose_prefix_route();
+        }
+        self.facts.remove(
+            Facts::ADDRESS
+                | Facts::NO_PREFIX_ROUTE
+                | Facts::TENTATIVE
+                | Facts::DAD_FAILED
+                | Facts::YOUNG
+                | Facts::KERNEL,
+        );
+    }
+
+    /// Whatever was in the place of the wanted route is not any more.
+    fn leave_slot(&mut self) {
+        self.facts
+            .remove(Facts::SLOT | Facts::SLOT_SOURCE | Facts::SLOT_PROTOCOL);
+        let family = self.family;
+        self.others.retain(|key| !is_slot(key, family));
+    }
+
+    /// IPv6 has one route in a place. Of several in IPv4 the first is replaced, and which that is,
+    /// nobody knows: then all count as there, and a deletion finds nothing.
+    fn replace_route(&mut self) {
+        self.facts |= Facts::OURS;
+        let slots = self.others.iter().filter(|key| is_slot(key, self.family));
+        match (self.family, slots.count()) {
+            (Family::V6, _) => self.leave_slot(),
+            (Family::V4, 0) => self.facts.remove(Facts::KERNEL),
+            (Family::V4, 1) if !self.facts.contains(Facts::KERNEL) => self.leave_slot(),
+            (Family::V4, _) => {}
+        }
+    }
+
+    /// An IPv4 deletion without a preferred source matches any. Where it may have hit another route
+    /// than the one it is for, that one counts as left.
+    fn delete_others(&mut self, wanted: &Wanted) {
+        let others = std::mem::take(&mut self.others);
+        let ours = self.facts.contains(Facts::OURS);
+        let kernel = self.facts.contains(Facts::KERNEL);
+        self.facts
+            .remove(Facts::EXTRA | Facts::PREFIX | Facts::SLOT);
+        self.facts.remove(Facts::SLOT_SOURCE | Facts::SLOT_PROTOCOL);
+        let family = self.family;
+        let left = others.iter().find(|key| {
+            let any_source = key.prefsrc.is_none();
+            let hits_ours = ours
+                && key.protocol == wanted.protocol
+                && (any_source || key.prefsrc == wanted.source);
+            let hits_kernels = kernel && key.protocol == libc::RTPROT_KERNEL && any_source;
+            let local = key.kind == libc::RTN_LOCAL && is_slot(key, family);
+            family == Family::V4 && local && (hits_ours || hits_kernels)
+        });
+        if let Some(left) = left {
+            // Whichever of them is left, it is the only one that this deletion matches.
+            self.facts.remove(Facts::OURS | Facts::KERNEL);
+            self.facts |= Facts::SLOT | Facts::SLOT_SOURCE;
+            self.others.push(*left);
+        }
+    }
+}
+
+/// Whether a route is in the place that the wanted one would take.
+fn is_slot(key: &RouteKey, family: Family) -> bool {
+    let metric = match family {
+        Family::V4 => 0,
+        Family::V6 => IP6_USER_METRIC,
+    };
+    key.table == TABLE_LOCAL && key.tos == 0 && key.metric == metric
+}
+
+/// Whether a route is the one that goes when its address gets `IFA_F_NOPREFIXROUTE`.
+fn is_prefix(key: &RouteKey) -> bool {
+    key.table == TABLE_MAIN && key.metric == 256 && key.protocol == libc::RTPROT_KERNEL
+}
+
+/// Plays a call forward, of which everything was prepared.
+pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
+    let link: Arc<str> = groundwork.name.as_str().into();
+    let mut plan = Plan::default();
+    let rows = &call.buffers.rows;
+    prepare_link(&mut plan, &link, groundwork);
+    let mut playing: Vec<(&Row, Forecast)> = rows
+        .iter()
+        .map(|row| {
+            let strange = Facts::SLOT | Facts::EXTRA | Facts::PREFIX;
+            let others = row.facts.intersects(strange).then(|| rows.others(row.vip));
+            let mut forecast = Forecast::new(
+                row.vip.family(),
+                row.facts,
+                row.phase,
+                others.into_iter().flatten().copied(),
+            );
+            if let Some(keep) = rows.keep(row.vip) {
+                forecast.note_keep(keep);
+            }
+            if groundwork.bring_up {
+                forecast.link_comes_up();
+            }
+            (row, forecast)
+        })
+        .collect();
+    let mut anchored = call.binding == Binding::Address || rows.strangers() > 0;
+    let mut deferred: Vec<(&Row, PlannedStep)> = Vec::new();
+    while !playing.is_empty() {
+        playing.retain_mut(|(row, forecast)| {
+            let policy = Policy {
+                goal: row.goal,
+                as_kernel: call.as_kernel,
+                binding: call.binding,
+            };
+            let wanted = &call.wanted[row.vip.family() as usize];
+            let turn = forecast.advance(policy, wanted, |what, facts| {
+                let step = PlannedStep {
+                    vip: Some(row.vip),
+                    action: action(what, row.vip, wanted, &link, rows.keep(row.vip)),
+                    reason: reason(what, policy, facts),
+                };
+                if what == Move::Step(Step::DeleteAddress) {
+                    deferred.push((row, step));
+                } else {
+                    plan.steps.push(step);
+                }
+            });
+            if let Turn::Failed(cause) = turn {
+                plan.failures.push(Failure {
+                    vip: row.vip,
+                    cause,
+                    operation: None,
+                    errno: None,
+                    text: None,
+                    drift: forecast.facts.drift(call.binding),
+                });
+            }
+            turn == Turn::Moved
+        });
+        let is_v4 = |(row, _): &(&Row, PlannedStep)| row.vip.family() == Family::V4;
+        if !anchored && deferred.iter().any(is_v4) {
+            anchored = true;
+            plan.steps.push(PlannedStep {
+                vip: None,
+                action: Action::AddAnchor {
+                    link: link.clone(),
+                    address: ANCHOR,
+                },
+                reason: Reason::LastAddress,
+            });
+        }
+        deferred.sort_unstable_by_key(|(row, _)| row.order);
+        plan.steps.extend(deferred.drain(..).map(|(_, step)| step));
+    }
+    let rejected = call.buffers.rejected.iter().map(|(vip, why)| Failure {
+        vip: *vip,
+        cause: Cause::Rejected(*why),
+        operation: None,
+        errno: None,
+        text: None,
+        drift: Drift::empty(),
+    });
+    plan.failures.extend(rejected);
+    plan.failures.sort_by_key(|failure| failure.vip);
+    plan
+}
+
+fn prepare_link(plan: &mut Plan, link: &Arc<str>, groundwork: &Groundwork) {
+    let mut push = |action, reason| {
+        plan.steps.push(PlannedStep {
+            vip: None,
+            action,
+            reason,
+        });
+    };
+    if let Some(kind) = groundwork.create {
+        let link = link.clone();
+        push(Action::CreateLink { link, kind }, Reason::NoLink);
+    }
+    let link = link.clone();
+    if groundwork.create.is_some() {
+        let link = link.clone();
+        push(Action::NoOwnAddress { link }, Reason::NoLink);
+    }
+    if groundwork.bring_up {
+        push(Action::BringUp { link }, Reason::LinkDown);
+    }
+}
+
+fn action(
+    what: Move,
+    vip: Vip,
+    wanted: &Wanted,
+    link: &Arc<str>,
+    keep: Option<&AddressKeep>,
+) -> Action {
+    let link = link.clone();
+    let written = |protocol| PlannedRoute {
+        protocol,
+        ..named(&wanted_key(wanted), vip, &link)
+    };
+    let deleted = |key: &RouteKey| {
+        let mut route = named(key, vip, &link);
+        // Not compared in IPv6, which refuses one that is not there.
+        route.source = route.source.filter(|_| vip.family() == Family::V4);
+        route.tos = if vip.family() == Family::V4 {
+            key.tos
+        } else {
+            0
+        };
+        Action::DeleteRoute(route)
+    };
+    match what {
+        Move::Wait { certain } => Action::AwaitRoute { link, vip, certain },
+        Move::Delete(key) => deleted(&key),
+        Move::Step(step) => match step {
+            Step::AddAddress => Action::AddAddress {
+                link,
+                vip,
+                protocol: wanted.address_protocol,
+            },
+            Step::UpdateAddress => Action::UpdateAddress {
+                link,
+                vip,
+                flags: keep.map_or(0, |keep| keep.flags),
+                valid: keep.map_or(u32::MAX, |keep| keep.valid),
+                preferred: keep.map_or(u32::MAX, |keep| keep.preferred),
+                metric: keep.and_then(|keep| keep.rt_priority),
+                protocol: keep.and_then(|keep| keep.protocol),
+            },
+            Step::DeleteAddress => Action::DeleteAddress { link, vip },
+            Step::AddRoute => Action::AddRoute(written(wanted.protocol)),
+            Step::AddTransit => Action::AddRoute(written(wanted.transit)),
+            Step::AppendRoute => Action::AppendRoute(written(wanted.protocol)),
+            Step::ReplaceRoute => Action::ReplaceRoute(written(wanted.protocol)),
+            Step::ReplaceTransit => Action::ReplaceRoute(written(wanted.transit)),
+            // Of the last one `advance` makes one for each route.
+            Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
+            Step::DeleteKernel => deleted(&kernel_key(&vip.addr())),
+        },
+    }
+}
+
+fn named(key: &RouteKey, vip: Vip, link: &Arc<str>) -> PlannedRoute {
+    PlannedRoute {
+        link: link.clone(),
+        vip,
+        table: key.table,
+        metric: key.metric,
+        protocol: key.protocol,
+        kind: key.kind,
+        tos: key.tos,
+        source: key.prefsrc,
+    }
+}
+
+/// Why `next` says this, from the facts that it was told.
+fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
+    let cured = match what {
+        Move::Wait { .. } => return Reason::LateRoute,
+        _ if policy.goal == Goal::Release => return Reason::NotDesired,
+        Move::Delete(_) => Drift::DUPLICATE | Drift::PREFIX_ROUTE,
+        Move::Step(step) => match step {
+            Step::AddTransit | Step::ReplaceTransit => return Reason::Shelter,
+            Step::AddAddress => Drift::MISSING_ADDRESS | Drift::STALE,
+            Step::UpdateAddress => Drift::PREFIX_ROUTE,
+            Step::DeleteAddress => Drift::UNWANTED_ADDRESS,
+            Step::AddRoute | Step::AppendRoute | Step::ReplaceRoute => {
+                Drift::MISSING_ROUTE | Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL
+            }
+            Step::DeleteKernel => Drift::KERNEL_LOCAL_ROUTE,
+            Step::DeleteOurs | Step::DeleteOthers => Drift::DUPLICATE,
+        },
+    };
+    let drift = facts.drift(policy.binding);
+    // A step may cure what an earlier one of the same round brings.
+    Reason::Drift(match drift & cured {
+        cured if cured.is_empty() => drift,
+        cured => cured,
+    })
+}
