@@ -640,6 +640,65 @@ fn watch_ends_with_its_reader() {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Plan
+
+#[test]
+fn plan_prints_a_script_that_does_what_reconcile_would() {
+    let net = Net::new();
+    usually("assign", "10.96.0.11 10.96.0.12").exits(0);
+    let before = net.snapshot_without(&[]);
+    let args = format!("--claim link 10.96.0.11 {BOTH}");
+    let planned = usually("plan", &args).exits(0).quiet();
+    assert_eq!(net.snapshot_without(&[]), before);
+    assert!(planned.out.starts_with("#!/bin/sh\n"), "{planned:?}");
+
+    let mut shell = Command::new("sh")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input.write_all(planned.out.as_bytes()).unwrap();
+    drop(input);
+    assert!(shell.wait().unwrap().success(), "{planned:?}");
+    net.assert_absent(&addrs(&["10.96.0.12"]));
+    let held = [both(), addrs(&["10.96.0.11"])].concat();
+    net.assert_single_route(&held, PROTO_KERNEL);
+
+    let planned = usually("plan", &args).exits(0);
+    assert!(
+        planned.out.contains("# Nothing is to be done."),
+        "{planned:?}"
+    );
+}
+
+#[test]
+fn plan_in_json_with_what_falls_short() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+    let ran = usually("plan", &format!("--claim link --json 10.96.0.12 {BOTH}"))
+        .exits(1)
+        .complains(&["vip: 10.96.0.12: another device"]);
+    let document = ran.json();
+    assert_eq!(document["command"], "plan");
+    assert_eq!(document["error"], Value::Null);
+    assert_eq!(document["failures"][0]["vip"], "10.96.0.12");
+    assert_eq!(document["failures"][0]["cause"], "conflict");
+    let steps = document["steps"].as_array().unwrap();
+    let adds = |step: &Value| step["command"].as_str().unwrap().starts_with("ip ");
+    assert!(steps.iter().any(adds), "{document:#}");
+    assert_eq!(steps[0]["vip"], "10.96.0.10");
+    net.assert_absent(&both());
+
+    usually("assign", BOTH).exits(0);
+    let ran = usually("plan", "--claim link --at-most 1 --json 10.96.0.99")
+        .exits(1)
+        .complains(&["2 VIPs would be released"]);
+    assert_eq!(ran.json()["error"]["kind"], "too_many_releases");
+    assert_eq!(ran.json()["steps"], Value::Array(vec![]));
+}
+
+// ---------------------------------------------------------------------------------------------
 // Keep
 
 fn keep(args: &str) -> Running {
@@ -961,6 +1020,7 @@ fn help_tells_exit_codes_and_examples() {
         "audit -h",
         "watch --help",
         "keep --help",
+        "plan -h",
     ] {
         let ran = vip(args).exits(0).quiet();
         assert!(ran.out.contains("Exit codes:"), "{args}: {}", ran.out);

@@ -14,6 +14,7 @@ mod args;
 mod audit;
 mod keep;
 mod parse;
+mod plan;
 mod progress;
 mod tell;
 mod until;
@@ -30,6 +31,7 @@ use viproute::{Error, Report, Vip, VipManager};
 use args::{Claiming, Common, Making, Wanted};
 use audit::Audit;
 use keep::Keep;
+use plan::Plan;
 use tell::{Outcome, complain};
 use watch::Watch;
 
@@ -43,6 +45,12 @@ const AUDIT_EXIT_CODES: &str = "\
 Exit codes:
   0  every VIP was seen in the kernel as wanted
   1  some VIP drifted, or the link could not be read
+  2  wrong usage";
+
+const PLAN_EXIT_CODES: &str = "\
+Exit codes:
+  0  the script brings about what is wanted
+  1  some VIP would fall short, or there is no plan; standard error says which and why
   2  wrong usage";
 
 const UNTIL_EXIT_CODES: &str = "\
@@ -60,6 +68,7 @@ Examples:
   vip normalize --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10
   vip audit --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10 --deep
   vip watch --link kube-dummy-if --json --for 60
+  vip plan --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10 | less
   vip keep --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10
   vip release --link kube-dummy-if --json 10.96.0.10";
 
@@ -97,6 +106,13 @@ enum Command {
         mut_arg("vips", |arg| arg.required(true))
     )]
     Reconcile(Reconcile),
+    /// Print what `reconcile` would do, as a shell script of `ip` commands; do nothing of it
+    #[command(
+        after_help = PLAN_EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Plan(Plan),
     /// Reconcile, and repair what happens to the VIPs from then on, until told to end
     ///
     /// Prints a line for each change. The VIPs stay.
@@ -188,6 +204,7 @@ impl Command {
             Self::Normalize(_) => Normalize::NAME,
             Self::Release(_) => Release::NAME,
             Self::Reconcile(_) => Reconcile::NAME,
+            Self::Plan(_) => "plan",
             Self::Keep(_) => "keep",
             Self::Audit(_) => "audit",
             Self::Watch(_) => "watch",
@@ -200,6 +217,7 @@ impl Command {
             Self::Normalize(args) => args.run(),
             Self::Release(args) => args.run(),
             Self::Reconcile(args) => args.run(),
+            Self::Plan(args) => args.run(),
             Self::Keep(args) => args.run(),
             Self::Audit(args) => args.run(),
             Self::Watch(args) => args.run(),
