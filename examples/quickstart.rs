@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::Value;
-use viproute::{Builder, LinkKind, Report, Vip, VipManager, sandbox};
+use viproute::{LinkKind, Report, VipManager, sandbox};
 
 /// The link that holds the VIPs.
 const LINK: &str = "kube-dummy-if";
@@ -69,14 +69,8 @@ fn tour(out: &mut impl Write) -> Outcome {
     )?;
 
     title(out, "A link for the VIPs, and a node")?;
-    let (mut vips, kind) = make_link(out)?;
-    ip(out, &format!("link add {NODE_LINK} type {kind}"))?;
-    ip(out, &format!("link set {NODE_LINK} up"))?;
-    ip(out, &format!("addr add {NODE_V4}/32 dev {NODE_LINK}"))?;
-    ip(
-        out,
-        &format!("addr add {NODE_V6}/128 dev {NODE_LINK} nodad"),
-    )?;
+    let kind = make_node(out)?;
+    let mut vips = make_link(out, kind)?;
 
     title(out, "1. The routes that the kernel makes for an address")?;
     add_addresses(out)?;
@@ -162,33 +156,38 @@ fn tour(out: &mut impl Write) -> Outcome {
     Ok(())
 }
 
-/// A manager of the VIP link, which its first call makes: a dummy link, or a bridge where the
-/// kernel has no dummy.
-fn make_link(out: &mut impl Write) -> Outcome<(VipManager, &'static str)> {
-    // The addresses of the node are looked up by each call that needs them, not yet.
-    let builder = || -> Builder {
-        VipManager::builder(LINK)
-            .source(NODE_V4)
-            .source(NODE_V6)
-            .stall_timeout(PATIENCE)
-    };
-    let nothing: [Vip; 0] = [];
-    let mut manager = builder().create_link(LinkKind::Dummy).open()?;
-    let kind = match manager.assign(nothing) {
-        Ok(_) => "dummy",
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            say(
-                out,
-                "(This kernel has no dummy links. A bridge without ports and ARP does as well.)",
-            )?;
-            manager = builder().create_link(LinkKind::Bridge).open()?;
-            manager.assign(nothing)?;
-            "bridge"
-        }
-        Err(error) => return Err(error.into()),
-    };
-    say(out, &format!("{LINK}: a {kind} link, made by the library"))?;
-    Ok((manager, kind))
+/// A link with the node's own addresses: a dummy link, or a bridge where the kernel has no dummy.
+fn make_node(out: &mut impl Write) -> Outcome<LinkKind> {
+    let mut kind = LinkKind::Dummy;
+    if let Err(error) = ip(out, &format!("link add {NODE_LINK} type dummy")) {
+        say(
+            out,
+            &format!("{error}\nNo dummy links here. A bridge without ports and ARP does as well."),
+        )?;
+        ip(out, &format!("link add {NODE_LINK} type bridge"))?;
+        kind = LinkKind::Bridge;
+    }
+    ip(out, &format!("link set {NODE_LINK} up"))?;
+    ip(out, &format!("addr add {NODE_V4}/32 dev {NODE_LINK}"))?;
+    ip(
+        out,
+        &format!("addr add {NODE_V6}/128 dev {NODE_LINK} nodad"),
+    )?;
+    Ok(kind)
+}
+
+/// A manager of the VIP link, which its first call makes.
+fn make_link(out: &mut impl Write, kind: LinkKind) -> Outcome<VipManager> {
+    let mut vips = VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .stall_timeout(PATIENCE)
+        .create_link(kind)
+        .open()?;
+    timed(out, "assign", || vips.assign(VIPS))?;
+    timed(out, "release", || vips.release(VIPS))?;
+    say(out, &format!("{LINK}: made by the library, and empty"))?;
+    Ok(vips)
 }
 
 fn add_addresses(out: &mut impl Write) -> Outcome {

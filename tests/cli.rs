@@ -4,142 +4,17 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::process::{Command, Stdio};
 
+use common::example::{Ran, Running, eventually, example};
 use common::{LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips};
 use serde_json::Value;
 
 // ---------------------------------------------------------------------------------------------
-// The built examples
-
-/// An example of this package, built. `cargo test` builds them beside the tests, but not with
-/// `--test cli` alone: then this does it.
-fn example(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    // target/PROFILE/deps/cli-HASH, whichever directory target is.
-    let test = std::env::current_exe().expect("the path of this test");
-    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/cli-*");
-    let path = |name: &str| profile.join("examples").join(name);
-    BUILT.get_or_init(|| {
-        if !["vip", "quickstart"].iter().all(|name| fresh(&path(name))) {
-            build(profile);
-        }
-    });
-    assert!(
-        fresh(&path(name)),
-        "{} is missing or older than its sources: run `cargo build --examples`",
-        path(name).display()
-    );
-    path(name)
-}
-
-/// Whether this is there and not older than any of the sources that cargo lists beside it.
-fn fresh(binary: &Path) -> bool {
-    let Some(built) = modified(binary) else {
-        return false;
-    };
-    let sources = std::fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
-    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources);
-    // Where a path has a space, or the sources are elsewhere now, it counts as fresh.
-    sources
-        .split_whitespace()
-        .filter_map(|source| modified(Path::new(source)))
-        .all(|changed| changed <= built)
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    path.metadata().ok()?.modified().ok()
-}
-
-/// Builds the examples into `target/PROFILE`, if this test runs under cargo.
-fn build(profile: &Path) {
-    let Some(cargo) = std::env::var_os("CARGO") else {
-        return;
-    };
-    let name = match profile.file_name().and_then(OsStr::to_str) {
-        Some("debug") | None => "dev",
-        Some(name) => name,
-    };
-    let status = Command::new(cargo)
-        // There is no network in here.
-        .args(["build", "--offline", "--quiet", "--examples", "--profile"])
-        .arg(name)
-        .arg("--target-dir")
-        .arg(profile.parent().expect("target"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("running cargo");
-    if !status.success() {
-        // Once is enough: each test then says that its program is missing or old.
-        eprintln!("cargo build --examples: {status}");
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Running them
-
-/// What a program said, and how it ended.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        assert!(!self.err.contains("panicked"), "{}", self.err);
-        self
-    }
-
-    /// Standard output is one line with these counters, in the order of a report.
-    #[track_caller]
-    fn counts(self, assigned: usize, repaired: usize, released: usize, unchanged: usize) -> Self {
-        let counters = format!(
-            "{VIP_LINK}: {assigned} assigned, {repaired} repaired, {released} released, \
-             {unchanged} unchanged, "
-        );
-        assert!(self.out.starts_with(&counters), "{self:?}");
-        assert_eq!(self.out.lines().count(), 1, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn complains(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.err.contains(word), "no {word:?} in {self:?}");
-        }
-        self
-    }
-
-    #[track_caller]
-    fn quiet(self) -> Self {
-        assert_eq!(self.err, "", "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
+// Running it
 
 fn command(args: &str) -> Command {
     let mut command = Command::new(example("vip"));
@@ -373,6 +248,537 @@ fn brings_the_link_up_only_when_told() {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Audit
+
+#[test]
+fn audit_tells_what_drifted() {
+    let net = Net::new();
+    let bare = usually("audit", "").exits(0).quiet();
+    assert!(bare.out.contains(": 0 VIPs, 0 drifted in "), "{bare:?}");
+    usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
+    let clean = usually("audit", "").exits(0).quiet();
+    assert!(clean.out.contains(": 3 VIPs, 0 drifted in "), "{clean:?}");
+    assert_eq!(clean.out.lines().count(), 1, "{clean:?}");
+
+    net.ip(&format!(
+        "route del local 10.96.0.10 dev {VIP_LINK} table local"
+    ));
+    // It looks and leaves it at that.
+    for _ in 0..2 {
+        let drifted = usually("audit", "").exits(1).quiet();
+        assert!(
+            drifted.out.contains(": 3 VIPs, 1 drifted in "),
+            "{drifted:?}"
+        );
+        assert_row(&drifted, &["10.96.0.10", "drifted", "missing route"]);
+        assert!(!drifted.out.contains("d45a"), "{drifted:?}");
+    }
+    let all = usually("audit", "--all").exits(1);
+    assert_row(&all, &["10.96.0.10", "drifted", "missing route"]);
+    assert_row(&all, &["2001:db8:42:1::d45a", "as wanted", ""]);
+    assert_row(&all, &["10.96.0.11", "as wanted", ""]);
+
+    // Only those asked for, of which one is nowhere.
+    usually("audit", "10.96.0.11 2001:db8:42:1::d45a").exits(0);
+    let some = usually("audit", "10.96.0.11 10.96.0.99").exits(1);
+    assert!(some.out.contains(": 2 VIPs, 1 drifted in "), "{some:?}");
+    assert_row(&some, &["10.96.0.99", "not on link", ""]);
+    with_input(&format!("{} -", usual("audit")), b"10.96.0.11\n").exits(0);
+    with_input(&format!("{} -", usual("audit")), b"# none\n").exits(2);
+}
+
+/// A row of the table has these cells.
+#[track_caller]
+fn assert_row(ran: &Ran, cells: &[&str]) {
+    let rows: Vec<Vec<_>> = ran
+        .out
+        .lines()
+        .map(|line| {
+            let line = line.trim_matches(['│', ' ']);
+            line.split('┆').map(str::trim).collect()
+        })
+        .collect();
+    assert!(
+        rows.iter().any(|row| row == cells),
+        "no {cells:?} in {rows:?}"
+    );
+}
+
+#[test]
+fn audit_in_json() {
+    let net = Net::new();
+    usually("assign", BOTH).exits(0);
+    let document = usually("audit", "--json").exits(0).quiet().json();
+    assert_eq!(document["command"], "audit");
+    assert_eq!(document["link"], VIP_LINK);
+    assert_eq!(document["clean"], true);
+    assert_eq!(document["total"], 2);
+    assert_eq!(document["drifted"], 0);
+    assert_eq!(document["vips"], Value::Array(vec![]));
+    assert_eq!(document["error"], Value::Null);
+    let document = usually("audit", "--json --all").exits(0).json();
+    assert_eq!(document["vips"][0]["vip"], "10.96.0.10");
+    assert_eq!(document["vips"][0]["state"], "as_wanted");
+    assert_eq!(document["vips"][1]["vip"], "2001:db8:42:1::d45a");
+
+    net.ip(&format!(
+        "-6 route del local 2001:db8:42:1::d45a dev {VIP_LINK} table local"
+    ));
+    let document = usually("audit", "--json 2001:db8:42:1::d45a 10.96.0.99")
+        .exits(1)
+        .json();
+    assert_eq!(document["clean"], false);
+    assert_eq!(document["drifted"], 2);
+    assert_eq!(document["vips"][0]["vip"], "10.96.0.99");
+    assert_eq!(document["vips"][0]["state"], "not_on_link");
+    assert_eq!(document["vips"][1]["state"], "drifted");
+    assert_eq!(document["vips"][1]["drift"][0], "missing_route");
+
+    let ran = vip("audit --link nix --json")
+        .exits(1)
+        .complains(&["there is no link nix"]);
+    assert_eq!(ran.json()["clean"], false);
+    assert_eq!(ran.json()["error"]["kind"], "link_not_found");
+}
+
+#[test]
+fn a_deep_audit_sees_other_devices_and_tables() {
+    let net = Net::new();
+    usually("assign", BOTH).exits(0);
+    net.ip(&format!("route add 10.96.0.10/32 dev {VIP_LINK} table 100"));
+    usually("audit", "").exits(0);
+    let deep = usually("audit", "--deep").exits(1);
+    assert_row(&deep, &["10.96.0.10", "drifted", "other table"]);
+    net.ip("route flush table 100");
+    usually("audit", "--deep").exits(0);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Reconcile
+
+#[test]
+fn reconcile_releases_what_is_claimed_and_not_desired() {
+    let net = Net::new();
+    usually("assign", &format!("{BOTH} 10.96.0.11 10.97.0.1")).exits(0);
+    usually(
+        "reconcile",
+        "--claim 10.96.0.0/16,2001:db8:42::/48 10.96.0.10 10.96.0.12",
+    )
+    .exits(0)
+    .counts(1, 0, 2, 1)
+    .quiet();
+    net.assert_absent(&addrs(&["10.96.0.11", "2001:db8:42:1::d45a"]));
+    let held = addrs(&["10.96.0.10", "10.96.0.12", "10.97.0.1"]);
+    net.assert_single_route(&held, PROTO_KERNEL);
+
+    // With a list of standard input, and its JSON.
+    let args = format!("{} --claim link --json -", usual("reconcile"));
+    let document = with_input(&args, b"10.96.0.10\n10.96.0.12\n")
+        .exits(0)
+        .json();
+    assert_eq!(document["command"], "reconcile");
+    assert_eq!(document["released"], 1);
+    assert_eq!(document["unchanged"], 2);
+    net.assert_absent(&addrs(&["10.97.0.1"]));
+}
+
+#[test]
+fn reconcile_goes_by_marks() {
+    let net = Net::new();
+    usually("assign", "10.96.0.11").exits(0);
+    usually("assign", "--protocol 201 10.96.0.12 2001:db8:42:1::1").exits(0);
+    usually("reconcile", "--claim mark --protocol 201 10.96.0.10")
+        .exits(0)
+        .counts(1, 0, 2, 0);
+    net.assert_single_route(&addrs(&["10.96.0.10"]), 201);
+    net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
+    net.assert_absent(&addrs(&["10.96.0.12", "2001:db8:42:1::1"]));
+
+    // Without a mark there is none to go by.
+    usually("reconcile", "--claim mark 10.96.0.10")
+        .exits(2)
+        .complains(&["needs a mark"]);
+    net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
+}
+
+#[test]
+fn reconcile_knows_the_protocol_of_addresses() {
+    let net = Net::new();
+    usually("assign", "10.96.0.11").exits(0);
+    usually("assign", "--address-protocol 99 10.96.0.12").exits(0);
+    let shown = &net.ip_json(&format!("addr show dev {VIP_LINK}"))[0]["addr_info"];
+    let marked = shown.as_array().unwrap().iter().any(|address| {
+        address["local"] == "10.96.0.12" && address["protocol"].to_string().contains("99")
+    });
+    if !marked {
+        let name = "reconcile_knows_the_protocol_of_addresses";
+        common::skipped(name, "this kernel or `ip` knows no protocol of addresses");
+        return;
+    }
+    usually("reconcile", "--claim mark --address-protocol 99 10.96.0.10")
+        .exits(0)
+        .counts(1, 0, 1, 0);
+    net.assert_single_route(&addrs(&["10.96.0.10", "10.96.0.11"]), PROTO_KERNEL);
+    net.assert_absent(&addrs(&["10.96.0.12"]));
+}
+
+#[test]
+fn reconcile_releases_no_more_than_it_may() {
+    let net = Net::new();
+    usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
+    let ran = usually(
+        "reconcile",
+        "--claim link --at-most 1 10.96.0.10 10.96.0.99",
+    )
+    .exits(1)
+    .complains(&["2 VIPs would be released", "allows 1", "--at-most"]);
+    assert_eq!(ran.out, "");
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    net.assert_absent(&addrs(&["10.96.0.99"]));
+    usually("reconcile", "--claim link --at-most 2 10.96.0.10")
+        .exits(0)
+        .counts(0, 0, 2, 1);
+}
+
+#[test]
+fn reconcile_never_empties_the_link_by_a_mistake() {
+    let net = Net::new();
+    usually("assign", BOTH).exits(0);
+    let args = format!("{} --claim link -", usual("reconcile"));
+    with_input(&args, b"# the services\n").exits(2);
+    // None that is admissible is as good as none.
+    with_input(&args, b"127.0.0.1\n")
+        .exits(1)
+        .complains(&["no admissible VIP"]);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn reconcile_creates_the_link() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.settle();
+    usually("reconcile", &format!("--claim link {BOTH}"))
+        .exits(1)
+        .complains(&["no link", "--create-link"]);
+    usually("reconcile", &format!("--claim link --create-link {BOTH}"))
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Bindings and namespaces
+
+#[test]
+fn binds_by_routes_alone() {
+    let net = Net::new();
+    usually("assign", &format!("--route-only {BOTH}"))
+        .exits(0)
+        .counts(2, 0, 0, 0);
+    let bound = Want {
+        address: false,
+        ..Want::default()
+    };
+    net.local_state().assert_single_route(&both(), &bound);
+    usually("audit", "--route-only").exits(0);
+    // The same state under the other binding.
+    let ran = usually("audit", "").exits(1);
+    assert_row(&ran, &["10.96.0.10", "drifted", "missing address, stale"]);
+    usually("reconcile", "--route-only --claim link 10.96.0.10")
+        .exits(0)
+        .counts(0, 0, 1, 1);
+    vip(&format!(
+        "release --link {VIP_LINK} --route-only 10.96.0.10"
+    ))
+    .exits(0)
+    .counts(0, 0, 1, 0);
+    net.assert_absent(&both());
+}
+
+#[test]
+fn works_in_another_namespace() {
+    let outer = Net::bare();
+    let (tell, told) = std::sync::mpsc::channel::<(String, u32)>();
+    let (done, until_done) = std::sync::mpsc::channel::<()>();
+    let node = std::thread::spawn(move || {
+        let net = Net::new();
+        // The thread by its file, and a process in the same namespace by its id.
+        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+        let file = format!("/proc/{}/ns/net", thread.display());
+        let mut process = Command::new("sleep").arg("300").spawn().unwrap();
+        tell.send((file, process.id())).unwrap();
+        // Also where the other thread panics.
+        let ended = until_done.recv();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        if ended.is_ok() {
+            net.assert_single_route(&both(), PROTO_KERNEL);
+        }
+    });
+    let (file, process) = told.recv().unwrap();
+    usually("assign", &format!("--netns {file} {BOTH} 10.96.0.11"))
+        .exits(0)
+        .counts(3, 0, 0, 0);
+    usually("audit", &format!("--netns {process}")).exits(0);
+    usually(
+        "reconcile",
+        &format!("--netns {process} --claim link {BOTH}"),
+    )
+    .exits(0)
+    .counts(0, 0, 1, 2);
+    // None of it was here.
+    assert!(outer.try_ip(&format!("link show {VIP_LINK}")).is_err());
+    usually("assign", BOTH).exits(1).complains(&["no link"]);
+    done.send(()).unwrap();
+    node.join().unwrap();
+
+    usually("assign", &format!("--netns /dev/null {BOTH}"))
+        .exits(1)
+        .complains(&["/dev/null is no namespace"]);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Watch
+
+fn watch(args: &str) -> Running {
+    let watching = Running::start(&mut command(&format!("watch --link {VIP_LINK} {args}")));
+    watching.complains(&format!("watching {VIP_LINK}\n"));
+    watching
+}
+
+#[test]
+fn watch_tells_what_others_do() {
+    let net = Net::new();
+    usually("assign", "10.96.0.11").exits(0);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let watching = watch("");
+        net.ip(&format!("addr add 10.96.0.10/32 dev {VIP_LINK}"));
+        watching.says("10.96.0.10: address set");
+        net.ip(&format!("addr del 10.96.0.10/32 dev {VIP_LINK}"));
+        watching.says("address removed");
+        net.ip(&format!("addr add 192.0.2.77/32 dev {NODE_LINK}"));
+        watching.says("node address 192.0.2.77 set\n");
+        net.ip(&format!("addr del 192.0.2.77/32 dev {NODE_LINK}"));
+        watching.says("node address 192.0.2.77 removed\n");
+        net.ip(&format!("link set {VIP_LINK} down"));
+        watching.says(&format!("link {VIP_LINK} is down"));
+        net.ip(&format!("link set {VIP_LINK} up"));
+        watching.says(&format!("link {VIP_LINK} is up"));
+        watching.signal(signal);
+        let ran = watching.ends().exits(0);
+        assert_eq!(ran.err, format!("vip: watching {VIP_LINK}\n"));
+    }
+}
+
+#[test]
+fn watch_in_json_of_some_vips() {
+    let net = Net::new();
+    let watching = watch("--json 10.96.0.10");
+    for vip in ["10.96.0.11", "10.96.0.10"] {
+        net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
+    }
+    net.ip(&format!(
+        "route del local 10.96.0.10 dev {VIP_LINK} table local"
+    ));
+    watching.says("route_removed");
+    watching.signal(libc::SIGTERM);
+    let ran = watching.ends().exits(0);
+    let events: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut changes = Vec::new();
+    for event in &events {
+        assert_eq!(event["event"], "vip", "{events:#?}");
+        assert_eq!(event["vip"], "10.96.0.10");
+        assert!(event["time"].as_f64().unwrap() > 1.5e9);
+        assert!(event["origin"].is_string());
+        changes.extend(event["change"].as_array().unwrap().clone());
+    }
+    for change in ["address_set", "route_set", "route_removed"] {
+        assert!(changes.iter().any(|seen| seen == change), "{events:#?}");
+    }
+}
+
+#[test]
+fn watch_awaits_a_link_and_ends_in_time() {
+    let net = Net::bare();
+    let watching = watch("");
+    net.add_link(VIP_LINK);
+    watching.says(&format!("link {VIP_LINK} is up"));
+    net.ip(&format!("link del {VIP_LINK}"));
+    watching.says(&format!("link {VIP_LINK} is gone\n"));
+    watching.signal(libc::SIGTERM);
+    watching.ends().exits(0);
+    // Nothing happens.
+    let ran = vip(&format!("watch --link {VIP_LINK} --for 0.1 --json")).exits(0);
+    assert_eq!(ran.out, "");
+}
+
+#[test]
+fn watch_ends_with_its_reader() {
+    let net = Net::new();
+    let mut child = command(&format!("watch --link {VIP_LINK} --for 60"))
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    // Until it notices: it may not be listening yet.
+    let mut host = 0;
+    eventually("it ends", || {
+        host += 1;
+        net.ip(&format!(
+            "addr add 10.98.{}.{}/32 dev {VIP_LINK}",
+            host / 256,
+            host % 256
+        ));
+        child.try_wait().unwrap().is_some()
+    });
+    Ran::from(child.wait_with_output().unwrap()).exits(0);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Plan
+
+#[test]
+fn plan_prints_a_script_that_does_what_reconcile_would() {
+    let net = Net::new();
+    usually("assign", "10.96.0.11 10.96.0.12").exits(0);
+    let before = net.snapshot_without(&[]);
+    let args = format!("--claim link 10.96.0.11 {BOTH}");
+    let planned = usually("plan", &args).exits(0).quiet();
+    assert_eq!(net.snapshot_without(&[]), before);
+    assert!(planned.out.starts_with("#!/bin/sh\n"), "{planned:?}");
+
+    let mut shell = Command::new("sh")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input.write_all(planned.out.as_bytes()).unwrap();
+    drop(input);
+    assert!(shell.wait().unwrap().success(), "{planned:?}");
+    net.assert_absent(&addrs(&["10.96.0.12"]));
+    let held = [both(), addrs(&["10.96.0.11"])].concat();
+    net.assert_single_route(&held, PROTO_KERNEL);
+
+    let planned = usually("plan", &args).exits(0);
+    assert!(
+        planned.out.contains("# Nothing is to be done."),
+        "{planned:?}"
+    );
+}
+
+#[test]
+fn plan_in_json_with_what_falls_short() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+    let ran = usually("plan", &format!("--claim link --json 10.96.0.12 {BOTH}"))
+        .exits(1)
+        .complains(&["vip: 10.96.0.12: another device"]);
+    let document = ran.json();
+    assert_eq!(document["command"], "plan");
+    assert_eq!(document["error"], Value::Null);
+    assert_eq!(document["failures"][0]["vip"], "10.96.0.12");
+    assert_eq!(document["failures"][0]["cause"], "conflict");
+    let steps = document["steps"].as_array().unwrap();
+    let adds = |step: &Value| step["command"].as_str().unwrap().starts_with("ip ");
+    assert!(steps.iter().any(adds), "{document:#}");
+    assert_eq!(steps[0]["vip"], "10.96.0.10");
+    net.assert_absent(&both());
+
+    usually("assign", BOTH).exits(0);
+    let ran = usually("plan", "--claim link --at-most 1 --json 10.96.0.99")
+        .exits(1)
+        .complains(&["2 VIPs would be released"]);
+    assert_eq!(ran.json()["error"]["kind"], "too_many_releases");
+    assert_eq!(ran.json()["steps"], Value::Array(vec![]));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Keep
+
+fn keep(args: &str) -> Running {
+    Running::start(&mut command(&format!("{} {args}", usual("keep"))))
+}
+
+#[test]
+fn keep_repairs_what_others_break() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.11/32 dev {VIP_LINK}"));
+    let keeping = keep(&format!("--claim link {BOTH}"));
+    keeping.says(&format!("{VIP_LINK}: 2 assigned, 0 repaired, 1 released, "));
+    net.assert_single_route(&both(), PROTO_KERNEL);
+    for breakage in [
+        format!("route del local 10.96.0.10 dev {VIP_LINK} table local"),
+        format!("addr del 2001:db8:42:1::d45a/128 dev {VIP_LINK}"),
+    ] {
+        net.ip(&breakage);
+        eventually("repaired", || {
+            net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+        });
+    }
+    net.ip(&format!("link set {VIP_LINK} down"));
+    keeping.says("waiting: LinkDown");
+    net.ip(&format!("link set {VIP_LINK} up"));
+    eventually("repaired", || {
+        net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+    });
+    keeping.signal(libc::SIGTERM);
+    let ran = keeping.ends().exits(0).quiet();
+    let last = ran.out.lines().last().unwrap();
+    assert!(
+        last.starts_with(&format!("{VIP_LINK}: ended after ")),
+        "{ran:?}"
+    );
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn keep_in_json_and_for_a_time() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+    let args = format!("--claim link --json --for 0.2 10.96.0.12 {BOTH}");
+    let ran = keep(&args)
+        .ends()
+        .exits(0)
+        .complains(&["vip: 10.96.0.12: another device holds"]);
+    let lines: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["assigned"], 2, "{lines:#?}");
+    assert_eq!(lines[0]["failures"][0]["vip"], "10.96.0.12");
+    assert_eq!(lines[0]["missing"], Value::Null);
+    let counters = &lines.last().unwrap()["counters"];
+    assert_eq!(counters["repairs"], 2, "{lines:#?}");
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn keep_creates_the_link_and_heeds_its_bound() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.settle();
+    let keeping = keep(&format!("--claim link --create-link {BOTH}"));
+    keeping.says("2 assigned");
+    net.ip(&format!("link del {VIP_LINK}"));
+    eventually("created again", || {
+        net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+    });
+    keeping.signal(libc::SIGINT);
+    keeping.ends().exits(0);
+    let ran = keep("--claim link --at-most 1 10.96.0.99").ends().exits(1);
+    ran.complains(&["2 VIPs would be released"]);
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+// ---------------------------------------------------------------------------------------------
 // What falls short: exit code 1
 
 #[test]
@@ -417,7 +823,7 @@ fn a_conflict_is_named_and_left_alone() {
     usually("assign", BOTH)
         .exits(1)
         .counts(1, 0, 0, 0)
-        .complains(&["vip: 10.96.0.10: another device holds a local route"]);
+        .complains(&["vip: 10.96.0.10: another device holds a route for it"]);
     net.assert_absent(&both()[..1]);
     net.assert_single_route(&both()[1..], PROTO_KERNEL);
 }
@@ -539,6 +945,19 @@ fn wrong_usage() {
         (format!("assign {source} 10.96.0.10"), "--link"),
         (format!("assign {link} 10.96.0.10"), "--source"),
         (format!("normalize {link}"), "--source"),
+        (format!("reconcile {link} {source} 10.96.0.10"), "--claim"),
+        (
+            format!("reconcile {link} {source} --claim all 10.96.0.10"),
+            "`link`, `mark`",
+        ),
+        (
+            format!("reconcile {link} {source} --claim link --at-most some 10.96.0.10"),
+            "--at-most",
+        ),
+        (format!("reconcile {link} {source} --claim link"), "VIP"),
+        (format!("audit {link} {source} --claim link"), "--claim"),
+        (format!("watch {link} --for 0"), "--for"),
+        (format!("{right} --address-protocol 0"), "1 to 255"),
         (format!("{right} 10.96.0"), "`10.96.0`"),
         (format!("{right} 10.96.1.0/24"), "`10.96.1.0/24`"),
         (format!("{right} --protocol 0"), "1 to 255"),
@@ -592,7 +1011,17 @@ fn a_bad_line_of_standard_input_is_named() {
 
 #[test]
 fn help_tells_exit_codes_and_examples() {
-    for args in ["--help", "assign --help", "normalize --help", "release -h"] {
+    for args in [
+        "--help",
+        "assign --help",
+        "normalize --help",
+        "release -h",
+        "reconcile --help",
+        "audit -h",
+        "watch --help",
+        "keep --help",
+        "plan -h",
+    ] {
         let ran = vip(args).exits(0).quiet();
         assert!(ran.out.contains("Exit codes:"), "{args}: {}", ran.out);
     }

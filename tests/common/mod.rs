@@ -5,6 +5,7 @@
 //! * [`LocalState`]: addresses and routes as `ip -json` tells them, checked against [`Want`].
 //! * [`Snapshot`]: everything on the node, to compare line by line.
 //! * [`RouteWatcher`]: records notifications; [`never_without_local_route`] replays them.
+//! * [`example::Running`]: an example as a program that runs beside the test.
 //! * [`Hammer`]: two threads that keep the RTNL busy.
 //! * [`raw::Raw`]: one netlink socket, many messages, all acks.
 #![allow(dead_code, unreachable_pub, unused_imports)]
@@ -12,6 +13,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub mod example;
 pub mod hammer;
 pub mod net;
 pub mod raw;

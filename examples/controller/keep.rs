@@ -1,0 +1,149 @@
+//! A [`Keeper`] on a thread of its own, which takes orders.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+
+use viproute::{Canceller, Dispatched, Error, ErrorKind, Keeper, Vip};
+
+use crate::log;
+
+/// The keeper's thread.
+pub(crate) struct Keeping {
+    orders: Sender<Vec<Vip>>,
+    canceller: Canceller,
+    thread: JoinHandle<()>,
+}
+
+impl Keeping {
+    /// Starts it; `failed` is called when it cannot go on.
+    pub(crate) fn start(keeper: Keeper, failed: impl FnOnce(Error) + Send + 'static) -> Self {
+        let (orders, taken) = mpsc::channel();
+        let canceller = keeper.canceller();
+        let thread = thread::spawn(move || {
+            if let Err(error) = Work::new(keeper).until_no_orders(&taken) {
+                failed(error);
+            }
+        });
+        Self {
+            orders,
+            canceller,
+            thread,
+        }
+    }
+
+    /// From now on these VIPs are desired.
+    pub(crate) fn set_desired(&self, vips: Vec<Vip>) {
+        // First the order, then what makes the keeper look for one. It has no ear any more where it
+        // failed, of which the loop hears.
+        let _ = self.orders.send(vips);
+        self.canceller.cancel();
+    }
+
+    /// Ends it at the next step of what it is at.
+    pub(crate) fn end(self) {
+        drop(self.orders);
+        self.canceller.cancel();
+        // It had no reason to panic, and has said so if it did.
+        let _ = self.thread.join();
+    }
+}
+
+struct Work {
+    keeper: Keeper,
+    said: Said,
+    /// What was desired last and not refused, and what was said about it.
+    kept: Vec<Vip>,
+    said_before: Said,
+}
+
+impl Work {
+    fn new(keeper: Keeper) -> Self {
+        Self {
+            keeper,
+            said: Said::default(),
+            kept: Vec::new(),
+            said_before: Said::default(),
+        }
+    }
+
+    fn until_no_orders(mut self, orders: &Receiver<Vec<Vip>>) -> Result<(), Error> {
+        let mut desired = Vec::new();
+        loop {
+            // The last one counts.
+            loop {
+                match orders.try_recv() {
+                    Ok(vips) => {
+                        self.keeper.set_desired(&vips);
+                        desired = vips;
+                        let said = mem::take(&mut self.said);
+                        if said.any {
+                            self.said_before = said;
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            let ended = self.keeper.run(|done| {
+                if desired.is_empty() {
+                    return;
+                }
+                if done.missing.is_none() && self.kept != desired {
+                    self.kept.clone_from(&desired);
+                }
+                self.said.tell(done);
+            });
+            match ended {
+                // Cancelled: there is an order.
+                Ok(()) => {}
+                // Nothing was written: what was kept before goes on being kept.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::TooManyReleases | ErrorKind::EmptySet
+                    ) =>
+                {
+                    log(format_args!("refused: {error}"));
+                    desired.clone_from(&self.kept);
+                    self.keeper.set_desired(&desired);
+                    self.said = mem::take(&mut self.said_before);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// What was said about the desired VIPs of now, so as to say nothing twice.
+#[derive(Default)]
+struct Said {
+    any: bool,
+    missing: Option<ErrorKind>,
+    failures: BTreeMap<Vip, String>,
+}
+
+impl Said {
+    fn tell(&mut self, done: &Dispatched) {
+        let mut is_news = !self.any || done.report.writes > 0 || done.missing != self.missing;
+        if done.report.is_complete() && done.report.writes > 0 {
+            self.failures.clear();
+        }
+        for failure in &done.report.failures {
+            let text = failure.to_string();
+            if self.failures.get(&failure.vip) != Some(&text) {
+                log(format_args!("{text}"));
+                self.failures.insert(failure.vip, text);
+                is_news = true;
+            }
+        }
+        if is_news {
+            let what = if self.any { "kept" } else { "changed" };
+            log(format_args!("{what}: {done}"));
+        }
+        // While it waits, what was desired is still to come.
+        self.any |= done.missing.is_none();
+        self.missing = done.missing;
+    }
+}

@@ -1,0 +1,189 @@
+//! A small controller, as one embeds `viproute`: the VIPs of a file are kept on a link.
+//!
+//! ```text
+//! cargo run --example controller -- --link kube-dummy-if --create-link \
+//!     --source 192.0.2.10 --source 2001:db8::10 --file vips.txt
+//! ```
+//!
+//! The file has one VIP a line; `#` begins a comment. It is read anew when it has changed, and on
+//! SIGHUP. Whoever writes it had better write another and rename that, but a file that is missing,
+//! half-written, empty or wrong changes nothing: see [`file`]. What others do to the VIPs is
+//! repaired: see [`keep`]. SIGTERM or SIGINT ends it; the VIPs stay, unless `--release-on-exit`.
+//!
+//! In a controller of your own the desired VIPs come from elsewhere, say from a watch of services;
+//! [`keep`] is what remains.
+
+mod file;
+mod keep;
+#[path = "../vip/parse.rs"]
+mod parse;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use viproute::{Builder, Claim, Error, ErrorKind, LinkKind, VipManager};
+
+use file::Desired;
+use keep::Keeping;
+
+/// Keeps the VIPs of a file on a link, each with exactly one route, whose preferred source is the
+/// node.
+#[derive(Debug, Parser)]
+#[command(name = "controller", version)]
+struct Args {
+    /// The link that holds the VIPs
+    #[arg(long, value_name = "NAME")]
+    link: String,
+    /// The node's own address; one for each family
+    #[arg(long, value_name = "IP", required = true)]
+    source: Vec<IpAddr>,
+    /// The desired VIPs, one a line; `#` begins a comment
+    #[arg(long, value_name = "PATH")]
+    file: PathBuf,
+    /// Which VIPs on the link to release if they are not desired: all of the link, or those in the
+    /// prefixes
+    #[arg(
+        long,
+        value_name = "link|PREFIX[,PREFIX...]",
+        value_parser = claim,
+        default_value = "link"
+    )]
+    claim: Claim,
+    /// Refuse a change of the file by which more than N VIPs would be released
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    at_most: usize,
+    /// Create the link if there is none, and bring it up
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "dummy")]
+    create_link: Option<Kind>,
+    /// Take for VIPs only addresses in this range, or in another one given
+    #[arg(long, value_name = "PREFIX")]
+    allow: Vec<IpNet>,
+    /// Look at the file so often
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse::seconds)]
+    poll: Duration,
+    /// Release the claimed VIPs at the end
+    #[arg(long)]
+    release_on_exit: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Dummy,
+    Bridge,
+}
+
+impl Args {
+    fn builder(&self) -> Builder {
+        let mut builder = VipManager::builder(&self.link);
+        for source in &self.source {
+            builder = builder.source(*source);
+        }
+        for range in &self.allow {
+            builder = builder.allow(*range);
+        }
+        match self.create_link {
+            None => builder,
+            Some(Kind::Dummy) => builder.create_link(LinkKind::Dummy),
+            Some(Kind::Bridge) => builder.create_link(LinkKind::Bridge),
+        }
+    }
+}
+
+/// A claim; not by marks, since this controller leaves none.
+fn claim(text: &str) -> Result<Claim, String> {
+    match parse::claim(text)? {
+        claim if claim == Claim::mark() => Err("give `link` or prefixes".to_owned()),
+        claim => Ok(claim),
+    }
+}
+
+/// What the loop waits for.
+enum Wake {
+    /// The file is to be read anew.
+    Reread,
+    /// The process is to end.
+    End,
+    /// The VIPs cannot be kept any more.
+    Failed(Error),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log(format_args!("{error}"));
+            match error.downcast_ref::<Error>().map(Error::kind) {
+                Some(ErrorKind::InvalidConfig) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    let (send, wakes) = mpsc::channel();
+    listen_to_signals(&send)?;
+    let claim = args.claim.clone().at_most(args.at_most);
+    let keeper = args.builder().open()?.into_keeper(claim)?;
+    let keeping = Keeping::start(keeper, move |error| {
+        // Nobody listens only at the end.
+        let _ = send.send(Wake::Failed(error));
+    });
+    let mut desired = Desired::new(&args.file);
+    log(format_args!("keeping {}", args.link));
+    loop {
+        match desired.look(Instant::now()) {
+            None => {}
+            Some(Ok(vips)) => keeping.set_desired(vips),
+            Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
+        }
+        match wakes.recv_timeout(desired.wait(Instant::now()).min(args.poll)) {
+            Ok(Wake::Reread) => desired.reread(),
+            Ok(Wake::Failed(error)) => return Err(error.into()),
+            Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    keeping.end();
+    if args.release_on_exit {
+        // Without the bound: that is against mistakes in the file, and this is meant.
+        let released = args.builder().open()?.release_all(&args.claim)?;
+        log(format_args!("{}: {released}", args.link));
+    }
+    log(format_args!("ended"));
+    Ok(())
+}
+
+/// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop.
+fn listen_to_signals(send: &Sender<Wake>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let send = send.clone();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            let wake = match signal {
+                SIGHUP => Wake::Reread,
+                _ => Wake::End,
+            };
+            if send.send(wake).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A line for the log, on standard error; `eprintln!`, but for the panic where that is closed.
+fn log(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "controller: {line}");
+}

@@ -1,0 +1,324 @@
+//! Puts VIPs on a link, audits and repairs them, and takes them off: `viproute` as a command.
+//!
+//! ```text
+//! cargo run --example vip -- assign --link kube-dummy-if --create-link \
+//!     --source 192.0.2.10 --source 2001:db8::10 10.96.0.10 2001:db8:42:1::d45a
+//! ```
+//!
+//! It needs `CAP_NET_ADMIN`; to try it without, run it in `unshare --user --map-root-user --net`.
+//!
+//! A further command is a variant of [`Command`] with what it does in [`Command::run`]. One that
+//! ends in a report is a [`Call`] there; any other has a module, like [`audit`].
+
+mod args;
+mod audit;
+mod keep;
+mod parse;
+mod plan;
+mod progress;
+mod tell;
+mod until;
+mod watch;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::error::ErrorKind as UsageKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use viproute::{Error, Report, Vip, VipManager};
+
+use args::{Claiming, Common, Making, Wanted};
+use audit::Audit;
+use keep::Keep;
+use plan::Plan;
+use tell::{Outcome, complain};
+use watch::Watch;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  every VIP was seen in the kernel as wanted
+  1  some VIP fell short, or the call failed; standard error says which and why
+  2  wrong usage; nothing was written";
+
+const AUDIT_EXIT_CODES: &str = "\
+Exit codes:
+  0  every VIP was seen in the kernel as wanted
+  1  some VIP drifted, or the link could not be read
+  2  wrong usage";
+
+const PLAN_EXIT_CODES: &str = "\
+Exit codes:
+  0  the script brings about what is wanted
+  1  some VIP would fall short, or there is no plan; standard error says which and why
+  2  wrong usage";
+
+const UNTIL_EXIT_CODES: &str = "\
+Exit codes:
+  0  it was told to end, or had no reader any more
+  1  it could not go on; standard error says why
+  2  wrong usage";
+
+const EXAMPLES: &str = "\
+Examples:
+  vip assign --link kube-dummy-if --create-link --source 192.0.2.10 10.96.0.10
+  kubectl get services -A -o jsonpath='{range .items[*]}{.spec.clusterIP}{\"\\n\"}{end}' \\
+    | grep -v None | vip reconcile --link kube-dummy-if --source 192.0.2.10 \\
+      --claim 10.96.0.0/12 --at-most 20 -
+  vip normalize --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10
+  vip audit --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10 --deep
+  vip watch --link kube-dummy-if --json --for 60
+  vip plan --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10 | less
+  vip keep --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10
+  vip release --link kube-dummy-if --json 10.96.0.10";
+
+/// Service VIPs on a link, each with exactly one route, whose preferred source is the node.
+#[derive(Debug, Parser)]
+#[command(name = "vip", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put VIPs on the link; repair those that are there in another state
+    #[command(
+        after_help = EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Assign(Assign),
+    /// Repair VIPs that are on the link: those given, or else all of them
+    ///
+    /// A VIP that is given but not on the link fails; it is not put there.
+    #[command(after_help = EXIT_CODES, mut_arg("source", |arg| arg.required(true)))]
+    Normalize(Normalize),
+    /// Take VIPs off the link: their addresses and every route of it to them
+    ///
+    /// Needs no --source; one that is given is never taken for a VIP.
+    #[command(after_help = EXIT_CODES, mut_arg("vips", |arg| arg.required(true)))]
+    Release(Release),
+    /// Make VIPs exactly those on the link that are claimed: assign, repair and release
+    #[command(
+        after_help = EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Reconcile(Reconcile),
+    /// Print what `reconcile` would do, as a shell script of `ip` commands; do nothing of it
+    #[command(
+        after_help = PLAN_EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Plan(Plan),
+    /// Reconcile, and repair what happens to the VIPs from then on, until told to end
+    ///
+    /// Prints a line for each change. The VIPs stay.
+    #[command(
+        after_help = UNTIL_EXIT_CODES,
+        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("vips", |arg| arg.required(true))
+    )]
+    Keep(Keep),
+    /// Say how VIPs differ from their single-route state: those given, or else all on the link
+    ///
+    /// A VIP that is given but not on the link has drifted. Writes nothing.
+    #[command(after_help = AUDIT_EXIT_CODES)]
+    Audit(Audit),
+    /// Print what happens to the VIPs, one event a line: to those given, or else to all of the link
+    ///
+    /// The link need not be there yet. What is there already is not told.
+    #[command(after_help = UNTIL_EXIT_CODES)]
+    Watch(Watch),
+}
+
+#[derive(Debug, Args)]
+struct Assign {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    wanted: Wanted,
+    #[command(flatten)]
+    making: Making,
+}
+
+#[derive(Debug, Args)]
+struct Normalize {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+#[derive(Debug, Args)]
+struct Release {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Reconcile {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    wanted: Wanted,
+    #[command(flatten)]
+    making: Making,
+    #[command(flatten)]
+    claiming: Claiming,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return print_usage(&error),
+    };
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(Stop::Usage(text)) => cli.command.usage(&text),
+        Err(Stop::Input(error)) => {
+            complain(format_args!("cannot read standard input: {error}"));
+            ExitCode::FAILURE
+        }
+        Err(Stop::Signals(error)) => {
+            complain(format_args!("cannot listen to signals: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command ended before its call.
+#[derive(Debug)]
+enum Stop {
+    Usage(String),
+    Input(io::Error),
+    Signals(io::Error),
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Assign(_) => Assign::NAME,
+            Self::Normalize(_) => Normalize::NAME,
+            Self::Release(_) => Release::NAME,
+            Self::Reconcile(_) => Reconcile::NAME,
+            Self::Plan(_) => "plan",
+            Self::Keep(_) => "keep",
+            Self::Audit(_) => "audit",
+            Self::Watch(_) => "watch",
+        }
+    }
+
+    fn run(&self) -> Result<ExitCode, Stop> {
+        match self {
+            Self::Assign(args) => args.run(),
+            Self::Normalize(args) => args.run(),
+            Self::Release(args) => args.run(),
+            Self::Reconcile(args) => args.run(),
+            Self::Plan(args) => args.run(),
+            Self::Keep(args) => args.run(),
+            Self::Audit(args) => args.run(),
+            Self::Watch(args) => args.run(),
+        }
+    }
+
+    /// Says what is wrong with the usage of this command, the way clap does.
+    fn usage(&self, text: &str) -> ExitCode {
+        let mut root = Cli::command();
+        root.build();
+        let error = match root.find_subcommand_mut(self.name()) {
+            Some(command) => command.error(UsageKind::ValueValidation, text),
+            None => root.error(UsageKind::ValueValidation, text),
+        };
+        print_usage(&error)
+    }
+}
+
+/// A command that is one call of the library and ends in its report.
+trait Call {
+    const NAME: &'static str;
+
+    fn common(&self) -> &Common;
+
+    fn call(&self, vips: &[Vip]) -> Result<Report, Error>;
+
+    fn run(&self) -> Result<ExitCode, Stop> {
+        let common = self.common();
+        let vips = common.vips()?;
+        let begun = Instant::now();
+        let result = progress::during(Self::NAME, || self.call(&vips));
+        let outcome = Outcome {
+            command: Self::NAME,
+            link: &common.link,
+            elapsed: begun.elapsed(),
+            result,
+        };
+        Ok(outcome.tell(common.json))
+    }
+}
+
+impl Call for Assign {
+    const NAME: &'static str = "assign";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
+        let call = |mut manager: VipManager| manager.assign(vips);
+        self.making.run(&self.common, &self.wanted, call)
+    }
+}
+
+impl Call for Normalize {
+    const NAME: &'static str = "normalize";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
+        let mut manager = self.wanted.builder(&self.common)?.open()?;
+        // Not `vips.is_empty()`: an empty list must never mean the whole link.
+        if self.common.vips.is_empty() {
+            manager.normalize()
+        } else {
+            manager.normalize_only(vips)
+        }
+    }
+}
+
+impl Call for Release {
+    const NAME: &'static str = "release";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
+        self.common.builder()?.open()?.release(vips)
+    }
+}
+
+impl Call for Reconcile {
+    const NAME: &'static str = "reconcile";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
+        let claim = self.claiming.claim();
+        let call = |mut manager: VipManager| manager.reconcile(&claim, vips);
+        self.making.run(&self.common, &self.wanted, call)
+    }
+}
+
+/// Prints a usage error, or the help that was asked for.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    // A closed stream changes nothing about the usage.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}

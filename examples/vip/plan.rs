@@ -1,0 +1,86 @@
+//! `vip plan`: what `vip reconcile` would do, and nothing of it done.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use viproute::{Error, Plan as Planned, Vip};
+
+use crate::Stop;
+use crate::args::{Claiming, Common, Making, Wanted};
+use crate::progress;
+use crate::tell::{self, complain, print_line};
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    wanted: Wanted,
+    #[command(flatten)]
+    making: Making,
+    #[command(flatten)]
+    claiming: Claiming,
+}
+
+impl Plan {
+    pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
+        let vips = self.common.vips()?;
+        let planned = progress::during("plan", || self.plan(&vips));
+        let failures = planned.as_ref().map_or(&[][..], |plan| &plan.failures);
+        for failure in failures {
+            complain(format_args!("{failure}"));
+        }
+        let code = match &planned {
+            Ok(plan) if plan.failures.is_empty() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => tell::failed("plan", error),
+        };
+        let written = match &planned {
+            planned if self.common.json => print_line(format_args!("{:#}", self.document(planned))),
+            Ok(plan) => print_script(plan),
+            Err(_) => Ok(()),
+        };
+        Ok(tell::code_of(&written, code))
+    }
+
+    fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
+        let claim = self.claiming.claim();
+        self.making.run(&self.common, &self.wanted, |mut manager| {
+            manager.plan(&claim, vips)
+        })
+    }
+
+    fn document(&self, planned: &Result<Planned, Error>) -> Value {
+        let (steps, failures) = match planned {
+            Ok(plan) => (&plan.steps[..], &plan.failures[..]),
+            Err(_) => (&[][..], &[][..]),
+        };
+        let steps: Value = steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "vip": step.vip.map(|vip| vip.to_string()),
+                    "command": step.action.to_string(),
+                    "reason": step.reason.to_string(),
+                })
+            })
+            .collect();
+        json!({
+            "command": "plan",
+            "link": self.common.link,
+            "steps": steps,
+            "script": planned.as_ref().ok().map(ToString::to_string),
+            "failures": tell::failures(failures),
+            "error": planned.as_ref().err().map(tell::error),
+        })
+    }
+}
+
+/// The script, with an end of its last line, and one flush.
+fn print_script(plan: &Planned) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    write!(out, "{plan}")?;
+    out.flush()
+}
