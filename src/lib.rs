@@ -54,6 +54,7 @@ mod claim;
 mod error;
 #[cfg(test)]
 mod faults;
+mod keeper;
 mod link;
 mod manager;
 mod netns;
@@ -74,6 +75,7 @@ pub use audit::{Audit, Audited};
 pub use cancel::Canceller;
 pub use claim::Claim;
 pub use error::{Error, ErrorKind};
+pub use keeper::{Counters, Dispatched, Keeper};
 pub use link::LinkKind;
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;

@@ -179,7 +179,7 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
         }
         Family::V6 => {
             let flags = talk.get(
-                |out, sequence| get_address_message(out, sequence, source),
+                |out, sequence| get_address_message(out, sequence, source, 0),
                 |message| Ok(message.address()?.map(|address| address.flags)),
             );
             match flags {

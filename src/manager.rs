@@ -11,12 +11,14 @@ use crate::audit::{Audit, Audited};
 use crate::cancel::{Cancelled, Canceller};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
+use crate::keeper::Keeper;
 use crate::link::{self, LinkKind, LinkState};
 use crate::netns::Netns;
+use crate::observe::Hint;
 use crate::plan::{Binding, Goal};
 use crate::report::Report;
 use crate::round::{Buffers, Call, Limits};
-use crate::state::{Drift, Facts, Row, Rows};
+use crate::state::{Drift, Facts, Phase, Row, Rows};
 use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
 use crate::vip::{Family, Reject, Vip};
@@ -224,6 +226,10 @@ impl Builder {
         self.protocol == Protocol::KERNEL
     }
 
+    pub(crate) fn link_name(&self) -> &str {
+        &self.link
+    }
+
     pub(crate) fn how_bound(&self) -> Binding {
         self.binding
     }
@@ -308,7 +314,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Assign);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Assign))
     }
 
     /// Brings every VIP that is on the link, whoever put it there, into its single-route state.
@@ -339,7 +345,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Normalize);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Normalize))
     }
 
     /// Takes VIPs off the link: every route of it to them, and their addresses. One that is not
@@ -361,7 +367,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Release);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Release))
     }
 
     /// Makes `desired` exactly the VIPs on the link that are claimed: what is missing is assigned,
@@ -427,9 +433,7 @@ impl VipManager {
     /// As for [`normalize`](Self::normalize). The manager keeps the new source also after an error,
     /// except after [`ErrorKind::InvalidConfig`].
     pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<Report, Error> {
-        let source = source.into();
-        check_config_source(source)?;
-        self.sources[Family::of(&source) as usize] = Some(source);
+        self.replace_source(source.into())?;
         self.normalize()
     }
 
@@ -447,6 +451,19 @@ impl VipManager {
         self.config.binding = binding;
         self.buffers.clear();
         self.run(Scope::Rebind)
+    }
+
+    /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`] if a socket cannot be opened; [`ErrorKind::InvalidConfig`] if the claim
+    /// goes by a mark that the manager has not.
+    pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
+        check_claim(&claim, &self.config)?;
+        let socket = self.config.open_socket()?;
+        Keeper::new(self, claim, socket)
     }
 
     /// The events of this manager's link, from now on.
@@ -495,12 +512,76 @@ impl VipManager {
 
     /// The one plain function behind every call that writes.
     fn run(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
-        let call = self.prepare(scope)?;
-        call.run()
+        self.prepare(scope, None)?.run()
+    }
+
+    /// Mends a few VIPs, of which notifications told what `hints` say: those desired are assigned,
+    /// the others released where they are claimed. Does not read the rest of the link.
+    pub(crate) fn mend(
+        &mut self,
+        claim: &Claim,
+        vips: impl Iterator<Item = (Vip, bool)>,
+        hints: Vec<(Vip, Hint)>,
+    ) -> Result<Report, Error> {
+        self.buffers.clear();
+        for (vip, desired) in vips {
+            let goal = if desired { Goal::Assign } else { Goal::Release };
+            self.buffers.rows.push(vip, goal);
+        }
+        self.prepare(Scope::Few(claim), Some(hints))?.run()
+    }
+
+    /// The VIPs of the last call that something was written for.
+    pub(crate) fn written(&self) -> impl Iterator<Item = Vip> {
+        let rows = self.buffers.rows.iter();
+        rows.filter(|row| row.phase.contains(Phase::WRITTEN))
+            .map(|row| row.vip)
+    }
+
+    pub(crate) fn config(&self) -> &Builder {
+        &self.config
+    }
+
+    pub(crate) fn sources(&self) -> &[Option<IpAddr>; 2] {
+        &self.sources
+    }
+
+    pub(crate) fn cancelled(&self) -> &Cancelled {
+        &self.cancelled
+    }
+
+    /// The port id of our requests.
+    pub(crate) fn port(&self) -> u32 {
+        self.talk.port()
+    }
+
+    /// Whether this is a VIP, were it on the link.
+    pub(crate) fn could_hold(&self, vip: Vip) -> bool {
+        let screen = Screen {
+            sources: self.sources,
+            allowed: &self.config.allowed,
+        };
+        screen.is_on_link(vip)
+    }
+
+    /// Takes another source of its family.
+    pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
+        check_config_source(source)?;
+        self.sources[Family::of(&source) as usize] = Some(source);
+        Ok(())
+    }
+
+    /// Looks the link up.
+    pub(crate) fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
+        link::find(&mut self.talk, &self.config.link)
     }
 
     /// Everything of a call that happens before its first write.
-    fn prepare(&mut self, scope: Scope<'_>) -> Result<Call<'_>, Error> {
+    fn prepare(
+        &mut self,
+        scope: Scope<'_>,
+        few: Option<Vec<(Vip, Hint)>>,
+    ) -> Result<Call<'_>, Error> {
         let screen = Screen {
             sources: self.sources,
             allowed: &self.config.allowed,
@@ -508,7 +589,7 @@ impl VipManager {
         let Buffers { rows, rejected, .. } = &mut self.buffers;
         rows.settle();
         rows.reject(|row| screen.reject(row), rejected);
-        if let Scope::Claimed(claim) | Scope::Wipe(claim) = scope {
+        if let Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) = scope {
             check_claim(claim, &self.config)?;
         }
         let assigns = rows.len() > 0;
@@ -519,13 +600,15 @@ impl VipManager {
                  call release_all",
             ));
         }
-        let releases = matches!(scope, Scope::Wipe(_))
-            || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
-        let create = rows.iter().any(|row| row.goal == Goal::Assign);
+        let releases =
+            matches!(scope, Scope::Wipe(_)) || matches!(scope, Scope::Given(Goal::Release));
+        // To assign nothing is a way to make the link.
+        let create = matches!(scope, Scope::Given(Goal::Assign))
+            || rows.iter().any(|row| row.goal == Goal::Assign);
         let link = find_link(&mut self.talk, &self.config, create)?;
         let admit = |vip: Vip| {
             let goal = match scope {
-                Scope::Given => return None,
+                Scope::Given(_) | Scope::Few(_) => return None,
                 Scope::Link => Goal::Normalize,
                 Scope::Rebind => Goal::Assign,
                 Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
@@ -560,16 +643,20 @@ impl VipManager {
             &self.cancelled,
             link.index,
         );
-        call.look((scope != Scope::Given).then_some(&admit))?;
+        call.few = few;
+        let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
+        call.look((!given).then_some(&admit))?;
         let Buffers { rows, rejected, .. } = &mut *call.buffers;
         match scope {
-            Scope::Given => {}
+            Scope::Given(_) => {}
             Scope::Link | Scope::Rebind => {
                 // What went away while it was looked for is not on the link.
                 rows.retain(|row| row.facts.on_link());
                 rows.reject(|row| screen.reject(row), rejected);
             }
-            Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim)?,
+            Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) => {
+                keep_claimed(rows, claim)?;
+            }
         }
         check_families(
             call.talk,
@@ -630,7 +717,7 @@ impl VipManager {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope<'a> {
     /// The caller named them.
-    Given,
+    Given(Goal),
     /// All that are on the link, as they are bound.
     Link,
     /// All that are on the link, to be bound anew.
@@ -639,6 +726,8 @@ enum Scope<'a> {
     Claimed(&'a Claim),
     /// Those on the link that are claimed.
     Wipe(&'a Claim),
+    /// Those named; of those to be released, the claimed ones.
+    Few(&'a Claim),
 }
 
 /// How far an audit looks.

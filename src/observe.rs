@@ -8,7 +8,7 @@ use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
-use crate::wire::encode::{Templates, dump_addresses, dump_routes};
+use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 
 /// How often a torn observation is repeated before look-ups settle it row by row.
@@ -20,6 +20,15 @@ pub(crate) const fn route_group(family: Family) -> u32 {
         Family::V4 => libc::RTNLGRP_IPV4_ROUTE,
         Family::V6 => libc::RTNLGRP_IPV6_ROUTE,
     }
+}
+
+/// What notifications told of a VIP.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hint {
+    /// Whether its address is on the link, as a host prefix.
+    pub(crate) address: Option<bool>,
+    /// Routes to it through the link that were added, except for the wanted one.
+    pub(crate) routes: Vec<Route>,
 }
 
 /// What the rows are observed with.
@@ -100,8 +109,71 @@ impl Observer<'_> {
         }
     }
 
-    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another device
-    /// has a local route for, and looks up whose is used; collects those to which our link has a route in a
+    /// Observes a few rows one by one, without reading the rest of the link: the address of each
+    /// IPv6 row and the winning route of each row are asked for, and `hints` of notifications tell
+    /// the rest. Returns whether that was enough; if not, [`observe`](Self::observe).
+    ///
+    /// IPv4 cannot be asked for one address, so its rows need a hint of that, which a row whose
+    /// address was just written has not.
+    pub(crate) fn observe_few(&mut self, hints: &mut [(Vip, Hint)]) -> Result<bool, Failed> {
+        self.rows.begin();
+        let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
+        let mut unknown = false;
+        for at in 0..rows.len() {
+            let Some(vip) = rows.iter().nth(at).map(|row| row.vip) else {
+                break;
+            };
+            let hint = hints
+                .iter()
+                .find(|(of, _)| *of == vip)
+                .map(|(_, hint)| hint);
+            match vip.family() {
+                Family::V6 => {
+                    let asked = self.talk.get(
+                        |out, sequence| {
+                            get_address_message(out, sequence, &vip.addr(), frame.link);
+                        },
+                        |message| message.address(),
+                    );
+                    match asked {
+                        Ok(Some(address)) => rows.join_address(&address, frame, admit),
+                        Ok(None) => {}
+                        Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => {}
+                        Err(failed) => return Err(failed),
+                    }
+                }
+                Family::V4 => match hint.and_then(|hint| hint.address) {
+                    Some(true) => rows.join_known_address(vip),
+                    Some(false) => {}
+                    None => unknown = true,
+                },
+            }
+            for route in hint.into_iter().flat_map(|hint| &hint.routes) {
+                rows.join_route(route, frame, None);
+            }
+        }
+        rows.finish();
+        // A route that a notification told of may be gone: once is enough to try.
+        for (_, hint) in hints.iter_mut() {
+            hint.routes.clear();
+        }
+        if unknown {
+            return Ok(false);
+        }
+        self.look_up(|_| true)?;
+        // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
+        // address that was just made there is nothing yet.
+        Ok(!self.rows.iter().any(|row| {
+            row.facts.contains(Facts::FOREIGN)
+                || row.facts.contains(Facts::KERNEL)
+                    && row.vip.family() == Family::V6
+                    && !row.phase.contains(Phase::FRESH)
+        }))
+    }
+
+    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another
+    /// device has a local route for, and looks up whose is used; collects those to which our link
+    /// has a route in a
     /// table that is neither local nor main. Reads every route of the node.
     pub(crate) fn observe_node(&mut self, elsewhere: &mut Vec<Vip>) -> Result<(), Failed> {
         let mut dumped = Dumped::Whole;

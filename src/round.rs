@@ -9,7 +9,7 @@ use crate::batch::{Batch, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
-use crate::observe::{Observer, awaits_kernel, note_arrival, route_group};
+use crate::observe::{Hint, Observer, awaits_kernel, note_arrival, route_group};
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
@@ -97,6 +97,8 @@ pub(crate) struct Call<'a> {
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
     pub(crate) report: Report,
+    /// Where the rows are few: what notifications told of them, instead of reading the link.
+    pub(crate) few: Option<Vec<(Vip, Hint)>>,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
     /// Whether table main is to be read.
@@ -165,6 +167,7 @@ impl<'a> Call<'a> {
             binding: config.how_bound(),
             limits: config.limits(),
             report: Report::default(),
+            few: None,
             observed: false,
             scan_main: true,
             listening: false,
@@ -202,8 +205,17 @@ impl<'a> Call<'a> {
     fn observe(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
         self.observed = false;
         let scan_main = self.scan_main;
-        // Table main is read once, and again only while it holds something to remove.
-        self.scan_main = self.observer(admit).observe(scan_main)?;
+        let mut few = self.few.take();
+        let enough = match &mut few {
+            Some(hints) => self.observer(admit).observe_few(hints)?,
+            None => false,
+        };
+        if enough {
+            self.few = few;
+        } else {
+            // Table main is read once, and again only while it holds something to remove.
+            self.scan_main = self.observer(admit).observe(scan_main)?;
+        }
         self.observed = true;
         self.listening = false;
         for row in self.buffers.rows.iter_mut() {
@@ -423,6 +435,10 @@ impl<'a> Call<'a> {
         }
         let row = self.buffers.rows.get(at);
         let keep = row.and_then(|row| self.buffers.rows.keep(row.vip)).copied();
+        let vip = row.map(|row| row.vip);
+        if let (Some(vip), Step::AddAddress | Step::DeleteAddress) = (vip, step) {
+            self.outdate_hint(vip);
+        }
         let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
             Step::AddAddress => t.add_address.push(out, sequence, vip),
@@ -445,6 +461,15 @@ impl<'a> Call<'a> {
             Step::DeleteOthers => {}
         });
         Ok(())
+    }
+
+    /// What a notification told of this row's address before we wrote to it says nothing any more.
+    fn outdate_hint(&mut self, vip: Vip) {
+        for (of, hint) in self.few.iter_mut().flatten() {
+            if *of == vip {
+                hint.address = None;
+            }
+        }
     }
 
     fn push(
@@ -538,8 +563,10 @@ impl<'a> Call<'a> {
                 )));
             }
             link_gone |= errno == libc::ENODEV;
-            if step.refused(errno) == Refusal::Final {
-                self.fail(row, Cause::Kernel);
+            match step.refused(errno) {
+                Refusal::Final => self.fail(row, Cause::Kernel),
+                // It is otherwise than it seemed when looked at alone: read the link.
+                Refusal::LookAgain => self.few = None,
             }
         }
         if link_gone {

@@ -457,6 +457,13 @@ impl Rows {
         }
     }
 
+    /// Joins an IPv4 address that is known to be on the link.
+    pub(crate) fn join_known_address(&mut self, vip: Vip) {
+        if let Some(at) = self.find(vip.addr()) {
+            self.rows[at].facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
+        }
+    }
+
     /// Joins one route of a dump. Returns whether it is one of the link in table main, to be
     /// looked at again after a write.
     pub(crate) fn join_route(
@@ -510,7 +517,7 @@ impl Rows {
     }
 
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
-    /// `None`: the VIP has no route at all.
+    /// `None`: no route was found at all.
     pub(crate) fn join_look_up(&mut self, row: u32, route: Option<&Route>, frame: &Frame<'_>) {
         let fact = route
             .and_then(|route| self.classify(route, frame))
@@ -538,6 +545,17 @@ impl Rows {
             }
         }
         let Some(row) = self.get_mut(row) else { return };
+        let seen = row
+            .facts
+            .intersects(Facts::OURS | Facts::SLOT | Facts::KERNEL);
+        if route.is_none() && vip.family() == Family::V6 && seen {
+            // The kernel's own route, put in once more after it was deleted (`arp on`, `arp off`),
+            // is marked as being destroyed, and IPv6 answers "unreachable" for it, to packets too
+            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). Only that hides what was seen.
+            row.facts |= Facts::KERNEL;
+            row.facts.remove(Facts::WINS);
+            return;
+        }
         if !hides {
             row.facts.remove(Facts::LOOKED_UP);
         }

@@ -75,7 +75,7 @@ pub enum Event {
 }
 
 /// The groups of the notifications (linux/rtnetlink.h).
-const GROUPS: [u32; 5] = [
+pub(crate) const GROUPS: [u32; 5] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,

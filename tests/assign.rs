@@ -372,7 +372,7 @@ fn a_manager_stays_in_its_namespace() {
 
 /// Every VIP counts exactly once, and those said to be done are.
 #[track_caller]
-fn check_stopped(net: &Net, set: &[IpAddr], report: &Report, cause: Cause) -> usize {
+fn check_stopped(net: &Net, set: &[IpAddr], report: &Report) -> usize {
     let [assigned, repaired, released, unchanged, failed] = counts(report);
     assert_eq!(
         (assigned + repaired + unchanged + failed, released),
@@ -381,7 +381,9 @@ fn check_stopped(net: &Net, set: &[IpAddr], report: &Report, cause: Cause) -> us
     );
     let mut failing: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
     for failure in &report.failures {
-        assert_eq!(failure.cause, cause, "{failure}");
+        // Its turn had not come, or the kernel had something to finish for it.
+        let unfinished = matches!(failure.cause, Cause::NotReached | Cause::Pending);
+        assert!(unfinished, "{failure}");
     }
     failing.sort_unstable();
     failing.dedup();
@@ -423,7 +425,7 @@ fn out_of_time_then_again() {
             "it took {took:?}"
         );
         let report = error.report().unwrap();
-        check_stopped(&net, &set, report, Cause::Pending);
+        check_stopped(&net, &set, report);
         cut += usize::from(report.writes > 0);
 
         let report = builder().open().unwrap().assign(&set).unwrap();
@@ -450,11 +452,7 @@ fn cancelled_before_the_call() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let report = error.report().unwrap();
     assert_eq!(report.writes, 0);
-    assert_eq!(
-        check_stopped(&net, &set, report, Cause::NotReached),
-        0,
-        "{report}"
-    );
+    assert_eq!(check_stopped(&net, &set, report), 0, "{report}");
     assert_eq!(before, net.snapshot_without(&[]));
     // Seen once, it is over.
     let report = manager.assign(&set).unwrap();
@@ -489,7 +487,7 @@ fn cancelled_in_the_middle_of_ten_thousand() {
                 assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
                 let report = error.report().unwrap();
                 println!("{millis} ms: {report}");
-                let done = check_stopped(&net, &set, report, Cause::NotReached);
+                let done = check_stopped(&net, &set, report);
                 if report.writes > 0 {
                     middle += 1;
                     assert!(report.unchanged == 100 && done >= 100, "{report}");

@@ -418,10 +418,11 @@ pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &
     );
 }
 
-/// Asks for one IPv6 address of the node, on whatever link.
-pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+/// Asks for one IPv6 address, on this link, or with 0 on whatever link.
+pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
     let header = AddressHeader {
         family: family(Family::of(addr)),
+        index: link,
         ..AddressHeader::default()
     };
     let local = AddressAttribute::Address(*addr);

@@ -276,7 +276,7 @@ fn requests_ask_for_no_more_than_needed() {
         );
         one.attributes = vec![AddressAttribute::Address(vip(of))];
         assert_eq!(
-            written(|out| get_address_message(out, SEQUENCE, &vip(of))),
+            written(|out| get_address_message(out, SEQUENCE, &vip(of), 0)),
             whole(RouteNetlinkMessage::GetAddress(one), 0)
         );
     }

@@ -1,0 +1,599 @@
+//! Holding a desired set against whatever happens to it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use crate::cancel::Canceller;
+use crate::claim::Claim;
+use crate::error::{Error, ErrorKind};
+use crate::manager::VipManager;
+use crate::observe::Hint;
+use crate::plan::Binding;
+use crate::report::{Cause, Report};
+use crate::sys::{Received, Socket, Woken, wait_readable};
+use crate::vip::{Family, Vip};
+use crate::watch::GROUPS;
+use crate::wire::decode::{self, Message, Route};
+use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+
+/// VIPs that are mended one by one at the most; above that the link is read as a whole.
+const FEW: usize = 64;
+
+/// Repairs of one VIP within [`CALM`] that need no pause.
+const PATIENCE: u32 = 3;
+
+/// The first pause of a VIP that is fought over, doubled with each further repair…
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// …up to this one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// After how long without a repair a fight is over.
+const CALM: Duration = Duration::from_secs(60);
+
+/// How often something that is missing is looked for, where no event tells of it.
+const RETRY: Duration = Duration::from_secs(1);
+
+const RECEIVE_ROOM: usize = 64 * 1024;
+
+/// Holds a desired set of VIPs on the link until told to stop, repairing just what drifted.
+///
+/// Made by [`VipManager::into_keeper`]. It owns its sockets and follows the link by name. In an
+/// event loop, wait until its descriptor ([`AsFd`]) is readable or
+/// [`next_deadline`](Self::next_deadline) has come, then call [`dispatch`](Self::dispatch); in a
+/// thread, call [`run`](Self::run). Idle, it uses no processor time.
+///
+/// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP
+/// that drifts costs one VIP's work. Against an adversary that keeps undoing a repair it pauses
+/// longer and longer, for that VIP alone.
+#[derive(Debug)]
+pub struct Keeper {
+    manager: VipManager,
+    claim: Claim,
+    /// Sorted.
+    desired: Vec<Vip>,
+    socket: Socket,
+    receive: Box<[u8]>,
+    link: Option<u32>,
+    /// When the whole link is to be reconciled.
+    full: Option<Instant>,
+    missing: Option<ErrorKind>,
+    dirty: BTreeMap<Vip, Hint>,
+    fights: BTreeMap<Vip, Fight>,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fight {
+    repairs: u32,
+    last: Instant,
+    until: Instant,
+}
+
+/// What a keeper has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Notifications that concerned the link, its VIPs or the sources, but for the keeper's own
+    /// changes.
+    pub events: u64,
+    /// VIPs looked at one by one, because something had happened to them.
+    pub looks: u64,
+    /// VIPs that something was written for: assigned, repaired or released.
+    pub repairs: u64,
+    /// Times that the whole link was read: at first, with a new desired set, after lost
+    /// notifications, and when the link or a source came back.
+    pub resyncs: u64,
+    /// Repairs that were put off because the VIP had been repaired too often of late.
+    pub fights: u64,
+}
+
+/// What one [`Keeper::dispatch`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dispatched {
+    /// What became of the VIPs that were looked at. Failures are tried again later.
+    pub report: Report,
+    /// What is missing, so that nothing can be kept until it is back: the link
+    /// ([`ErrorKind::LinkNotFound`], [`ErrorKind::LinkDown`], [`ErrorKind::LinkInVrf`],
+    /// [`ErrorKind::Ipv6Disabled`]) or a source ([`ErrorKind::SourceNotOnNode`],
+    /// [`ErrorKind::SourceTentative`]).
+    pub missing: Option<ErrorKind>,
+    /// Whether more is due at once: call again.
+    pub more: bool,
+}
+
+impl fmt::Display for Dispatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.missing {
+            Some(missing) => write!(f, "waiting: {missing:?}"),
+            None => fmt::Display::fmt(&self.report, f),
+        }
+    }
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        mut manager: VipManager,
+        claim: Claim,
+        socket: Socket,
+    ) -> Result<Self, Error> {
+        for group in GROUPS {
+            socket
+                .join(group)
+                .map_err(|error| Error::io("cannot listen to notifications", &error))?;
+        }
+        // Only now, so that no change in between is missed.
+        let link = manager.find_link()?.map(|link| link.index);
+        Ok(Self {
+            manager,
+            claim,
+            desired: Vec::new(),
+            socket,
+            receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+            link,
+            full: None,
+            missing: None,
+            dirty: BTreeMap::new(),
+            fights: BTreeMap::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Sets what is to be kept from now on; the next [`dispatch`](Self::dispatch) brings it about.
+    /// An empty set keeps nothing and releases nothing: to wipe, call
+    /// [`release_all`](VipManager::release_all) on the manager.
+    pub fn set_desired<I>(&mut self, desired: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.desired.clear();
+        self.desired.extend(desired.into_iter().map(Into::into));
+        self.desired.sort_unstable();
+        self.desired.dedup();
+        self.dirty.clear();
+        self.fights.clear();
+        self.full = (!self.desired.is_empty()).then(Instant::now);
+    }
+
+    /// Changes the source of its family: the node's address has changed. The next
+    /// [`dispatch`](Self::dispatch) moves the VIPs, each in place.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for an address that no node can have.
+    pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<(), Error> {
+        self.manager.replace_source(source.into())?;
+        self.resync(Instant::now());
+        Ok(())
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// When [`dispatch`](Self::dispatch) is to be called even if nothing happens. `None`: never.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let dirty = self.dirty.keys().map(|vip| self.free_at(*vip)).min();
+        self.full.into_iter().chain(dirty.flatten()).min()
+    }
+
+    /// When a VIP may be repaired again; `None` without a set.
+    fn free_at(&self, vip: Vip) -> Option<Instant> {
+        let now = Instant::now();
+        Some(
+            self.fights
+                .get(&vip)
+                .map_or(now, |fight| fight.until.max(now)),
+        )
+    }
+
+    /// A handle that ends [`run`](Self::run), or the call that runs, from another thread.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.manager.canceller()
+    }
+
+    /// Gives the manager back; the VIPs stay as they are.
+    #[must_use]
+    pub fn into_manager(self) -> VipManager {
+        self.manager
+    }
+
+    /// Takes what has happened and repairs what is due, at most `max_vips` of the VIPs that drifted
+    /// one by one. Does not wait for events, only for the kernel to finish what it was told.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::TooManyReleases`], [`ErrorKind::InvalidConfig`],
+    /// [`ErrorKind::EmptySet`] (no admissible VIP is desired), [`ErrorKind::Cancelled`] and
+    /// [`ErrorKind::System`]; the keeper can go on afterwards. What is merely missing, and VIPs that
+    /// fell short, are no errors: see [`Dispatched`].
+    pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
+        self.listen()?;
+        if self.desired.is_empty() {
+            self.dirty.clear();
+            return Ok(Dispatched::default());
+        }
+        if self.full.is_some_and(|at| at <= Instant::now()) {
+            return self.keep_all();
+        }
+        if self.missing.is_some() {
+            // Nothing can be mended until that is back, and then everything is looked at.
+            self.dirty.clear();
+            return Ok(self.dispatched(Report::default()));
+        }
+        self.keep_dirty(max_vips)
+    }
+
+    /// Keeps the set until it is cancelled; hands what each round did to `each`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`dispatch`](Self::dispatch), but for the cancellation, which is how it ends.
+    pub fn run(&mut self, mut each: impl FnMut(&Dispatched)) -> Result<(), Error> {
+        loop {
+            match self.dispatch(usize::MAX) {
+                Ok(done) => {
+                    each(&done);
+                    if done.more {
+                        continue;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            // No deadline: as long as a wait can be.
+            let patience = self
+                .next_deadline()
+                .map_or(Duration::from_secs(86_400), |at| {
+                    at.saturating_duration_since(Instant::now())
+                });
+            let woken = wait_readable(&self.socket, self.manager.cancelled(), patience)
+                .map_err(|error| Error::io("cannot wait for notifications", &error))?;
+            if woken == Woken::Cancelled && self.manager.cancelled().take() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn resync(&mut self, at: Instant) {
+        if !self.desired.is_empty() {
+            self.full = Some(self.full.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    fn dispatched(&self, report: Report) -> Dispatched {
+        let now = Instant::now();
+        Dispatched {
+            report,
+            missing: self.missing,
+            more: self.next_deadline().is_some_and(|at| at <= now),
+        }
+    }
+
+    /// Reconciles the whole link.
+    fn keep_all(&mut self) -> Result<Dispatched, Error> {
+        self.full = None;
+        self.dirty.clear();
+        self.counters.resyncs += 1;
+        let result = self.manager.reconcile(&self.claim, &self.desired);
+        let initial = self.fights.is_empty();
+        self.conclude(result, !initial)
+    }
+
+    /// Mends what is dirty and not being fought over.
+    fn keep_dirty(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
+        let now = Instant::now();
+        let free = |vip: &Vip| self.fights.get(vip).is_none_or(|fight| fight.until <= now);
+        let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
+        if due.is_empty() {
+            return Ok(self.dispatched(Report::default()));
+        }
+        if due.len() > FEW && max_vips > FEW {
+            return self.keep_all();
+        }
+        let due = &due[..due.len().min(max_vips).min(FEW)];
+        let mut hints = Vec::with_capacity(due.len());
+        for vip in due {
+            if let Some(mut hint) = self.dirty.remove(vip) {
+                let known = self.manager.config().how_bound() == Binding::Address;
+                if vip.family() == Family::V4 && self.is_desired(*vip) {
+                    // It was verified before, and nothing has told otherwise.
+                    hint.address = hint.address.or(Some(known));
+                }
+                hints.push((*vip, hint));
+            }
+        }
+        self.counters.looks += due.len() as u64;
+        let desired = &self.desired;
+        let vips = due
+            .iter()
+            .map(|vip| (*vip, desired.binary_search(vip).is_ok()));
+        let result = self.manager.mend(&self.claim, vips, hints);
+        self.conclude(result, true)
+    }
+
+    fn is_desired(&self, vip: Vip) -> bool {
+        self.desired.binary_search(&vip).is_ok()
+    }
+
+    /// Takes note of a call's outcome. With `watch`, of who was repaired too.
+    fn conclude(
+        &mut self,
+        result: Result<Report, Error>,
+        watch: bool,
+    ) -> Result<Dispatched, Error> {
+        let report = match result {
+            Ok(report) => report,
+            Err(error) if is_missing(error.kind()) => {
+                self.missing = Some(error.kind());
+                // Most of it comes back with an event, but not every sysctl has one.
+                self.resync(Instant::now() + RETRY);
+                return Ok(self.dispatched(error.into_report().unwrap_or_default()));
+            }
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                error.into_report().unwrap_or_default()
+            }
+            Err(error) => {
+                self.resync(Instant::now() + RETRY);
+                return Err(error);
+            }
+        };
+        self.missing = None;
+        self.counters.repairs += (report.assigned + report.repaired + report.released) as u64;
+        let now = Instant::now();
+        self.fights
+            .retain(|_, fight| now.duration_since(fight.last) < CALM);
+        if watch {
+            for vip in self.manager.written() {
+                let paused = pause(&mut self.fights, vip, now, 1);
+                self.counters.fights += u64::from(paused);
+            }
+        }
+        for failure in &report.failures {
+            let (times, fought) = match failure.cause {
+                // It can never be one.
+                Cause::Rejected(_) => continue,
+                // It is another's, or in a form that is not ours to change: until that ends.
+                Cause::Conflict | Cause::Unrepaired => (1, false),
+                _ => (PATIENCE + 1, true),
+            };
+            if self.desired.binary_search(&failure.vip).is_ok() {
+                let paused = pause(&mut self.fights, failure.vip, now, times);
+                self.counters.fights += u64::from(paused && fought);
+                self.dirty.entry(failure.vip).or_default();
+                if let Some(fight) = self.fights.get_mut(&failure.vip) {
+                    fight.until = fight.until.max(now + RETRY);
+                }
+            }
+        }
+        Ok(self.dispatched(report))
+    }
+
+    /// Reads the notifications.
+    fn listen(&mut self) -> Result<(), Error> {
+        loop {
+            let received = self
+                .socket
+                .receive(&mut self.receive)
+                .map_err(|error| Error::io("cannot receive notifications", &error))?;
+            let mut lost = false;
+            match received {
+                Received::Nothing => return Ok(()),
+                Received::Overflow => lost = true,
+                Received::Datagram(datagram) => {
+                    let mut ear = Ear {
+                        manager: &self.manager,
+                        desired: &self.desired,
+                        link: &mut self.link,
+                        dirty: &mut self.dirty,
+                        counters: &mut self.counters,
+                    };
+                    for message in decode::messages(datagram) {
+                        let heard = message.and_then(|message| ear.hear(&message));
+                        lost |= heard != Ok(Heard::Noted);
+                    }
+                }
+            }
+            if lost {
+                self.resync(Instant::now());
+            }
+        }
+    }
+}
+
+impl AsFd for Keeper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Whether this is something that may come back.
+fn is_missing(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::LinkNotFound
+            | ErrorKind::LinkDown
+            | ErrorKind::LinkInVrf
+            | ErrorKind::Ipv6Disabled
+            | ErrorKind::SourceNotOnNode
+            | ErrorKind::SourceTentative
+    )
+}
+
+/// Takes note of repairs of a VIP; says whether the next one has to wait for them.
+fn pause(fights: &mut BTreeMap<Vip, Fight>, vip: Vip, now: Instant, repairs: u32) -> bool {
+    let fight = fights.entry(vip).or_insert(Fight {
+        repairs: 0,
+        last: now,
+        until: now,
+    });
+    fight.repairs = fight.repairs.saturating_add(repairs);
+    fight.last = now;
+    let Some(over) = fight.repairs.checked_sub(PATIENCE + 1) else {
+        return false;
+    };
+    let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
+    fight.until = now + time.min(LONGEST_PAUSE);
+    true
+}
+
+/// What a notification asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Nothing beyond what was noted.
+    Noted,
+    /// The whole link is to be looked at.
+    Resync,
+}
+
+/// What notifications are heard with.
+struct Ear<'a> {
+    manager: &'a VipManager,
+    desired: &'a [Vip],
+    link: &'a mut Option<u32>,
+    dirty: &'a mut BTreeMap<Vip, Hint>,
+    counters: &'a mut Counters,
+}
+
+impl Ear<'_> {
+    fn hear(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.hear_link(message),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.hear_address(message),
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.hear_route(message),
+            _ => Ok(Heard::Noted),
+        }
+    }
+
+    /// Whatever happens to the link may have happened to all its VIPs.
+    fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let told = message.link()?;
+        let named = told.name() == Some(self.manager.config().link_name());
+        let known = *self.link == Some(told.index);
+        if message.kind == libc::RTM_NEWLINK && named {
+            *self.link = Some(told.index);
+        } else if known {
+            *self.link = None;
+        } else {
+            return Ok(Heard::Noted);
+        }
+        self.counters.events += 1;
+        Ok(Heard::Resync)
+    }
+
+    fn hear_address(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let Some(address) = message.address()? else {
+            return Ok(Heard::Noted);
+        };
+        let there = message.kind == libc::RTM_NEWADDR;
+        if self.manager.sources().contains(&Some(address.addr)) {
+            // With the source go, or come, the routes of a whole family.
+            self.counters.events += 1;
+            return Ok(Heard::Resync);
+        }
+        if Some(address.link) != *self.link {
+            return Ok(Heard::Noted);
+        }
+        let vip = Vip::from(address.addr);
+        let family = vip.family();
+        if message.port != self.manager.port()
+            && !there
+            && family == Family::V4
+            && self.manager.config().how_bound() == Binding::Route
+        {
+            // Perhaps the last one of the link: then all IPv4 routes through it went, and the
+            // kernel says nothing of that.
+            self.counters.events += 1;
+            return Ok(Heard::Resync);
+        }
+        // Our own IPv6 changes bear no port id: they cost a look.
+        if message.port == self.manager.port() || !self.concerns(vip) {
+            return Ok(Heard::Noted);
+        }
+        self.counters.events += 1;
+        if address.prefix_length == family.host_bits() {
+            self.dirty.entry(vip).or_default().address = Some(there);
+            Ok(Heard::Noted)
+        } else {
+            self.dirty.entry(vip).or_default();
+            // Looked at one by one it would not show in IPv4.
+            Ok(if self.is_desired(vip) {
+                Heard::Resync
+            } else {
+                Heard::Noted
+            })
+        }
+    }
+
+    fn hear_route(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let Some(route) = message.route()? else {
+            return Ok(Heard::Noted);
+        };
+        let Some(host) = route.host() else {
+            return Ok(Heard::Noted);
+        };
+        let vip = Vip::from(host);
+        let ours = route.link.is_some() && route.link == *self.link;
+        let matters = !route.cloned
+            && match route.table {
+                TABLE_LOCAL => ours || self.is_desired(vip),
+                TABLE_MAIN => ours,
+                _ => false,
+            };
+        if !matters || !self.concerns(vip) {
+            return Ok(Heard::Noted);
+        }
+        let hint = if message.port == self.manager.port() {
+            // Our own change calls for nothing, but outdates what was told before.
+            let Some(hint) = self.dirty.get_mut(&vip) else {
+                return Ok(Heard::Noted);
+            };
+            if message.kind == libc::RTM_NEWROUTE {
+                return Ok(Heard::Noted);
+            }
+            hint
+        } else {
+            self.counters.events += 1;
+            self.dirty.entry(vip).or_default()
+        };
+        let same = |other: &Route| {
+            (
+                other.table,
+                other.metric,
+                other.protocol,
+                other.tos,
+                other.prefsrc,
+            ) == (
+                route.table,
+                route.metric,
+                route.protocol,
+                route.tos,
+                route.prefsrc,
+            )
+        };
+        if message.kind == libc::RTM_DELROUTE {
+            hint.routes.retain(|other| !same(other));
+        } else if ours && !route.indirect && !hint.routes.iter().any(same) {
+            hint.routes.push(route);
+        }
+        Ok(Heard::Noted)
+    }
+
+    fn is_desired(&self, vip: Vip) -> bool {
+        self.desired.binary_search(&vip).is_ok()
+    }
+
+    /// Whether the VIP is desired, or could be one that is claimed.
+    fn concerns(&self, vip: Vip) -> bool {
+        self.is_desired(vip) || self.manager.could_hold(vip)
+    }
+}

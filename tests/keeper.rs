@@ -1,0 +1,614 @@
+//! A keeper brings its VIPs back from whatever happens to them: every row of what is known to break
+//! a good state, for both bindings and both families.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::net::IpAddr;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::{LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips};
+use viproute::{
+    Binding, Builder, Canceller, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
+    VipManager,
+};
+
+/// Long enough for a busy machine; nothing here takes a second on an idle one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
+
+fn builder(binding: Binding) -> Builder {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .binding(binding)
+}
+
+/// A keeper at work in a thread of its own.
+struct Kept<'a> {
+    net: &'a Net,
+    binding: Binding,
+    set: Vec<IpAddr>,
+    canceller: Canceller,
+    rounds: mpsc::Receiver<Dispatched>,
+    thread: Option<JoinHandle<Keeper>>,
+}
+
+impl<'a> Kept<'a> {
+    fn start(net: &'a Net, builder: Builder, binding: Binding, set: Vec<IpAddr>) -> Self {
+        let manager = builder.open().unwrap();
+        let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(&set);
+        let canceller = keeper.canceller();
+        let (sender, rounds) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            keeper
+                .run(|done| {
+                    let _ = sender.send(done.clone());
+                })
+                .unwrap();
+            keeper
+        });
+        let kept = Self {
+            net,
+            binding,
+            set,
+            canceller,
+            rounds,
+            thread: Some(thread),
+        };
+        kept.wait_until_good("at first");
+        kept
+    }
+
+    fn wrong(&self) -> Vec<String> {
+        let want = Want {
+            link: VIP_LINK,
+            sources: &SOURCES,
+            protocol: PROTO_KERNEL,
+            address: self.binding == Binding::Address,
+        };
+        LocalState::read().wrong_vips(&self.set, &want)
+    }
+
+    /// Waits until every VIP is as wanted, and is so a moment later.
+    #[track_caller]
+    fn wait_until_good(&self, after: &str) {
+        let began = Instant::now();
+        loop {
+            let wrong = self.wrong();
+            if wrong.is_empty() {
+                std::thread::sleep(Duration::from_millis(60));
+                if self.wrong().is_empty() {
+                    return;
+                }
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{:?}, {after}: still wrong after {:?}: {wrong:#?}",
+                self.binding,
+                began.elapsed()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a round says that this is missing.
+    #[track_caller]
+    fn wait_until_missing(&self, kind: ErrorKind) {
+        let began = Instant::now();
+        loop {
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            let done = self.rounds.recv_timeout(left).expect("it never said so");
+            if done.missing == Some(kind) {
+                return;
+            }
+        }
+    }
+
+    /// One thing happens, and the VIPs come back with no call of the test's.
+    #[track_caller]
+    fn survives(&self, what: &str, happen: impl FnOnce(&Net)) {
+        happen(self.net);
+        self.wait_until_good(what);
+    }
+
+    fn stop(mut self) -> Counters {
+        self.canceller.cancel();
+        let keeper = self.thread.take().unwrap().join().unwrap();
+        keeper.counters()
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.canceller.cancel();
+    }
+}
+
+fn set() -> Vec<IpAddr> {
+    vips(5)
+}
+
+/// Runs `test` for both bindings.
+fn for_both(test: impl Fn(Kept<'_>)) {
+    for binding in BINDINGS {
+        let net = Net::new();
+        test(Kept::start(&net, builder(binding), binding, set()));
+    }
+}
+
+fn link(words: &str) -> String {
+    format!("link set {VIP_LINK} {words}")
+}
+
+#[test]
+fn link_down_and_up() {
+    for_both(|kept| {
+        kept.survives("down and up", |net| {
+            net.ip(&link("down"));
+            net.ip(&link("up"));
+        });
+        // Long enough down for the keeper to see it.
+        kept.net.ip(&link("down"));
+        kept.wait_until_missing(ErrorKind::LinkDown);
+        kept.survives("up again", |net| drop(net.ip(&link("up"))));
+    });
+}
+
+#[test]
+fn link_down_and_up_with_kept_addresses() {
+    for_both(|kept| {
+        let key = format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down");
+        kept.net.set_sysctl(&key, "1");
+        for _ in 0..3 {
+            kept.survives("down and up, addresses kept", |net| {
+                net.ip(&link("down"));
+                net.ip(&link("up"));
+            });
+        }
+    });
+}
+
+#[test]
+fn arp_off_and_on() {
+    for_both(|kept| {
+        for words in ["arp on", "arp off", "arp on", "arp off"] {
+            kept.survives(words, |net| drop(net.ip(&link(words))));
+        }
+    });
+}
+
+#[test]
+fn a_source_goes_and_comes_back() {
+    for_both(|kept| {
+        for (source, bits) in [(SOURCES[0], 32), (SOURCES[1], 128)] {
+            let nodad = if source.is_ipv6() { " nodad" } else { "" };
+            kept.net.ip(&format!("addr del {source}/{bits} dev node0"));
+            kept.wait_until_missing(ErrorKind::SourceNotOnNode);
+            kept.survives("source back", |net| {
+                net.ip(&format!("addr add {source}/{bits} dev node0{nodad}"));
+            });
+        }
+    });
+}
+
+#[test]
+fn the_source_is_changed() {
+    for binding in BINDINGS {
+        let net = Net::new();
+        let mut keeper = builder(binding)
+            .open()
+            .unwrap()
+            .into_keeper(Claim::link())
+            .unwrap();
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        let sources: [IpAddr; 2] = [
+            "192.0.2.11".parse().unwrap(),
+            "2001:db8::11".parse().unwrap(),
+        ];
+        net.ip("addr add 192.0.2.11/32 dev node0");
+        net.ip("addr add 2001:db8::11/128 dev node0 nodad");
+        for source in sources {
+            keeper.set_source(source).unwrap();
+        }
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert_eq!(done.report.repaired, set().len(), "{done}");
+        let want = Want {
+            link: VIP_LINK,
+            sources: &sources,
+            protocol: PROTO_KERNEL,
+            address: binding == Binding::Address,
+        };
+        LocalState::read().assert_single_route(&set(), &want);
+    }
+}
+
+#[test]
+fn a_vips_address_is_removed() {
+    let net = Net::new();
+    let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
+    for vip in set() {
+        kept.survives("address removed", |net| {
+            let bits = common::host_bits(vip);
+            net.ip(&format!("addr del {vip}/{bits} dev {VIP_LINK}"));
+        });
+    }
+    kept.survives("addr flush", |net| {
+        net.ip(&format!("addr flush dev {VIP_LINK}"));
+    });
+}
+
+#[test]
+fn another_hand_adds_a_vips_address() {
+    // Route-only VIPs have none: the keeper takes it away again.
+    let net = Net::new();
+    let kept = Kept::start(&net, builder(Binding::Route), Binding::Route, set());
+    for vip in set() {
+        kept.survives("address added", |net| {
+            let bits = common::host_bits(vip);
+            net.ip(&format!("addr add {vip}/{bits} dev {VIP_LINK}"));
+        });
+    }
+}
+
+#[test]
+fn the_last_ipv4_address_of_the_link_is_removed() {
+    for_both(|kept| {
+        kept.survives("an address added and removed", |net| {
+            net.ip(&format!("addr add 198.51.100.1/24 dev {VIP_LINK}"));
+            net.ip(&format!("addr del 198.51.100.1/24 dev {VIP_LINK}"));
+        });
+        kept.survives("all addresses removed", |net| {
+            net.ip(&format!("-4 addr flush dev {VIP_LINK}"));
+        });
+    });
+}
+
+#[test]
+fn ipv6_disabled_and_enabled() {
+    for_both(|kept| {
+        let key = format!("ipv6/conf/{VIP_LINK}/disable_ipv6");
+        kept.survives("disabled and enabled at once", |net| {
+            net.set_sysctl(&key, "1");
+            net.set_sysctl(&key, "0");
+        });
+        kept.net.set_sysctl(&key, "1");
+        kept.wait_until_missing(ErrorKind::Ipv6Disabled);
+        kept.survives("enabled again", |net| net.set_sysctl(&key, "0"));
+    });
+}
+
+#[test]
+fn the_link_is_deleted_and_made_again() {
+    for binding in BINDINGS {
+        let net = Net::new();
+        let kept = Kept::start(&net, builder(binding), binding, set());
+        net.ip(&format!("link del {VIP_LINK}"));
+        kept.wait_until_missing(ErrorKind::LinkNotFound);
+        kept.survives("made again", |net| assert_ne!(net.add_link(VIP_LINK), 0));
+        // And where the caller allowed it, the keeper makes it.
+        kept.stop();
+        net.ip(&format!("link del {VIP_LINK}"));
+        let with_link = builder(binding).create_link(LinkKind::Bridge);
+        let kept = Kept::start(&net, with_link, binding, set());
+        kept.survives("made by the keeper", |net| {
+            net.ip(&format!("link del {VIP_LINK}"));
+        });
+    }
+}
+
+#[test]
+fn the_link_is_renamed_and_moved_away() {
+    for_both(|kept| {
+        kept.net.ip(&link("down"));
+        kept.net.ip(&link("name elsewhere0"));
+        kept.wait_until_missing(ErrorKind::LinkNotFound);
+        kept.survives("renamed back", |net| {
+            net.ip(&format!("link set elsewhere0 name {VIP_LINK}"));
+            net.ip(&link("up"));
+        });
+        let other = std::process::Command::new("unshare")
+            .args(["-n", "sleep", "60"])
+            .spawn();
+        let Ok(mut other) = other else {
+            common::skipped("moved away", "no unshare(1)");
+            return;
+        };
+        // It is in its namespace when that is another one than ours.
+        let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let theirs = format!("/proc/{}/ns/net", other.id());
+        while std::fs::read_link(&theirs).unwrap() == ours {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let moved = kept.net.try_ip(&link(&format!("netns {}", other.id())));
+        if let Err(error) = &moved {
+            // A bridge stays in its namespace (`NETIF_F_NETNS_LOCAL`).
+            common::skipped("moved away", error);
+        } else {
+            kept.wait_until_missing(ErrorKind::LinkNotFound);
+            kept.survives("a new one", |net| assert_ne!(net.add_link(VIP_LINK), 0));
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+}
+
+#[test]
+fn the_link_is_put_into_a_vrf_and_back() {
+    for_both(|kept| {
+        if let Err(error) = kept.net.try_ip("link add vrf0 type vrf table 10") {
+            common::skipped("into a VRF and back", &error);
+            return;
+        }
+        kept.net.ip("link set vrf0 up");
+        kept.net.ip(&link("master vrf0"));
+        kept.wait_until_missing(ErrorKind::LinkInVrf);
+        kept.survives("out of the VRF", |net| drop(net.ip(&link("nomaster"))));
+    });
+}
+
+#[test]
+fn our_routes_are_meddled_with() {
+    for_both(|kept| {
+        for vip in set() {
+            let metric = if vip.is_ipv6() { " metric 1024" } else { "" };
+            let host = if vip.is_ipv4() { " scope host" } else { "" };
+            kept.survives("deleted", |net| {
+                net.ip(&format!(
+                    "route del local {vip} dev {VIP_LINK} table local proto kernel{metric}"
+                ));
+            });
+            let other = if vip.is_ipv4() {
+                "192.0.2.77"
+            } else {
+                "2001:db8::77"
+            };
+            let bits = common::host_bits(vip);
+            let _ = kept
+                .net
+                .try_ip(&format!("addr add {other}/{bits} dev node0"));
+            kept.net.settle();
+            kept.survives("replaced with another source", |net| {
+                net.ip(&format!(
+                    "route replace local {vip} dev {VIP_LINK} table local proto kernel{host} src {other}{metric}"
+                ));
+            });
+            kept.survives("replaced with another protocol", |net| {
+                let source = if vip.is_ipv4() { SOURCES[0] } else { SOURCES[1] };
+                net.ip(&format!(
+                    "route replace local {vip} dev {VIP_LINK} table local proto 99{host} src {source}{metric}"
+                ));
+            });
+            kept.survives("a second one added", |net| {
+                net.ip(&format!(
+                    "route append local {vip} dev {VIP_LINK} table local proto 99{host} metric 2000"
+                ));
+            });
+        }
+        for family in ["-4", "-6"] {
+            kept.survives("table local flushed", |net| {
+                net.ip(&format!("{family} route flush table local dev {VIP_LINK}"));
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_not_desired_goes_again() {
+    for_both(|kept| {
+        kept.net
+            .ip(&format!("addr add 10.111.0.1/32 dev {VIP_LINK}"));
+        kept.net
+            .ip(&format!("addr add 2001:db8:77::1/128 dev {VIP_LINK} nodad"));
+        let strangers: [IpAddr; 2] = [
+            "10.111.0.1".parse().unwrap(),
+            "2001:db8:77::1".parse().unwrap(),
+        ];
+        let began = Instant::now();
+        loop {
+            let state = LocalState::read();
+            let there = strangers.iter().any(|vip| {
+                state.addresses_of(*vip).iter().any(|a| a.dev == VIP_LINK)
+                    || state.routes_of(*vip).iter().any(|r| r.dev == VIP_LINK)
+            });
+            if !there {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        kept.wait_until_good("strangers removed");
+    });
+}
+
+/// One VIP of ten thousand drifts: one is looked at, one is written to, and nothing is read as a
+/// whole.
+#[test]
+fn one_drift_of_ten_thousand_costs_one() {
+    let net = Net::new();
+    let set = vips(5_000);
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    keeper.set_desired(&set);
+    // The first rounds bring them about, and read again what their own events told of.
+    let quiet = |keeper: &mut Keeper| {
+        let mut writes = 0;
+        loop {
+            let done = keeper.dispatch(usize::MAX).unwrap();
+            writes += done.report.writes;
+            if !done.more && keeper.next_deadline().is_none() {
+                return writes;
+            }
+            if let Some(at) = keeper.next_deadline() {
+                std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            }
+        }
+    };
+    quiet(&mut keeper);
+    std::thread::sleep(Duration::from_millis(200));
+    quiet(&mut keeper);
+    let vip = set[4_000];
+    let six = set[4_001];
+    for (vip, what, most) in [
+        (
+            vip,
+            format!("route del local {vip} dev {VIP_LINK} table local"),
+            1,
+        ),
+        (
+            six,
+            format!("route del local {six} dev {VIP_LINK} table local"),
+            1,
+        ),
+        (six, format!("addr del {six}/128 dev {VIP_LINK}"), 5),
+        (vip, format!("addr del {vip}/32 dev {VIP_LINK}"), 4),
+    ] {
+        let before = keeper.counters();
+        net.ip(&what);
+        let writes = quiet(&mut keeper);
+        let after = keeper.counters();
+        println!("{what}: {writes} writes, {before:?} to {after:?}");
+        assert!(writes >= 1 && writes <= most, "{what}: {writes} writes");
+        assert_eq!(after.resyncs, before.resyncs, "{what}: all was read");
+        assert!(after.looks - before.looks <= 3, "{what}: {after:?}");
+        net.assert_single_route(&[vip], PROTO_KERNEL);
+    }
+    // Idle: when the last notifications are in, there is nothing more to do, ever.
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(quiet(&mut keeper), 0);
+    let idle = keeper.counters();
+    assert_eq!(quiet(&mut keeper), 0);
+    assert_eq!(keeper.counters(), idle);
+    assert_eq!(keeper.next_deadline(), None);
+    net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+/// A running keeper with nothing to do uses no processor time.
+#[test]
+fn an_idle_keeper_sleeps() {
+    let net = Net::new();
+    let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
+    std::thread::sleep(Duration::from_millis(300));
+    while kept.rounds.try_recv().is_ok() {}
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(kept.rounds.try_recv().is_err(), "it woke up for nothing");
+    let counters = kept.stop();
+    assert_eq!(counters.fights, 0, "{counters:?}");
+}
+
+/// An adversary that deletes one route as fast as it can: bounded work, and peace when it stops.
+#[test]
+fn a_fight_is_put_off_and_ends() {
+    let net = Net::new();
+    let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
+    let vip = set()[1];
+    let began = Instant::now();
+    let mut deleted = 0;
+    while began.elapsed() < Duration::from_secs(3) {
+        let gone = net.try_ip(&format!(
+            "route del local {vip} dev {VIP_LINK} table local proto kernel"
+        ));
+        deleted += usize::from(gone.is_ok());
+    }
+    // The others are not touched by it.
+    let want = Want {
+        link: VIP_LINK,
+        sources: &SOURCES,
+        protocol: PROTO_KERNEL,
+        address: true,
+    };
+    let others: Vec<IpAddr> = set().into_iter().filter(|other| *other != vip).collect();
+    LocalState::read().assert_single_route(&others, &want);
+    kept.wait_until_good("the adversary has stopped");
+    let counters = kept.stop();
+    println!("{deleted} deletions, {counters:?}");
+    assert!(deleted > 4, "no fight took place");
+    assert!(counters.fights > 0);
+    assert!(
+        deleted < 30,
+        "it was repaired {deleted} times in three seconds"
+    );
+}
+
+#[test]
+fn a_changed_set_is_kept_from_then_on() {
+    let net = Net::new();
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link().at_most(4))
+        .unwrap();
+    let all = vips(6);
+    keeper.set_desired(&all[..8]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 8);
+    keeper.set_desired(&all[4..]);
+    let report = keeper.dispatch(usize::MAX).unwrap().report;
+    assert_eq!(
+        (report.assigned, report.released, report.unchanged),
+        (4, 4, 4)
+    );
+    net.assert_single_route(&all[4..], PROTO_KERNEL);
+    net.assert_absent(&all[..4]);
+    // The claim's bound guards here too, and the keeper goes on with a better set.
+    keeper.set_desired(&all[11..]);
+    let error = keeper.dispatch(usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
+    net.assert_single_route(&all[4..], PROTO_KERNEL);
+    keeper.set_desired(&all[8..]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 4);
+    // An empty set keeps nothing and wipes nothing.
+    keeper.set_desired(Vec::<IpAddr>::new());
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
+    net.assert_single_route(&all[8..], PROTO_KERNEL);
+    let mut manager = keeper.into_manager();
+    assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
+}
+
+/// What another device holds is never fought for; when it lets go, the VIP comes.
+#[test]
+fn a_conflict_is_waited_out() {
+    let net = Net::new();
+    let vip = set()[1];
+    net.ip(&format!("addr add {vip}/128 dev node0 nodad"));
+    net.settle();
+    let rivals = net.snapshot_without(&[]);
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    // One that can never be a VIP is reported once, and not tried again.
+    let never: IpAddr = "127.0.0.9".parse().unwrap();
+    keeper.set_desired([vip, never]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.report.failures.len(), 2, "{done:?}");
+    assert_eq!(done.report.writes, 0);
+    rivals.assert_same(&net.snapshot_without(&[]));
+    net.ip(&format!("addr del {vip}/128 dev node0"));
+    let began = Instant::now();
+    while net.try_ip(&format!("route get {vip}")).is_err()
+        || !net.wrong_vips(&[vip], PROTO_KERNEL).is_empty()
+    {
+        assert!(began.elapsed() < PATIENCE, "it never came");
+        let at = keeper.next_deadline().expect("it is to be tried again");
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        keeper.dispatch(usize::MAX).unwrap();
+    }
+    assert_eq!(keeper.counters().fights, 0);
+    std::thread::sleep(Duration::from_millis(100));
+    keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(
+        keeper.next_deadline(),
+        None,
+        "the rejected one is tried again"
+    );
+}

@@ -1,0 +1,204 @@
+//! What the kernel tells of the VIPs, typed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
+use viproute::{Change, Event, Origin, Vip, VipManager, Watcher};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn manager() -> VipManager {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap()
+}
+
+/// Reads until `enough` of the events so far.
+fn read_until(watcher: &mut Watcher, enough: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    let began = Instant::now();
+    let mut events = Vec::new();
+    while !enough(&events) {
+        assert!(began.elapsed() < PATIENCE, "only these came: {events:#?}");
+        watcher
+            .wait(&mut events, Duration::from_millis(100))
+            .unwrap();
+    }
+    events
+}
+
+/// Everything that was told of a VIP, and by whom.
+fn of_vip(events: &[Event], vip: IpAddr) -> Option<(Change, Origin)> {
+    let mut all: Option<(Change, Origin)> = None;
+    for event in events {
+        if let Event::Vip {
+            vip: of,
+            change,
+            origin,
+        } = event
+            && *of == Vip::from(vip)
+        {
+            all = Some(match all {
+                None => (*change, *origin),
+                Some((changes, by)) if by == *origin => (changes | *change, by),
+                Some((changes, _)) => (changes | *change, Origin::Unknown),
+            });
+        }
+    }
+    all
+}
+
+#[test]
+fn which_vip_what_and_by_whom() {
+    let net = Net::new();
+    let mut manager = manager();
+    let mut watcher = manager.watcher().unwrap();
+    let [four, six] = [vips(1)[0], vips(1)[1]];
+
+    // Another hand, IPv4: the address by its port id, the route by the kernel itself.
+    net.ip(&format!("addr add {four}/32 dev {VIP_LINK}"));
+    let events = read_until(&mut watcher, |e| {
+        of_vip(e, four).is_some_and(|(c, _)| c.contains(Change::ADDRESS_SET | Change::ROUTE_SET))
+    });
+    assert_eq!(
+        of_vip(&events, four).unwrap().1,
+        Origin::Unknown,
+        "two origins in one burst"
+    );
+    net.ip(&format!("route replace local {four} dev {VIP_LINK} table local proto kernel scope host src {NODE_V4}"));
+    let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
+    assert_eq!(
+        of_vip(&events, four),
+        Some((Change::ROUTE_SET, Origin::Other))
+    );
+
+    // IPv6 addresses bear no port id; the kernel's late route is the kernel's.
+    net.ip(&format!(
+        "addr add {six}/128 dev {VIP_LINK} nodad noprefixroute"
+    ));
+    let events = read_until(&mut watcher, |e| {
+        of_vip(e, six).is_some_and(|(c, _)| c.contains(Change::ADDRESS_SET | Change::ROUTE_SET))
+    });
+    assert_eq!(of_vip(&events, six).unwrap().1, Origin::Unknown);
+
+    // Ours.
+    manager.normalize().unwrap();
+    let events = read_until(&mut watcher, |e| {
+        of_vip(e, six).is_some_and(|(c, _)| c.contains(Change::ROUTE_SET | Change::ROUTE_REMOVED))
+    });
+    assert_eq!(of_vip(&events, six).unwrap().1, Origin::Ours);
+    assert_eq!(
+        of_vip(&events, four),
+        None,
+        "it was fine, so nothing was written"
+    );
+
+    // Another device's route to it.
+    net.ip(&format!(
+        "route append local {six} dev node0 table local metric 2000"
+    ));
+    let events = read_until(&mut watcher, |e| of_vip(e, six).is_some());
+    assert_eq!(
+        of_vip(&events, six),
+        Some((Change::FOREIGN_ROUTE, Origin::Other))
+    );
+
+    net.ip(&format!("addr del {four}/32 dev {VIP_LINK}"));
+    let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
+    assert_eq!(
+        of_vip(&events, four),
+        Some((Change::ADDRESS_REMOVED, Origin::Other))
+    );
+}
+
+#[test]
+fn the_link_and_the_nodes_addresses() {
+    let net = Net::new();
+    let mut watcher = manager().watcher().unwrap();
+    let index = net.vip_index();
+    assert_eq!(watcher.link(), Some(index));
+    net.ip(&format!("link set {VIP_LINK} down"));
+    read_until(&mut watcher, |e| e.contains(&Event::LinkDown(index)));
+    net.ip(&format!("link set {VIP_LINK} up"));
+    read_until(&mut watcher, |e| e.contains(&Event::LinkUp(index)));
+    net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
+    read_until(&mut watcher, |e| {
+        e.contains(&Event::NodeAddressRemoved(NODE_V4.into()))
+    });
+    net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
+    read_until(&mut watcher, |e| {
+        e.contains(&Event::NodeAddressSet(NODE_V4.into()))
+    });
+    net.ip(&format!("link del {VIP_LINK}"));
+    read_until(&mut watcher, |e| e.contains(&Event::LinkGone));
+    assert_eq!(watcher.link(), None);
+    // It is followed by its name.
+    let again = net.add_link(VIP_LINK);
+    read_until(&mut watcher, |e| e.contains(&Event::LinkUp(again)));
+    assert_eq!(watcher.link(), Some(again));
+}
+
+#[test]
+fn a_burst_is_one_event_for_each_vip() {
+    let net = Net::new();
+    let mut watcher = manager().watcher().unwrap();
+    let vip = vips(1)[0];
+    let lines = (0..200).map(|at| {
+        let source = if at % 2 == 0 { NODE_V4.to_string() } else { vip.to_string() };
+        format!("route replace local {vip} dev {VIP_LINK} table local proto kernel scope host src {source}")
+    });
+    net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
+    let mut events = Vec::new();
+    watcher.wait(&mut events, PATIENCE).unwrap();
+    net.ip_batch(lines);
+    events.clear();
+    let count = watcher.read(&mut events).unwrap();
+    assert_eq!((count, events.len()), (1, 1), "{events:?}");
+    // Nothing happens: nothing is told, and reading does not wait.
+    let began = Instant::now();
+    assert_eq!(watcher.read(&mut events).unwrap(), 0);
+    assert_eq!(
+        watcher
+            .wait(&mut events, Duration::from_millis(50))
+            .unwrap(),
+        0
+    );
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    assert!(watcher.as_fd().try_clone_to_owned().is_ok());
+}
+
+#[test]
+fn an_overflow_is_a_resync_not_an_error() {
+    let net = Net::new();
+    // The smallest receive buffer that there is.
+    let mut watcher = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .receive_buffer(1)
+        .open()
+        .unwrap()
+        .watcher()
+        .unwrap();
+    let set = vips(200);
+    net.ip_batch(set.iter().map(|vip| {
+        let bits = common::host_bits(*vip);
+        format!("addr add {vip}/{bits} dev {VIP_LINK}")
+    }));
+    let events = read_until(&mut watcher, |e| e.contains(&Event::Resync));
+    // And it hears again afterwards.
+    drop(events);
+    std::thread::sleep(Duration::from_millis(100));
+    let mut rest = Vec::new();
+    watcher.read(&mut rest).unwrap();
+    net.ip(&format!("addr del {}/32 dev {VIP_LINK}", set[0]));
+    read_until(&mut watcher, |e| {
+        of_vip(e, set[0]).is_some_and(|(c, _)| c.contains(Change::ADDRESS_REMOVED))
+            || e.contains(&Event::Resync)
+    });
+}
