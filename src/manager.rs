@@ -402,7 +402,8 @@ impl VipManager {
     /// nothing and needs no privilege.
     ///
     /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
-    /// not with the node's. They do not show what other devices hold: see
+    /// not with the node's. They do not show what other devices hold, nor, unless an
+    /// address may have made a prefix route, further routes in table main: see
     /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source shows as
     /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
     /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
