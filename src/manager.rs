@@ -363,7 +363,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Assign);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Assign))
     }
 
     /// Brings every VIP that is on the link, whoever put it there, into its single-route state.
@@ -394,7 +394,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Normalize);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Normalize))
     }
 
     /// Takes VIPs off the link: every route of it to them, and their addresses. One that is not
@@ -416,7 +416,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(vips, Goal::Release);
-        self.run(Scope::Given)
+        self.run(Scope::Given(Goal::Release))
     }
 
     /// Makes `desired` exactly the VIPs on the link that are claimed: what is missing is assigned,
@@ -473,7 +473,8 @@ impl VipManager {
     /// nothing and needs no privilege.
     ///
     /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
-    /// not with the node's. They do not show what other devices hold: see
+    /// not with the node's. They do not show what other devices hold, nor, unless an
+    /// address may have made a prefix route, further routes in table main: see
     /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source shows as
     /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
     /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
@@ -673,12 +674,14 @@ impl VipManager {
                  call release_all",
             ));
         }
-        let releases = matches!(scope, Scope::Wipe(_))
-            || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
-        let create = rows.iter().any(|row| row.goal == Goal::Assign);
+        let releases =
+            matches!(scope, Scope::Wipe(_)) || matches!(scope, Scope::Given(Goal::Release));
+        // To assign nothing is a way to make the link.
+        let create = matches!(scope, Scope::Given(Goal::Assign))
+            || rows.iter().any(|row| row.goal == Goal::Assign);
         let admit = |vip: Vip| {
             let goal = match scope {
-                Scope::Given | Scope::Few(_) => return None,
+                Scope::Given(_) | Scope::Few(_) => return None,
                 Scope::Link => Goal::Normalize,
                 Scope::Rebind => Goal::Assign,
                 Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
@@ -724,11 +727,11 @@ impl VipManager {
             link.index,
         );
         call.few = few;
-        let given = matches!(scope, Scope::Given | Scope::Few(_));
+        let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
         call.look((!given).then_some(&admit))?;
         let Buffers { rows, rejected, .. } = &mut *call.buffers;
         match scope {
-            Scope::Given => {}
+            Scope::Given(_) => {}
             Scope::Link | Scope::Rebind => {
                 // What went away while it was looked for is not on the link.
                 rows.retain(|row| row.facts.on_link());
@@ -801,7 +804,7 @@ impl VipManager {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope<'a> {
     /// The caller named them.
-    Given,
+    Given(Goal),
     /// All that are on the link, as they are bound.
     Link,
     /// All that are on the link, to be bound anew.

@@ -171,9 +171,9 @@ impl Observer<'_> {
         }))
     }
 
-    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another device
-    /// has a local route for, and looks up whose is used; collects those to which our link has a route in a
-    /// table that is neither local nor main. Reads every route of the node.
+    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another
+    /// device has a local route for, and looks up whose is used; collects those to which our link
+    /// has a route in a table that is neither local nor main. Reads every route of the node.
     pub(crate) fn observe_node(&mut self, elsewhere: &mut Vec<Vip>) -> Result<(), Failed> {
         let mut dumped = Dumped::Whole;
         for family in Family::ALL {
