@@ -676,11 +676,36 @@ impl VipManager {
         let releases = matches!(scope, Scope::Wipe(_))
             || matches!(scope, Scope::Given) && rows.iter().all(|row| row.goal == Goal::Release);
         let create = rows.iter().any(|row| row.goal == Goal::Assign);
+        let admit = |vip: Vip| {
+            let goal = match scope {
+                Scope::Given | Scope::Few(_) => return None,
+                Scope::Link => Goal::Normalize,
+                Scope::Rebind => Goal::Assign,
+                Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
+            };
+            screen.is_on_link(vip).then_some(goal)
+        };
         let preview = matches!(mode, Mode::Preview(_));
         let (link, few) = match mode {
             Mode::Preview(groundwork) => (survey(&mut self.talk, &self.config, groundwork)?, None),
             Mode::Act | Mode::Mend(_) => {
                 let mut link = find_link(&mut self.talk, &self.config, create)?;
+                if let Scope::Claimed(claim) = scope
+                    && !link.up
+                {
+                    // To bring the link up is a change, too: not before the claim's bound was
+                    // checked.
+                    let mut call = Call::new(
+                        &self.config,
+                        &self.sources,
+                        &mut self.talk,
+                        &mut self.buffers,
+                        &self.cancelled,
+                        link.index,
+                    );
+                    call.look(Some(&admit))?;
+                    keep_claimed(&mut call.buffers.rows, claim)?;
+                }
                 if !releases {
                     link = make_ready(&mut self.talk, &self.config, link)?;
                 }
@@ -699,21 +724,16 @@ impl VipManager {
             link.index,
         );
         call.few = few;
-        let admit = |vip: Vip| {
-            let goal = match scope {
-                Scope::Given | Scope::Few(_) => return None,
-                Scope::Link => Goal::Normalize,
-                Scope::Rebind => Goal::Assign,
-                Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
-            };
-            screen.is_on_link(vip).then_some(goal)
-        };
         let given = matches!(scope, Scope::Given | Scope::Few(_));
         call.look((!given).then_some(&admit))?;
         let Buffers { rows, rejected, .. } = &mut *call.buffers;
         match scope {
             Scope::Given => {}
-            Scope::Link | Scope::Rebind => rows.reject(|row| screen.reject(row), rejected),
+            Scope::Link | Scope::Rebind => {
+                // What went away while it was looked for is not on the link.
+                rows.retain(|row| row.facts.on_link());
+                rows.reject(|row| screen.reject(row), rejected);
+            }
             Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) => {
                 keep_claimed(rows, claim)?;
             }
@@ -758,7 +778,9 @@ impl VipManager {
             Depth::Node => call.look_deep()?,
         };
         let binding = self.config.binding;
-        let vips = self.buffers.rows.iter().map(|row| {
+        let rows = self.buffers.rows.iter();
+        // What went away while it was looked for is not on the link.
+        let vips = rows.filter(|row| row.facts.on_link()).map(|row| {
             let mut drift = row.facts.drift(binding);
             drift.set(
                 Drift::OTHER_TABLE,
@@ -865,7 +887,9 @@ fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> {
 /// Of the VIPs on the link that are not desired, only the claimed ones are of the call.
 fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
     rows.retain(|row| {
-        row.goal != Goal::Release || claim.covers(row.vip, row.facts.contains(Facts::MARKED))
+        let claimed = || claim.covers(row.vip, row.facts.contains(Facts::MARKED));
+        // What went away while it was looked for is not on the link.
+        row.goal != Goal::Release || row.facts.on_link() && claimed()
     });
     let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
     if releases > claim.bound() {

@@ -67,6 +67,7 @@ impl Observer<'_> {
         scan_main: bool,
     ) -> Result<(bool, Dumped), Failed> {
         let mut attempt = 1;
+        let mut adoptions = 0;
         loop {
             let (rows, link) = (&mut *self.rows, self.frame.link);
             self.talk.notifications(|message| {
@@ -75,7 +76,6 @@ impl Observer<'_> {
             self.rows.begin();
             let mut main_used = false;
             let mut dumped = Dumped::Whole;
-            let mut found = false;
             for family in families.iter().flatten() {
                 dumped = dumped.and(self.dump_addresses(*family)?);
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
@@ -86,15 +86,16 @@ impl Observer<'_> {
                         dumped = dumped.and(self.dump_objects_in_main()?);
                     }
                 }
-                // Before the next family's addresses are adopted, which need no second look.
-                found |= self.rows.adopt();
             }
             self.rows.finish();
-            if found {
-                // VIPs that only a route told of: once more, now that they are known.
+            self.rows.adopt();
+            let mut changed = self.rows.found_by_route();
+            if changed && adoptions < ATTEMPTS {
+                // VIPs that only a route told of: once more, now that they are known. Somebody may
+                // add ever more of them.
+                adoptions += 1;
                 continue;
             }
-            let mut changed = false;
             // A route that comes now may be missing in the dump: not to be noted as seen.
             let heard = self.talk.notifications(|_| changed = true)?;
             dumped = dumped.and(heard);
@@ -170,20 +171,23 @@ impl Observer<'_> {
         }))
     }
 
-    /// Observes, beyond what [`observe`](Self::observe) did, which rows another device has a local
-    /// route for, and looks up whose is used; collects those to which our link has a route in a
+    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another device
+    /// has a local route for, and looks up whose is used; collects those to which our link has a route in a
     /// table that is neither local nor main. Reads every route of the node.
     pub(crate) fn observe_node(&mut self, elsewhere: &mut Vec<Vip>) -> Result<(), Failed> {
+        let mut dumped = Dumped::Whole;
         for family in Family::ALL {
+            self.talk.listener().join(route_group(family))?;
+            self.talk.notifications(|_| ())?;
             let (rows, frame) = (&mut *self.rows, &self.frame);
-            self.talk.dump(
+            let told = self.talk.dump(
                 |out, sequence| dump_routes(out, sequence, family, None, None),
                 |message| {
                     if let Some(route) = message.route()? {
                         let own = route.link == Some(frame.link);
-                        if !own || route.indirect {
+                        if !own || route.indirect || route.table == TABLE_MAIN {
                             rows.join_route(&route, frame, None);
-                        } else if !matches!(route.table, TABLE_LOCAL | TABLE_MAIN)
+                        } else if route.table != TABLE_LOCAL
                             && let Some(host) = route.host()
                             && rows.index_of(host).is_some()
                         {
@@ -192,10 +196,18 @@ impl Observer<'_> {
                     }
                     Ok(())
                 },
-            )?;
+            );
+            let mut changed = false;
+            let heard = self.talk.notifications(|_| changed = true);
+            self.talk.listener().leave(route_group(family))?;
+            dumped = dumped.and(told?).and(heard?);
+            if changed {
+                dumped = Dumped::Torn;
+            }
         }
         let both = Facts::FOREIGN | Facts::OURS;
-        self.look_up(|row| row.facts.contains(both))?;
+        // What a torn dump did not tell of another device, the answer tells.
+        self.look_up(|row| dumped == Dumped::Torn || row.facts.contains(both))?;
         Ok(())
     }
 

@@ -186,6 +186,15 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
             // It came while we were at work: take back what this call put there.
             (false, true) if facts.contains(Facts::OURS) => Next::Steps(&[Step::DeleteOurs]),
             (false, true) if facts.contains(Facts::ADDRESS) => Next::Steps(&[Step::DeleteAddress]),
+            // Without an address of its own, too.
+            (false, _)
+                if policy.binding == Binding::Route
+                    && phase.contains(Phase::WAS_ABSENT | Phase::WRITTEN)
+                    && facts.contains(Facts::OURS)
+                    && !facts.contains(Facts::OBJECT_IN_LOCAL) =>
+            {
+                Next::Steps(&[Step::DeleteOurs])
+            }
             (false, _) => Next::Fail(Cause::Conflict),
         });
     }

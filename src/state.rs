@@ -239,6 +239,8 @@ pub(crate) struct Rows {
     keeps: Vec<(Vip, AddressKeep)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
+    /// Whether a route told of some of them: routes before it were not joined.
+    by_route: bool,
     cursor: usize,
     seen: u32,
     /// IPv4 addresses of the link that are no row's.
@@ -272,7 +274,7 @@ impl Rows {
         why: impl Fn(&Row) -> Option<Reject>,
         rejected: &mut Vec<(Vip, Reject)>,
     ) {
-        self.rows.retain(|row| match why(row) {
+        self.retain(|row| match why(row) {
             Some(why) => {
                 rejected.push((row.vip, why));
                 false
@@ -282,8 +284,15 @@ impl Rows {
     }
 
     /// Keeps only the rows that `wanted` says yes to.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&Row) -> bool) {
-        self.rows.retain(wanted);
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(&Row) -> bool) {
+        let strangers = &mut self.strangers;
+        self.rows.retain(|row| {
+            let wanted = wanted(row);
+            // Its address stays on the link, but is no row's any more.
+            let address = row.vip.family() == Family::V4 && row.facts.contains(Facts::ADDRESS);
+            *strangers += usize::from(address && !wanted);
+            wanted
+        });
     }
 
     /// Gives back memory beyond `rows` VIPs.
@@ -354,6 +363,7 @@ impl Rows {
         }
         self.others.clear();
         self.keeps.clear();
+        self.by_route = false;
         self.cursor = 0;
         self.seen = 0;
         self.strangers = 0;
@@ -488,17 +498,22 @@ impl Rows {
             && let Some(goal) = admit(Vip::from(host))
         {
             self.found.push(Row::new(Vip::from(host), goal));
+            self.by_route = true;
         }
     }
 
-    /// Makes what was found rows of the call. Returns whether there was anything.
-    pub(crate) fn adopt(&mut self) -> bool {
-        if self.found.is_empty() {
-            return false;
+    /// Makes what was found rows of the call.
+    pub(crate) fn adopt(&mut self) {
+        if !self.found.is_empty() {
+            self.rows.append(&mut self.found);
+            self.settle();
         }
-        self.rows.append(&mut self.found);
-        self.settle();
-        true
+    }
+
+    /// Whether this observation found VIPs that only a route told of: of such a one it does not
+    /// know all.
+    pub(crate) fn found_by_route(&self) -> bool {
+        self.by_route
     }
 
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.

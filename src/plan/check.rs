@@ -135,6 +135,8 @@ struct Driver {
     attempts: u16,
     scan_main: bool,
     stalled: bool,
+    /// It has looked once.
+    looked: bool,
 }
 
 impl Driver {
@@ -145,6 +147,7 @@ impl Driver {
             attempts: 0,
             scan_main: true,
             stalled: false,
+            looked: false,
         }
     }
 }
@@ -184,6 +187,8 @@ impl Fate {
 struct Course {
     world: World,
     policy: Policy,
+    /// The link gets an address of its own before its last one could go.
+    anchors: bool,
     seen: HashMap<(Addresses, Vec<Route>, Look), Seen>,
 }
 
@@ -191,8 +196,13 @@ impl Course {
     fn new(family: Family, policy: Policy) -> Self {
         let protocol = if policy.as_kernel { KERNEL } else { MARK };
         Self {
-            world: World { family, protocol },
+            world: World {
+                family,
+                protocol,
+                binding: policy.binding,
+            },
             policy,
+            anchors: policy.binding == Binding::Route,
             seen: HashMap::default(),
         }
     }
@@ -222,6 +232,10 @@ impl Course {
     fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
         let seen = self.observe(addresses, &kernel.routes, look);
         driver.scan_main = seen.main_used;
+        if !driver.looked && !seen.facts.on_link() {
+            driver.phase |= Phase::WAS_ABSENT;
+        }
+        driver.looked = true;
         if !seen.facts.contains(Facts::ADDRESS) {
             driver.phase.remove(Phase::SETTLED);
         }
@@ -312,6 +326,9 @@ impl Course {
             }
             At::Send(batch) => {
                 let message = batch.rest.pop().expect("a batch is not empty");
+                if self.anchors && message == Message::Step(Step::DeleteAddress) {
+                    kernel.last = false;
+                }
                 let answer = match fate {
                     Fate { refused: true, .. } => Err(libc::ENOMEM),
                     Fate { applied: false, .. } => Ok(()),
@@ -642,7 +659,10 @@ impl Walk {
                 let conflict = goal != Goal::Release && kernel.foreign().next().is_some();
                 self.demand(conflict, "no conflict");
                 self.demand(meddled || !written, "written in spite of a conflict");
-                if driver.phase.contains(Phase::FRESH) {
+                let bound_anew = Phase::WAS_ABSENT | Phase::WRITTEN;
+                if driver.phase.contains(Phase::FRESH)
+                    || world.binding == Binding::Route && driver.phase.contains(bound_anew)
+                {
                     let wanted = world.wanted_route();
                     let left = host.is_some() || kernel.ours().any(|r| *r == wanted);
                     self.demand(!left, "what this call made was not taken back");
@@ -650,8 +670,20 @@ impl Walk {
             }
             Outcome::Unrepaired => {
                 let hopeless = kernel.addresses.other_length
-                    || goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
-                    || goal == Goal::Normalize && host.is_none();
+                    || match world.binding {
+                        Binding::Address => {
+                            goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
+                                || goal == Goal::Normalize && host.is_none()
+                        }
+                        Binding::Route => {
+                            // An extra route that a torn dump did not tell no look-up tells.
+                            let extra = |r: &Route| r.metric != user_metric(world.family);
+                            let missed = *fault == Some(Fault::Missed);
+                            goal == Goal::Normalize
+                                && host.is_none()
+                                && kernel.ours().all(|r| missed && extra(r))
+                        }
+                    };
                 self.demand(hopeless, "given up for no reason");
                 self.demand(meddled || !written, "written in spite of no hope");
             }
@@ -943,11 +975,12 @@ pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
 pub(super) fn policies() -> impl Iterator<Item = Policy> {
     [Goal::Assign, Goal::Normalize, Goal::Release]
         .into_iter()
-        .flat_map(|goal| {
+        .flat_map(|goal| [Binding::Address, Binding::Route].map(move |binding| (goal, binding)))
+        .flat_map(|(goal, binding)| {
             [true, false].map(|as_kernel| Policy {
                 goal,
                 as_kernel,
-                binding: Binding::Address,
+                binding,
             })
         })
 }
@@ -1008,6 +1041,22 @@ fn v4_converges_whatever_is_lost() {
 #[test]
 fn v6_converges_whatever_is_lost_and_whenever_the_late_route_comes() {
     check_losses(Family::V6);
+}
+
+/// The control: with the link's last IPv4 address every IPv4 route of it goes.
+#[test]
+#[should_panic(expected = "a gap")]
+fn without_an_anchor_the_way_to_route_only_has_a_gap() {
+    let policy = Policy {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Route,
+    };
+    let mut walk = Walk::new(Family::V4, policy, &[]);
+    walk.course.anchors = false;
+    for kernel in states(&walk.course.world, true) {
+        walk.start(kernel);
+    }
 }
 
 #[test]
@@ -1127,12 +1176,8 @@ impl Pair {
 #[test]
 fn two_managers_converge() {
     let mut starts = 0;
-    for as_kernel in [true, false] {
-        let policy = Policy {
-            goal: Goal::Assign,
-            as_kernel,
-            binding: Binding::Address,
-        };
+    let policies = policies().filter(|policy| policy.goal == Goal::Assign);
+    for policy in policies {
         let mut pair = Pair {
             course: Course::new(Family::V6, policy),
             known: HashSet::default(),
@@ -1152,7 +1197,12 @@ fn two_managers_converge() {
             pair.rounds,
             pair.stalls
         );
-        assert!(pair.known.len() > 50_000 && pair.ends > 100);
+        // Without an address there is little to meddle with.
+        let least = match policy.binding {
+            Binding::Address => (50_000, 100),
+            Binding::Route => (1_000, 10),
+        };
+        assert!(pair.known.len() > least.0 && pair.ends > least.1);
     }
     println!("{starts} states");
 }

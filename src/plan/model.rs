@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Goal, Step};
+use super::{Binding, Goal, Step};
 use crate::observe::is_in_the_making;
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::vip::{Family, Vip};
@@ -95,6 +95,7 @@ pub(super) struct World {
     pub(super) family: Family,
     /// The protocol of the wanted route.
     pub(super) protocol: u8,
+    pub(super) binding: Binding,
 }
 
 /// One message for the VIP.
@@ -189,7 +190,11 @@ impl Kernel {
     pub(super) fn is_single_route(&self, world: &World) -> bool {
         let good = |host: Address| host.no_prefix_route && !host.tentative && !host.dad_failed;
         let wanted = world.wanted_route();
-        self.addresses.host.is_some_and(good)
+        let address = match world.binding {
+            Binding::Address => self.addresses.host.is_some_and(good),
+            Binding::Route => self.addresses.host.is_none(),
+        };
+        address
             && !self.addresses.other_length
             && self.ours().eq([&wanted])
             && self.routes.first() == Some(&wanted)

@@ -154,7 +154,11 @@ fn the_steps_foretold_end_where_they_shall() {
         });
         for policy in policies().chain(route_only) {
             let protocol = if policy.as_kernel { KERNEL } else { MARK };
-            let world = World { family, protocol };
+            let world = World {
+                family,
+                protocol,
+                binding: policy.binding,
+            };
             for start in states(&world, false) {
                 let seen = observe(&world, policy, &start);
                 let foretold = foretell(&world, policy, &seen);

@@ -1,12 +1,19 @@
 //! The cure by the crate.
 
-use viproute::{Error, Family, Report, VipManager};
+use std::net::TcpListener;
+
+use viproute::{Binding, Error, Family, Report, VipManager};
 
 use crate::topology::{BOTH, LINK, Topology, node_address, vip};
 
 /// A manager of node A's link; it has to be opened in A.
 fn open() -> Result<VipManager, Error> {
+    open_with(Binding::Address)
+}
+
+fn open_with(binding: Binding) -> Result<VipManager, Error> {
     VipManager::builder(LINK)
+        .binding(binding)
         .source(node_address(Family::V4))
         .source(node_address(Family::V6))
         .open()
@@ -59,4 +66,62 @@ fn assign_alone_is_enough() {
 
     let report = topology.in_node_a(|| open()?.assign(BOTH.map(vip)));
     assert_cured(&topology, report);
+}
+
+/// Whether node A has the VIP's address on its link.
+fn has_address(topology: &Topology, family: Family) -> bool {
+    let state = topology.state(family);
+    let needle = format!(
+        "inet{} {}/",
+        if family == Family::V4 { "" } else { "6" },
+        vip(family)
+    );
+    state.contains(&needle)
+}
+
+#[test]
+fn a_route_without_an_address_is_enough() {
+    let topology = Topology::new();
+
+    let report = topology.in_node_a(|| open_with(Binding::Route)?.assign(BOTH.map(vip)));
+    assert_cured(&topology, report);
+    for family in BOTH {
+        assert!(
+            !has_address(&topology, family),
+            "{}",
+            topology.state(family)
+        );
+        // A server on the node itself: IPv6 asks for an address, unless told not to (FREEBIND).
+        let bound = topology.in_node_a(move || TcpListener::bind((vip(family), 6000)));
+        assert_eq!(bound.is_ok(), family == Family::V4, "{family}: {bound:?}");
+        if let Err(error) = bound {
+            assert_eq!(error.kind(), std::io::ErrorKind::AddrNotAvailable);
+        }
+    }
+}
+
+#[test]
+fn the_vips_are_reached_on_either_side_of_a_move_between_the_bindings() {
+    let topology = Topology::new();
+    for family in BOTH {
+        topology.add_address(family);
+        topology.assert_lost(family);
+    }
+    for binding in [Binding::Route, Binding::Address, Binding::Route] {
+        let report = topology.in_node_a(move || open()?.set_binding(binding));
+        assert_cured(&topology, report);
+        for family in BOTH {
+            let by_address = binding == Binding::Address;
+            assert_eq!(
+                has_address(&topology, family),
+                by_address,
+                "{}",
+                topology.state(family)
+            );
+            // The control: where the address is, IPv6 binds too.
+            let bound = topology.in_node_a(move || TcpListener::bind((vip(family), 6000)));
+            let binds = by_address || family == Family::V4;
+            assert_eq!(bound.is_ok(), binds, "{family}: {bound:?}");
+        }
+    }
 }

@@ -1,0 +1,499 @@
+//! `audit` tells how each VIP on the link stands, without privilege and without a write.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+#[path = "common/caps.rs"]
+mod caps;
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_DUMP, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, GetRoute, NewAddress, NewRoute};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use broken::{State, builder, manager, put};
+use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
+use common::{
+    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
+    vips, vips_v4, vips_v6,
+};
+use viproute::{Audit, Binding, Drift, ErrorKind, VipManager};
+
+const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
+
+fn drifts(audit: &Audit) -> BTreeMap<IpAddr, Drift> {
+    let map: BTreeMap<_, _> = audit.vips.iter().map(|a| (a.vip.addr(), a.drift)).collect();
+    assert_eq!(map.len(), audit.vips.len(), "each VIP once");
+    assert!(
+        audit.vips.is_sorted_by_key(|a| a.vip),
+        "in order of address"
+    );
+    map
+}
+
+/// What a deep audit says of a state.
+fn expected(vip: IpAddr, state: State, protocol: u8) -> Drift {
+    use State::*;
+    let v4 = vip.is_ipv4();
+    let missing = Drift::MISSING_ROUTE;
+    match state {
+        Fine => Drift::empty(),
+        KernelOnly => Drift::KERNEL_LOCAL_ROUTE | missing,
+        NoRoute => missing,
+        SourceMissing | SourceOther | SourceGone | WrongType => Drift::WRONG_SOURCE | missing,
+        OtherProtocol => Drift::WRONG_PROTOCOL | missing,
+        // The second one bears the marks of the kernel's prefix route, which IPv4 has none of.
+        MainUnicast if v4 => Drift::DUPLICATE,
+        MainUnicast => Drift::DUPLICATE | Drift::PREFIX_ROUTE,
+        OtherMetrics | OtherTos => Drift::DUPLICATE,
+        OnlyOtherMetric => Drift::DUPLICATE | missing,
+        Stale => Drift::STALE | Drift::MISSING_ADDRESS,
+        Plain => Drift::KERNEL_LOCAL_ROUTE | Drift::PREFIX_ROUTE | missing,
+        ThreeRoutes => Drift::KERNEL_LOCAL_ROUTE | Drift::PREFIX_ROUTE,
+        KernelBeside | Pair | PairReversed => Drift::KERNEL_LOCAL_ROUTE,
+        KernelBesideOtherProtocol => Drift::KERNEL_LOCAL_ROUTE | Drift::WRONG_PROTOCOL | missing,
+        KernelBesideOtherSource => Drift::KERNEL_LOCAL_ROUTE | Drift::WRONG_SOURCE | missing,
+        PrefixBeside => Drift::PREFIX_ROUTE,
+        PrefixOnly => Drift::PREFIX_ROUTE | missing,
+        FourInOnePlace | FourInOnePlaceReversed => {
+            Drift::DUPLICATE | Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL
+        }
+        // `broadcast VIP`, of the kernel, in the place of the wanted one.
+        Broadcast => {
+            let mut drift = Drift::KERNEL_LOCAL_ROUTE | Drift::WRONG_SOURCE | missing;
+            drift.set(Drift::WRONG_PROTOCOL, protocol != PROTO_KERNEL);
+            drift
+        }
+    }
+}
+
+/// Two audits by a thread without privilege: at the link, and deep.
+fn audits(protocol: u8) -> (Audit, Audit) {
+    std::thread::spawn(move || {
+        caps::drop_net_admin();
+        let mut manager = manager(protocol);
+        let both = (manager.audit().unwrap(), manager.audit_deep().unwrap());
+        // The control: it has no privilege indeed.
+        let refused = manager.assign(vips_v4(40)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{refused}");
+        both
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn each_state_has_its_flags_and_nothing_is_written() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let zip = |vips: Vec<IpAddr>| {
+            let states = State::of(vips[0]);
+            vips.into_iter().zip(states).collect::<Vec<_>>()
+        };
+        let all = [
+            zip(vips_v4(State::V4.len() + 1)),
+            zip(vips_v6(State::V6.len())),
+        ]
+        .concat();
+        assert_eq!(all.len(), 37);
+        put(&net, &all, protocol);
+        let before = Snapshot::take(&[]);
+        let watcher = RouteWatcher::new();
+        let (plain, deep) = audits(protocol);
+        assert_eq!(watcher.drain(), Vec::new());
+        before.assert_same(&Snapshot::take(&[]));
+
+        let want: BTreeMap<_, _> = all
+            .iter()
+            .map(|(vip, state)| (*vip, expected(*vip, *state, protocol)))
+            .collect();
+        assert_eq!(drifts(&deep), want);
+        // Table main is not walked for IPv4, which has no prefix routes.
+        let mut want = want;
+        for (vip, state) in &all {
+            if *state == State::MainUnicast && vip.is_ipv4() {
+                want.insert(*vip, Drift::empty());
+            }
+        }
+        assert_eq!(drifts(&plain), want);
+
+        assert!(!plain.is_clean());
+        let fine = want.values().filter(|drift| drift.is_empty()).count();
+        assert_eq!(plain.drifted().count(), all.len() - fine);
+        assert_eq!(
+            plain.to_string(),
+            format!("{} VIPs, {} drifted", all.len(), all.len() - fine)
+        );
+        let stale = plain.drifted().find(|a| a.drift.contains(Drift::STALE));
+        assert!(stale.unwrap().to_string().contains("stale"));
+    }
+}
+
+#[test]
+fn table_main_is_walked_only_where_a_prefix_route_may_be() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips(2);
+        let mut all: Vec<_> = vips[..2]
+            .iter()
+            .map(|vip| (*vip, State::MainUnicast))
+            .collect();
+        put(&net, &all, protocol);
+        let mut manager = manager(protocol);
+        assert!(manager.audit().unwrap().is_clean());
+        let deep = manager.audit_deep().unwrap();
+        for (vip, drift) in drifts(&deep) {
+            assert_eq!(drift, expected(vip, State::MainUnicast, protocol), "{vip}");
+        }
+        assert_eq!(deep.drifted().count(), 2);
+        // With an address that may make a prefix route, it is.
+        all.push((vips[3], State::PrefixBeside));
+        put(&net, &all[2..], protocol);
+        let plain = drifts(&manager.audit().unwrap());
+        assert_eq!(
+            plain[&vips[1]],
+            expected(vips[1], State::MainUnicast, protocol)
+        );
+        assert_eq!(plain[&vips[3]], Drift::PREFIX_ROUTE);
+    }
+}
+
+#[test]
+fn a_deep_audit_finds_conflicts_and_other_tables() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let rival = net.add_link("rival0");
+        let vips = vips(5);
+        let mut manager = manager(protocol);
+        manager.assign(&vips).unwrap();
+        let mut raw = Raw::new();
+        let node = net.index(NODE_LINK);
+        raw.batch_ok(&[
+            // Others hold the first pair; IPv6's own route goes before ours, IPv4's behind ours.
+            (NewAddress(raw::vip_address(vips[0], rival)), CREATE_EXCL),
+            (NewAddress(raw::vip_address(vips[1], rival)), CREATE_EXCL),
+            // In IPv4 this goes before ours.
+            (
+                NewRoute(raw::local_route(vips[2], node, None, PROTO_KERNEL)),
+                netlink_packet_core::NLM_F_CREATE,
+            ),
+        ]);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while net.local_state().routes_of(vips[1]).len() < 2 {
+            assert!(Instant::now() < deadline, "the kernel's route never came");
+        }
+        net.ip_batch([
+            format!("route add {} dev {VIP_LINK} table 100", vips[4]),
+            format!("route add {} dev {VIP_LINK} table 1000", vips[5]),
+            // No business of ours: another link, a prefix.
+            format!("route add {} dev {NODE_LINK} table 100", vips[6]),
+            format!("route add 10.96.0.0/24 dev {VIP_LINK} table 100"),
+            format!("route add 2001:db8:42::/64 dev {VIP_LINK} table 100"),
+        ]);
+        assert!(manager.audit().unwrap().is_clean());
+        let deep = drifts(&manager.audit_deep().unwrap());
+        for (at, vip) in vips.iter().enumerate() {
+            let want = match at {
+                1 | 2 => Drift::CONFLICT,
+                4 | 5 => Drift::OTHER_TABLE,
+                _ => Drift::empty(),
+            };
+            assert_eq!(deep[vip], want, "{vip}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_vip_is_not_told() {
+    let net = Net::new();
+    net.ip_batch([
+        format!("addr add fe80::9/64 dev {VIP_LINK} nodad"),
+        format!("addr add fe80::8/128 dev {VIP_LINK} nodad"),
+        format!("addr add 203.0.113.1/24 dev {VIP_LINK}"),
+        format!("addr add 127.9.9.9/32 dev {VIP_LINK}"),
+        format!("addr add 2001:db8:77::1/64 dev {VIP_LINK} nodad"),
+        format!("addr add 10.97.0.1/32 dev {VIP_LINK}"),
+        format!("addr add {NODE_V4}/32 dev {VIP_LINK}"),
+        format!("addr add 10.96.0.1/32 dev {NODE_LINK}"),
+    ]);
+    let found = |manager: &mut VipManager| {
+        let audit = manager.audit().unwrap();
+        assert_eq!(audit, manager.audit_deep().unwrap());
+        audit.vips.iter().map(|a| a.vip.addr()).collect::<Vec<_>>()
+    };
+    let other: IpAddr = "10.97.0.1".parse().unwrap();
+    assert_eq!(found(&mut manager(PROTO_KERNEL)), [other]);
+    let allow = |range: &str| range.parse::<ipnet::IpNet>().unwrap();
+    let mut narrow = builder(VIP_LINK, PROTO_KERNEL)
+        .allow(allow("10.96.0.0/16"))
+        .open()
+        .unwrap();
+    assert_eq!(found(&mut narrow), Vec::<IpAddr>::new());
+    assert!(narrow.audit().unwrap().is_clean());
+
+    let mut absent = builder("absent0", PROTO_KERNEL).open().unwrap();
+    for result in [absent.audit(), absent.audit_deep()] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::LinkNotFound);
+    }
+    // A family without a source: its VIPs are not as wanted, and not forgotten.
+    let mut without = VipManager::builder(VIP_LINK)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let audit = drifts(&without.audit().unwrap());
+    assert!(audit[&other].contains(Drift::MISSING_ROUTE), "{audit:?}");
+}
+
+#[test]
+fn a_link_that_is_down_can_be_looked_at() {
+    let net = Net::new();
+    let vips = vips(3);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&vips).unwrap();
+    net.ip(&format!("link set dev {VIP_LINK} down"));
+    // All of IPv6 is gone; IPv4 stands.
+    let audit = manager.audit().unwrap();
+    assert_eq!(audit.vips.len(), 3, "{audit:?}");
+    assert!(audit.is_clean(), "{audit:?}");
+}
+
+/// The processor time of this thread, of the kernel on its behalf included.
+#[allow(unsafe_code)]
+fn processor_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid timespec to write to.
+    let got = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(got, 0);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap(),
+        u32::try_from(time.tv_nsec).unwrap(),
+    )
+}
+
+/// The least of many runs: what it costs undisturbed.
+fn cost(mut call: impl FnMut()) -> Duration {
+    let once = || {
+        let began = processor_time();
+        call();
+        processor_time() - began
+    };
+    std::iter::repeat_with(once).take(15).min().unwrap()
+}
+
+/// The kernel answers within the call of the one who asks, so the processor time of the thread
+/// holds the walks and the messages. The deep audit is the control: it pays for the others.
+#[test]
+fn the_cost_does_not_go_with_the_nodes_other_routes() {
+    let net = Net::new();
+    let vips = vips(100);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&vips).unwrap();
+    let check = |audit: Audit| assert!(audit.is_clean() && audit.vips.len() == 200);
+    let before = cost(|| check(manager.audit().unwrap()));
+    let node = net.index(NODE_LINK);
+    let others: Vec<Request> = (0..25_000_u32)
+        .flat_map(|at| {
+            let v4 = IpAddr::from((0x0b00_0000 + at).to_be_bytes());
+            let v6 = IpAddr::from((0x2001_0db8_00aa_u128 << 80 | u128::from(at)).to_be_bytes());
+            [v4, v6].map(|dst| {
+                let mut route = raw::local_route(dst, node, None, 3);
+                route.header.kind = RouteType::Unicast;
+                route.header.table = 254;
+                route.header.scope = netlink_packet_route::route::RouteScope::Universe;
+                if dst.is_ipv4() {
+                    route.header.scope = netlink_packet_route::route::RouteScope::Link;
+                }
+                (NewRoute(route), CREATE_EXCL)
+            })
+        })
+        .collect();
+    let mut raw = Raw::new();
+    others.chunks(200).for_each(|some| raw.batch_ok(some));
+    let after = cost(|| check(manager.audit().unwrap()));
+    let deep = cost(|| check(manager.audit_deep().unwrap()));
+    println!("{before:?}, with 50,000 routes in main {after:?}, deep {deep:?}");
+    assert!(after < before * 2 + Duration::from_micros(200));
+    assert!(deep > after * 5, "the control");
+}
+
+/// Adds and deletes routes in table local without pause, on the link and on another.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Before the VIPs: a dump that goes on in a changed tree counts off what it has told.
+    fn start(link: u32) -> Self {
+        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let thread = std::thread::spawn({
+            let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+            move || {
+                let mut raw = Raw::new();
+                let other =
+                    |at: u128| IpAddr::from((0x2001_0db8_0041_u128 << 80 | at).to_be_bytes());
+                let mut round = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let all: Vec<_> = (0..8).map(|at| other(round * 8 % 4096 + at + 1)).collect();
+                    let route = |vip: &IpAddr| raw::local_route(*vip, link, None, 4);
+                    let add: Vec<Request> = all
+                        .iter()
+                        .map(|vip| (NewRoute(route(vip)), CREATE_REPLACE))
+                        .collect();
+                    raw.batch_ok(&add);
+                    let del: Vec<Request> = all.iter().map(|v| (DelRoute(route(v)), 0)).collect();
+                    raw.batch_ok(&del);
+                    count.fetch_add(16, Ordering::Relaxed);
+                    round += 1;
+                }
+            }
+        });
+        Self {
+            stop,
+            count,
+            thread: Some(thread),
+        }
+    }
+
+    fn stop(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// The hosts that one dump of IPv6 routes tells, without any care.
+fn careless_dump(raw: &mut Raw) -> Vec<IpAddr> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet6;
+    raw.send(&[(GetRoute(request), NLM_F_DUMP)], 0);
+    let mut hosts = Vec::new();
+    loop {
+        let bytes = raw.receive_now().expect("a dump ends with NLMSG_DONE");
+        let mut rest = &bytes[..];
+        while rest.len() >= 16 {
+            let length = NetlinkBuffer::new_checked(rest).unwrap().length() as usize;
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).unwrap();
+            match message.payload {
+                NetlinkPayload::InnerMessage(NewRoute(route)) => {
+                    let host = route
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            RouteAttribute::Destination(
+                                netlink_packet_route::route::RouteAddress::Inet6(host),
+                            ) => Some(IpAddr::V6(*host)),
+                            _ => None,
+                        });
+                    hosts.extend(host);
+                }
+                NetlinkPayload::Done(_) => return hosts,
+                other => panic!("not in a route dump: {other:?}"),
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+    }
+}
+
+/// Half a second each without optimisation.
+const AUDITS: u32 = if cfg!(debug_assertions) { 20 } else { 100 };
+
+/// kernel-facts: route dumps skip and repeat entries while the table changes, and say nothing.
+fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: bool) {
+    let net = Net::new();
+    let vips = vips_v6(10_000);
+    let mut manager = builder(VIP_LINK, PROTO_KERNEL)
+        .binding(binding)
+        .open()
+        .unwrap();
+    manager.assign(&vips).unwrap();
+    let link = if writes_on_the_link {
+        net.vip_index()
+    } else {
+        net.index(NODE_LINK)
+    };
+    let stable: BTreeSet<IpAddr> = vips.iter().copied().collect();
+    let mut raw = Raw::new();
+    let quiet = careless_dump(&mut raw);
+    let told = quiet.iter().filter(|host| stable.contains(host)).count();
+    assert_eq!(told, vips.len(), "undisturbed, a dump is right");
+
+    let writer = Writer::start(link);
+    let began = Instant::now();
+    let mut most = Duration::ZERO;
+    for round in 0..rounds {
+        let began = Instant::now();
+        let audit = manager.audit().unwrap();
+        most = most.max(began.elapsed());
+        let drifts = drifts(&audit);
+        let wrong: Vec<_> = stable
+            .iter()
+            .filter(|vip| drifts.get(vip) != Some(&Drift::empty()))
+            .map(|vip| (vip, drifts.get(vip)))
+            .collect();
+        assert!(wrong.is_empty(), "audit {round}: {wrong:?}");
+        if !writes_on_the_link {
+            assert_eq!(drifts.len(), stable.len(), "audit {round}");
+        }
+    }
+    let time = began.elapsed();
+    // The control: there was something to be wrong about.
+    let mut wrong = 0;
+    for _ in 0..20 {
+        let told = careless_dump(&mut raw);
+        let mut of_stable: Vec<_> = told.iter().filter(|host| stable.contains(host)).collect();
+        let all = of_stable.len();
+        of_stable.sort_unstable();
+        of_stable.dedup();
+        wrong += usize::from(of_stable.len() != vips.len() || all != vips.len());
+    }
+    let writes = writer.stop();
+    println!(
+        "{binding:?}: {rounds} audits in {time:?} (the longest {most:?}), {writes} writes; \
+         {wrong} of 20 plain dumps were wrong"
+    );
+    assert!(wrong > 0, "the writer tore no dump");
+    assert!(manager.audit().unwrap().is_clean());
+}
+
+#[test]
+fn audits_beside_a_writer_are_right() {
+    audits_beside_a_writer(AUDITS, Binding::Address, false);
+}
+
+#[test]
+fn and_where_only_routes_tell_of_the_vips() {
+    audits_beside_a_writer(AUDITS / 4, Binding::Route, true);
+}
+
+#[test]
+fn sources_are_the_managers() {
+    let net = Net::new();
+    assert_eq!(SOURCES, [IpAddr::from(NODE_V4), NODE_V6.into()]);
+    net.ip(&format!("addr add 192.0.2.11/32 dev {NODE_LINK}"));
+    let vips = vips(2);
+    manager(PROTO_KERNEL).assign(&vips).unwrap();
+    let mut other = VipManager::builder(VIP_LINK)
+        .source("192.0.2.11".parse::<IpAddr>().unwrap())
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let wrong = Drift::WRONG_SOURCE | Drift::MISSING_ROUTE;
+    for (vip, drift) in drifts(&other.audit().unwrap()) {
+        let want = if vip.is_ipv4() { wrong } else { Drift::empty() };
+        assert_eq!(drift, want, "{vip}");
+    }
+}
