@@ -71,6 +71,10 @@ impl Work {
     fn until_no_orders(mut self, orders: &Receiver<Vec<Vip>>) -> Result<(), Error> {
         let mut desired = Vec::new();
         loop {
+            // What was cancelled half-way begins anew, so that the first outcome is that of all.
+            if !self.said.any {
+                self.keeper.set_desired(&desired);
+            }
             // The last one counts.
             loop {
                 match orders.try_recv() {
