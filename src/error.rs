@@ -63,6 +63,28 @@ pub enum ErrorKind {
     System,
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incomplete => "some VIPs fell short",
+            Self::Cancelled => "cancelled",
+            Self::InvalidConfig => "the configuration cannot work",
+            Self::EmptySet => "the desired set is empty",
+            Self::TooManyReleases => "too many VIPs would be released",
+            Self::InvalidNetns => "no network namespace",
+            Self::LinkNotFound => "the link is not there",
+            Self::LinkDown => "the link is down",
+            Self::LinkInVrf => "the link is in a VRF",
+            Self::Ipv6Disabled => "IPv6 is disabled on the link",
+            Self::SourceNotOnNode => "a source is not on the node",
+            Self::SourceTentative => "a source is tentative",
+            Self::LabelConflict => "another address label is in the way",
+            Self::PermissionDenied => "permission denied",
+            Self::System => "the system failed",
+        })
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self(Box::new(Inner {

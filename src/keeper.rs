@@ -109,7 +109,7 @@ pub struct Dispatched {
 impl fmt::Display for Dispatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.missing {
-            Some(missing) => write!(f, "waiting: {missing:?}"),
+            Some(missing) => write!(f, "waiting: {missing}"),
             None => fmt::Display::fmt(&self.report, f),
         }
     }
@@ -305,7 +305,7 @@ impl Keeper {
         for vip in due {
             if let Some(mut hint) = self.dirty.remove(vip) {
                 let known = self.manager.config().how_bound() == Binding::Address;
-                if vip.family() == Family::V4 && self.is_desired(*vip) {
+                if vip.family() == Family::V4 && self.is_desired(*vip) && !hint.doubtful {
                     // It was verified before, and nothing has told otherwise.
                     hint.address = hint.address.or(Some(known));
                 }
@@ -343,7 +343,13 @@ impl Keeper {
                 error.into_report().unwrap_or_default()
             }
             Err(error) => {
-                self.resync(Instant::now() + RETRY);
+                match error.kind() {
+                    // Whoever goes on afterwards begins where this ended.
+                    ErrorKind::Cancelled => self.resync(Instant::now()),
+                    ErrorKind::System => self.resync(Instant::now() + RETRY),
+                    // It would be refused again: a better set is needed, or an event.
+                    _ => {}
+                }
                 return Err(error);
             }
         };
@@ -369,7 +375,7 @@ impl Keeper {
             if self.desired.binary_search(&failure.vip).is_ok() {
                 let paused = pause(&mut self.fights, failure.vip, now, times);
                 self.counters.fights += u64::from(paused && fought);
-                self.dirty.entry(failure.vip).or_default();
+                self.dirty.entry(failure.vip).or_default().doubtful = true;
                 if let Some(fight) = self.fights.get_mut(&failure.vip) {
                     fight.until = fight.until.max(now + RETRY);
                 }

@@ -899,8 +899,8 @@ fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
         return Err(Error::new(
             ErrorKind::TooManyReleases,
             format!(
-                "{releases} VIPs would be released, but the claim allows {} at once: raise its \
-                 bound if that is meant",
+                "the release of {releases} would pass the bound of the claim, {} at once: raise it if \
+                 that is meant",
                 claim.bound()
             ),
         ));

@@ -27,6 +27,8 @@ pub(crate) const fn route_group(family: Family) -> u32 {
 pub(crate) struct Hint {
     /// Whether its address is on the link, as a host prefix.
     pub(crate) address: Option<bool>,
+    /// The last call did not leave it as wanted, so nothing is known but what is told since.
+    pub(crate) doubtful: bool,
     /// Routes to it through the link that were added, except for the wanted one.
     pub(crate) routes: Vec<Route>,
 }

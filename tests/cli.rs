@@ -431,7 +431,7 @@ fn reconcile_releases_no_more_than_it_may() {
         "--claim link --at-most 1 10.96.0.10 10.96.0.99",
     )
     .exits(1)
-    .complains(&["2 VIPs would be released", "allows 1", "--at-most"]);
+    .complains(&["the release of 2 would pass", "1 at once", "--at-most"]);
     assert_eq!(ran.out, "");
     net.assert_single_route(&both(), PROTO_KERNEL);
     net.assert_absent(&addrs(&["10.96.0.99"]));
@@ -693,7 +693,7 @@ fn plan_in_json_with_what_falls_short() {
     usually("assign", BOTH).exits(0);
     let ran = usually("plan", "--claim link --at-most 1 --json 10.96.0.99")
         .exits(1)
-        .complains(&["2 VIPs would be released"]);
+        .complains(&["the release of 2 would pass"]);
     assert_eq!(ran.json()["error"]["kind"], "too_many_releases");
     assert_eq!(ran.json()["steps"], Value::Array(vec![]));
 }
@@ -722,7 +722,7 @@ fn keep_repairs_what_others_break() {
         });
     }
     net.ip(&format!("link set {VIP_LINK} down"));
-    keeping.says("waiting: LinkDown");
+    keeping.says("waiting: the link is down");
     net.ip(&format!("link set {VIP_LINK} up"));
     eventually("repaired", || {
         net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
@@ -774,7 +774,7 @@ fn keep_creates_the_link_and_heeds_its_bound() {
     keeping.signal(libc::SIGINT);
     keeping.ends().exits(0);
     let ran = keep("--claim link --at-most 1 10.96.0.99").ends().exits(1);
-    ran.complains(&["2 VIPs would be released"]);
+    ran.complains(&["the release of 2 would pass"]);
     net.assert_single_route(&both(), PROTO_KERNEL);
 }
 

@@ -33,9 +33,9 @@ pub(crate) fn wait_readable(
         pollfd(events.as_fd().as_raw_fd()),
         pollfd(cancel.as_fd().as_raw_fd()),
     ];
-    let until = Instant::now() + timeout;
+    let began = Instant::now();
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = timeout.saturating_sub(began.elapsed());
         // Rounded up, so that a wait of less than a millisecond is not a busy loop.
         let millis = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         // SAFETY: `fds` is a valid array of two pollfd for the whole call, and both descriptors
