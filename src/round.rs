@@ -213,12 +213,14 @@ impl<'a> Call<'a> {
         };
         if enough {
             self.few = few;
+            self.stop_listening()?;
         } else {
             // Table main is read once, and again only while it holds something to remove.
             self.scan_main = self.observer(admit).observe(scan_main)?;
+            // It listens for itself, and ends all of it.
+            self.listening = false;
         }
         self.observed = true;
-        self.listening = false;
         for row in self.buffers.rows.iter_mut() {
             if !row.facts.contains(Facts::ADDRESS) {
                 // The next address, whoever makes it, brings a route of its own.
@@ -234,9 +236,7 @@ impl<'a> Call<'a> {
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
         let mut stopped = self.rounds().err();
-        if self.listening
-            && let Err(error) = self.talk.listener().leave(route_group(Family::V6))
-        {
+        if let Err(error) = self.stop_listening() {
             stopped.get_or_insert(error.into());
         }
         let report = self.conclude(stopped.is_some());
@@ -248,6 +248,13 @@ impl<'a> Call<'a> {
             None | Some(Stop::TimedOut) if report.is_complete() => Ok(report),
             None | Some(Stop::TimedOut) => Err(Error::incomplete(report)),
         }
+    }
+
+    fn stop_listening(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.listening) {
+            self.talk.listener().leave(route_group(Family::V6))?;
+        }
+        Ok(())
     }
 
     /// Begins with the facts of [`look`](Self::look).
