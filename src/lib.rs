@@ -28,6 +28,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # The calls
+//!
+//! [`VipManager`] does all of it: [`assign`](VipManager::assign), [`normalize`](VipManager::normalize)
+//! and [`release`](VipManager::release) for given VIPs or those that are there;
+//! [`reconcile`](VipManager::reconcile) for exactly a desired set, within a [`Claim`];
+//! [`audit`](VipManager::audit) and [`plan`](VipManager::plan) look without touching;
+//! [`watcher`](VipManager::watcher) tells what happens; and a [`Keeper`] holds the set against it.
+//! VIPs are bound to the link by an address or by their route alone ([`Binding`]).
+//!
+//! Every call that writes returns a [`Report`] of all its VIPs, or an [`Error`] that carries it: a VIP
+//! that fails harms no other, and none is lost.
+//!
 //! # What it does not do
 //!
 //! It announces nothing (ARP, NDP, BGP), touches no firewall, IPVS table, connection tracking or
