@@ -269,13 +269,19 @@ fn a_source_that_is_not_on_the_node() {
     assert_eq!(manager.assign([addr("10.96.0.1")]).unwrap().assigned, 1);
 }
 
+/// A link that does duplicate address detection and has no carrier, because its peer is down: like
+/// a tap that nobody holds, but an ordinary user may make it too.
+fn without_carrier(net: &Net) {
+    net.ip("link add idle0 type veth peer name peer0");
+    net.ip("link set idle0 up");
+}
+
 #[test]
 fn a_source_that_is_tentative() {
     let net = Net::new();
-    // A tap that nobody holds has no carrier: its addresses stay tentative for ever.
-    net.ip("tuntap add tap0 mode tap");
-    net.ip("link set tap0 up");
-    net.ip("addr add 2001:db8:9::9/64 dev tap0");
+    // Without a carrier its addresses stay tentative for ever.
+    without_carrier(&net);
+    net.ip("addr add 2001:db8:9::9/64 dev idle0");
     let mut manager = VipManager::builder(VIP_LINK)
         .source(addr("2001:db8:9::9"))
         .open()
@@ -389,14 +395,13 @@ fn a_vip_with_another_prefix_length_is_reported_and_left() {
 #[test]
 fn an_address_that_stays_tentative_is_pending_never_success() {
     let net = Net::new();
-    net.ip("tuntap add tap0 mode tap");
-    net.ip("link set tap0 up");
+    without_carrier(&net);
     let vip = addr("2001:db8:42::1");
     let other = addr("2001:db8:42::2");
     // Put there by another hand, with duplicate address detection, which cannot end.
-    net.ip(&format!("addr add {vip}/128 dev tap0"));
+    net.ip(&format!("addr add {vip}/128 dev idle0"));
     let stall = Duration::from_millis(700);
-    let mut manager = VipManager::builder("tap0")
+    let mut manager = VipManager::builder("idle0")
         .source(NODE_V6)
         .stall_timeout(stall)
         .open()
@@ -419,7 +424,7 @@ fn an_address_that_stays_tentative_is_pending_never_success() {
     );
     assert!(failure.drift.contains(Drift::TENTATIVE));
     // When the obstacle goes, the same call succeeds.
-    net.ip(&format!("addr del {vip}/128 dev tap0"));
+    net.ip(&format!("addr del {vip}/128 dev idle0"));
     let report = manager.assign([vip, other]).unwrap();
     assert_eq!((report.assigned, report.unchanged), (1, 1));
 }
