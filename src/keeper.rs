@@ -48,7 +48,7 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 ///
 /// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP
 /// that drifts costs one VIP's work. Against an adversary that keeps undoing a repair it pauses
-/// longer and longer, for that VIP alone.
+/// longer and longer, for that VIP alone, or for the link as a whole where that is what is undone.
 #[derive(Debug)]
 pub struct Keeper {
     manager: VipManager,
@@ -61,8 +61,14 @@ pub struct Keeper {
     /// When the whole link is to be reconciled.
     full: Option<Instant>,
     missing: Option<ErrorKind>,
+    /// The claim's bound was passed: nothing is released until a new set is given.
+    refused: Option<ErrorKind>,
+    /// What the next reading finds to do was asked for, and is no repair.
+    expected: bool,
     dirty: BTreeMap<Vip, Hint>,
     fights: BTreeMap<Vip, Fight>,
+    /// Of the link as a whole: readings of it that found something to repair.
+    link_fight: Option<Fight>,
     counters: Counters,
 }
 
@@ -102,15 +108,20 @@ pub struct Dispatched {
     /// [`ErrorKind::Ipv6Disabled`]) or a source ([`ErrorKind::SourceNotOnNode`],
     /// [`ErrorKind::SourceTentative`]).
     pub missing: Option<ErrorKind>,
+    /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many
+    /// others came: the desired VIPs are kept, and nothing is released any more until
+    /// [`set_desired`](Keeper::set_desired) is called. The bound is one of each dispatch.
+    pub refused: Option<ErrorKind>,
     /// Whether more is due at once: call again.
     pub more: bool,
 }
 
 impl fmt::Display for Dispatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.missing {
-            Some(missing) => write!(f, "waiting: {missing}"),
-            None => fmt::Display::fmt(&self.report, f),
+        match (self.missing, self.refused) {
+            (Some(missing), _) => write!(f, "waiting: {missing}"),
+            (None, Some(refused)) => write!(f, "{}; refused: {refused}", self.report),
+            (None, None) => fmt::Display::fmt(&self.report, f),
         }
     }
 }
@@ -137,8 +148,11 @@ impl Keeper {
             link,
             full: None,
             missing: None,
+            refused: None,
+            expected: true,
             dirty: BTreeMap::new(),
             fights: BTreeMap::new(),
+            link_fight: None,
             counters: Counters::default(),
         })
     }
@@ -157,6 +171,9 @@ impl Keeper {
         self.desired.dedup();
         self.dirty.clear();
         self.fights.clear();
+        self.link_fight = None;
+        self.refused = None;
+        self.expected = true;
         self.full = (!self.desired.is_empty()).then(Instant::now);
     }
 
@@ -168,6 +185,8 @@ impl Keeper {
     /// [`ErrorKind::InvalidConfig`] for an address that no node can have.
     pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<(), Error> {
         self.manager.replace_source(source.into())?;
+        self.expected = true;
+        self.link_fight = None;
         self.resync(Instant::now());
         Ok(())
     }
@@ -212,9 +231,10 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::TooManyReleases`], [`ErrorKind::InvalidConfig`],
-    /// [`ErrorKind::EmptySet`] (no admissible VIP is desired), [`ErrorKind::Cancelled`] and
-    /// [`ErrorKind::System`]; the keeper can go on afterwards. What is merely missing, and VIPs that
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::EmptySet`] (no
+    /// admissible VIP is desired), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
+    /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set
+    /// can be given. Whatever it was, the keeper can go on. What is merely missing, and VIPs that
     /// fell short, are no errors: see [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
@@ -237,17 +257,26 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// As for [`dispatch`](Self::dispatch), but for the cancellation, which is how it ends.
+    /// As for [`dispatch`](Self::dispatch), but for the cancellation, which is how it ends, and for
+    /// failures of the system that pass: only the tenth in a row ends it.
     pub fn run(&mut self, mut each: impl FnMut(&Dispatched)) -> Result<(), Error> {
+        let mut failures = 0;
         loop {
             match self.dispatch(usize::MAX) {
                 Ok(done) => {
+                    failures = 0;
                     each(&done);
                     if done.more {
                         continue;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::System && failures < 9 => {
+                    failures += 1;
+                    // Not at once, even if an event calls.
+                    let socket = self.manager.cancelled();
+                    let _ = wait_readable(socket, socket, RETRY);
+                }
                 Err(error) => return Err(error),
             }
             // No deadline: as long as a wait can be.
@@ -266,6 +295,8 @@ impl Keeper {
 
     fn resync(&mut self, at: Instant) {
         if !self.desired.is_empty() {
+            let free = self.link_fight.map_or(at, |fight| fight.until);
+            let at = at.max(free);
             self.full = Some(self.full.map_or(at, |before| before.min(at)));
         }
     }
@@ -275,6 +306,7 @@ impl Keeper {
         Dispatched {
             report,
             missing: self.missing,
+            refused: self.refused,
             more: self.next_deadline().is_some_and(|at| at <= now),
         }
     }
@@ -284,15 +316,40 @@ impl Keeper {
         self.full = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
-        let result = self.manager.reconcile(&self.claim, &self.desired);
-        let initial = self.fights.is_empty();
-        self.conclude(result, !initial)
+        let mut result = match self.refused {
+            None => self.manager.reconcile(&self.claim, &self.desired),
+            Some(_) => self.manager.assign(&self.desired),
+        };
+        let expected = std::mem::take(&mut self.expected);
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::TooManyReleases
+        {
+            // Too many strangers are no reason to let the desired ones down. But where the set is
+            // new, perhaps it is the set that is wrong.
+            self.refused = Some(error.kind());
+            if expected {
+                self.resync(Instant::now());
+                return result.map(|_| Dispatched::default());
+            }
+            result = self.manager.assign(&self.desired);
+        }
+        let done = self.conclude(result, !expected)?;
+        if done.report.writes > 0 && !expected {
+            let fight = self.link_fight.get_or_insert(Fight::begin(Instant::now()));
+            self.counters.fights += u64::from(fight.repair(Instant::now(), 1));
+        }
+        Ok(done)
     }
 
     /// Mends what is dirty and not being fought over.
     fn keep_dirty(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         let now = Instant::now();
         let free = |vip: &Vip| self.fights.get(vip).is_none_or(|fight| fight.until <= now);
+        if self.refused.is_some() {
+            let desired = &self.desired;
+            self.dirty
+                .retain(|vip, _| desired.binary_search(vip).is_ok());
+        }
         let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
         if due.is_empty() {
             return Ok(self.dispatched(Report::default()));
@@ -318,6 +375,13 @@ impl Keeper {
             .iter()
             .map(|vip| (*vip, desired.binary_search(vip).is_ok()));
         let result = self.manager.mend(&self.claim, vips, hints);
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::TooManyReleases
+        {
+            // The desired ones among them are looked at with all others.
+            self.refused = Some(error.kind());
+            return self.keep_all();
+        }
         self.conclude(result, true)
     }
 
@@ -354,6 +418,10 @@ impl Keeper {
             }
         };
         self.missing = None;
+        let calm = |fight: &Fight| Instant::now().duration_since(fight.last) >= CALM;
+        if self.link_fight.as_ref().is_some_and(calm) {
+            self.link_fight = None;
+        }
         self.counters.repairs += (report.assigned + report.repaired + report.released) as u64;
         let now = Instant::now();
         self.fights
@@ -437,19 +505,32 @@ fn is_missing(kind: ErrorKind) -> bool {
 
 /// Takes note of repairs of a VIP; says whether the next one has to wait for them.
 fn pause(fights: &mut BTreeMap<Vip, Fight>, vip: Vip, now: Instant, repairs: u32) -> bool {
-    let fight = fights.entry(vip).or_insert(Fight {
-        repairs: 0,
-        last: now,
-        until: now,
-    });
-    fight.repairs = fight.repairs.saturating_add(repairs);
-    fight.last = now;
-    let Some(over) = fight.repairs.checked_sub(PATIENCE + 1) else {
-        return false;
-    };
-    let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
-    fight.until = now + time.min(LONGEST_PAUSE);
-    true
+    fights
+        .entry(vip)
+        .or_insert(Fight::begin(now))
+        .repair(now, repairs)
+}
+
+impl Fight {
+    fn begin(now: Instant) -> Self {
+        Self {
+            repairs: 0,
+            last: now,
+            until: now,
+        }
+    }
+
+    /// Takes note of repairs; says whether the next one has to wait for them.
+    fn repair(&mut self, now: Instant, repairs: u32) -> bool {
+        self.repairs = self.repairs.saturating_add(repairs);
+        self.last = now;
+        let Some(over) = self.repairs.checked_sub(PATIENCE + 1) else {
+            return false;
+        };
+        let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
+        self.until = now + time.min(LONGEST_PAUSE);
+        true
+    }
 }
 
 /// What a notification asks for.

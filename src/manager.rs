@@ -676,6 +676,8 @@ impl VipManager {
         }
         let releases =
             matches!(scope, Scope::Wipe(_)) || matches!(scope, Scope::Given(Goal::Release));
+        let rows = &self.buffers.rows;
+        let asked = Family::ALL.map(|family| rows.needs_source(family));
         // To assign nothing is a way to make the link.
         let create = matches!(scope, Scope::Given(Goal::Assign))
             || rows.iter().any(|row| row.goal == Goal::Assign);
@@ -690,9 +692,28 @@ impl VipManager {
         };
         let preview = matches!(mode, Mode::Preview(_));
         let (link, few) = match mode {
-            Mode::Preview(groundwork) => (survey(&mut self.talk, &self.config, groundwork)?, None),
+            Mode::Preview(groundwork) => {
+                let link = survey(&mut self.talk, &self.config, groundwork)?;
+                check_sources(&mut self.talk, &self.sources, asked)?;
+                (link, None)
+            }
             Mode::Act | Mode::Mend(_) => {
-                let mut link = find_link(&mut self.talk, &self.config, create)?;
+                let found = match find_link(&mut self.talk, &self.config, false) {
+                    Err(error)
+                        if error.kind() == ErrorKind::LinkNotFound
+                            && create
+                            && self.config.create.is_some() =>
+                    {
+                        None
+                    }
+                    found => Some(found?),
+                };
+                // Before the first change, to which the link's creation belongs.
+                check_sources(&mut self.talk, &self.sources, asked)?;
+                let mut link = match found {
+                    Some(link) => link,
+                    None => find_link(&mut self.talk, &self.config, true)?,
+                };
                 if let Scope::Claimed(claim) = scope
                     && !link.up
                 {
@@ -709,6 +730,7 @@ impl VipManager {
                     call.look(Some(&admit))?;
                     keep_claimed(&mut call.buffers.rows, claim)?;
                 }
+                check_ipv6(&link, asked)?;
                 if !releases {
                     link = make_ready(&mut self.talk, &self.config, link)?;
                 }
@@ -741,11 +763,11 @@ impl VipManager {
                 keep_claimed(rows, claim)?;
             }
         }
-        check_families(call.talk, &link, &self.sources, |family| {
-            let rows = &call.buffers.rows;
-            rows.iter()
-                .any(|row| row.goal.is_threatened() && row.vip.family() == family)
-        })?;
+        let found = Family::ALL.map(|family| call.buffers.rows.needs_source(family));
+        if found != asked {
+            check_ipv6(&link, found)?;
+            check_sources(call.talk, &self.sources, found)?;
+        }
         if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.config.binding == Binding::Address
             && !preview
@@ -1015,26 +1037,28 @@ fn check_config_source(source: IpAddr) -> Result<(), Error> {
     }
 }
 
-/// Checks what each family needs that the call has VIPs of.
-fn check_families(
-    talk: &mut Talk,
-    link: &LinkState,
-    sources: &[Option<IpAddr>; 2],
-    has: impl Fn(Family) -> bool,
-) -> Result<(), Error> {
+/// IPv6 must not be off on the link where VIPs of it are to be put or kept there.
+fn check_ipv6(link: &LinkState, families: [bool; 2]) -> Result<(), Error> {
     let name = &link.name;
-    if link.ipv6_disabled && has(Family::V6) {
+    if link.ipv6_disabled && families[Family::V6 as usize] {
         return Err(Error::new(
             ErrorKind::Ipv6Disabled,
             format!("IPv6 is disabled on link {name}: set net.ipv6.conf.{name}.disable_ipv6=0"),
         ));
     }
-    for source in sources
-        .iter()
-        .flatten()
-        .filter(|source| has(Family::of(source)))
-    {
-        link::check_source(talk, source)?;
+    Ok(())
+}
+
+/// The sources of these families must be on the node.
+fn check_sources(
+    talk: &mut Talk,
+    sources: &[Option<IpAddr>; 2],
+    families: [bool; 2],
+) -> Result<(), Error> {
+    for (source, needed) in sources.iter().zip(families) {
+        if let Some(source) = source.filter(|_| needed) {
+            link::check_source(talk, &source)?;
+        }
     }
     Ok(())
 }

@@ -336,6 +336,13 @@ impl Rows {
         .is_some_and(|row| row.vip.family() == family)
     }
 
+    /// Whether a VIP of this family is to be put on the link or kept there.
+    pub(crate) fn needs_source(&self, family: Family) -> bool {
+        self.rows
+            .iter()
+            .any(|row| row.goal.is_threatened() && row.vip.family() == family)
+    }
+
     /// The routes to a VIP that are not as wanted.
     pub(crate) fn others(&self, vip: Vip) -> impl Iterator<Item = &RouteKey> {
         let from = self.others.partition_point(|(of, _)| *of < vip);

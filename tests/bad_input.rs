@@ -228,7 +228,8 @@ fn a_link_that_is_down() {
 fn ipv6_disabled_on_the_link() {
     let net = Net::new();
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
-    let mut manager = builder().open().unwrap();
+    net.ip(&format!("link set {VIP_LINK} down"));
+    let mut manager = builder().bring_up().open().unwrap();
     refused(&net, ErrorKind::Ipv6Disabled, "disable_ipv6=0", || {
         manager.assign(vips(2))
     });
@@ -260,6 +261,25 @@ fn a_source_that_is_not_on_the_node() {
             || manager.assign([vip]),
         );
     }
+    // Nor is a link made or brought up for it.
+    let missing = addr("198.51.100.1");
+    let vip = addr("10.96.0.1");
+    for name in ["new0", VIP_LINK] {
+        net.ip(&format!("link set {VIP_LINK} down"));
+        let mut manager = VipManager::builder(name)
+            .source(missing)
+            .create_link(viproute::LinkKind::Bridge)
+            .bring_up()
+            .open()
+            .unwrap();
+        refused(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
+            manager.assign([vip])
+        });
+        refused(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
+            manager.reconcile(&viproute::Claim::link(), [vip])
+        });
+    }
+    net.ip(&format!("link set {VIP_LINK} up"));
     // A source that no VIP of the call needs is not looked at.
     let mut manager = VipManager::builder(VIP_LINK)
         .source(NODE_V4)

@@ -612,3 +612,76 @@ fn a_conflict_is_waited_out() {
         "the rejected one is tried again"
     );
 }
+
+/// Strangers beyond the claim's bound are left, and are no reason to let the desired VIPs down.
+#[test]
+fn too_many_strangers_do_not_stop_it() {
+    let net = Net::new();
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link().at_most(3))
+        .unwrap();
+    keeper.set_desired(set());
+    keeper.dispatch(usize::MAX).unwrap();
+    let strangers: Vec<IpAddr> = vips(300)[200..240].to_vec();
+    net.ip_batch(strangers.iter().map(|vip| {
+        let bits = common::host_bits(*vip);
+        format!("addr add {vip}/{bits} dev {VIP_LINK}")
+    }));
+    let victim = set()[1];
+    net.ip(&format!(
+        "route del local {victim} dev {VIP_LINK} table local"
+    ));
+    let began = Instant::now();
+    let mut refused = None;
+    while !net.wrong_vips(&set(), PROTO_KERNEL).is_empty() || refused.is_none() {
+        assert!(began.elapsed() < PATIENCE, "it was let down");
+        refused = keeper.dispatch(usize::MAX).unwrap().refused;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(refused, Some(ErrorKind::TooManyReleases));
+    let state = LocalState::read();
+    assert!(
+        strangers
+            .iter()
+            .all(|vip| !state.addresses_of(*vip).is_empty())
+    );
+    // Calm, not busy.
+    std::thread::sleep(Duration::from_millis(200));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let before = keeper.counters();
+    keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(keeper.counters(), before);
+}
+
+/// A link that flaps on and on: its VIPs come back each time, but not as fast as it flaps.
+#[test]
+fn a_flapping_link_is_not_fought_without_pause() {
+    let net = Net::new();
+    let many = vips(100);
+    let kept = Kept::start(
+        &net,
+        builder(Binding::Address),
+        Binding::Address,
+        many.clone(),
+    );
+    let mut flaps = 0_u64;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        net.ip(&link("down"));
+        net.ip(&link("up"));
+        flaps += 1;
+    }
+    kept.wait_until_good("it flaps no more");
+    let counters = kept.stop();
+    println!("{flaps} flaps, {counters:?}");
+    assert!(
+        flaps > 20 && counters.fights > 0,
+        "{flaps} flaps, {counters:?}"
+    );
+    assert!(
+        counters.resyncs < flaps,
+        "it was read at each flap: {counters:?}"
+    );
+}

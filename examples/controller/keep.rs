@@ -110,9 +110,15 @@ impl Work {
                     ) =>
                 {
                     log(format_args!("refused: {error}"));
-                    desired.clone_from(&self.kept);
-                    self.keeper.set_desired(&desired);
                     self.said = mem::take(&mut self.said_before);
+                    if desired != self.kept {
+                        desired.clone_from(&self.kept);
+                        self.keeper.set_desired(&desired);
+                    } else {
+                        // It is not the set that is too small, but others that are too many: the
+                        // keeper leaves them, and keeps the set.
+                        self.said.any = true;
+                    }
                 }
                 Err(error) => return Err(error),
             }
