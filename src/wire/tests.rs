@@ -49,6 +49,7 @@ fn wanted(family: Family) -> Wanted {
         family,
         link: LINK,
         source: Some(source(family)),
+        kernel_source: false,
         protocol: 2,
         transit: 251,
         address_protocol: None,
