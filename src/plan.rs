@@ -340,12 +340,14 @@ fn settle_with_kernel(family: Family, facts: Facts, phase: Phase) -> Next {
             Next::Done
         };
     }
-    let new = phase.contains(Phase::FRESH) || facts.contains(Facts::YOUNG);
+    // A young address may be another manager's, whatever was seen of an earlier one.
+    let is_new = facts.contains(Facts::YOUNG)
+        || phase.contains(Phase::FRESH) && !phase.contains(Phase::SETTLED);
     match family {
         // One like the kernel's in all is the kernel's.
         Family::V4 if facts.contains(Facts::SLOT) => Next::Steps(&[Step::ReplaceRoute]),
         Family::V4 => Next::Steps(&[Step::AddRoute]),
-        Family::V6 if new && !phase.contains(Phase::SETTLED) => Next::Wait,
+        Family::V6 if is_new => Next::Wait,
         // Metric 0 is the kernel's alone, and it makes the route with the address only.
         Family::V6 => Next::Steps(&[Step::RenewAddress, Step::AddAddress]),
     }

@@ -111,8 +111,8 @@ fn route(of: Family, protocol: u8) -> RouteMessage {
     message.header.kind = RouteType::Local;
     message.attributes = vec![
         RouteAttribute::Destination(RouteAddress::from(vip(of))),
-        RouteAttribute::Oif(LINK),
         RouteAttribute::PrefSource(RouteAddress::from(source(of))),
+        RouteAttribute::Oif(LINK),
     ];
     if of == Family::V6 {
         message.attributes.push(RouteAttribute::Priority(1024));
