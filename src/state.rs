@@ -27,7 +27,8 @@ bitflags::bitflags! {
         /// The kernel's prefix route of the address is in table main, or will be after the next
         /// link flap because the address lacks `IFA_F_NOPREFIXROUTE`. IPv6 only.
         const PREFIX_ROUTE = 1 << 4;
-        /// The kernel's own local route is there and has the VIP as its source.
+        /// The kernel's own local route is there and has the VIP as its source. Not where the
+        /// family [keeps it](crate::Builder::kernel_source): there it is the wanted route.
         const KERNEL_LOCAL_ROUTE = 1 << 5;
         /// The wanted route is not there.
         const MISSING_ROUTE = 1 << 6;

@@ -282,6 +282,29 @@ fn routes_are_added_and_replaced_as_meant() {
     }
 }
 
+/// Whatever protocol the manager's own routes have.
+#[test]
+fn the_kernels_own_ipv4_route_is_written_like_the_kernels() {
+    let of = Family::V4;
+    let templates = Templates::new(&Wanted {
+        source: None,
+        kernel_source: true,
+        protocol: 201,
+        ..wanted(of)
+    });
+    let mut message = route(of, 2);
+    message.attributes[1] = RouteAttribute::PrefSource(RouteAddress::from(vip(of)));
+    for (template, flags) in [
+        (&templates.add_route, NLM_F_CREATE | NLM_F_EXCL),
+        (&templates.replace_route, NLM_F_CREATE | NLM_F_REPLACE),
+    ] {
+        assert_eq!(
+            written(|out| template.push(out, SEQUENCE, &vip(of))),
+            whole(RouteNetlinkMessage::NewRoute(message.clone()), flags)
+        );
+    }
+}
+
 #[test]
 fn a_deletion_names_table_metric_protocol_and_device() {
     for of in Family::ALL {
