@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use broken::{State, put};
 use common::{
-    LocalState, NODE_LINK, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK, Want,
-    never_without_local_route, vips, vips_v4, vips_v6,
+    Hammer, LocalState, NODE_LINK, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
+    Want, never_without_local_route, vips, vips_v4, vips_v6,
 };
 use viproute::{
     Binding, Builder, Cause, Claim, Drift, ErrorKind, Family, Protocol, Reject, Vip, VipManager,
@@ -521,4 +521,29 @@ fn a_claim_by_mark_needs_marked_addresses() {
     ));
     assert_eq!(manager.release_all(&Claim::mark()).unwrap().released, 10);
     net.assert_absent(&set);
+}
+
+/// Two managers, and others that keep the kernel busy.
+#[test]
+fn several_writers_converge_under_load() {
+    for kept in FAMILIES {
+        let net = Net::new();
+        let set = vips(1000);
+        let hammer = Hammer::start(&net);
+        let [first, second] = [(); 2].map(|()| manager(kept, PROTO_KERNEL));
+        let threads = [first, second].map(|mut manager| {
+            let set = set.clone();
+            std::thread::spawn(move || {
+                manager.assign(&set).unwrap();
+                manager.normalize().unwrap();
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        hammer.stop();
+        assert_good(kept, &set, PROTO_KERNEL);
+        let report = manager(kept, PROTO_KERNEL).assign(&set).unwrap();
+        assert_eq!((report.unchanged, report.writes), (2000, 0), "{report}");
+    }
 }
