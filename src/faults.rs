@@ -396,6 +396,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
         family: Family::V4,
         link: 1,
         source: None,
+        kernel_source: false,
         protocol: 2,
         transit: 251,
         address_protocol: None,

@@ -70,6 +70,8 @@ pub struct Builder {
     link: LinkRef,
     netns: Option<Arc<Netns>>,
     sources: Vec<IpAddr>,
+    /// Which families keep the kernel's own route.
+    kernel_source: [bool; 2],
     protocol: Protocol,
     allowed: Vec<IpNet>,
     create: Option<LinkKind>,
@@ -91,9 +93,35 @@ impl Builder {
     }
 
     /// The node's own address in its family, the preferred source of the VIPs' routes: traffic
-    /// from the node to a VIP leaves with it. One for each family that has VIPs.
+    /// from the node to a VIP leaves with it. One for each family that has VIPs, unless that
+    /// [keeps the kernel's source](Self::kernel_source).
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
         self.sources.push(source.into());
+        self
+    }
+
+    /// Leaves the VIPs of this family the local route that the kernel makes for their addresses,
+    /// by which traffic from the node to a VIP has the VIP itself as its source. In their
+    /// single-route state that route is the only one; what else leads to them through the link,
+    /// routes of this library included, is deleted.
+    ///
+    /// Without a source and without this, VIPs of a family are rejected
+    /// ([`Reject::NoSource`]): to forget the source is an error.
+    ///
+    /// An IPv6 VIP that has lost the kernel's route gets it back only with its address, which is
+    /// deleted and added anew.
+    ///
+    /// ```no_run
+    /// use viproute::{Family, VipManager};
+    ///
+    /// let mut vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .kernel_source(Family::V6)
+    ///     .open()?;
+    /// # Ok::<(), viproute::Error>(())
+    /// ```
+    pub fn kernel_source(mut self, family: Family) -> Self {
+        self.kernel_source[family as usize] = true;
         self
     }
 
@@ -201,8 +229,9 @@ impl Builder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for
-    /// [`create_link`](Self::create_link) without a name, for two sources of one family and for one
-    /// that no node can have; [`ErrorKind::System`] if a socket cannot be opened.
+    /// [`create_link`](Self::create_link) without a name, for two sources of one family, for one
+    /// that no node can have, and for [`kernel_source`](Self::kernel_source) beside a source of that
+    /// family or with [`Binding::Route`]; [`ErrorKind::System`] if a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {
@@ -234,6 +263,15 @@ impl Builder {
             }
             *place = Some(*source);
         }
+        for family in Family::ALL {
+            if self.kernel_source[family as usize] && sources[family as usize].is_some() {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("{family} has a source and shall keep the kernel's: take one of them"),
+                ));
+            }
+        }
+        self.check_binding(self.binding)?;
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
         let talk = Talk::open(|| self.open_socket())?;
         Ok(VipManager {
@@ -253,11 +291,24 @@ impl Builder {
             family,
             link,
             source: sources[family as usize],
+            kernel_source: self.kernel_source[family as usize],
             protocol: self.protocol.get(),
             transit: transit(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
             deprecated: self.avoidance == Some(SourceAvoidance::Deprecated),
         })
+    }
+
+    /// Refuses a binding without the addresses that the kernel makes its routes for.
+    fn check_binding(&self, binding: Binding) -> Result<(), Error> {
+        if binding == Binding::Route && self.kernel_source != [false; 2] {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "the kernel makes its route for an address, which a VIP bound by its route has not: \
+                 give a source, or bind by addresses",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the wanted routes bear the kernel's own protocol.
@@ -333,6 +384,7 @@ impl VipManager {
             link: link.into(),
             netns: None,
             sources: Vec::new(),
+            kernel_source: [false; 2],
             protocol: Protocol::KERNEL,
             allowed: Vec::new(),
             create: None,
@@ -475,7 +527,8 @@ impl VipManager {
     /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
     /// not with the node's. They do not show what other devices hold, nor, unless an
     /// address may have made a prefix route, further routes in table main: see
-    /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source shows as
+    /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source, and does not
+    /// [keep the kernel's](Builder::kernel_source), shows as
     /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
     /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
     ///
@@ -498,7 +551,8 @@ impl VipManager {
     }
 
     /// Moves every VIP on the link to another source of its family: the node's address has changed.
-    /// Each route is replaced in place, so a VIP is local at every instant.
+    /// Each route is replaced in place, so a VIP is local at every instant. A family that
+    /// [kept the kernel's source](Builder::kernel_source) has this one from now on.
     ///
     /// # Errors
     ///
@@ -518,8 +572,10 @@ impl VipManager {
     /// # Errors
     ///
     /// As for [`normalize`](Self::normalize). The manager keeps the new binding also after an
-    /// error, so that the next call goes on.
+    /// error, so that the next call goes on; except after [`ErrorKind::InvalidConfig`], which is for
+    /// [`Binding::Route`] where a family [keeps the kernel's source](Builder::kernel_source).
     pub fn set_binding(&mut self, binding: Binding) -> Result<Report, Error> {
+        self.config.check_binding(binding)?;
         self.config.binding = binding;
         self.buffers.clear();
         self.run(Scope::Rebind)
@@ -637,6 +693,7 @@ impl VipManager {
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
         let screen = Screen {
             sources: self.sources,
+            kernel_source: self.config.kernel_source,
             allowed: &self.config.allowed,
         };
         screen.is_on_link(vip)
@@ -645,7 +702,9 @@ impl VipManager {
     /// Takes another source of its family.
     pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
         check_config_source(source)?;
-        self.sources[Family::of(&source) as usize] = Some(source);
+        let family = Family::of(&source) as usize;
+        self.sources[family] = Some(source);
+        self.config.kernel_source[family] = false;
         Ok(())
     }
 
@@ -658,6 +717,7 @@ impl VipManager {
     fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
         let screen = Screen {
             sources: self.sources,
+            kernel_source: self.config.kernel_source,
             allowed: &self.config.allowed,
         };
         let Buffers { rows, rejected, .. } = &mut self.buffers;
@@ -786,6 +846,7 @@ impl VipManager {
         self.buffers.clear();
         let screen = Screen {
             sources: self.sources,
+            kernel_source: self.config.kernel_source,
             allowed: &self.config.allowed,
         };
         let link = find_link(&mut self.talk, &self.config, false)?;
@@ -802,11 +863,11 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.look_deep()?,
         };
-        let binding = self.config.binding;
+        let policies = Family::ALL.map(|family| call.policy(family, Goal::Look));
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.
         let vips = rows.filter(|row| row.facts.on_link()).map(|row| {
-            let mut drift = row.facts.drift(binding);
+            let mut drift = row.facts.drift(policies[row.vip.family() as usize]);
             drift.set(
                 Drift::OTHER_TABLE,
                 elsewhere.binary_search(&row.vip).is_ok(),
@@ -859,6 +920,7 @@ enum Depth {
 /// Which addresses are VIPs of this manager.
 struct Screen<'a> {
     sources: [Option<IpAddr>; 2],
+    kernel_source: [bool; 2],
     allowed: &'a [IpNet],
 }
 
@@ -866,8 +928,9 @@ impl Screen<'_> {
     fn reject(&self, row: &Row) -> Option<Reject> {
         self.reject_vip(row.vip).or_else(|| {
             // To release a VIP, or to look at it, takes no source.
-            let source = self.sources[row.vip.family() as usize];
-            (source.is_none() && row.goal.is_threatened()).then_some(Reject::NoSource)
+            let family = row.vip.family() as usize;
+            let forgotten = self.sources[family].is_none() && !self.kernel_source[family];
+            (forgotten && row.goal.is_threatened()).then_some(Reject::NoSource)
         })
     }
 
@@ -896,14 +959,14 @@ impl Screen<'_> {
 
 /// A claim by mark needs a mark.
 fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> {
-    if claim.needs_mark()
-        && config.protocol == Protocol::KERNEL
-        && (config.address_protocol.is_none() || config.binding == Binding::Route)
-    {
+    // The kernel's own routes bear none.
+    let marks_routes = config.protocol != Protocol::KERNEL && config.kernel_source == [false; 2];
+    let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
+    if claim.needs_mark() && !marks_routes && !marks_addresses {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
-            "a claim by mark needs a mark: a protocol other than kernel, or an address protocol \
-             where VIPs are bound by their addresses",
+            "a claim by mark needs a mark: a protocol other than kernel where no family keeps the \
+             kernel's route, or an address protocol where VIPs are bound by their addresses",
         ));
     }
     Ok(())

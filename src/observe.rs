@@ -165,11 +165,20 @@ impl Observer<'_> {
         self.look_up(|_| true)?;
         // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
         // address that was just made there is nothing yet.
+        let doubtful = |row: &Row| {
+            let hint = hints.iter().find(|(of, _)| *of == row.vip);
+            hint.is_none_or(|(_, hint)| hint.doubtful)
+        };
         Ok(!self.rows.iter().any(|row| {
-            row.facts.contains(Facts::FOREIGN)
-                || row.facts.contains(Facts::KERNEL)
-                    && row.vip.family() == Family::V6
-                    && !row.phase.contains(Phase::FRESH)
+            let kernels = row.facts.contains(Facts::KERNEL);
+            let hidden = if self.frame.keeps_kernels(row.vip.family()) {
+                // Where that is the wanted one, it was verified before that nothing is behind it,
+                // and the hints tell what came since; but not what became of that.
+                kernels && (row.phase.contains(Phase::WRITTEN) || doubtful(row))
+            } else {
+                kernels && row.vip.family() == Family::V6 && !row.phase.contains(Phase::FRESH)
+            };
+            row.facts.contains(Facts::FOREIGN) || hidden
         }))
     }
 
@@ -207,9 +216,9 @@ impl Observer<'_> {
                 dumped = Dumped::Torn;
             }
         }
-        let both = Facts::FOREIGN | Facts::OURS;
+        let frame = self.frame;
         // What a torn dump did not tell of another device, the answer tells.
-        self.look_up(|row| dumped == Dumped::Torn || row.facts.contains(both))?;
+        self.look_up(|row| dumped == Dumped::Torn || is_rivalled(row, &frame))?;
         Ok(())
     }
 
@@ -298,13 +307,13 @@ impl Observer<'_> {
 
     /// Looks up what the dumps left open.
     fn settle(&mut self, dumped: Dumped) -> io::Result<()> {
+        let frame = self.frame;
         match dumped {
-            // A row that has nothing to lose yet is decided by a later observation.
-            Dumped::Torn => self.look_up(|row| !is_in_the_making(row)),
+            Dumped::Torn => self.look_up(|row| is_in_doubt(row, &frame)),
             // Another device has a local route too: whose is used?
-            Dumped::Whole => self.look_up(|row| {
-                row.goal.is_threatened() && row.facts.contains(Facts::FOREIGN | Facts::OURS)
-            }),
+            Dumped::Whole => {
+                self.look_up(|row| row.goal.is_threatened() && is_rivalled(row, &frame))
+            }
         }
     }
 
@@ -365,6 +374,19 @@ impl Observer<'_> {
 
 /// Look-ups in one send, at the most.
 const LOOK_UPS: usize = 128;
+
+/// Whether a torn dump leaves something open for this row.
+pub(crate) fn is_in_doubt(row: &Row, frame: &Frame<'_>) -> bool {
+    // A row that has nothing to lose yet is decided by a later observation. But for the lack of the
+    // kernel's route the address is deleted.
+    !is_in_the_making(row) || frame.keeps_kernels(row.vip.family())
+}
+
+/// Whether another device has a route beside the wanted one.
+pub(crate) fn is_rivalled(row: &Row, frame: &Frame<'_>) -> bool {
+    let wanted = frame.wanted_fact(row.vip.family());
+    row.facts.contains(Facts::FOREIGN | wanted)
+}
 
 /// Whether the row's address was made by this call and its route was not yet.
 pub(crate) fn is_in_the_making(row: &Row) -> bool {

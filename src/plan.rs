@@ -60,6 +60,8 @@ pub(crate) struct Policy {
     /// it.
     pub(crate) as_kernel: bool,
     pub(crate) binding: Binding,
+    /// The VIP's family keeps the kernel's own route.
+    pub(crate) kernel_source: bool,
 }
 
 /// One message for one VIP.
@@ -70,6 +72,8 @@ pub(crate) enum Step {
     /// Set NOPREFIXROUTE on the address, which deletes its prefix route.
     UpdateAddress,
     DeleteAddress,
+    /// Delete the address, for the next step to add it anew.
+    RenewAddress,
     /// Add our route; fails where the place is taken, by whatever device.
     AddRoute,
     /// The same under the transit protocol.
@@ -100,7 +104,7 @@ impl Step {
         match self {
             Self::AddAddress => Operation::AddAddress,
             Self::UpdateAddress => Operation::UpdateAddress,
-            Self::DeleteAddress => Operation::DeleteAddress,
+            Self::DeleteAddress | Self::RenewAddress => Operation::DeleteAddress,
             Self::AddRoute | Self::AddTransit | Self::AppendRoute => Operation::AddRoute,
             Self::ReplaceRoute | Self::ReplaceTransit => Operation::ReplaceRoute,
             Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers => Operation::DeleteRoute,
@@ -122,7 +126,7 @@ impl Step {
                 // ENOENT: two deletions of it at once, which 6.18 does not serialise.
                 libc::ESRCH | libc::ENOENT,
             )
-            | (Self::DeleteAddress, libc::EADDRNOTAVAIL)
+            | (Self::DeleteAddress | Self::RenewAddress, libc::EADDRNOTAVAIL)
             // The kernel is short of something that comes back.
             | (_, libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR) => {
                 Refusal::LookAgain
@@ -169,6 +173,9 @@ pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -
             }
             match (policy.binding, family) {
                 (Binding::Route, _) => settle_route_only(family, facts),
+                (Binding::Address, _) if policy.kernel_source => {
+                    settle_with_kernel(family, facts, phase)
+                }
                 (Binding::Address, Family::V4) => settle_v4(facts),
                 (Binding::Address, Family::V6) => settle_v6(facts, phase, policy.as_kernel),
             }
@@ -179,7 +186,7 @@ pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -
 /// What forbids to write the wanted state.
 fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
-        let good = facts.drift(policy.binding).is_empty();
+        let good = facts.drift(policy).is_empty();
         return Some(match (good, phase.contains(Phase::FRESH)) {
             // It is there, but the look-up said that ours is the one that is used.
             (true, _) => Next::Done,
@@ -211,6 +218,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
     match policy.binding {
         Binding::Address => {
             let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
+            let absent = absent && !phase.contains(Phase::RENEWED);
             if absent || facts.contains(Facts::DAD_FAILED) {
                 return Some(Next::Fail(Cause::Unrepaired));
             }
@@ -312,6 +320,36 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         // Make before break.
         (true, _, true) => Next::Steps(&[Step::AddTransit]),
         (true, _, false) => Next::Steps(&[Step::AddRoute]),
+    }
+}
+
+/// The address, and the route that the kernel makes for it, in the place of ours.
+fn settle_with_kernel(family: Family, facts: Facts, phase: Phase) -> Next {
+    if !facts.contains(Facts::ADDRESS) {
+        return Next::Steps(&[Step::AddAddress]);
+    }
+    if !facts.contains(Facts::NO_PREFIX_ROUTE) {
+        return Next::Steps(&[Step::UpdateAddress]);
+    }
+    if facts.contains(Facts::KERNEL) {
+        // Make before break: whatever else made the VIP local goes last.
+        let others = facts.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX);
+        return if others {
+            Next::Steps(&[Step::DeleteOthers])
+        } else {
+            Next::Done
+        };
+    }
+    // A young address may be another manager's, whatever was seen of an earlier one.
+    let is_new = facts.contains(Facts::YOUNG)
+        || phase.contains(Phase::FRESH) && !phase.contains(Phase::SETTLED);
+    match family {
+        // One like the kernel's in all is the kernel's.
+        Family::V4 if facts.contains(Facts::SLOT) => Next::Steps(&[Step::ReplaceRoute]),
+        Family::V4 => Next::Steps(&[Step::AddRoute]),
+        Family::V6 if is_new => Next::Wait,
+        // Metric 0 is the kernel's alone, and it makes the route with the address only.
+        Family::V6 => Next::Steps(&[Step::RenewAddress, Step::AddAddress]),
     }
 }
 

@@ -648,8 +648,10 @@ impl Forecast {
                 self.facts |= Facts::NO_PREFIX_ROUTE;
                 self.lose_prefix_route();
             }
-            Step::DeleteAddress => self.delete_address(),
-            Step::AddRoute | Step::AppendRoute => self.facts |= Facts::OURS,
+            Step::DeleteAddress | Step::RenewAddress => self.delete_address(),
+            Step::AddRoute | Step::AppendRoute => {
+                self.facts |= Facts::wanted(wanted.kernel_source);
+            }
             Step::AddTransit | Step::ReplaceTransit => {
                 self.leave_slot();
                 self.facts.remove(Facts::OURS);
@@ -659,7 +661,7 @@ impl Forecast {
                     ..wanted_key(wanted)
                 });
             }
-            Step::ReplaceRoute => self.replace_route(),
+            Step::ReplaceRoute => self.replace_route(wanted),
             Step::DeleteOurs => self.facts.remove(Facts::OURS),
             Step::DeleteKernel => self.facts.remove(Facts::KERNEL),
             Step::DeleteOthers => self.delete_others(wanted),
@@ -698,13 +700,14 @@ impl Forecast {
 
     /// IPv6 has one route in a place. Of several in IPv4 the first is replaced, and which that is,
     /// nobody knows: then all count as there, and a deletion finds nothing.
-    fn replace_route(&mut self) {
-        self.facts |= Facts::OURS;
+    fn replace_route(&mut self, wanted: &Wanted) {
+        let kernels = self.facts.contains(Facts::KERNEL);
+        self.facts |= Facts::wanted(wanted.kernel_source);
         let slots = self.others.iter().filter(|key| is_slot(key, self.family));
         match (self.family, slots.count()) {
             (Family::V6, _) => self.leave_slot(),
-            (Family::V4, 0) => self.facts.remove(Facts::KERNEL),
-            (Family::V4, 1) if !self.facts.contains(Facts::KERNEL) => self.leave_slot(),
+            (Family::V4, 0) if !wanted.kernel_source => self.facts.remove(Facts::KERNEL),
+            (Family::V4, 1) if !kernels => self.leave_slot(),
             (Family::V4, _) => {}
         }
     }
@@ -781,11 +784,7 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
     let mut deferred: Vec<(&Row, PlannedStep)> = Vec::new();
     while !playing.is_empty() {
         playing.retain_mut(|(row, forecast)| {
-            let policy = Policy {
-                goal: row.goal,
-                as_kernel: call.as_kernel,
-                binding: call.binding,
-            };
+            let policy = call.policy(row.vip.family(), row.goal);
             let wanted = &call.wanted[row.vip.family() as usize];
             let turn = forecast.advance(policy, wanted, |what, facts| {
                 let step = PlannedStep {
@@ -806,7 +805,7 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
                     operation: None,
                     errno: None,
                     text: None,
-                    drift: forecast.facts.drift(call.binding),
+                    drift: forecast.facts.drift(policy),
                 });
             }
             turn == Turn::Moved
@@ -869,9 +868,14 @@ fn action(
     keep: Option<&AddressKeep>,
 ) -> Action {
     let link = link.clone();
-    let written = |protocol| PlannedRoute {
-        protocol,
-        ..named(&wanted_key(wanted), vip, &link)
+    let written = |protocol| {
+        if wanted.kernel_source {
+            return named(&kernel_key(&vip.addr()), vip, &link);
+        }
+        PlannedRoute {
+            protocol,
+            ..named(&wanted_key(wanted), vip, &link)
+        }
     };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
@@ -902,7 +906,7 @@ fn action(
                 metric: keep.and_then(|keep| keep.rt_priority),
                 protocol: keep.and_then(|keep| keep.protocol),
             },
-            Step::DeleteAddress => Action::DeleteAddress { link, vip },
+            Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress { link, vip },
             Step::AddRoute => Action::AddRoute(written(wanted.protocol)),
             Step::AddTransit => Action::AddRoute(written(wanted.transit)),
             Step::AppendRoute => Action::AppendRoute(written(wanted.protocol)),
@@ -937,6 +941,7 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
         Move::Step(step) => match step {
             Step::AddTransit | Step::ReplaceTransit => return Reason::Shelter,
             Step::AddAddress => Drift::MISSING_ADDRESS | Drift::STALE,
+            Step::RenewAddress => Drift::MISSING_ROUTE,
             Step::UpdateAddress => Drift::PREFIX_ROUTE,
             Step::DeleteAddress => Drift::UNWANTED_ADDRESS,
             Step::AddRoute | Step::AppendRoute | Step::ReplaceRoute => {
@@ -946,7 +951,7 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
             Step::DeleteOurs | Step::DeleteOthers => Drift::DUPLICATE,
         },
     };
-    let drift = facts.drift(policy.binding);
+    let drift = facts.drift(policy);
     // A step may cure what an earlier one of the same round brings.
     Reason::Drift(match drift & cured {
         cured if cured.is_empty() => drift,

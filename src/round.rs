@@ -309,11 +309,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn policy(&self, goal: Goal) -> Policy {
+    pub(crate) fn policy(&self, family: Family, goal: Goal) -> Policy {
         Policy {
             goal,
             as_kernel: self.as_kernel,
             binding: self.binding,
+            kernel_source: self.wanted[family as usize].kernel_source,
         }
     }
 
@@ -322,7 +323,7 @@ impl<'a> Call<'a> {
             row.vip.family(),
             row.facts,
             row.phase,
-            self.policy(row.goal),
+            self.policy(row.vip.family(), row.goal),
         )
     }
 
@@ -444,13 +445,15 @@ impl<'a> Call<'a> {
         let row = self.buffers.rows.get(at);
         let keep = row.and_then(|row| self.buffers.rows.keep(row.vip)).copied();
         let vip = row.map(|row| row.vip);
-        if let (Some(vip), Step::AddAddress | Step::DeleteAddress) = (vip, step) {
+        if let (Some(vip), Step::AddAddress | Step::DeleteAddress | Step::RenewAddress) =
+            (vip, step)
+        {
             self.outdate_hint(vip);
         }
         let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
             Step::AddAddress => t.add_address.push(out, sequence, vip),
-            Step::DeleteAddress => t.delete_address.push(out, sequence, vip),
+            Step::DeleteAddress | Step::RenewAddress => t.delete_address.push(out, sequence, vip),
             Step::AddRoute => t.add_route.push(out, sequence, vip),
             Step::AddTransit => t.add_transit.push(out, sequence, vip),
             Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
@@ -498,6 +501,9 @@ impl<'a> Call<'a> {
         }
         row.sent |= step.bit();
         row.phase |= Phase::WRITTEN;
+        if step == Step::RenewAddress {
+            row.phase |= Phase::RENEWED;
+        }
         let vip = row.vip.addr();
         let templates = &self.templates[row.vip.family() as usize];
         self.buffers.batch.push(at, step, |out, sequence| {
@@ -621,11 +627,11 @@ impl<'a> Call<'a> {
 
     fn wait_listening(&mut self) -> Result<Waited, Stop> {
         self.talk.notifications(|_| ())?;
-        let policy = self.policy(Goal::Look);
+        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
         let waits = move |row: &Row| {
             let policy = Policy {
                 goal: row.goal,
-                ..policy
+                ..policies[row.vip.family() as usize]
             };
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
@@ -739,7 +745,8 @@ impl<'a> Call<'a> {
                 (true, _) => &mut report.repaired,
             } += 1;
         }
-        let (observed, binding) = (self.observed, self.binding);
+        let observed = self.observed;
+        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
         let Buffers {
             rows,
             refusals,
@@ -788,7 +795,7 @@ impl<'a> Call<'a> {
                 errno: refusal.map(|(refusal, _)| refusal.errno),
                 text,
                 drift: if observed {
-                    row.facts.drift(binding)
+                    row.facts.drift(policies[row.vip.family() as usize])
                 } else {
                     crate::Drift::empty()
                 },

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::plan::{Binding, Goal};
+use crate::plan::{Binding, Goal, Policy};
 use crate::vip::{Family, Reject, Vip};
 use crate::wire::decode::{Address, Route};
 use crate::wire::encode::{AddressKeep, RouteKey, Wanted};
@@ -27,7 +27,8 @@ bitflags::bitflags! {
         /// The kernel's prefix route of the address is in table main, or will be after the next
         /// link flap because the address lacks `IFA_F_NOPREFIXROUTE`. IPv6 only.
         const PREFIX_ROUTE = 1 << 4;
-        /// The kernel's own local route is there and has the VIP as its source.
+        /// The kernel's own local route is there and has the VIP as its source. Not where the
+        /// family [keeps it](crate::Builder::kernel_source): there it is the wanted route.
         const KERNEL_LOCAL_ROUTE = 1 << 5;
         /// The wanted route is not there.
         const MISSING_ROUTE = 1 << 6;
@@ -99,7 +100,7 @@ bitflags::bitflags! {
         const EXTRA = 1 << 12;
         /// A route in table local that is another device's, or of a kind that we never make.
         const FOREIGN = 1 << 13;
-        /// A look-up answered with the wanted route.
+        /// A look-up answered with the wanted route (see [`Facts::wanted`]).
         const WINS = 1 << 14;
         /// Its address or a route of it bears the manager's mark.
         const MARKED = 1 << 15;
@@ -119,11 +120,20 @@ bitflags::bitflags! {
 }
 
 impl Facts {
+    /// What says that the route is there that shall be the only one.
+    pub(crate) fn wanted(kernel_source: bool) -> Self {
+        if kernel_source {
+            Self::KERNEL
+        } else {
+            Self::OURS
+        }
+    }
+
     /// How these facts differ from the single-route state.
-    pub(crate) fn drift(self, binding: Binding) -> Drift {
+    pub(crate) fn drift(self, policy: Policy) -> Drift {
         let address = self.contains(Self::ADDRESS);
         let mut drift = Drift::empty();
-        match binding {
+        match policy.binding {
             Binding::Address => {
                 drift.set(Drift::MISSING_ADDRESS, !address);
                 drift.set(Drift::STALE, !address && self.intersects(Self::ANY_ROUTE));
@@ -140,14 +150,20 @@ impl Facts {
             Drift::PREFIX_ROUTE,
             self.contains(Self::PREFIX) || address && !self.contains(Self::NO_PREFIX_ROUTE),
         );
-        drift.set(Drift::KERNEL_LOCAL_ROUTE, self.contains(Self::KERNEL));
-        drift.set(Drift::MISSING_ROUTE, !self.contains(Self::OURS));
-        drift.set(Drift::WRONG_SOURCE, self.contains(Self::SLOT_SOURCE));
-        drift.set(Drift::WRONG_PROTOCOL, self.contains(Self::SLOT_PROTOCOL));
-        drift.set(
-            Drift::DUPLICATE,
-            self.contains(Self::EXTRA) || self.contains(Self::OURS | Self::SLOT),
-        );
+        if policy.kernel_source {
+            drift.set(Drift::MISSING_ROUTE, !self.contains(Self::KERNEL));
+            let further = Self::OURS | Self::SLOT | Self::EXTRA;
+            drift.set(Drift::DUPLICATE, self.intersects(further));
+        } else {
+            drift.set(Drift::KERNEL_LOCAL_ROUTE, self.contains(Self::KERNEL));
+            drift.set(Drift::MISSING_ROUTE, !self.contains(Self::OURS));
+            drift.set(Drift::WRONG_SOURCE, self.contains(Self::SLOT_SOURCE));
+            drift.set(Drift::WRONG_PROTOCOL, self.contains(Self::SLOT_PROTOCOL));
+            drift.set(
+                Drift::DUPLICATE,
+                self.contains(Self::EXTRA) || self.contains(Self::OURS | Self::SLOT),
+            );
+        }
         drift.set(
             Drift::CONFLICT,
             self.contains(Self::FOREIGN) && !self.contains(Self::WINS),
@@ -177,6 +193,8 @@ bitflags::bitflags! {
         const SETTLED = 1 << 4;
         /// This call added its route beside its address, in one send (IPv4).
         const APPENDED = 1 << 5;
+        /// This call has deleted its address, to add it anew.
+        const RENEWED = 1 << 6;
     }
 }
 
@@ -227,6 +245,18 @@ pub(crate) struct Frame<'a> {
     pub(crate) wanted: &'a [Wanted; 2],
     /// Hundredths of a second since boot.
     pub(crate) now: u32,
+}
+
+impl Frame<'_> {
+    /// Whether the VIPs of a family keep the kernel's own route.
+    pub(crate) fn keeps_kernels(&self, family: Family) -> bool {
+        self.wanted[family as usize].kernel_source
+    }
+
+    /// What says that a VIP of this family has the route that it shall have.
+    pub(crate) fn wanted_fact(&self, family: Family) -> Facts {
+        Facts::wanted(self.keeps_kernels(family))
+    }
 }
 
 /// The VIPs of a call, sorted, and what was seen of them. All buffers are kept between calls.
@@ -559,14 +589,17 @@ impl Rows {
             // The kernel's own route, put in once more after it was deleted (`arp on`, `arp off`),
             // is marked as being destroyed, and IPv6 answers "unreachable" for it, to packets too
             // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). Only that hides what was seen.
-            row.facts |= Facts::KERNEL;
+            // Where it is the wanted one it counts as missing: it serves nobody.
+            row.facts
+                .set(Facts::KERNEL, !frame.keeps_kernels(vip.family()));
             row.facts.remove(Facts::WINS);
             return;
         }
         if !hides {
             row.facts.remove(Facts::LOOKED_UP);
         }
-        row.facts.set(Facts::WINS, fact.contains(Facts::OURS));
+        let wanted = frame.wanted_fact(vip.family());
+        row.facts.set(Facts::WINS, fact.contains(wanted));
         row.facts |= fact;
     }
 

@@ -254,7 +254,8 @@ pub enum Reject {
     /// Outside every range given to [`Builder::allow`](crate::Builder::allow).
     #[error("it is outside the allowed ranges")]
     OutsideAllowed,
-    /// No source of its family was given to [`Builder::source`](crate::Builder::source).
+    /// No source of its family was given to [`Builder::source`](crate::Builder::source), and the
+    /// family does not [keep the kernel's](crate::Builder::kernel_source) either.
     #[error("no source address of its family was given")]
     NoSource,
 }

@@ -200,6 +200,7 @@ impl Course {
                 family,
                 protocol,
                 binding: policy.binding,
+                kernel_source: policy.kernel_source,
             },
             policy,
             anchors: policy.binding == Binding::Route,
@@ -267,6 +268,9 @@ impl Course {
         driver.phase |= Phase::WRITTEN;
         let mut rest = Vec::new();
         for step in steps {
+            if *step == Step::RenewAddress {
+                driver.phase |= Phase::RENEWED;
+            }
             match step {
                 Step::DeleteOthers => rest.extend(&seen.others),
                 step => rest.push(Message::Step(*step)),
@@ -310,7 +314,8 @@ impl Course {
                 };
             }
             At::Listen { ages } => {
-                if !driver.phase.contains(Phase::SETTLED) {
+                let ages_anyway = *ages && self.policy.kernel_source;
+                if !driver.phase.contains(Phase::SETTLED) || ages_anyway {
                     match (kernel.late, *ages) {
                         // The kernel's work is done long before an address is no longer young.
                         (true, true) => return false,
@@ -528,7 +533,12 @@ impl Walk {
         then.added |= message == Message::Step(Step::AddAddress)
             && before.kernel.addresses.host.is_none()
             && then.kernel.addresses.host.is_some();
-        let meddled = matches!(then.fault, Some(Fault::Deleted | Fault::Rival(_)));
+        let meddled = match then.fault {
+            Some(Fault::Deleted | Fault::Rival(_)) => true,
+            // It was the wanted one.
+            Some(Fault::Cleaned) => self.course.policy.kernel_source,
+            _ => false,
+        };
         if then.had_local && self.course.policy.goal != Goal::Release && !meddled {
             self.demand(then.kernel.has_local(), "a gap");
         }
@@ -966,6 +976,11 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
 }
 
 pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
+    // The same ones, whichever of the routes is the wanted one.
+    let world = &World {
+        kernel_source: false,
+        ..*world
+    };
     match world.family {
         Family::V4 => states_v4(world, small),
         Family::V6 => states_v6(world, small),
@@ -973,14 +988,20 @@ pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
 }
 
 pub(super) fn policies() -> impl Iterator<Item = Policy> {
+    let forms = [
+        (Binding::Address, false),
+        (Binding::Address, true),
+        (Binding::Route, false),
+    ];
     [Goal::Assign, Goal::Normalize, Goal::Release]
         .into_iter()
-        .flat_map(|goal| [Binding::Address, Binding::Route].map(move |binding| (goal, binding)))
-        .flat_map(|(goal, binding)| {
+        .flat_map(move |goal| forms.map(|(binding, kernel_source)| (goal, binding, kernel_source)))
+        .flat_map(|(goal, binding, kernel_source)| {
             [true, false].map(|as_kernel| Policy {
                 goal,
                 as_kernel,
                 binding,
+                kernel_source,
             })
         })
 }
@@ -1051,6 +1072,7 @@ fn without_an_anchor_the_way_to_route_only_has_a_gap() {
         goal: Goal::Assign,
         as_kernel: true,
         binding: Binding::Route,
+        kernel_source: false,
     };
     let mut walk = Walk::new(Family::V4, policy, &[]);
     walk.course.anchors = false;
@@ -1186,7 +1208,7 @@ fn two_managers_converge() {
             ends: 0,
             stalls: 0,
         };
-        for kernel in states_v6(&pair.course.world, true) {
+        for kernel in states(&pair.course.world, true) {
             starts += 1;
             pair.follow(kernel, [Driver::new(), Driver::new()]);
         }

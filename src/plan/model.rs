@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::{Binding, Goal, Step};
-use crate::observe::is_in_the_making;
+use crate::observe::{is_in_doubt, is_rivalled};
 use crate::state::{Facts, Frame, Phase, Row, Rows};
 use crate::vip::{Family, Vip};
 use crate::wire::decode;
@@ -96,6 +96,8 @@ pub(super) struct World {
     /// The protocol of the wanted route.
     pub(super) protocol: u8,
     pub(super) binding: Binding,
+    /// The kernel's own route is the wanted one.
+    pub(super) kernel_source: bool,
 }
 
 /// One message for the VIP.
@@ -220,7 +222,7 @@ impl Kernel {
         match step {
             Step::AddAddress => self.add_address(world),
             Step::UpdateAddress => self.update_address(world),
-            Step::DeleteAddress => self.delete_address(world),
+            Step::DeleteAddress | Step::RenewAddress => self.delete_address(world),
             Step::AddRoute => self.add_route(wanted),
             Step::AddTransit => self.add_route(transit),
             Step::ReplaceRoute => self.replace_route(wanted, true, world),
@@ -453,6 +455,9 @@ impl World {
     }
 
     pub(super) fn wanted_route(&self) -> Route {
+        if self.kernel_source {
+            return Kernel::own(self.family);
+        }
         Route {
             table: TABLE_LOCAL,
             metric: user_metric(self.family),
@@ -466,7 +471,8 @@ impl World {
         Family::ALL.map(|family| Wanted {
             family,
             link: LINK,
-            source: Source::Node.addr(family),
+            source: Source::Node.addr(family).filter(|_| !self.kernel_source),
+            kernel_source: self.kernel_source,
             protocol: self.protocol,
             transit: TRANSIT,
             address_protocol: None,
@@ -552,8 +558,8 @@ impl World {
         rows.finish();
         let row = rows.get(0).unwrap();
         let ask = match look.torn {
-            Some(phase) => !is_in_the_making(&Row { phase, ..*row }),
-            None => !look.release && row.facts.contains(Facts::FOREIGN | Facts::OURS),
+            Some(phase) => is_in_doubt(&Row { phase, ..*row }, &frame),
+            None => !look.release && is_rivalled(row, &frame),
         };
         if ask {
             self.join_look_up(&mut rows, routes, &frame);

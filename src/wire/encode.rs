@@ -164,6 +164,8 @@ pub(crate) struct Wanted {
     /// The wanted preferred source. Without one nothing on the node is as wanted: it is enough to
     /// release.
     pub(crate) source: Option<IpAddr>,
+    /// The kernel's own route is the wanted one; then there is no source.
+    pub(crate) kernel_source: bool,
     pub(crate) protocol: u8,
     /// The protocol that our route bears while the kernel's is deleted.
     pub(crate) transit: u8,
@@ -192,13 +194,23 @@ impl Templates {
     pub(crate) fn new(want: &Wanted) -> Self {
         let Wanted { family, link, .. } = *want;
         let route = |flags, protocol| {
-            Template::route(
+            let protocol = if want.kernel_source {
+                libc::RTPROT_KERNEL
+            } else {
+                protocol
+            };
+            let template = Template::route(
                 libc::RTM_NEWROUTE,
                 flags,
                 &route_header(family, protocol, RouteType::Local),
                 &route_attributes(want),
             )
-            .vip_first(RTMSG)
+            .vip_first(RTMSG);
+            if want.kernel_source {
+                template.vip_twice(family)
+            } else {
+                template
+            }
         };
         Self {
             link,
@@ -380,12 +392,13 @@ fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
 }
 
 fn route_attributes(want: &Wanted) -> Vec<RouteAttribute> {
+    // Of the kernel's own route the VIP itself is the source (in IPv4; no other is ever written).
     let mut attributes = vec![
         RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
-        RouteAttribute::Oif(want.link),
         RouteAttribute::PrefSource(RouteAddress::from(
             want.source.unwrap_or(placeholder(want.family)),
         )),
+        RouteAttribute::Oif(want.link),
     ];
     if want.family == Family::V6 {
         attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));

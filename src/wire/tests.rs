@@ -49,6 +49,7 @@ fn wanted(family: Family) -> Wanted {
         family,
         link: LINK,
         source: Some(source(family)),
+        kernel_source: false,
         protocol: 2,
         transit: 251,
         address_protocol: None,
@@ -110,8 +111,8 @@ fn route(of: Family, protocol: u8) -> RouteMessage {
     message.header.kind = RouteType::Local;
     message.attributes = vec![
         RouteAttribute::Destination(RouteAddress::from(vip(of))),
-        RouteAttribute::Oif(LINK),
         RouteAttribute::PrefSource(RouteAddress::from(source(of))),
+        RouteAttribute::Oif(LINK),
     ];
     if of == Family::V6 {
         message.attributes.push(RouteAttribute::Priority(1024));
@@ -278,6 +279,29 @@ fn routes_are_added_and_replaced_as_meant() {
                 whole(RouteNetlinkMessage::NewRoute(route(of, protocol)), flags)
             );
         }
+    }
+}
+
+/// Whatever protocol the manager's own routes have.
+#[test]
+fn the_kernels_own_ipv4_route_is_written_like_the_kernels() {
+    let of = Family::V4;
+    let templates = Templates::new(&Wanted {
+        source: None,
+        kernel_source: true,
+        protocol: 201,
+        ..wanted(of)
+    });
+    let mut message = route(of, 2);
+    message.attributes[1] = RouteAttribute::PrefSource(RouteAddress::from(vip(of)));
+    for (template, flags) in [
+        (&templates.add_route, NLM_F_CREATE | NLM_F_EXCL),
+        (&templates.replace_route, NLM_F_CREATE | NLM_F_REPLACE),
+    ] {
+        assert_eq!(
+            written(|out| template.push(out, SEQUENCE, &vip(of))),
+            whole(RouteNetlinkMessage::NewRoute(message.clone()), flags)
+        );
     }
 }
 
