@@ -676,10 +676,7 @@ fn a_flapping_link_is_not_fought_without_pause() {
     kept.wait_until_good("it flaps no more");
     let counters = kept.stop();
     println!("{flaps} flaps, {counters:?}");
-    assert!(
-        flaps > 20 && counters.fights > 0,
-        "{flaps} flaps, {counters:?}"
-    );
+    assert!(flaps > 20, "{flaps} flaps are no test");
     assert!(
         counters.resyncs < flaps,
         "it was read at each flap: {counters:?}"
