@@ -750,11 +750,12 @@ impl VipManager {
             };
             screen.is_on_link(vip).then_some(goal)
         };
-        let preview = matches!(mode, Mode::Preview(_));
+        let mut labels = None;
         let (link, few) = match mode {
             Mode::Preview(groundwork) => {
                 let link = survey(&mut self.talk, &self.config, groundwork)?;
                 check_sources(&mut self.talk, &self.sources, asked)?;
+                labels = Some(&mut groundwork.labels);
                 (link, None)
             }
             Mode::Act | Mode::Mend(_) => {
@@ -830,13 +831,19 @@ impl VipManager {
         }
         if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.config.binding == Binding::Address
-            && !preview
         {
             let rows = call.buffers.rows.iter().filter(|row| {
                 row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
             });
             let vips = rows.map(|row| row.vip);
-            call.report.writes += source::label(call.talk, link.index, &link.name, vips)?;
+            match labels {
+                Some(labels) => {
+                    *labels = source::preview(call.talk, link.index, &link.name, vips)?;
+                }
+                None => {
+                    call.report.writes += source::label(call.talk, link.index, &link.name, vips)?;
+                }
+            }
         }
         Ok(call)
     }

@@ -7,10 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::Ipv6Net;
+
 use crate::link::{ANCHOR, LinkKind};
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::report::{Cause, Failure};
 use crate::round::Call;
+use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, wanted_key};
@@ -95,6 +98,9 @@ pub enum Reason {
     LinkDown,
     /// With the link's last IPv4 address the kernel would flush every IPv4 route through it.
     LastAddress,
+    /// The kernel might choose a VIP as the source of traffic to other destinations, which
+    /// [`Builder::avoid_as_source`](crate::Builder::avoid_as_source) forbids.
+    SourceChoice,
 }
 
 impl fmt::Display for Reason {
@@ -107,6 +113,7 @@ impl fmt::Display for Reason {
             Self::NoLink => "there is no such link",
             Self::LinkDown => "the link is down",
             Self::LastAddress => "with the last IPv4 address all IPv4 routes of the link would go",
+            Self::SourceChoice => "so that no VIP is chosen as the source of other traffic",
         })
     }
 }
@@ -135,6 +142,17 @@ pub enum Action {
         /// The link's name.
         link: Arc<str>,
     },
+    /// Give the link's addresses in a prefix an address label of their own
+    /// ([`SourceAvoidance::AddressLabel`](crate::SourceAvoidance::AddressLabel)).
+    #[non_exhaustive]
+    AddLabel {
+        /// The link's name.
+        link: Arc<str>,
+        /// The prefix.
+        prefix: Ipv6Net,
+        /// The label.
+        label: u32,
+    },
     /// Put a host address on the link that stays there.
     #[non_exhaustive]
     AddAnchor {
@@ -152,6 +170,9 @@ pub enum Action {
         vip: Vip,
         /// The address's mark (`IFA_PROTO`).
         protocol: Option<u8>,
+        /// Whether it is deprecated from the start: preferred lifetime 0, valid for ever
+        /// ([`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated)). IPv6 only.
+        deprecated: bool,
     },
     /// Set `IFA_F_NOPREFIXROUTE` on the VIP's address, which takes its prefix route away, and keep
     /// what else it has. IPv6 only.
@@ -271,6 +292,17 @@ impl fmt::Display for Action {
                 write!(f, "ip link set dev {} addrgenmode none", Word(link))
             }
             Self::BringUp { link } => write!(f, "ip link set dev {} up", Word(link)),
+            Self::AddLabel {
+                link,
+                prefix,
+                label,
+            } => {
+                let link = Word(link);
+                write!(
+                    f,
+                    "ip addrlabel add prefix {prefix} dev {link} label {label}"
+                )
+            }
             Self::AddAnchor { link, address } => {
                 write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
             }
@@ -278,6 +310,7 @@ impl fmt::Display for Action {
                 link,
                 vip,
                 protocol,
+                deprecated,
             } => {
                 let (ip, bits) = (ip(*vip), vip.family().host_bits());
                 write!(f, "{ip} addr add {vip}/{bits} dev {}", Word(link))?;
@@ -285,6 +318,9 @@ impl fmt::Display for Action {
                     Family::V4 => " scope link",
                     Family::V6 => " nodad noprefixroute",
                 })?;
+                if *deprecated {
+                    f.write_str(" valid_lft forever preferred_lft 0")?;
+                }
                 protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
             }
             Self::UpdateAddress {
@@ -510,13 +546,15 @@ impl fmt::Display for Plan {
     }
 }
 
-/// What a call would do to the link before it looks at the VIPs.
+/// What a call would do to the link before it does anything for a VIP.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Groundwork {
     /// The link's name.
     pub(crate) name: String,
     pub(crate) create: Option<LinkKind>,
     pub(crate) bring_up: bool,
+    /// Prefixes whose addresses on the link are to have our label.
+    pub(crate) labels: Vec<Ipv6Net>,
 }
 
 /// One thing that happens to a row.
@@ -856,7 +894,16 @@ fn prepare_link(plan: &mut Plan, link: &Arc<str>, groundwork: &Groundwork) {
         push(Action::NoOwnAddress { link }, Reason::NoLink);
     }
     if groundwork.bring_up {
+        let link = link.clone();
         push(Action::BringUp { link }, Reason::LinkDown);
+    }
+    for prefix in &groundwork.labels {
+        let action = Action::AddLabel {
+            link: link.clone(),
+            prefix: *prefix,
+            label: SourceAvoidance::LABEL,
+        };
+        push(action, Reason::SourceChoice);
     }
 }
 
@@ -896,6 +943,7 @@ fn action(
                 link,
                 vip,
                 protocol: wanted.address_protocol,
+                deprecated: wanted.deprecated && vip.family() == Family::V6,
             },
             Step::UpdateAddress => Action::UpdateAddress {
                 link,

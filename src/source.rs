@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::Ipv6Net;
 
 use crate::error::{Error, ErrorKind};
+use crate::link;
 use crate::talk::{Dumped, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::Label;
@@ -67,11 +68,9 @@ pub(crate) fn label(
     }
     let mut writes = 0;
     for _ in 0..ATTEMPTS {
-        let Some(table) = read(talk)? else {
+        let Some(missing) = unlabelled(talk, link, name, vips.clone())? else {
             continue;
         };
-        let missing =
-            missing(&table, link, vips.clone()).map_err(|entry| conflict(&entry, name))?;
         if missing.is_empty() {
             return Ok(writes);
         }
@@ -92,10 +91,46 @@ pub(crate) fn label(
             }
         }
     }
-    Err(Error::new(
+    Err(restless(name))
+}
+
+/// The prefixes to which [`label`] would give our label. Writes nothing.
+pub(crate) fn preview(
+    talk: &mut Talk,
+    link: u32,
+    name: &str,
+    vips: impl Iterator<Item = Vip> + Clone,
+) -> Result<Vec<Ipv6Net>, Error> {
+    if !vips.clone().any(|vip| vip.family() == Family::V6) {
+        return Ok(Vec::new());
+    }
+    for _ in 0..ATTEMPTS {
+        if let Some(missing) = unlabelled(talk, link, name, vips.clone())? {
+            return Ok(missing);
+        }
+    }
+    Err(restless(name))
+}
+
+/// The prefixes that lack our label; `None` if the table could not be read as a whole.
+fn unlabelled(
+    talk: &mut Talk,
+    link: u32,
+    name: &str,
+    vips: impl Iterator<Item = Vip>,
+) -> Result<Option<Vec<Ipv6Net>>, Error> {
+    let Some(table) = read(talk)? else {
+        return Ok(None);
+    };
+    let missing = missing(&table, link, vips).map_err(|entry| conflict(&entry, name))?;
+    Ok(Some(missing))
+}
+
+fn restless(name: &str) -> Error {
+    Error::new(
         ErrorKind::LabelConflict,
         format!("somebody else keeps changing the address labels of link {name}"),
-    ))
+    )
 }
 
 /// The table; `None` if it could not be read as a whole.
@@ -134,7 +169,8 @@ fn conflict(entry: &Label, name: &str) -> Error {
 /// The prefixes for which entries are missing, or else an entry that is in the way.
 ///
 /// The kernel takes the longest prefix, and of two of the same length the one of the link
-/// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c).
+/// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c). A link that is yet to be created
+/// ([`NONE`](link::NONE)) has no entries.
 fn missing(
     table: &[Label],
     link: u32,
@@ -149,6 +185,7 @@ fn missing(
         .filter(|entry| entry.link == 0 || entry.link == link)
         .collect();
     entries.sort_by_key(|entry| std::cmp::Reverse((entry.prefix.prefix_len(), entry.link)));
+    let of_link = |entry: &Label| entry.link != link::NONE && entry.link == link;
     let mut missing = Vec::new();
     for vip in vips {
         let IpAddr::V6(addr) = vip.addr() else {
@@ -156,8 +193,8 @@ fn missing(
         };
         let entry = entries.iter().find(|entry| entry.prefix.contains(&addr));
         let prefix = match entry {
-            Some(entry) if entry.link == link && entry.label == SourceAvoidance::LABEL => continue,
-            Some(entry) if entry.link == link => return Err(**entry),
+            Some(entry) if of_link(entry) && entry.label == SourceAvoidance::LABEL => continue,
+            Some(entry) if of_link(entry) => return Err(**entry),
             Some(entry) => entry.prefix,
             None => Ipv6Net::default(),
         };
@@ -213,6 +250,13 @@ mod tests {
         assert_eq!(missing_of(&table, &both).unwrap(), ["fc00::/7", "::/0"]);
         // An empty table labels nothing.
         assert_eq!(missing_of(&[], &both).unwrap(), ["::/0"]);
+        // The entries for all links are not those of a link that is yet to come.
+        let vips = both.map(|vip| vip.parse::<Vip>().unwrap());
+        let missing = missing(&table, link::NONE, vips.into_iter()).unwrap();
+        assert_eq!(
+            missing,
+            ["fc00::/7", "::/0"].map(|net| net.parse().unwrap())
+        );
     }
 
     #[test]

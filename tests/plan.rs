@@ -6,10 +6,9 @@ mod broken;
 mod common;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use broken::{OTHER_V4, Random, State, put};
@@ -20,8 +19,8 @@ use common::{
 use ipnet::IpNet;
 use serde_json::Value;
 use viproute::{
-    Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, Reason, Reject, Vip,
-    VipManager,
+    Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, Reason, Reject,
+    SourceAvoidance, Vip, VipManager,
 };
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -49,18 +48,23 @@ fn plan(manager: &mut VipManager, claim: &Claim, desired: &[IpAddr]) -> Plan {
 /// Runs the printed script in the calling thread's namespace.
 #[track_caller]
 fn run(plan: &Plan) {
-    static SCRIPTS: AtomicU32 = AtomicU32::new(0);
-    let number = SCRIPTS.fetch_add(1, Ordering::Relaxed);
-    let name = format!("plan-{}-{number}.sh", std::process::id());
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let script = plan.to_string();
-    std::fs::write(&path, &script).unwrap();
-    let output = Command::new("sh")
-        .arg(&path)
+    let mut shell = Command::new("sh")
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    std::fs::remove_file(&path).unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    let output = std::thread::scope(|scope| {
+        // A shell that stops early reads no more: what it says tells why.
+        scope.spawn(|| {
+            let _ = input.write_all(script.as_bytes());
+            drop(input);
+        });
+        shell.wait_with_output().unwrap()
+    });
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && said.is_empty() && output.stdout.is_empty(),
@@ -310,15 +314,13 @@ fn a_script_that_comes_too_late_stops() {
     let before = Snapshot::take(&[]);
     let mut shell = Command::new("sh")
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .stdin(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    std::io::Write::write_all(
-        &mut shell.stdin.take().unwrap(),
-        plan.to_string().as_bytes(),
-    )
-    .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input.write_all(plan.to_string().as_bytes()).unwrap();
+    drop(input);
     assert!(!shell.wait().unwrap().success());
     before.assert_same(&Snapshot::take(&[]));
     assert_good(&net, &vips(3), PROTO_KERNEL, Binding::Address);
@@ -604,6 +606,126 @@ fn drop_net_admin() {
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
+const AVOIDANCES: [SourceAvoidance; 2] =
+    [SourceAvoidance::AddressLabel, SourceAvoidance::Deprecated];
+
+/// VIPs that the kernel labels with two prefixes.
+fn vips_of_two_labels() -> Vec<IpAddr> {
+    let unique_local = "fd00:42::1".parse::<IpAddr>().unwrap();
+    vips(3).into_iter().chain([unique_local]).collect()
+}
+
+#[test]
+fn vips_that_are_to_be_avoided_as_source() {
+    for avoidance in AVOIDANCES {
+        let desired = vips_of_two_labels();
+        let open = || {
+            let builder = builder(PROTO_KERNEL, Binding::Address);
+            builder.avoid_as_source(avoidance).open().unwrap()
+        };
+        let net = Net::new();
+        let labels = net.ip("addrlabel list");
+        let mut manager = open();
+        let plan = plan(&mut manager, &Claim::link(), &desired);
+        assert_eq!(net.ip("addrlabel list"), labels, "planning wrote a label");
+        let steps = commands(&plan);
+        let added = "ip -6 addr add fd00:42::1/128 dev kube-dummy-if nodad noprefixroute";
+        let deprecated = match avoidance {
+            SourceAvoidance::AddressLabel => {
+                assert_eq!(
+                    steps[..2],
+                    [
+                        "ip addrlabel add prefix ::/0 dev kube-dummy-if label 99",
+                        "ip addrlabel add prefix fc00::/7 dev kube-dummy-if label 99",
+                    ]
+                );
+                assert!(steps.iter().any(|step| step == added), "{plan}");
+                let step = &plan.steps[0];
+                assert_eq!((step.vip, step.reason), (None, Reason::SourceChoice));
+                0
+            }
+            _ => {
+                let added = format!("{added} valid_lft forever preferred_lft 0");
+                assert!(steps.contains(&added), "{plan}");
+                4
+            }
+        };
+        run(&plan);
+        assert_good(&net, &desired, PROTO_KERNEL, Binding::Address);
+        let by_script = (comparable(), net.ip("addrlabel list"));
+        let told = by_script.0.iter();
+        let is_deprecated = |line: &&String| line.contains("\"deprecated\":true");
+        assert_eq!(told.filter(is_deprecated).count(), deprecated);
+        let again = manager.plan(&Claim::link(), &desired).unwrap();
+        assert!(again.is_empty(), "{again}");
+        let report = manager.reconcile(&Claim::link(), &desired).unwrap();
+        assert_eq!(report.writes, 0, "{report}");
+        drop(net);
+
+        let net = Net::new();
+        open().reconcile(&Claim::link(), &desired).unwrap();
+        assert_same_lines(&by_script.0, &comparable());
+        assert_eq!(by_script.1, net.ip("addrlabel list"));
+    }
+}
+
+#[test]
+fn only_labels_that_are_missing_are_planned() {
+    let net = Net::new();
+    let desired = vips_of_two_labels();
+    let open = |builder: Builder| {
+        let builder = builder.avoid_as_source(SourceAvoidance::AddressLabel);
+        builder.open().unwrap()
+    };
+    // Bound by routes alone, or of IPv4 alone, VIPs need none.
+    let is_label = |step: &viproute::PlannedStep| matches!(step.action, Action::AddLabel { .. });
+    let mut by_route = open(builder(PROTO_KERNEL, Binding::Route));
+    let steps = plan(&mut by_route, &Claim::link(), &desired).steps;
+    assert!(!steps.iter().any(is_label));
+    let mut manager = open(builder(PROTO_KERNEL, Binding::Address));
+    let steps = plan(&mut manager, &Claim::link(), &vips_v4(3)).steps;
+    assert!(!steps.iter().any(is_label));
+    // The VIPs are there, and one of the entries.
+    let mut careless = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
+    careless.assign(&desired).unwrap();
+    net.ip(&format!(
+        "addrlabel add prefix ::/0 dev {VIP_LINK} label 99"
+    ));
+    let plan = plan(&mut manager, &Claim::link(), &desired);
+    let entry = "ip addrlabel add prefix fc00::/7 dev kube-dummy-if label 99";
+    assert_eq!(commands(&plan), [entry]);
+    run(&plan);
+    let report = manager.reconcile(&Claim::link(), &desired).unwrap();
+    assert_eq!(report.writes, 0, "{report}");
+}
+
+#[test]
+fn a_link_that_is_created_is_labelled() {
+    let net = Net::bare();
+    net.add_link(OTHER);
+    net.add_node_addresses(OTHER);
+    net.settle();
+    RouteWatcher::new().rest();
+    let desired = vips_of_two_labels();
+    let mut manager = broken::builder("absent0", PROTO_KERNEL)
+        .avoid_as_source(SourceAvoidance::AddressLabel)
+        .create_link(LinkKind::Bridge)
+        .open()
+        .unwrap();
+    let plan = plan(&mut manager, &Claim::link(), &desired);
+    assert_eq!(
+        commands(&plan)[2..5],
+        [
+            "ip link set dev absent0 up",
+            "ip addrlabel add prefix ::/0 dev absent0 label 99",
+            "ip addrlabel add prefix fc00::/7 dev absent0 label 99",
+        ]
+    );
+    run(&plan);
+    let report = manager.reconcile(&Claim::link(), &desired).unwrap();
+    assert_eq!(report.writes, 0, "{report}");
+}
+
 #[test]
 fn what_cannot_be_brought_about_is_listed_and_left() {
     for protocol in PROTOCOLS {
@@ -697,6 +819,17 @@ fn what_stops_reconcile_stops_plan() {
         ),
         ErrorKind::SourceNotOnNode
     );
+    let label = format!("prefix ::/0 dev {VIP_LINK} label 98");
+    net.ip(&format!("addrlabel add {label}"));
+    assert_eq!(
+        kind(
+            of(VIP_LINK).avoid_as_source(SourceAvoidance::AddressLabel),
+            &Claim::link(),
+            &one
+        ),
+        ErrorKind::LabelConflict
+    );
+    net.ip(&format!("addrlabel del {label}"));
     before.assert_same(&Snapshot::take(&[]));
     net.ip(&format!("link set dev {VIP_LINK} down"));
     assert_eq!(
