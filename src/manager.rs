@@ -25,7 +25,7 @@ use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
 use crate::vip::{Family, Reject, Vip};
 use crate::watch::Watcher;
-use crate::wire::encode::Wanted;
+use crate::wire::encode::{Wanted, dump_addresses};
 
 /// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -479,6 +479,11 @@ impl VipManager {
     /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
     /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
     ///
+    /// While other hands change the tables, the kernel's dumps may leave entries out. They are
+    /// repeated, a limited number of times, and VIPs that are found are then looked up one by one.
+    /// So what is said of a VIP is right, but under changes without a pause one that only a route
+    /// tells of may, rarely, not be found.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
@@ -538,12 +543,12 @@ impl VipManager {
         Keeper::new(self, claim, socket)
     }
 
-    /// The events of this manager's link, from now on.
+    /// The events of this manager's link, from now on, with the sources that the manager has now.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if a socket cannot be opened. The link need not exist where the
-    /// manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
+    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read.
+    /// The link need not exist where the manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
     /// link; the watcher then follows the name that the link has now.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
@@ -553,9 +558,33 @@ impl VipManager {
             LinkRef::Name(name) => name.clone(),
             LinkRef::Index(_) => find_link(&mut self.talk, &self.config, false)?.name,
         };
-        let mut watcher = Watcher::new(socket, &name, None, port).map_err(cannot)?;
+        let screen = Screen {
+            sources: self.sources,
+            allowed: &self.config.allowed,
+        };
+        let mut watcher = Watcher::new(socket, &name, port, &screen).map_err(cannot)?;
         // Only now, so that no change in between is missed.
-        watcher.follow(link::find(&mut self.talk, &self.config.link)?.map(|link| link.index));
+        let link = link::find(&mut self.talk, &self.config.link)?.map(|link| link.index);
+        watcher.follow(link);
+        for family in Family::ALL {
+            let Some(link) = link else { break };
+            let dumped = self.talk.dump(
+                |out, sequence| dump_addresses(out, sequence, family, link),
+                |message| {
+                    let address = message.address()?.filter(|address| address.link == link);
+                    address
+                        .iter()
+                        .for_each(|address| watcher.begin_with(address));
+                    Ok(())
+                },
+            );
+            // If it is gone by now, the notification of that is on its way.
+            if let Err(failed) = dumped
+                && failed.errno() != Some(libc::ENODEV)
+            {
+                return Err(failed.into_error("cannot read the link's addresses".into()));
+            }
+        }
         Ok(watcher)
     }
 
@@ -835,9 +864,9 @@ enum Depth {
 }
 
 /// Which addresses are VIPs of this manager.
-struct Screen<'a> {
-    sources: [Option<IpAddr>; 2],
-    allowed: &'a [IpNet],
+pub(crate) struct Screen<'a> {
+    pub(crate) sources: [Option<IpAddr>; 2],
+    pub(crate) allowed: &'a [IpNet],
 }
 
 impl Screen<'_> {
@@ -867,7 +896,7 @@ impl Screen<'_> {
 
     /// Whether an address found on the link is a VIP. One without a source is, and will be
     /// rejected where it needs one: a forgotten source is an error, not a silence.
-    fn is_on_link(&self, vip: Vip) -> bool {
+    pub(crate) fn is_on_link(&self, vip: Vip) -> bool {
         self.reject_vip(vip).is_none()
     }
 }
