@@ -25,7 +25,7 @@ use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
 use crate::vip::{Family, Reject, Vip};
 use crate::watch::Watcher;
-use crate::wire::encode::Wanted;
+use crate::wire::encode::{Wanted, dump_addresses};
 
 /// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -311,6 +311,15 @@ impl Builder {
         Ok(())
     }
 
+    /// Which addresses are VIPs.
+    fn screen(&self, sources: [Option<IpAddr>; 2]) -> Screen<'_> {
+        Screen {
+            sources,
+            kernel_source: self.kernel_source,
+            allowed: &self.allowed,
+        }
+    }
+
     /// Whether the wanted routes bear the kernel's own protocol.
     pub(crate) fn writes_as_kernel(&self) -> bool {
         self.protocol == Protocol::KERNEL
@@ -532,6 +541,11 @@ impl VipManager {
     /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
     /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
     ///
+    /// While other hands change the tables, the kernel's dumps may leave entries out. They are
+    /// repeated, a limited number of times, and VIPs that are found are then looked up one by one.
+    /// So what is said of a VIP is right, but under changes without a pause one that only a route
+    /// tells of may, rarely, not be found.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
@@ -594,12 +608,12 @@ impl VipManager {
         Keeper::new(self, claim, socket)
     }
 
-    /// The events of this manager's link, from now on.
+    /// The events of this manager's link, from now on, with the sources that the manager has now.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if a socket cannot be opened. The link need not exist where the
-    /// manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
+    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read.
+    /// The link need not exist where the manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
     /// link; the watcher then follows the name that the link has now.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
@@ -609,9 +623,30 @@ impl VipManager {
             LinkRef::Name(name) => name.clone(),
             LinkRef::Index(_) => find_link(&mut self.talk, &self.config, false)?.name,
         };
-        let mut watcher = Watcher::new(socket, &name, None, port).map_err(cannot)?;
+        let screen = self.config.screen(self.sources);
+        let mut watcher = Watcher::new(socket, &name, port, &screen).map_err(cannot)?;
         // Only now, so that no change in between is missed.
-        watcher.follow(link::find(&mut self.talk, &self.config.link)?.map(|link| link.index));
+        let link = link::find(&mut self.talk, &self.config.link)?.map(|link| link.index);
+        watcher.follow(link);
+        for family in Family::ALL {
+            let Some(link) = link else { break };
+            let dumped = self.talk.dump(
+                |out, sequence| dump_addresses(out, sequence, family, link),
+                |message| {
+                    let address = message.address()?.filter(|address| address.link == link);
+                    address
+                        .iter()
+                        .for_each(|address| watcher.begin_with(address));
+                    Ok(())
+                },
+            );
+            // If it is gone by now, the notification of that is on its way.
+            if let Err(failed) = dumped
+                && failed.errno() != Some(libc::ENODEV)
+            {
+                return Err(failed.into_error("cannot read the link's addresses".into()));
+            }
+        }
         Ok(watcher)
     }
 
@@ -691,11 +726,7 @@ impl VipManager {
 
     /// Whether this is a VIP, were it on the link.
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
-        let screen = Screen {
-            sources: self.sources,
-            kernel_source: self.config.kernel_source,
-            allowed: &self.config.allowed,
-        };
+        let screen = self.config.screen(self.sources);
         screen.is_on_link(vip)
     }
 
@@ -715,11 +746,7 @@ impl VipManager {
 
     /// Everything of a call that happens before its first write.
     fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
-        let screen = Screen {
-            sources: self.sources,
-            kernel_source: self.config.kernel_source,
-            allowed: &self.config.allowed,
-        };
+        let screen = self.config.screen(self.sources);
         let Buffers { rows, rejected, .. } = &mut self.buffers;
         rows.settle();
         rows.reject(|row| screen.reject(row), rejected);
@@ -851,11 +878,7 @@ impl VipManager {
     /// Observes the link's VIPs, and nothing else.
     fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
         self.buffers.clear();
-        let screen = Screen {
-            sources: self.sources,
-            kernel_source: self.config.kernel_source,
-            allowed: &self.config.allowed,
-        };
+        let screen = self.config.screen(self.sources);
         let link = find_link(&mut self.talk, &self.config, false)?;
         let mut call = Call::new(
             &self.config,
@@ -925,10 +948,10 @@ enum Depth {
 }
 
 /// Which addresses are VIPs of this manager.
-struct Screen<'a> {
-    sources: [Option<IpAddr>; 2],
-    kernel_source: [bool; 2],
-    allowed: &'a [IpNet],
+pub(crate) struct Screen<'a> {
+    pub(crate) sources: [Option<IpAddr>; 2],
+    pub(crate) kernel_source: [bool; 2],
+    pub(crate) allowed: &'a [IpNet],
 }
 
 impl Screen<'_> {
@@ -959,7 +982,7 @@ impl Screen<'_> {
 
     /// Whether an address found on the link is a VIP. One without a source is, and will be
     /// rejected where it needs one: a forgotten source is an error, not a silence.
-    fn is_on_link(&self, vip: Vip) -> bool {
+    pub(crate) fn is_on_link(&self, vip: Vip) -> bool {
         self.reject_vip(vip).is_none()
     }
 }

@@ -14,6 +14,10 @@ use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 /// How often a torn observation is repeated before look-ups settle it row by row.
 const ATTEMPTS: u32 = 3;
 
+/// The same where VIPs are looked for: look-ups do not find one that no dump has told of, but each
+/// dump adds those that it finds.
+const DISCOVERIES: u32 = 8;
+
 /// The multicast group of a family's route notifications (linux/rtnetlink.h).
 pub(crate) const fn route_group(family: Family) -> u32 {
     match family {
@@ -68,6 +72,10 @@ impl Observer<'_> {
         families: &[Option<Family>; 2],
         scan_main: bool,
     ) -> Result<(bool, Dumped), Failed> {
+        let attempts = match self.admit {
+            Some(_) => DISCOVERIES,
+            None => ATTEMPTS,
+        };
         let mut attempt = 1;
         let mut adoptions = 0;
         loop {
@@ -104,7 +112,7 @@ impl Observer<'_> {
             if changed {
                 dumped = Dumped::Torn;
             }
-            if dumped == Dumped::Whole || attempt == ATTEMPTS || self.is_unsettled() {
+            if dumped == Dumped::Whole || attempt == attempts || self.is_unsettled() {
                 return Ok((main_used, dumped));
             }
             attempt += 1;

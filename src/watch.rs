@@ -7,10 +7,13 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::error::Error;
+use crate::manager::Screen;
 use crate::sys::{Received, Socket, Woken, wait_readable};
-use crate::vip::Vip;
-use crate::wire::decode::{self, Link, Message};
+use crate::vip::{Family, Vip};
+use crate::wire::decode::{self, Address, Link, Message, Route};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 
 bitflags::bitflags! {
@@ -47,6 +50,11 @@ pub enum Origin {
 }
 
 /// Something that happened.
+///
+/// A VIP is told of only if the manager could hold it: a host address of the link, or a local or
+/// unicast host route, that is no loopback, link-local or multicast one, no source, and within the
+/// allowed ranges. An address with another prefix length is no VIP, and neither it nor the kernel's
+/// own route for it is told, not even where the VIP of that address is on the link too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -95,7 +103,17 @@ pub struct Watcher {
     link: Option<u32>,
     ours: u32,
     receive: Box<[u8]>,
-    burst: BTreeMap<Vip, (Change, Origin)>,
+    burst: Burst,
+}
+
+/// What is told in one go, and what it is told from.
+struct Burst {
+    sources: [Option<IpAddr>; 2],
+    allowed: Vec<IpNet>,
+    /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
+    /// kernel's own route goes after its address.
+    wide: BTreeMap<IpAddr, bool>,
+    vips: BTreeMap<Vip, (Change, Origin)>,
 }
 
 impl fmt::Debug for Watcher {
@@ -108,12 +126,13 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// `socket` is in the manager's namespace; `ours` is the port id of the manager's requests.
+    /// `socket` is in the manager's namespace; `ours` is the port id of the manager's requests. It
+    /// tells of what `screen` lets through.
     pub(crate) fn new(
         socket: Socket,
         name: &str,
-        link: Option<u32>,
         ours: u32,
+        screen: &Screen<'_>,
     ) -> io::Result<Self> {
         for group in GROUPS {
             socket.join(group)?;
@@ -121,16 +140,26 @@ impl Watcher {
         Ok(Self {
             socket,
             name: name.to_owned(),
-            link,
+            link: None,
             ours,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
-            burst: BTreeMap::new(),
+            burst: Burst {
+                sources: screen.sources,
+                allowed: screen.allowed.to_vec(),
+                wide: BTreeMap::new(),
+                vips: BTreeMap::new(),
+            },
         })
     }
 
     /// Begins with the link of this index.
     pub(crate) fn follow(&mut self, link: Option<u32>) {
         self.link = link;
+    }
+
+    /// Takes note of an address that is on that link already.
+    pub(crate) fn begin_with(&mut self, address: &Address) {
+        self.burst.note_length(address, true);
     }
 
     /// Appends what has happened since the last call, without waiting; returns how many events
@@ -170,14 +199,14 @@ impl Watcher {
                     Ok(None) => {}
                     Ok(Some(event)) => {
                         // In order: what the VIPs did before stands before it.
-                        flush(&mut self.burst, events);
+                        self.burst.flush(events);
                         events.push(event);
                     }
                     Err(decode::Malformed) => events.push(Event::Resync),
                 }
             }
         }
-        flush(&mut self.burst, events);
+        self.burst.flush(events);
         events.dedup();
         Ok(events.len() - before)
     }
@@ -217,13 +246,62 @@ impl AsFd for Watcher {
     }
 }
 
-fn flush(burst: &mut BTreeMap<Vip, (Change, Origin)>, events: &mut Vec<Event>) {
-    while let Some((vip, (change, origin))) = burst.pop_first() {
-        events.push(Event::Vip {
-            vip,
-            change,
-            origin,
-        });
+impl Burst {
+    fn flush(&mut self, events: &mut Vec<Event>) {
+        while let Some((vip, (change, origin))) = self.vips.pop_first() {
+            events.push(Event::Vip {
+                vip,
+                change,
+                origin,
+            });
+        }
+    }
+
+    /// Takes note of a change of what could be a VIP.
+    fn note(&mut self, addr: IpAddr, change: Change, origin: Origin) {
+        let screen = Screen {
+            sources: self.sources,
+            // Only of those that a call is about.
+            kernel_source: [false; 2],
+            allowed: &self.allowed,
+        };
+        let vip = Vip::from(addr);
+        if !screen.is_on_link(vip) {
+            return;
+        }
+        let (changes, by) = self.vips.entry(vip).or_insert((Change::empty(), origin));
+        *changes |= change;
+        if *by != origin {
+            *by = Origin::Unknown;
+        }
+    }
+
+    /// Takes note of how long an address's prefix is; says whether it is a host's.
+    fn note_length(&mut self, address: &Address, there: bool) -> bool {
+        let is_host = address.prefix_length == Family::of(&address.addr).host_bits();
+        if !is_host {
+            self.wide.insert(address.addr, there);
+        } else if there {
+            self.wide.remove(&address.addr);
+        }
+        is_host
+    }
+
+    /// Whether the kernel made this route of the link, or takes it away, for an address that is no
+    /// VIP.
+    fn is_of_wide(&mut self, host: IpAddr, route: &Route, new: bool) -> bool {
+        if !route.is_kernels_own() {
+            return false;
+        }
+        match self.wide.get(&host) {
+            Some(there) => {
+                if !there && !new {
+                    self.wide.remove(&host);
+                }
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -233,31 +311,23 @@ fn tell(
     name: &str,
     link: &mut Option<u32>,
     ours: u32,
-    burst: &mut BTreeMap<Vip, (Change, Origin)>,
+    burst: &mut Burst,
 ) -> Result<Option<Event>, decode::Malformed> {
     let origin = match message.port {
         0 => Origin::Kernel,
         port if port == ours => Origin::Ours,
         _ => Origin::Other,
     };
-    let mut note = |addr: IpAddr, change: Change, origin: Origin| {
-        let (changes, by) = burst
-            .entry(Vip::from(addr))
-            .or_insert((Change::empty(), origin));
-        *changes |= change;
-        if *by != origin {
-            *by = Origin::Unknown;
-        }
-    };
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
             let told = message.link()?;
-            return Ok(tell_link(
-                message.kind == libc::RTM_NEWLINK,
-                &told,
-                name,
-                link,
-            ));
+            let new = message.kind == libc::RTM_NEWLINK;
+            let event = tell_link(new, &told, name, link);
+            if event.is_some() {
+                // Their routes may have gone without a word.
+                burst.wide.retain(|_, there| *there && link.is_some());
+            }
+            return Ok(event);
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => {
             let Some(address) = message.address()? else {
@@ -271,6 +341,9 @@ fn tell(
                     Event::NodeAddressRemoved(address.addr)
                 }));
             }
+            if !burst.note_length(&address, new) {
+                return Ok(None);
+            }
             let origin = if address.addr.is_ipv6() && message.port == 0 {
                 Origin::Unknown
             } else {
@@ -281,7 +354,7 @@ fn tell(
             } else {
                 Change::ADDRESS_REMOVED
             };
-            note(address.addr, change, origin);
+            burst.note(address.addr, change, origin);
         }
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
             let Some(route) = message.route()? else {
@@ -290,18 +363,24 @@ fn tell(
             let Some(host) = route.host() else {
                 return Ok(None);
             };
-            if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
+            // Broadcast and anycast routes are there for other addresses.
+            let suits = matches!(route.kind, libc::RTN_LOCAL | libc::RTN_UNICAST)
+                && matches!(route.table, TABLE_LOCAL | TABLE_MAIN);
+            if route.cloned || !suits {
                 return Ok(None);
             }
+            let new = message.kind == libc::RTM_NEWROUTE;
             if route.link.is_some() && route.link == *link {
-                let change = if message.kind == libc::RTM_NEWROUTE {
+                let change = if new {
                     Change::ROUTE_SET
                 } else {
                     Change::ROUTE_REMOVED
                 };
-                note(host, change, origin);
+                if !burst.is_of_wide(host, &route, new) {
+                    burst.note(host, change, origin);
+                }
             } else if route.table == TABLE_LOCAL {
-                note(host, Change::FOREIGN_ROUTE, origin);
+                burst.note(host, Change::FOREIGN_ROUTE, origin);
             }
         }
         _ => {}

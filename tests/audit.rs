@@ -434,6 +434,7 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
     let writer = Writer::start(link);
     let began = Instant::now();
     let mut most = Duration::ZERO;
+    let mut missed = 0;
     for round in 0..rounds {
         let began = Instant::now();
         let audit = manager.audit().unwrap();
@@ -441,7 +442,15 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
         let drifts = drifts(&audit);
         let wrong: Vec<_> = stable
             .iter()
-            .filter(|vip| drifts.get(vip) != Some(&Drift::empty()))
+            .filter(|vip| match drifts.get(vip) {
+                Some(drift) => !drift.is_empty(),
+                // What only a route tells of may escape.
+                None if binding == Binding::Route => {
+                    missed += 1;
+                    false
+                }
+                None => true,
+            })
             .map(|vip| (vip, drifts.get(vip)))
             .collect();
         assert!(wrong.is_empty(), "audit {round}: {wrong:?}");
@@ -463,10 +472,14 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
     let writes = writer.stop();
     println!(
         "{binding:?}: {rounds} audits in {time:?} (the longest {most:?}), {writes} writes; \
-         {wrong} of 20 plain dumps were wrong"
+         {wrong} of 20 plain dumps were wrong; {missed} VIPs missed"
     );
+    // Rarely: one in a thousand would be often. And none is lost for good: see the last audit.
+    assert!(missed <= rounds as usize * vips.len() / 1000, "{missed}");
     assert!(wrong > 0, "the writer tore no dump");
-    assert!(manager.audit().unwrap().is_clean());
+    let audit = manager.audit().unwrap();
+    assert!(audit.is_clean());
+    assert_eq!(audit.vips.len(), vips.len());
 }
 
 #[test]

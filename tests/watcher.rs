@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
+use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips, vips_v4};
 use viproute::{Change, Event, Origin, Vip, VipManager, Watcher};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -119,6 +119,109 @@ fn which_vip_what_and_by_whom() {
 }
 
 #[test]
+fn what_the_kernel_does_by_itself_is_its_own() {
+    let net = Net::new();
+    let mut manager = manager();
+    let four = vips(1)[0];
+    manager.assign([four]).unwrap();
+    let mut watcher = manager.watcher().unwrap();
+    // With the link the kernel's own IPv4 route comes back beside ours.
+    net.ip(&format!("link set {VIP_LINK} down"));
+    net.ip(&format!("link set {VIP_LINK} up"));
+    let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
+    assert_eq!(
+        of_vip(&events, four),
+        Some((Change::ROUTE_SET, Origin::Kernel)),
+        "{events:?}"
+    );
+}
+
+/// The VIPs that events tell of.
+fn told(events: &[Event]) -> Vec<Vip> {
+    let vip = |event: &Event| match event {
+        Event::Vip { vip, .. } => Some(*vip),
+        _ => None,
+    };
+    events.iter().filter_map(vip).collect()
+}
+
+#[test]
+fn what_is_no_vip_is_not_told() {
+    let net = Net::new();
+    // Two that are there before it begins.
+    net.ip_batch([
+        format!("addr add 10.96.7.1/24 dev {VIP_LINK}"),
+        format!("addr add 2001:db8:42:7::1/64 dev {VIP_LINK} nodad"),
+    ]);
+    net.settle();
+    let allow = |range: &str| range.parse::<ipnet::IpNet>().unwrap();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .allow(allow("10.96.0.0/16"))
+        .allow(allow("2001:db8:42::/48"))
+        .allow(allow("fe80::/10"))
+        .allow(allow("192.0.2.0/24"))
+        .open()
+        .unwrap();
+    let mut watcher = manager.watcher().unwrap();
+    // The first with its broadcast route, all with the kernel's local ones.
+    let others = [
+        "10.96.1.1/24",
+        "2001:db8:42:1::1/64",
+        "fe80::9/128",
+        "fe80::8/64",
+        // A source, and outside the allowed ranges.
+        "192.0.2.10/32",
+        "10.97.0.1/32",
+        "2001:db8:99::1/128",
+    ];
+    let nodad = |address: &str| if address.contains(':') { " nodad" } else { "" };
+    let mut events = Vec::new();
+    let mut until = |what: &str, vip: IpAddr| {
+        // What comes before it has been told by then; in IPv6 the kernel's route comes late.
+        net.settle();
+        net.ip(&format!("route add local {vip} dev {VIP_LINK} table local"));
+        events.extend(read_until(&mut watcher, |e| of_vip(e, vip).is_some()));
+        events.retain(|event| {
+            !matches!(event, Event::Vip { vip: of, change: Change::ROUTE_SET, .. } if *of == Vip::from(vip))
+        });
+        assert_eq!(told(&events), [], "{what}: {events:?}");
+        events.clear();
+    };
+    // IPv6 ones would go with the link.
+    let marks = vips_v4(4);
+    net.ip_batch(
+        others
+            .iter()
+            .map(|address| format!("addr add {address} dev {VIP_LINK}{}", nodad(address))),
+    );
+    for (address, dev) in [("10.96.0.255", VIP_LINK), ("10.96.3.255", "node0")] {
+        net.ip(&format!(
+            "route add broadcast {address} dev {dev} table local proto kernel scope link"
+        ));
+    }
+    until("added", marks[0]);
+    net.ip(&format!("addr del 10.96.1.1/24 dev {VIP_LINK}"));
+    net.ip(&format!("addr del 2001:db8:42:1::1/64 dev {VIP_LINK}"));
+    until("removed", marks[1]);
+    net.ip(&format!("link set {VIP_LINK} down"));
+    net.ip(&format!("link set {VIP_LINK} up"));
+    until("down and up", marks[2]);
+    for address in &others {
+        let _ = net.try_ip(&format!("addr del {address} dev {VIP_LINK}"));
+    }
+    net.ip(&format!("addr del 10.96.7.1/24 dev {VIP_LINK}"));
+    until("all removed", marks[3]);
+    // The control: the same address as a host's.
+    net.ip(&format!("addr add 10.96.1.1/32 dev {VIP_LINK}"));
+    let vip: IpAddr = "10.96.1.1".parse().unwrap();
+    read_until(&mut watcher, |e| {
+        of_vip(e, vip).is_some_and(|(c, _)| c.contains(Change::ADDRESS_SET | Change::ROUTE_SET))
+    });
+}
+
+#[test]
 fn the_link_and_the_nodes_addresses() {
     let net = Net::new();
     let mut watcher = manager().watcher().unwrap();
@@ -190,15 +293,22 @@ fn an_overflow_is_a_resync_not_an_error() {
         let bits = common::host_bits(*vip);
         format!("addr add {vip}/{bits} dev {VIP_LINK}")
     }));
-    let events = read_until(&mut watcher, |e| e.contains(&Event::Resync));
-    // And it hears again afterwards.
-    drop(events);
-    std::thread::sleep(Duration::from_millis(100));
+    read_until(&mut watcher, |e| e.contains(&Event::Resync));
+    // And it hears again afterwards: once nothing is under way, one notification finds room.
+    net.settle();
     let mut rest = Vec::new();
-    watcher.read(&mut rest).unwrap();
-    net.ip(&format!("addr del {}/32 dev {VIP_LINK}", set[0]));
-    read_until(&mut watcher, |e| {
-        of_vip(e, set[0]).is_some_and(|(c, _)| c.contains(Change::ADDRESS_REMOVED))
-            || e.contains(&Event::Resync)
-    });
+    while watcher.wait(&mut rest, Duration::from_millis(200)).unwrap() > 0 {}
+    net.ip(&format!(
+        "route del local {} dev {VIP_LINK} table local",
+        set[1]
+    ));
+    let events = read_until(&mut watcher, |e| !e.is_empty());
+    assert_eq!(
+        events,
+        [Event::Vip {
+            vip: set[1].into(),
+            change: Change::ROUTE_REMOVED,
+            origin: Origin::Other
+        }]
+    );
 }
