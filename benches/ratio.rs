@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use common::floor::{self, Floor};
-use common::{LINK, NODE_V4, NODE_V6, Node, left, source, wrong};
+use common::{LINK, NODE_V4, NODE_V6, Node, source};
 use viproute::{Binding, Claim, VipManager};
 
 /// Compares viproute with the kernel's own cost.
@@ -39,6 +39,9 @@ struct Options {
     /// Routes of the node beside the VIPs, per family, where that is measured
     #[arg(long, default_value_t = 200_000)]
     others: u32,
+    /// Leave out the look at the end state: for a profile
+    #[arg(long)]
+    unwitnessed: bool,
     /// Each work once and small, for its function only
     #[arg(long)]
     test: bool,
@@ -95,7 +98,11 @@ fn main() {
         let column = bench.table.column_mut(column).unwrap();
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for size in [1_000, 10_000] {
+    let sizes: &[u32] = match bench.options.size {
+        Some(_) => &[0],
+        None => &[1_000, 10_000],
+    };
+    for &size in sizes {
         bench.assign("IPv4", size, common::v4);
         bench.assign("IPv6", size, common::v6);
     }
@@ -128,7 +135,33 @@ fn timed(work: impl FnOnce()) -> Duration {
     began.elapsed()
 }
 
+/// Who looks at the end state.
+#[derive(Clone, Copy)]
+struct Witness {
+    looks: bool,
+}
+
+impl Witness {
+    fn wrong(self, set: &[IpAddr], with_address: bool) -> usize {
+        if self.looks {
+            common::wrong(set, with_address)
+        } else {
+            0
+        }
+    }
+
+    fn left(self, set: &[IpAddr]) -> usize {
+        if self.looks { common::left(set) } else { 0 }
+    }
+}
+
 impl Bench {
+    fn witness(&self) -> Witness {
+        Witness {
+            looks: !self.options.unwitnessed,
+        }
+    }
+
     /// The VIPs of a work, if it was asked for.
     fn set(&self, work: &str, size: u32, vips: fn(u32) -> Vec<IpAddr>) -> Option<Vec<IpAddr>> {
         let asked = self.options.work.as_deref().unwrap_or_default();
@@ -142,6 +175,7 @@ impl Bench {
         let Some(set) = self.set(&work, size, vips) else {
             return;
         };
+        let witness = self.witness();
         let node = Node::new();
         let mut ours = manager(Binding::Address);
         let mut floors = (Floor::new(), Floor::new());
@@ -151,11 +185,11 @@ impl Bench {
                     let report = ours.assign(&set).unwrap();
                     assert_eq!(report.assigned, set.len());
                 });
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }),
             contestant("ip -batch", |_| {
                 let time = ip_batch(&assign_by_ip(&set));
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }),
         ];
         let (first, second) = (&mut floors.0, &mut floors.1);
@@ -163,23 +197,23 @@ impl Bench {
             contestants.push(contestant("floor: append, delete", |link| {
                 let messages = floor::assign_v4_append(link, &set);
                 let time = timed(|| first.send(&messages));
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }));
             contestants.push(contestant("floor: replace", |link| {
                 let messages = floor::assign_v4_replace(link, &set);
                 let time = timed(|| second.send(&messages));
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }));
         } else {
             contestants.push(contestant("floor: addresses first", |link| {
                 let messages = floor::AssignV6::encode(link, &set);
                 let time = timed(|| messages.addresses_first(first));
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }));
             contestants.push(contestant("floor: send by send", |link| {
                 let messages = floor::AssignV6::encode(link, &set);
                 let time = timed(|| messages.send_by_send(second));
-                (time, wrong(&set, true))
+                (time, witness.wrong(&set, true))
             }));
         }
         self.compare(&node, &work, set.len(), contestants);
@@ -191,6 +225,7 @@ impl Bench {
         let Some(set) = self.set(&work, size, vips) else {
             return;
         };
+        let witness = self.witness();
         let node = Node::new();
         let mut ours = manager(Binding::Route);
         let mut floor = Floor::new();
@@ -200,12 +235,12 @@ impl Bench {
                     let report = ours.assign(&set).unwrap();
                     assert_eq!(report.assigned, set.len());
                 });
-                (time, wrong(&set, false))
+                (time, witness.wrong(&set, false))
             }),
             contestant("floor", |link| {
                 let messages = floor::assign_route_only(link, &set);
                 let time = timed(|| floor.send(&messages));
-                (time, wrong(&set, false))
+                (time, witness.wrong(&set, false))
             }),
         ];
         self.compare(&node, &work, set.len(), contestants);
@@ -273,6 +308,7 @@ impl Bench {
         let Some(set) = self.set(&work, size, vips) else {
             return;
         };
+        let witness = self.witness();
         let node = Node::new();
         let mut ours = manager(Binding::Address);
         let mut assigner = manager(Binding::Address);
@@ -288,19 +324,19 @@ impl Bench {
                     let report = ours.release(&set).unwrap();
                     assert_eq!(report.released, set.len());
                 });
-                (time, left(&set))
+                (time, witness.left(&set))
             }),
             contestant("floor: head first", |link| {
                 prepare();
                 let messages = floor::release(link, &set);
                 let time = timed(|| floors.0.send(&messages));
-                (time, left(&set))
+                (time, witness.left(&set))
             }),
             contestant("floor: tail first", |link| {
                 prepare();
                 let messages = floor::release_tail_first(link, &set);
                 let time = timed(|| floors.1.send(&messages));
-                (time, left(&set))
+                (time, witness.left(&set))
             }),
         ];
         self.compare(&node, &work, set.len(), contestants);

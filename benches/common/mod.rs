@@ -101,9 +101,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Now, and not by the kernel's worker beside the next measurement.
-        ip(&format!("link del {LINK}"));
+        // Now, and not by the kernel's worker beside the next measurement; the node's other routes
+        // first, because each IPv6 address that goes walks all that are left.
         ip("link del node0");
+        ip(&format!("link del {LINK}"));
     }
 }
 
