@@ -5,15 +5,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+mod common;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use viproute::sandbox::{self, Sandbox};
-use viproute::{LinkKind, VipManager};
+use common::{LINK, NODE_V4, NODE_V6, Node, ip, v4, v6};
 
-const LINK: &str = "kube-dummy-if";
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use viproute::VipManager;
+use viproute::sandbox;
+
 const SIZES: [u32; 3] = [100, 1_000, 10_000];
 
 fn main() {
@@ -30,47 +32,16 @@ fn main() {
     criterion.final_summary();
 }
 
-fn v4(n: u32) -> Vec<IpAddr> {
-    let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
-    (1..=n).map(|i| Ipv4Addr::from(base + i).into()).collect()
-}
-
-fn v6(n: u32) -> Vec<IpAddr> {
-    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
-    (1..=n)
-        .map(|i| Ipv6Addr::from(base + u128::from(i)).into())
-        .collect()
-}
-
-fn ip(line: &str) -> bool {
-    Command::new("ip")
-        .args(line.split(' '))
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap()
-        .success()
-}
-
 /// A node of its own, and a manager of a link that is still to be made.
-fn node() -> (Sandbox, VipManager) {
-    let sandbox = Sandbox::new().unwrap();
-    // Not every kernel has the dummy driver; a bridge without ports does as well.
-    let dummy = ip("link add node0 type dummy");
-    assert!(dummy || ip("link add node0 type bridge"));
-    assert!(ip("link set node0 arp off up"));
-    assert!(ip("addr add 192.0.2.10/32 dev node0"));
-    assert!(ip("addr add 2001:db8::10/128 dev node0 nodad"));
+fn node() -> (Node, VipManager) {
+    let node = Node::new();
     let manager = VipManager::builder(LINK)
-        .source(Ipv4Addr::new(192, 0, 2, 10))
-        .source(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10))
-        .create_link(if dummy {
-            LinkKind::Dummy
-        } else {
-            LinkKind::Bridge
-        })
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .create_link(node.link_kind())
         .open()
         .unwrap();
-    (sandbox, manager)
+    (node, manager)
 }
 
 /// Fresh VIPs, verified.

@@ -1,0 +1,413 @@
+//! The floor: what the kernel itself costs. The messages are encoded before the clock starts, 256
+//! go in one send, one ack is asked for per send, and nothing is checked that need not be.
+//!
+//! It is meant to be read. It does the same kernel operations as the library, in the best order
+//! known, and where two ways are open both are here and the cheaper one is the floor.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkMessage,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::source;
+
+/// Messages in one send.
+const BATCH: usize = 256;
+
+/// Lengths and places in a netlink message (linux/netlink.h).
+const HEADER: usize = 16;
+const KIND_AT: usize = 4;
+const FLAGS_AT: usize = 6;
+const SEQUENCE_AT: usize = 8;
+const NLMSG_ERROR: u16 = 2;
+
+const TABLE_LOCAL: u8 = 255;
+
+/// Messages for the kernel, ready to be sent.
+#[derive(Default)]
+pub struct Messages {
+    sends: Vec<Send>,
+}
+
+/// Messages of one send: their sequence numbers are their places, the last one asks for an ack.
+#[derive(Clone, Default)]
+struct Send {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Messages {
+    /// Encodes messages.
+    pub fn encode(messages: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>) -> Self {
+        let mut sends: Vec<Send> = Vec::new();
+        for (message, flags) in messages {
+            if sends.last().is_none_or(|send| send.starts.len() == BATCH) {
+                sends.push(Send::default());
+            }
+            let send = sends.last_mut().unwrap();
+            let mut message = NetlinkMessage::from(message);
+            message.header.flags = NLM_F_REQUEST | flags;
+            message.header.sequence_number = u32::try_from(send.starts.len()).unwrap();
+            message.finalize();
+            let at = send.bytes.len();
+            send.starts.push(at);
+            send.bytes.resize(at + message.buffer_len(), 0);
+            message.serialize(&mut send.bytes[at..]);
+        }
+        for send in &mut sends {
+            send.ask_for_ack();
+        }
+        Self { sends }
+    }
+}
+
+impl Send {
+    fn ask_for_ack(&mut self) {
+        // The low byte of the flags has it, whatever the byte order.
+        let at = self.starts.last().unwrap() + FLAGS_AT;
+        let flags = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]) | NLM_F_ACK;
+        self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    /// The message at this place.
+    fn message(&self, place: usize) -> &[u8] {
+        let end = self.starts.get(place + 1).copied();
+        &self.bytes[self.starts[place]..end.unwrap_or(self.bytes.len())]
+    }
+}
+
+fn family(of: &IpAddr) -> AddressFamily {
+    match of {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn bits(of: &IpAddr) -> u8 {
+    match of {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+fn address(link: u32, vip: &IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(vip);
+    message.header.prefix_len = bits(vip);
+    message.header.index = link;
+    message.attributes = vec![AddressAttribute::Local(*vip)];
+    message
+}
+
+pub fn add_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = address(link, vip);
+    if vip.is_ipv4() {
+        message.header.scope = AddressScope::Link;
+    } else {
+        message.attributes.push(AddressAttribute::Flags(
+            AddressFlags::Nodad | AddressFlags::Noprefixroute,
+        ));
+    }
+    (
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+pub fn delete_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let message = address(link, vip);
+    (RouteNetlinkMessage::DelAddress(message), 0)
+}
+
+fn route(link: u32, vip: &IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(vip);
+    message.header.destination_prefix_length = bits(vip);
+    message.header.table = TABLE_LOCAL;
+    message.header.protocol = RouteProtocol::Kernel;
+    message.header.kind = RouteType::Local;
+    message.header.scope = RouteScope::Host;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(*vip)),
+        RouteAttribute::Oif(link),
+    ];
+    message
+}
+
+/// The wanted route, to be put in with these flags.
+fn wanted_route(link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage, u16) {
+    let mut message = route(link, vip);
+    message
+        .attributes
+        .push(RouteAttribute::PrefSource(RouteAddress::from(source(vip))));
+    if vip.is_ipv6() {
+        message.attributes.push(RouteAttribute::Priority(1024));
+    }
+    (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | flags)
+}
+
+pub fn add_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    wanted_route(link, vip, NLM_F_EXCL)
+}
+
+/// Deletes the wanted route.
+pub fn delete_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let (RouteNetlinkMessage::NewRoute(message), _) = wanted_route(link, vip, 0) else {
+        unreachable!()
+    };
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Deletes the kernel's own route: in IPv4 the one that has the VIP as its source, in IPv6 the one
+/// with the lowest metric.
+fn delete_kernels(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = route(link, vip);
+    if vip.is_ipv4() {
+        let source = RouteAttribute::PrefSource(RouteAddress::from(*vip));
+        message.attributes.push(source);
+    }
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// A route of another link in table main: what a node has besides.
+pub fn other_route(link: u32, to: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = route(link, to);
+    message.header.table = 254;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Link;
+    (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
+}
+
+/// Fresh VIPs, IPv4, one after the other: address, ours behind the kernel's route, the kernel's
+/// away.
+pub fn assign_v4_append(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(vips.iter().flat_map(|vip| {
+        [
+            add_address(link, vip),
+            wanted_route(link, vip, NLM_F_APPEND),
+            delete_kernels(link, vip),
+        ]
+    }))
+}
+
+/// Fresh VIPs, IPv4, one after the other: address, ours in the place of the kernel's route.
+///
+/// One message less. The library does not do it: it would take the place of another device's route
+/// that came in between.
+pub fn assign_v4_replace(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(vips.iter().flat_map(|vip| {
+        [
+            add_address(link, vip),
+            wanted_route(link, vip, NLM_F_REPLACE),
+        ]
+    }))
+}
+
+/// Fresh VIPs, IPv6.
+pub struct AssignV6 {
+    addresses: Messages,
+    deletions: Messages,
+    routes: Messages,
+}
+
+impl AssignV6 {
+    pub fn encode(link: u32, vips: &[IpAddr]) -> Self {
+        Self {
+            addresses: Messages::encode(vips.iter().map(|vip| add_address(link, vip))),
+            deletions: Messages::encode(vips.iter().map(|vip| delete_kernels(link, vip))),
+            routes: Messages::encode(vips.iter().map(|vip| add_route(link, vip))),
+        }
+    }
+
+    /// All addresses; then, send by send, the kernel's routes away and ours in.
+    pub fn addresses_first(&self, floor: &mut Floor) {
+        floor.send(&self.addresses);
+        for (deletions, routes) in self.deletions.sends.iter().zip(&self.routes.sends) {
+            floor.delete_when_there(deletions);
+            floor.send_one(routes);
+        }
+    }
+
+    /// Send by send: addresses, the kernel's routes away, ours in.
+    pub fn send_by_send(&self, floor: &mut Floor) {
+        let all = self.addresses.sends.iter();
+        for (addresses, (deletions, routes)) in
+            all.zip(self.deletions.sends.iter().zip(&self.routes.sends))
+        {
+            floor.send_one(addresses);
+            floor.delete_when_there(deletions);
+            floor.send_one(routes);
+        }
+    }
+}
+
+/// The wanted routes, and no addresses.
+pub fn assign_route_only(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(vips.iter().map(|vip| add_route(link, vip)))
+}
+
+/// Releases VIPs that were assigned in this order: all routes, then the addresses from the head of
+/// the kernel's list, which in IPv6 are the newest.
+pub fn release(link: u32, vips: &[IpAddr]) -> Messages {
+    let routes = vips.iter().map(|vip| delete_route(link, vip));
+    let mut head_first: Vec<_> = vips.iter().collect();
+    if vips[0].is_ipv6() {
+        head_first.reverse();
+    }
+    let addresses = head_first.into_iter().map(|vip| delete_address(link, vip));
+    Messages::encode(routes.chain(addresses))
+}
+
+/// The same from the tail of the kernel's list.
+pub fn release_tail_first(link: u32, vips: &[IpAddr]) -> Messages {
+    let routes = vips.iter().map(|vip| delete_route(link, vip));
+    let mut tail_first: Vec<_> = vips.iter().collect();
+    if vips[0].is_ipv4() {
+        tail_first.reverse();
+    }
+    let addresses = tail_first.into_iter().map(|vip| delete_address(link, vip));
+    Messages::encode(routes.chain(addresses))
+}
+
+/// Requests for what a look at the link reads of both families: its addresses, and its routes in
+/// table local.
+pub fn dumps(link: u32) -> Vec<Vec<u8>> {
+    let mut requests = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut addresses = AddressMessage::default();
+        addresses.header.family = family;
+        addresses.header.index = link;
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = family;
+        routes.attributes = vec![
+            RouteAttribute::Table(TABLE_LOCAL.into()),
+            RouteAttribute::Oif(link),
+        ];
+        for message in [
+            RouteNetlinkMessage::GetAddress(addresses),
+            RouteNetlinkMessage::GetRoute(routes),
+        ] {
+            let mut message = NetlinkMessage::from(message);
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+            requests.push(bytes);
+        }
+    }
+    requests
+}
+
+/// A socket, and room for replies.
+pub struct Floor {
+    socket: Socket,
+    receive: Vec<u8>,
+    /// Deletions that came too early.
+    again: Send,
+}
+
+impl Floor {
+    pub fn new() -> Self {
+        let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
+        socket.set_rx_buf_sz(1 << 20).unwrap();
+        socket.set_cap_ack(true).unwrap();
+        socket.set_netlink_get_strict_chk(true).unwrap();
+        // The kernel answers inside of the send, so nothing ever waits.
+        socket.set_non_blocking(true).unwrap();
+        socket.bind_auto().unwrap();
+        Self {
+            socket,
+            receive: vec![0; 64 * 1024],
+            again: Send::default(),
+        }
+    }
+
+    /// Sends messages, none of which may fail.
+    pub fn send(&mut self, messages: &Messages) {
+        for send in &messages.sends {
+            self.send_one(send);
+        }
+    }
+
+    fn send_one(&mut self, send: &Send) {
+        self.write(&send.bytes);
+        self.replies(send.starts.len(), |place, errno| {
+            panic!("message {place} was refused: {errno}")
+        });
+    }
+
+    /// Deletes the kernel's late routes: those that were not there yet, again, until they were.
+    fn delete_when_there(&mut self, send: &Send) {
+        self.write(&send.bytes);
+        let mut again = std::mem::take(&mut self.again);
+        let mut early = Vec::new();
+        self.replies(send.starts.len(), |place, errno| {
+            assert_eq!(errno, libc::ESRCH);
+            early.push(place);
+        });
+        while !early.is_empty() {
+            again.bytes.clear();
+            again.starts.clear();
+            for place in &early {
+                again.starts.push(again.bytes.len());
+                again.bytes.extend_from_slice(send.message(*place));
+            }
+            again.ask_for_ack();
+            let places = std::mem::take(&mut early);
+            self.write(&again.bytes);
+            // The sequence numbers are still the places in `send`.
+            self.replies(places[places.len() - 1] + 1, |place, errno| {
+                assert_eq!(errno, libc::ESRCH);
+                early.push(place);
+            });
+        }
+        self.again = again;
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0);
+        assert_eq!(sent.unwrap(), bytes.len());
+    }
+
+    /// Takes replies up to that of the message with the place `count - 1`.
+    fn replies(&mut self, count: usize, mut refused: impl FnMut(usize, i32)) {
+        loop {
+            let length = self.socket.recv(&mut &mut self.receive[..], 0).unwrap();
+            let mut rest = &self.receive[..length];
+            while !rest.is_empty() {
+                let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().unwrap());
+                let kind = u16::from_ne_bytes([rest[KIND_AT], rest[KIND_AT + 1]]);
+                assert_eq!(kind, NLMSG_ERROR);
+                let place = word(SEQUENCE_AT) as usize;
+                let errno = word(HEADER).cast_signed().wrapping_neg();
+                if errno != 0 {
+                    refused(place, errno);
+                }
+                if place + 1 == count {
+                    return;
+                }
+                rest = &rest[(word(0) as usize).next_multiple_of(4)..];
+            }
+        }
+    }
+
+    /// Reads a dump, and looks at nothing of it. Returns how many bytes it was.
+    pub fn read(&mut self, request: &[u8]) -> usize {
+        self.write(request);
+        let mut total = 0;
+        // The next part is there when one was received: nothing more means that it has ended.
+        while let Ok(length) = self.socket.recv(&mut &mut self.receive[..], 0) {
+            total += length;
+        }
+        total
+    }
+}
