@@ -8,7 +8,7 @@ mod common;
 use allocation_counter::{AllocationInfo, measure};
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK};
 use std::net::IpAddr;
-use viproute::{Report, VipManager};
+use viproute::{Claim, Report, VipManager};
 
 const FEW: usize = 100;
 const MANY: usize = 10_000;
@@ -117,6 +117,25 @@ fn memory_is_given_back() {
     assert!(-given.bytes_current > again.bytes_current / 2);
     assert_eq!(manager.release(&many).unwrap().released, MANY);
     net.assert_absent(&many);
+}
+
+#[test]
+fn what_is_printed_does_not_go_with_the_vips() {
+    let _net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    let before = format!("{manager:?}");
+    manager.assign(common::vips_v4(FEW)).unwrap();
+    assert_eq!(format!("{manager:?}"), before);
+    let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(common::vips_v4(FEW));
+    let printed = format!("{keeper:?}");
+    assert!(
+        printed.contains(VIP_LINK) && printed.len() < 2_000,
+        "{printed}"
+    );
 }
 
 #[test]
