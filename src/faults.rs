@@ -204,6 +204,16 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     assert_eq!(report.assigned, 4700);
     let failed: BTreeSet<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
     assert_eq!(failed, bad);
+    for failure in &report.failures {
+        assert_eq!(failure.cause, Cause::Kernel);
+        assert_eq!(failure.operation, Some(Operation::AddAddress));
+        assert_eq!(failure.errno, Some(libc::EINVAL));
+        let text = failure.text.as_deref().unwrap_or_default();
+        assert!(
+            text.to_lowercase().contains("invalid prefix length"),
+            "{text:?}"
+        );
+    }
     let good: BTreeSet<IpAddr> = set
         .iter()
         .copied()

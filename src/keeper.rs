@@ -49,7 +49,6 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP
 /// that drifts costs one VIP's work. Against an adversary that keeps undoing a repair it pauses
 /// longer and longer, for that VIP alone, or for the link as a whole where that is what is undone.
-#[derive(Debug)]
 pub struct Keeper {
     manager: VipManager,
     claim: Claim,
@@ -70,6 +69,18 @@ pub struct Keeper {
     /// Of the link as a whole: readings of it that found something to repair.
     link_fight: Option<Fight>,
     counters: Counters,
+}
+
+/// Without its buffers and sets.
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper")
+            .field("manager", &self.manager)
+            .field("claim", &self.claim)
+            .field("link", &self.link)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

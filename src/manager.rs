@@ -1,5 +1,6 @@
 //! The public calls, in terms of the rest.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -178,8 +179,9 @@ impl Builder {
         self
     }
 
-    /// Lets an [`assign`](VipManager::assign) that finds no link create it, without ARP and
-    /// without an IPv6 address of its own (`addrgenmode none`), and implies
+    /// Lets a call that assigns VIPs and finds no link create it ([`assign`](VipManager::assign),
+    /// [`reconcile`](VipManager::reconcile), a [`Keeper`]), without ARP and without an IPv6 address
+    /// of its own (`addrgenmode none`), and implies
     /// [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
     /// that is there, down and without ARP may be what a killed call has left of it, and gets what
     /// is missing. Takes a link by name.
@@ -223,15 +225,17 @@ impl Builder {
         self
     }
 
-    /// Checks the configuration and opens the sockets, in the calling thread's network namespace.
-    /// Writes nothing, and does not need the link to exist.
+    /// Checks the configuration and opens the sockets, in the calling thread's network namespace or
+    /// in the one that [`netns`](Self::netns) names. Writes nothing, and does not need the link to
+    /// exist.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for
     /// [`create_link`](Self::create_link) without a name, for two sources of one family, for one
     /// that no node can have, and for [`kernel_source`](Self::kernel_source) beside a source of that
-    /// family or with [`Binding::Route`]; [`ErrorKind::System`] if a socket cannot be opened.
+    /// family or with [`Binding::Route`]; [`ErrorKind::PermissionDenied`] if the namespace cannot be
+    /// entered for want of `CAP_SYS_ADMIN`; [`ErrorKind::System`] if a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {
@@ -363,9 +367,8 @@ impl Builder {
 /// Every call is synchronous, takes one VIP or a hundred thousand alike, verifies in the kernel
 /// what it did, and sends nothing that writes for a VIP that is as wanted.
 ///
-/// The socket stays in the network namespace in which [`Builder::open`] was called, whichever
-/// thread uses it later. Writing needs `CAP_NET_ADMIN` in the user namespace that owns it.
-#[derive(Debug)]
+/// Its sockets stay in the network namespace in which [`Builder::open`] opened them, the calling
+/// thread's or that of [`Builder::netns`], whichever thread uses them later. Writing needs `CAP_NET_ADMIN` in the user namespace that owns it.
 pub struct VipManager {
     config: Builder,
     sources: [Option<IpAddr>; 2],
@@ -379,7 +382,24 @@ const _: () = {
     const fn assert<T: Send + Sync>() {}
     assert::<VipManager>();
     assert::<Canceller>();
+    assert::<Keeper>();
+    assert::<Watcher>();
+    assert::<Builder>();
+    assert::<Netns>();
+    assert::<Plan>();
+    assert::<Report>();
+    assert::<Error>();
 };
+
+/// Without the buffers, which may hold what concerns a hundred thousand VIPs.
+impl fmt::Debug for VipManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VipManager")
+            .field("config", &self.config)
+            .field("sources", &self.sources)
+            .finish_non_exhaustive()
+    }
+}
 
 impl VipManager {
     /// Begins the configuration of a manager for the link with this name, or with this

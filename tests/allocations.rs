@@ -8,7 +8,7 @@ mod common;
 use allocation_counter::{AllocationInfo, measure};
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK};
 use std::net::IpAddr;
-use viproute::{Report, VipManager};
+use viproute::{Claim, Report, VipManager};
 
 const FEW: usize = 100;
 const MANY: usize = 10_000;
@@ -81,6 +81,61 @@ fn ipv4() {
 #[test]
 fn ipv6() {
     run(common::vips_v6);
+}
+
+#[test]
+fn memory_is_given_back() {
+    let net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let many = common::vips_v4(MANY);
+    let held = measure(|| {
+        manager.assign(&many).unwrap();
+    });
+    let given = measure(|| manager.shrink_to(0));
+    println!(
+        "held {} bytes, given back {}",
+        held.bytes_current, -given.bytes_current
+    );
+    // The report that the call returned is gone; what it holds now are its buffers.
+    assert!(held.bytes_current > 0);
+    assert_eq!(given.bytes_total, 0, "it takes none");
+    assert!(-given.bytes_current > held.bytes_current * 9 / 10);
+    let nothing = measure(|| manager.shrink_to(0));
+    assert_eq!(nothing.bytes_current, 0, "it is all that there is");
+
+    // The manager goes on, and so do the VIPs.
+    let report = manager.assign(&many[..FEW]).unwrap();
+    assert_eq!((report.unchanged, report.writes), (FEW, 0), "{report}");
+    manager.shrink_to(FEW);
+    let again = measure(|| assert_eq!(manager.normalize().unwrap().unchanged, MANY));
+    // Room for few keeps few, not what the largest call needed.
+    let given = measure(|| manager.shrink_to(FEW));
+    assert!(-given.bytes_current > again.bytes_current / 2);
+    assert_eq!(manager.release(&many).unwrap().released, MANY);
+    net.assert_absent(&many);
+}
+
+#[test]
+fn what_is_printed_does_not_go_with_the_vips() {
+    let _net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    let before = format!("{manager:?}");
+    manager.assign(common::vips_v4(FEW)).unwrap();
+    assert_eq!(format!("{manager:?}"), before);
+    let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(common::vips_v4(FEW));
+    let printed = format!("{keeper:?}");
+    assert!(
+        printed.contains(VIP_LINK) && printed.len() < 2_000,
+        "{printed}"
+    );
 }
 
 #[test]

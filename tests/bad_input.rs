@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/caps.rs"]
+mod caps;
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -337,7 +339,7 @@ fn without_the_privilege_nothing_is_written() {
     // Raises no privilege again: this thread drops CAP_NET_ADMIN for good.
     let before = net.snapshot_without(&[]);
     let (error, read) = std::thread::spawn(|| {
-        drop_net_admin();
+        caps::drop_net_admin();
         let mut manager = builder().open().unwrap();
         let error = manager.assign(vips(200)).unwrap_err();
         // Looking needs none: there is nothing on the link to repair.
@@ -353,30 +355,6 @@ fn without_the_privilege_nothing_is_written() {
     assert!(report.failures.iter().all(|f| f.cause == Cause::NotReached));
     assert_eq!(read.unwrap().writes, 0);
     before.assert_same(&net.snapshot_without(&[]));
-}
-
-/// `CAP_NET_ADMIN` (linux/capability.h) out of this thread's sets.
-#[allow(unsafe_code)]
-fn drop_net_admin() {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    let mut header = Header {
-        version: 0x2008_0522,
-        pid: 0,
-    };
-    let mut sets = [0_u32; 6];
-    // SAFETY: version 3 of the call takes a header and two triples of u32, both valid here.
-    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets) };
-    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
-    for set in &mut sets[..3] {
-        *set &= !(1 << 12);
-    }
-    // SAFETY: as above.
-    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

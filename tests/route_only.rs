@@ -140,8 +140,6 @@ fn a_hundred_thousand_in_bulk() {
         );
         assert_eq!(report.released, 100_000);
         net.assert_absent(&vips);
-        // On a busy machine, without optimisation.
-        assert!(assigned < Duration::from_secs(20), "{assigned:?}");
     }
 }
 
