@@ -283,6 +283,11 @@ fn audit_tells_what_drifted() {
     let some = usually("audit", "10.96.0.11 10.96.0.99").exits(1);
     assert!(some.out.contains(": 2 VIPs, 1 drifted in "), "{some:?}");
     assert_row(&some, &["10.96.0.99", "not on link", ""]);
+    // And one that is there with another prefix length.
+    net.ip(&format!("addr add 10.96.0.98/24 dev {VIP_LINK}"));
+    let other = usually("audit", "10.96.0.98").exits(1);
+    assert!(other.out.contains("wrong prefix length"), "{other:?}");
+    assert!(!other.out.contains("not on link"), "{other:?}");
     with_input(&format!("{} -", usual("audit")), b"10.96.0.11\n").exits(0);
     with_input(&format!("{} -", usual("audit")), b"# none\n").exits(2);
 }

@@ -1,6 +1,6 @@
 //! `vip audit`: what is on the link, against what should be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
+use ipnet::IpNet;
 use serde_json::{Value, json};
-use viproute::{Drift, Error, Vip};
+use viproute::{Claim, Drift, Error, Vip, VipManager};
 
 use crate::Stop;
 use crate::args::Common;
@@ -68,7 +69,9 @@ impl Audit {
         }
         let mut found: Vec<_> = on_link.filter(|(vip, _)| asked.contains(vip)).collect();
         let seen: BTreeSet<_> = found.iter().map(|(vip, _)| *vip).collect();
-        found.extend(asked.difference(&seen).map(|vip| (*vip, None)));
+        let absent: Vec<Vip> = asked.difference(&seen).copied().collect();
+        let strange = with_another_length(&mut manager, &absent);
+        found.extend(absent.iter().map(|vip| (*vip, strange.get(vip).copied())));
         found.sort_unstable_by_key(|(vip, _)| *vip);
         Ok(found)
     }
@@ -124,6 +127,21 @@ impl Audit {
             "error": found.as_ref().err().map(tell::error),
         })
     }
+}
+
+/// Those whose address is on the link with another prefix length. To an audit they are no VIPs; a
+/// plan that claims nothing tells of them, and writes nothing. Where there can be no plan, because
+/// a source is missing, say, they are taken for absent.
+fn with_another_length(manager: &mut VipManager, absent: &[Vip]) -> BTreeMap<Vip, Drift> {
+    let nothing = Claim::ranges(Vec::<IpNet>::new());
+    let failures = match manager.plan(&nothing, absent) {
+        Ok(plan) => plan.failures,
+        Err(_) => return BTreeMap::new(),
+    };
+    let drifts = failures.iter().map(|failure| (failure.vip, failure.drift));
+    drifts
+        .filter(|(_, drift)| drift.contains(Drift::WRONG_PREFIX_LENGTH))
+        .collect()
 }
 
 /// Whether it is not as wanted. One that was asked for is wanted.
