@@ -622,14 +622,12 @@ impl Ear<'_> {
         if address.prefix_length == family.host_bits() {
             self.dirty.entry(vip).or_default().address = Some(there);
             Ok(Heard::Noted)
-        } else {
-            self.dirty.entry(vip).or_default();
+        } else if self.is_desired(vip) {
             // Looked at one by one it would not show in IPv4.
-            Ok(if self.is_desired(vip) {
-                Heard::Resync
-            } else {
-                Heard::Noted
-            })
+            Ok(Heard::Resync)
+        } else {
+            // An ordinary address is no VIP.
+            Ok(Heard::Noted)
         }
     }
 
@@ -642,10 +640,13 @@ impl Ear<'_> {
         };
         let vip = Vip::from(host);
         let ours = route.link.is_some() && route.link == *self.link;
+        // A VIP that is not desired shows by a local route that is there for no address, as in
+        // every other call; any other route is somebody's own.
+        let shows = route.kind == libc::RTN_LOCAL && !route.is_kernels_own();
         let matters = !route.cloned
             && match route.table {
-                TABLE_LOCAL => ours || self.is_desired(vip),
-                TABLE_MAIN => ours,
+                TABLE_LOCAL => self.is_desired(vip) || ours && shows,
+                TABLE_MAIN => ours && self.is_desired(vip),
                 _ => false,
             };
         if !matters || !self.concerns(vip) {

@@ -345,7 +345,6 @@ fn the_last_ipv4_address_of_the_link_is_removed() {
 
 /// What `reconcile` would not touch, the keeper does not.
 #[test]
-#[ignore = "the keeper takes the broadcast route of another's address, and host routes in main"]
 fn what_others_have_on_the_link_is_left_alone() {
     for_both(|kept| {
         kept.unmoved("another's address with its broadcast route", |net| {
