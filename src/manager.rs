@@ -867,7 +867,11 @@ impl VipManager {
                 rows.retain(|row| row.facts.on_link());
                 rows.reject(|row| screen.reject(row), rejected);
             }
-            Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) => {
+            Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim)?,
+            Scope::Few(claim) => {
+                // As a discovery would find it: a route in table main alone makes no VIP.
+                let shows = Facts::ADDRESS | Facts::OURS | Facts::SLOT;
+                rows.retain(|row| row.goal != Goal::Release || row.facts.intersects(shows));
                 keep_claimed(rows, claim)?;
             }
         }
