@@ -9,7 +9,8 @@ use crate::report::Report;
 ///
 /// Opaque, with accessors: [`kind`](Self::kind) to decide by, the message for people. Where the
 /// call had come to its VIPs, the error carries the [`Report`] of every one of them; without a
-/// report, nothing was written.
+/// report, nothing was written for any VIP, and at most the link was made or brought up, where the
+/// caller allowed that.
 pub struct Error(Box<Inner>);
 
 #[derive(Debug)]
