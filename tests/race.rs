@@ -318,9 +318,10 @@ fn beside_the_naive_order() {
                 let end = Instant::now() + Duration::from_millis(400);
                 while Instant::now() < end || turns.load(Ordering::Relaxed) < 3 {
                     match vips.assign(&set) {
-                        Ok(report) => met += report.repaired + report.assigned,
+                        Ok(report) => met += report.writes,
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::Incomplete, "{error:?}");
+                            met += error.report().unwrap().writes;
                         }
                     }
                 }
