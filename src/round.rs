@@ -442,13 +442,20 @@ impl<'a> Call<'a> {
             self.talk.listener().join(route_group(Family::V6))?;
             self.listening = true;
         }
-        let row = self.buffers.rows.get(at);
-        let keep = row.and_then(|row| self.buffers.rows.keep(row.vip)).copied();
-        let vip = row.map(|row| row.vip);
+        let vip = self.buffers.rows.get(at).map(|row| row.vip);
         if let (Some(vip), Step::AddAddress | Step::DeleteAddress | Step::RenewAddress) =
             (vip, step)
         {
             self.outdate_hint(vip);
+        }
+        let mut keep = None;
+        if step == Step::UpdateAddress {
+            keep = vip.and_then(|vip| self.buffers.rows.keep(vip)).copied();
+            if keep.is_none() {
+                // An entry of the batch without its message would put every later reply, and the
+                // final ack, in the wrong place.
+                return Ok(());
+            }
         }
         let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
