@@ -31,7 +31,7 @@ const NOPREFIXROUTE: u32 = 0x200;
 pub struct SeenAddress {
     pub index: u32,
     pub address: Address,
-    line: String,
+    message: AddressMessage,
 }
 
 /// A route of any table.
@@ -44,7 +44,7 @@ pub struct SeenRoute {
     pub indirect: bool,
     pub prefix_len: u8,
     pub route: Route,
-    line: String,
+    message: RouteMessage,
 }
 
 impl SeenRoute {
@@ -65,6 +65,40 @@ impl SeenRoute {
             && route.metric == 0
             && (route.dst.is_ipv6()
                 || route.protocol == u32::from(PROTO_KERNEL) && route.prefsrc == Some(route.dst))
+    }
+}
+
+impl SeenAddress {
+    fn text(&self) -> String {
+        let address = &self.address;
+        format!(
+            "address {}/{} dev #{} {:?} forever {}",
+            address.local, address.prefix_len, self.index, self.message.attributes, address.forever
+        )
+    }
+}
+
+impl SeenRoute {
+    fn text(&self) -> String {
+        let route = &self.route;
+        let attributes: Vec<_> = self
+            .message
+            .attributes
+            .iter()
+            // It counts.
+            .filter(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)))
+            .collect();
+        format!(
+            "route {}/{} table {} type {} proto {} scope {} metric {} tos {} {attributes:?}",
+            route.dst,
+            self.prefix_len,
+            route.table,
+            route.kind,
+            route.protocol,
+            route.scope,
+            route.metric,
+            self.message.header.tos,
+        )
     }
 }
 
@@ -142,7 +176,7 @@ impl Seen {
             is_route: false,
             narrow: true,
             kernels_own: false,
-            text: address.line.clone(),
+            text: address.text(),
         });
         let routes = self.routes.iter().map(|route| Line {
             host: (route.prefix_len == host_bits(route.route.dst)).then_some(route.route.dst),
@@ -150,7 +184,7 @@ impl Seen {
             is_route: true,
             narrow: matches!(route.route.table, TABLE_LOCAL | TABLE_MAIN),
             kernels_own: route.is_kernels_own(),
-            text: route.line.clone(),
+            text: route.text(),
         });
         let mut lines: Vec<Line> = addresses.chain(routes).collect();
         lines.sort_unstable_by(|a, b| a.text.cmp(&b.text));
@@ -290,10 +324,7 @@ fn address(message: &AddressMessage, link: u32) -> Option<SeenAddress> {
             forever,
             link_up: true,
         },
-        line: format!(
-            "address {local}/{} dev #{} {:?} forever {forever}",
-            message.header.prefix_len, message.header.index, kept.attributes
-        ),
+        message: kept,
     })
 }
 
@@ -323,11 +354,8 @@ fn route(message: &RouteMessage, link: u32) -> Option<SeenRoute> {
         prefsrc: None,
     };
     let (mut oif, mut object, mut indirect) = (None, false, false);
-    let mut kept = Vec::new();
     for attribute in &message.attributes {
         match attribute {
-            // It counts.
-            RouteAttribute::CacheInfo(_) => continue,
             RouteAttribute::Destination(dst) => route.dst = ip(dst)?,
             RouteAttribute::PrefSource(source) => route.prefsrc = ip(source),
             RouteAttribute::Oif(index) => oif = Some(*index),
@@ -339,7 +367,6 @@ fn route(message: &RouteMessage, link: u32) -> Option<SeenRoute> {
             }
             _ => {}
         }
-        kept.push(format!("{attribute:?}"));
     }
     route.dev = match oif {
         Some(index) if !indirect => name_of(index, link),
@@ -350,18 +377,7 @@ fn route(message: &RouteMessage, link: u32) -> Option<SeenRoute> {
         object,
         indirect,
         prefix_len: header.destination_prefix_length,
-        line: format!(
-            "route {}/{} table {} type {} proto {} scope {} metric {} tos {} {}",
-            route.dst,
-            header.destination_prefix_length,
-            route.table,
-            route.kind,
-            route.protocol,
-            route.scope,
-            route.metric,
-            header.tos,
-            kept.join(" ")
-        ),
+        message: message.clone(),
         route,
     })
 }
