@@ -269,6 +269,8 @@ pub(crate) struct Rows {
     keeps: Vec<(Vip, AddressKeep)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
+    /// VIPs, no rows yet, that are on the link with another prefix length.
+    lengths: Vec<Vip>,
     /// Whether a route told of some of them: routes before it were not joined.
     by_route: bool,
     cursor: usize,
@@ -285,6 +287,7 @@ impl Rows {
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.found.clear();
+        self.lengths.clear();
     }
 
     /// Adds a VIP; [`settle`](Self::settle) must follow.
@@ -334,6 +337,7 @@ impl Rows {
         self.others.shrink_to(rows);
         self.keeps.shrink_to(rows);
         self.found.shrink_to(rows);
+        self.lengths.shrink_to(rows);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -400,6 +404,7 @@ impl Rows {
         }
         self.others.clear();
         self.keeps.clear();
+        self.lengths.clear();
         self.by_route = false;
         self.cursor = 0;
         self.seen = 0;
@@ -454,6 +459,10 @@ impl Rows {
             None => {
                 let goal = admit.filter(|_| is_host).and_then(|admit| admit(vip));
                 let Some(goal) = goal else {
+                    if admit.is_some() && !is_host {
+                        // It may be there as a host, too, further on in the dump.
+                        self.lengths.push(vip);
+                    }
                     self.strangers += usize::from(vip.family() == Family::V4);
                     return;
                 };
@@ -545,6 +554,12 @@ impl Rows {
             self.rows.append(&mut self.found);
             self.settle();
         }
+        for place in 0..self.lengths.len() {
+            if let Some(at) = self.find(self.lengths[place].addr()) {
+                self.rows[at].facts |= Facts::OTHER_LENGTH;
+            }
+        }
+        self.lengths.clear();
     }
 
     /// Whether this observation found VIPs that only a route told of: of such a one it does not
