@@ -682,7 +682,7 @@ impl VipManager {
         self.buffers.shrink_to(vips);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn talk_mut(&mut self) -> &mut Talk {
         &mut self.talk
     }

@@ -129,7 +129,7 @@ impl Talk {
         &self.listen
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn ask(&self) -> &Socket {
         &self.ask
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+#[cfg(any(test, fuzzing))]
+use super::fault::Found;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -38,6 +40,9 @@ pub(crate) struct Socket {
     inner: netlink_sys::Socket,
     port: u32,
     replies: usize,
+    /// What tests put between the socket and the kernel.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fault: super::fault::Slot,
 }
 
 /// Receive buffer that one short reply (ack or error) is charged with, in bytes: 832 measured, and
@@ -67,6 +72,8 @@ impl Socket {
             inner,
             port,
             replies,
+            #[cfg(any(test, fuzzing))]
+            fault: super::fault::Slot::default(),
         })
     }
 
@@ -82,6 +89,10 @@ impl Socket {
 
     /// Sends messages; the kernel has handled them all when this returns.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(result) = self.fault.send(bytes) {
+            return result;
+        }
         let kernel = SocketAddr::new(0, 0);
         loop {
             match self.inner.send_to(bytes, &kernel, 0) {
@@ -96,6 +107,37 @@ impl Socket {
 
     /// Receives the next datagram if one is queued.
     pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(found) = self.fault.receive(&mut || self.found()) {
+            return match found {
+                Found::Datagram(bytes) => Ok(match buffer.get_mut(..bytes.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(&bytes);
+                        Received::Datagram(room)
+                    }
+                    None => Received::Overflow,
+                }),
+                Found::Nothing => Ok(Received::Nothing),
+                Found::Overflow => Ok(Received::Overflow),
+                Found::Error(errno) => Err(io::Error::from_raw_os_error(errno)),
+            };
+        }
+        self.receive_queued(buffer)
+    }
+
+    /// What the kernel has sent, by value.
+    #[cfg(any(test, fuzzing))]
+    fn found(&self) -> Found {
+        let mut buffer = vec![0; 64 * 1024];
+        match self.receive_queued(&mut buffer) {
+            Ok(Received::Datagram(bytes)) => Found::Datagram(bytes.to_vec()),
+            Ok(Received::Nothing) => Found::Nothing,
+            Ok(Received::Overflow) => Found::Overflow,
+            Err(error) => Found::Error(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+
+    fn receive_queued<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
         loop {
             let mut room = &mut *buffer;
             match self.inner.recv_from(&mut room, libc::MSG_TRUNC) {
