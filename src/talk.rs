@@ -20,6 +20,8 @@ pub(crate) struct Talk {
     ask: Socket,
     listen: Socket,
     sequence: u32,
+    /// A dump was not read to its end.
+    unfinished: bool,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Faults for the tests: changes a batch, or the node, just before the send.
@@ -112,6 +114,7 @@ impl Talk {
             ask: open()?,
             listen: open()?,
             sequence: 1,
+            unfinished: false,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -151,6 +154,7 @@ impl Talk {
         mut each: impl FnMut(&Message<'_>) -> Result<(), decode::Malformed>,
     ) -> Result<Dumped, Failed> {
         let sequence = self.request(write)?;
+        self.unfinished = true;
         let mut dumped = Dumped::Whole;
         loop {
             let datagram = match self.ask.receive(&mut self.receive)? {
@@ -172,6 +176,7 @@ impl Talk {
                 }
                 match message.kind {
                     NLMSG_DONE | NLMSG_ERROR => {
+                        self.unfinished = false;
                         let ack = message.ack()?;
                         return if ack.errno == 0 {
                             Ok(dumped)
@@ -217,6 +222,11 @@ impl Talk {
     }
 
     fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
+        // While an earlier dump goes on, the kernel begins no other (EBUSY).
+        while self.unfinished {
+            let rest = self.ask.receive(&mut self.receive)?;
+            self.unfinished = !matches!(rest, Received::Nothing);
+        }
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         self.send.clear();
