@@ -5,7 +5,7 @@ use std::io;
 
 use crate::plan::Goal;
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
-use crate::talk::{Dumped, Failed, Talk};
+use crate::talk::{Dumped, Failed, Talk, is_shortage};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
@@ -148,6 +148,9 @@ impl Observer<'_> {
                     match asked {
                         Ok(Some(address)) => rows.join_address(&address, frame, admit),
                         Ok(None) => {}
+                        Err(Failed::Refused(refusal)) if is_shortage(refusal.errno) => {
+                            unknown = true;
+                        }
                         Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => {}
                         Err(failed) => return Err(failed),
                     }

@@ -52,6 +52,15 @@ pub(crate) struct Refusal {
     pub(crate) text: Option<Box<str>>,
 }
 
+/// Whether the kernel is short of something that comes back: such a refusal says nothing of what was
+/// asked for.
+pub(crate) fn is_shortage(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR
+    )
+}
+
 /// How a request or a dump can fail.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -82,6 +91,14 @@ impl Failed {
             errno: ack.errno,
             text: ack.text.map(Box::from),
         })
+    }
+
+    /// Whether this is no answer to what was asked.
+    pub(crate) fn says_nothing(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => is_shortage(refusal.errno),
+            Self::Io(_) => true,
+        }
     }
 
     /// The error number, whoever gave it.
@@ -294,7 +311,7 @@ impl Talk {
 
     /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
     /// place to `each`: a message, or `None` where there is no route. What stays unanswered was
-    /// lost.
+    /// lost, or the kernel could not say.
     pub(crate) fn look_up<T>(
         &mut self,
         items: impl Iterator<Item = T>,
@@ -314,9 +331,13 @@ impl Talk {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram).map_while(Result::ok) {
                         let place = message.sequence.wrapping_sub(first);
-                        if place < count {
-                            let answer = (message.kind != NLMSG_ERROR).then_some(&message);
-                            each(place as usize, answer);
+                        if place >= count {
+                            continue;
+                        }
+                        if message.kind != NLMSG_ERROR {
+                            each(place as usize, Some(&message));
+                        } else if message.ack().is_ok_and(|ack| !is_shortage(ack.errno)) {
+                            each(place as usize, None);
                         }
                     }
                 }
