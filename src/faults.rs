@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod corpus;
+mod forged;
 
 use std::collections::BTreeSet;
 use std::io;

@@ -39,7 +39,7 @@ fn the_corpus_is_run() {
             run(&std::fs::read(path).unwrap());
             count += 1;
         }
-        assert!(count > 3, "{target} has a corpus of {count}");
+        assert!(count > 0, "{target} has no corpus");
     }
 }
 
