@@ -475,7 +475,11 @@ pub fn watch(data: &[u8]) {
     let screen = Screen {
         sources: [Some(NODE_V4.into()), Some(NODE_V6.into())],
         kernel_source: [false; 2],
-        allowed: if data.len().is_multiple_of(2) { &[] } else { &allowed },
+        allowed: if data.len().is_multiple_of(2) {
+            &[]
+        } else {
+            &allowed
+        },
     };
     let Ok(mut watcher) = Watcher::new(socket, LINK, 77, &screen) else {
         return;

@@ -1,7 +1,7 @@
 //! One rtnetlink socket.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 #[cfg(any(test, fuzzing))]
 use super::fault::Found;
@@ -80,6 +80,28 @@ impl Socket {
     /// The socket's own port id, which the notifications of its requests bear.
     pub(crate) fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Whether both are known to be in different network namespaces (`SO_NETNS_COOKIE`, Linux 5.14).
+    #[allow(unsafe_code)]
+    pub(crate) fn is_elsewhere(&self, other: &Self) -> bool {
+        let cookie = |socket: &Self| {
+            let mut cookie = 0_u64;
+            let mut length: libc::socklen_t = 8;
+            // SAFETY: the descriptor is open for as long as its socket is borrowed, `cookie` has
+            // room for the `length` bytes that the kernel may write, and both outlive the call.
+            let result = unsafe {
+                libc::getsockopt(
+                    socket.inner.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_NETNS_COOKIE,
+                    (&raw mut cookie).cast(),
+                    &raw mut length,
+                )
+            };
+            (result == 0).then_some(cookie)
+        };
+        matches!((cookie(self), cookie(other)), (Some(ours), Some(theirs)) if ours != theirs)
     }
 
     /// How many messages may be sent at once so that the receive buffer holds a reply to each.
