@@ -66,6 +66,10 @@ mod claim;
 mod error;
 #[cfg(test)]
 mod faults;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing;
 mod keeper;
 mod link;
 mod manager;

@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 };
 
 use crate::error::{Error, ErrorKind};
-use crate::talk::{Failed, Talk};
+use crate::talk::Talk;
 use crate::vip::Family;
 use crate::wire::decode::Route;
 use crate::wire::encode::{HEADER, add_host_address_message, get_address_message, look_up_message};
@@ -251,6 +251,7 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
             format!("source {source} is no address of this node: add it first, or give another"),
         )
     };
+    let cannot = format!("cannot look up source {source}");
     match Family::of(source) {
         Family::V4 => {
             let local = talk.get(
@@ -261,8 +262,8 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
                 Ok(Some(route)) if route.kind == libc::RTN_LOCAL && route.table == TABLE_LOCAL => {
                     Ok(())
                 }
-                Ok(_) | Err(Failed::Refused(_)) => Err(missing()),
-                Err(failed) => Err(failed.into_error(format!("cannot look up source {source}"))),
+                Err(failed) if failed.says_nothing() => Err(failed.into_error(cannot)),
+                Ok(_) | Err(_) => Err(missing()),
             }
         }
         Family::V6 => {
@@ -279,8 +280,8 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
                          ended, or add the address without it (nodad)"
                     ),
                 )),
-                Ok(None) | Err(Failed::Refused(_)) => Err(missing()),
-                Err(failed) => Err(failed.into_error(format!("cannot look up source {source}"))),
+                Err(failed) if failed.says_nothing() => Err(failed.into_error(cannot)),
+                Ok(None) | Err(_) => Err(missing()),
             }
         }
     }

@@ -621,10 +621,11 @@ impl VipManager {
     /// # Errors
     ///
     /// [`ErrorKind::System`] if a socket cannot be opened; [`ErrorKind::InvalidConfig`] if the claim
-    /// goes by a mark that the manager has not.
+    /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
+    /// without [`Builder::netns`] in another network namespace than the calling thread's.
     pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
         check_claim(&claim, &self.config)?;
-        let socket = self.config.open_socket()?;
+        let socket = self.open_listener()?;
         Keeper::new(self, claim, socket)
     }
 
@@ -632,12 +633,14 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read.
+    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
+    /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`Builder::netns`] in another
+    /// network namespace than the calling thread's.
     /// The link need not exist where the manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
     /// link; the watcher then follows the name that the link has now.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
-        let socket = self.config.open_socket()?;
+        let socket = self.open_listener()?;
         let port = self.talk.port();
         let name = match &self.config.link {
             LinkRef::Name(name) => name.clone(),
@@ -682,9 +685,23 @@ impl VipManager {
         self.buffers.shrink_to(vips);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn talk_mut(&mut self) -> &mut Talk {
         &mut self.talk
+    }
+
+    /// A further socket in the manager's namespace, which the calling thread may have left, or never
+    /// have been in.
+    fn open_listener(&self) -> Result<Socket, Error> {
+        let socket = self.config.open_socket()?;
+        if socket.is_elsewhere(self.talk.listener()) {
+            return Err(Error::new(
+                ErrorKind::InvalidNetns,
+                "the calling thread is in another network namespace than the manager: call from \
+                 that one, or open the manager with Builder::netns",
+            ));
+        }
+        Ok(socket)
     }
 
     /// Fills the rows with the VIPs of a call.

@@ -18,17 +18,29 @@ use crate::sys::ns;
 #[derive(Debug)]
 pub struct Netns(OwnedFd);
 
+/// Far more than it takes to open a socket.
+const STACK: usize = 128 * 1024;
+
 impl Netns {
     /// Opens a namespace by its file: `/run/netns/NAME` of `ip netns`, a container runtime's bind
     /// mount, or `/proc/PID/ns/net`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidNetns`] if there is no such file, or if it is no network namespace.
+    /// [`ErrorKind::InvalidNetns`] if there is no such file, or if it is no network namespace;
+    /// [`ErrorKind::PermissionDenied`] or [`ErrorKind::System`] if it cannot be opened for want of a
+    /// right, or of descriptors or memory.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let file = File::open(path)
-            .map_err(|error| invalid(&format!("cannot open {}", path.display()), &error))?;
+        let cannot = format!("cannot open {}", path.display());
+        let file = File::open(path).map_err(|error| match error.raw_os_error() {
+            // They say nothing of what is there.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Error::io(cannot, &error),
+            Some(libc::EACCES | libc::EPERM) => {
+                Error::new(ErrorKind::PermissionDenied, format!("{cannot}: {error}"))
+            }
+            _ => invalid(&cannot, &error),
+        })?;
         Self::checked(file.into(), &path.display().to_string())
     }
 
@@ -58,10 +70,12 @@ impl Netns {
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> Result<io::Result<T>, Error> {
         let inside = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
+            // A size of its own, or std would look for one in the environment.
+            let thread = thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, || {
                 ns::set_netns(self.as_fd())?;
                 Ok(work())
-            });
+            })?;
             thread
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))

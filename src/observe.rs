@@ -5,7 +5,7 @@ use std::io;
 
 use crate::plan::Goal;
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
-use crate::talk::{Dumped, Failed, Talk};
+use crate::talk::{Dumped, Failed, Talk, is_shortage};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
@@ -148,6 +148,9 @@ impl Observer<'_> {
                     match asked {
                         Ok(Some(address)) => rows.join_address(&address, frame, admit),
                         Ok(None) => {}
+                        Err(Failed::Refused(refusal)) if is_shortage(refusal.errno) => {
+                            unknown = true;
+                        }
                         Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => {}
                         Err(failed) => return Err(failed),
                     }
@@ -314,15 +317,68 @@ impl Observer<'_> {
     }
 
     /// Looks up what the dumps left open.
-    fn settle(&mut self, dumped: Dumped) -> io::Result<()> {
+    fn settle(&mut self, dumped: Dumped) -> Result<(), Failed> {
         let frame = self.frame;
         match dumped {
-            Dumped::Torn => self.look_up(|row| is_in_doubt(row, &frame)),
+            Dumped::Torn => {
+                self.ask_addresses()?;
+                self.look_up(|row| is_in_doubt(row, &frame))?;
+            }
             // Another device has a local route too: whose is used?
             Dumped::Whole => {
-                self.look_up(|row| row.goal.is_threatened() && is_rivalled(row, &frame))
+                self.look_up(|row| row.goal.is_threatened() && is_rivalled(row, &frame))?;
             }
         }
+        Ok(())
+    }
+
+    /// Looks for the addresses that a torn dump may have left out: what it did not tell of is not
+    /// gone for that. IPv4 cannot be asked for one address, but dumped again.
+    fn ask_addresses(&mut self) -> Result<(), Failed> {
+        let (frame, admit) = (self.frame, self.admit);
+        let lacks = |row: &Row, family| {
+            row.vip.family() == family
+                && !row.facts.intersects(Facts::ADDRESS | Facts::OTHER_LENGTH)
+                && is_in_doubt(row, &frame)
+        };
+        for _ in 0..DISCOVERIES {
+            let is_left_out = self.rows.iter().any(|row| lacks(row, Family::V4));
+            if !is_left_out || self.dump_addresses(Family::V4)? == Dumped::Whole {
+                break;
+            }
+        }
+        let most = self.talk.reply_capacity().min(LOOK_UPS);
+        let mut from = 0;
+        loop {
+            let rows = &self.rows;
+            let some = (from..).zip(rows.iter().skip(from));
+            let mut asked = [None; LOOK_UPS];
+            let mut count = 0;
+            for (at, row) in some.filter(|(_, row)| lacks(row, Family::V6)).take(most) {
+                asked[count] = Some(row.vip.addr());
+                count += 1;
+                from = at + 1;
+            }
+            if count == 0 {
+                break;
+            }
+            let mut found = [None; LOOK_UPS];
+            self.talk.look_up(
+                asked.iter().flatten(),
+                |out, sequence, addr| get_address_message(out, sequence, addr, frame.link),
+                |place, message| {
+                    if let (Some(found), Some(message)) = (found.get_mut(place), message) {
+                        *found = message.address().ok().flatten();
+                    }
+                },
+            )?;
+            for address in found.iter().flatten() {
+                self.rows.join_address(address, &frame, admit);
+            }
+        }
+        self.rows.finish();
+        self.rows.adopt();
+        Ok(())
     }
 
     /// Asks for the winning route of each row that `which` picks. A row whose answer is lost keeps

@@ -20,6 +20,8 @@ pub(crate) struct Talk {
     ask: Socket,
     listen: Socket,
     sequence: u32,
+    /// A dump was not read to its end.
+    unfinished: bool,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Faults for the tests: changes a batch, or the node, just before the send.
@@ -51,6 +53,15 @@ impl std::fmt::Debug for Tamper {
 pub(crate) struct Refusal {
     pub(crate) errno: i32,
     pub(crate) text: Option<Box<str>>,
+}
+
+/// Whether the kernel is short of something that comes back: such a refusal says nothing of what was
+/// asked for.
+pub(crate) fn is_shortage(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR
+    )
 }
 
 /// How a request or a dump can fail.
@@ -85,6 +96,14 @@ impl Failed {
         })
     }
 
+    /// Whether this is no answer to what was asked.
+    pub(crate) fn says_nothing(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => is_shortage(refusal.errno),
+            Self::Io(_) => true,
+        }
+    }
+
     /// The error number, whoever gave it.
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
@@ -115,6 +134,7 @@ impl Talk {
             ask: open()?,
             listen: open()?,
             sequence: 1,
+            unfinished: false,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -134,7 +154,7 @@ impl Talk {
         &self.listen
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn ask(&self) -> &Socket {
         &self.ask
     }
@@ -156,6 +176,7 @@ impl Talk {
         mut each: impl FnMut(&Message<'_>) -> Result<(), decode::Malformed>,
     ) -> Result<Dumped, Failed> {
         let sequence = self.request(write)?;
+        self.unfinished = true;
         let mut dumped = Dumped::Whole;
         loop {
             let datagram = match self.ask.receive(&mut self.receive)? {
@@ -177,6 +198,7 @@ impl Talk {
                 }
                 match message.kind {
                     NLMSG_DONE | NLMSG_ERROR => {
+                        self.unfinished = false;
                         let ack = message.ack()?;
                         return if ack.errno == 0 {
                             Ok(dumped)
@@ -222,6 +244,11 @@ impl Talk {
     }
 
     fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
+        // While an earlier dump goes on, the kernel begins no other (EBUSY).
+        while self.unfinished {
+            let rest = self.ask.receive(&mut self.receive)?;
+            self.unfinished = !matches!(rest, Received::Nothing);
+        }
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         self.send.clear();
@@ -289,7 +316,7 @@ impl Talk {
 
     /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
     /// place to `each`: a message, or `None` where there is no route. What stays unanswered was
-    /// lost.
+    /// lost, or the kernel could not say.
     pub(crate) fn look_up<T>(
         &mut self,
         items: impl Iterator<Item = T>,
@@ -313,9 +340,13 @@ impl Talk {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram).map_while(Result::ok) {
                         let place = message.sequence.wrapping_sub(first);
-                        if place < count {
-                            let answer = (message.kind != NLMSG_ERROR).then_some(&message);
-                            each(place as usize, answer);
+                        if place >= count {
+                            continue;
+                        }
+                        if message.kind != NLMSG_ERROR {
+                            each(place as usize, Some(&message));
+                        } else if message.ack().is_ok_and(|ack| !is_shortage(ack.errno)) {
+                            each(place as usize, None);
                         }
                     }
                 }

@@ -207,8 +207,16 @@ impl Watcher {
             }
         }
         self.burst.flush(events);
-        events.dedup();
-        Ok(events.len() - before)
+        // What the caller had before is the caller's.
+        let mut end = before;
+        for at in before..events.len() {
+            if end == before || events[at] != events[end - 1] {
+                events[end] = events[at];
+                end += 1;
+            }
+        }
+        events.truncate(end);
+        Ok(end - before)
     }
 
     /// Waits for events until `timeout` has passed, then reads them like [`read`](Self::read).

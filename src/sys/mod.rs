@@ -1,6 +1,8 @@
 //! The system calls: the only unsafe code of the crate is below this module.
 
 mod clock;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fault;
 pub(crate) mod ns;
 mod poll;
 mod socket;

@@ -1,8 +1,10 @@
 //! One rtnetlink socket.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+#[cfg(any(test, fuzzing))]
+use super::fault::Found;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -38,6 +40,9 @@ pub(crate) struct Socket {
     inner: netlink_sys::Socket,
     port: u32,
     replies: usize,
+    /// What tests put between the socket and the kernel.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fault: super::fault::Slot,
 }
 
 /// Receive buffer that one short reply (ack or error) is charged with, in bytes: 832 measured, and
@@ -67,12 +72,36 @@ impl Socket {
             inner,
             port,
             replies,
+            #[cfg(any(test, fuzzing))]
+            fault: super::fault::Slot::default(),
         })
     }
 
     /// The socket's own port id, which the notifications of its requests bear.
     pub(crate) fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Whether both are known to be in different network namespaces (`SO_NETNS_COOKIE`, Linux 5.14).
+    #[allow(unsafe_code)]
+    pub(crate) fn is_elsewhere(&self, other: &Self) -> bool {
+        let cookie = |socket: &Self| {
+            let mut cookie = 0_u64;
+            let mut length: libc::socklen_t = 8;
+            // SAFETY: the descriptor is open for as long as its socket is borrowed, `cookie` has
+            // room for the `length` bytes that the kernel may write, and both outlive the call.
+            let result = unsafe {
+                libc::getsockopt(
+                    socket.inner.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_NETNS_COOKIE,
+                    (&raw mut cookie).cast(),
+                    &raw mut length,
+                )
+            };
+            (result == 0).then_some(cookie)
+        };
+        matches!((cookie(self), cookie(other)), (Some(ours), Some(theirs)) if ours != theirs)
     }
 
     /// How many messages may be sent at once so that the receive buffer holds a reply to each.
@@ -82,6 +111,10 @@ impl Socket {
 
     /// Sends messages; the kernel has handled them all when this returns.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(result) = self.fault.send(bytes) {
+            return result;
+        }
         let kernel = SocketAddr::new(0, 0);
         loop {
             match self.inner.send_to(bytes, &kernel, 0) {
@@ -96,6 +129,37 @@ impl Socket {
 
     /// Receives the next datagram if one is queued.
     pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(found) = self.fault.receive(&mut || self.found()) {
+            return match found {
+                Found::Datagram(bytes) => Ok(match buffer.get_mut(..bytes.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(&bytes);
+                        Received::Datagram(room)
+                    }
+                    None => Received::Overflow,
+                }),
+                Found::Nothing => Ok(Received::Nothing),
+                Found::Overflow => Ok(Received::Overflow),
+                Found::Error(errno) => Err(io::Error::from_raw_os_error(errno)),
+            };
+        }
+        self.receive_queued(buffer)
+    }
+
+    /// What the kernel has sent, by value.
+    #[cfg(any(test, fuzzing))]
+    fn found(&self) -> Found {
+        let mut buffer = vec![0; 64 * 1024];
+        match self.receive_queued(&mut buffer) {
+            Ok(Received::Datagram(bytes)) => Found::Datagram(bytes.to_vec()),
+            Ok(Received::Nothing) => Found::Nothing,
+            Ok(Received::Overflow) => Found::Overflow,
+            Err(error) => Found::Error(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+
+    fn receive_queued<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
         loop {
             let mut room = &mut *buffer;
             match self.inner.recv_from(&mut room, libc::MSG_TRUNC) {

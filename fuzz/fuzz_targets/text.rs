@@ -1,0 +1,86 @@
+//! Every text that the library and its examples take.
+#![no_main]
+#![allow(dead_code)]
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use libfuzzer_sys::fuzz_target;
+use viproute::{Vip, VipManager};
+
+#[path = "../../examples/controller/file.rs"]
+mod file;
+#[path = "../../examples/vip/parse.rs"]
+mod parse;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    one(&text);
+    for line in text.lines() {
+        one(line);
+    }
+    let mut vips = Vec::new();
+    let listed = parse::vips(data, &mut vips).is_ok();
+    // The file of the controller says at most what the list says.
+    let mut path = tempfile(data);
+    let told = path.look();
+    match told {
+        Some(Ok(told)) => assert!(listed && told == vips && data.ends_with(b"\n")),
+        Some(Err(why)) => assert!(why.ends_with("stay as they are")),
+        None => panic!("a file that rests is read"),
+    }
+});
+
+/// One word.
+fn one(text: &str) {
+    let vip = text.parse::<Vip>();
+    match &vip {
+        Ok(vip) => {
+            // What is written is read again, and a host is a host in whatever way it is said.
+            assert_eq!(vip.to_string().parse::<Vip>().as_ref(), Ok(vip));
+            let bits = if vip.addr().is_ipv4() { 32 } else { 128 };
+            let net = IpNet::new(vip.addr(), bits).expect("a host");
+            assert_eq!(Vip::try_from(net).as_ref(), Ok(vip));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let addr = text.parse::<IpAddr>();
+    let net = text.parse::<IpNet>();
+    if let Ok(net) = net {
+        let is_host = net.prefix_len() == net.max_prefix_len();
+        assert_eq!(Vip::try_from(net).is_ok(), is_host);
+        assert_eq!(vip.is_ok(), is_host);
+    } else {
+        assert_eq!(addr.is_ok(), vip.is_ok());
+    }
+    let _ = parse::claim(text).map(|claim| format!("{claim:?}"));
+    let time = parse::seconds(text);
+    assert!(time.is_err() || time.is_ok_and(|time| !time.is_zero()));
+    // A link's name; a manager that opens has one that the kernel takes.
+    if VipManager::builder(text).open().is_ok() {
+        assert!((1..16).contains(&text.len()) && !text.contains(['/', ':', '\0', ' ']));
+    }
+}
+
+struct Rested {
+    desired: file::Desired,
+}
+
+fn tempfile(data: &[u8]) -> Rested {
+    let path = std::env::temp_dir().join(format!("viproute-fuzz-{}", std::process::id()));
+    let mut written = std::fs::File::create(&path).expect("a file");
+    written.write_all(data).expect("its contents");
+    Rested {
+        desired: file::Desired::new(&path),
+    }
+}
+
+impl Rested {
+    fn look(&mut self) -> Option<Result<Vec<Vip>, String>> {
+        let now = Instant::now();
+        assert_eq!(self.desired.look(now), None);
+        self.desired.look(now + Duration::from_secs(1))
+    }
+}

@@ -1,0 +1,764 @@
+//! What comes from the kernel is lost, late, strange or damaged, or says that it cannot.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{
+    FLAGS_AT, LINK, NODE_V4, NODE_V6, assert_accounted, ip, kind, manager, names, node, on_link,
+    split, v4, v6,
+};
+use crate::sys::fault::{Found, Line};
+use crate::sys::{Socket, Strictness};
+use crate::wire::decode::{NLMSG_DONE, NLMSG_ERROR, messages};
+use crate::wire::encode::HEADER;
+use crate::{Cause, Claim, ErrorKind, Family, Keeper, Report, Vip, VipManager};
+
+/// Hears in its own way.
+struct Hear<F>(F);
+
+impl<F: FnMut(&mut dyn FnMut() -> Found) -> Found + Send> Line for Hear<F> {
+    fn receive(&mut self, kernel: &mut dyn FnMut() -> Found) -> Found {
+        (self.0)(kernel)
+    }
+}
+
+fn hear(socket: &Socket, how: impl FnMut(&mut dyn FnMut() -> Found) -> Found + Send + 'static) {
+    socket.fault.put(Hear(how));
+}
+
+/// Sends in its own way.
+struct Say<F>(F);
+
+impl<F: FnMut(&[u8]) -> Option<std::io::Result<()>> + Send> Line for Say<F> {
+    fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<()>> {
+        (self.0)(bytes)
+    }
+}
+
+fn both(n: u32) -> Vec<IpAddr> {
+    v4(n).into_iter().chain(v6(n)).collect()
+}
+
+/// As [`manager`], but soon tired.
+fn hasty() -> VipManager {
+    VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .stall_timeout(Duration::from_millis(50))
+        .open()
+        .unwrap()
+}
+
+fn is_write(message: &[u8]) -> bool {
+    matches!(
+        kind(message),
+        libc::RTM_NEWADDR | libc::RTM_DELADDR | libc::RTM_NEWROUTE | libc::RTM_DELROUTE
+    )
+}
+
+/// An error reply to the message with this sequence number, capped as ours are.
+fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
+    let length = u32::try_from(HEADER + 4 + HEADER).unwrap();
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(NLMSG_ERROR.to_ne_bytes());
+    bytes.extend(netlink_packet_core::NLM_F_CAPPED.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend((-errno).to_ne_bytes());
+    bytes.resize(length as usize, 0);
+    bytes
+}
+
+fn sequence(message: &[u8]) -> u32 {
+    u32::from_ne_bytes(message[8..12].try_into().unwrap())
+}
+
+/// What the kernel has, by a manager that hears well.
+fn wrong(vips: &[IpAddr]) -> Vec<String> {
+    let audit = manager(1 << 20).audit().unwrap();
+    let good: BTreeSet<IpAddr> = audit
+        .vips
+        .iter()
+        .filter(|audited| audited.drift.is_empty())
+        .map(|audited| audited.vip.addr())
+        .collect();
+    let missing = vips.iter().filter(|vip| !good.contains(*vip));
+    missing.map(|vip| format!("{vip}")).collect()
+}
+
+/// A small generator, so that a failure names a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+/// What happens to a datagram.
+#[derive(Clone, Copy, Debug)]
+enum Mishap {
+    /// Nothing is there, and nothing comes in its place.
+    Lost,
+    /// The receive buffer was full.
+    Overflowed,
+    /// It comes after the next one, or in a later call.
+    Late,
+    Twice,
+    /// Behind a copy that is meant for another request.
+    OtherSequence,
+    /// Behind a message of a type that nobody knows.
+    UnknownType,
+    Truncated,
+    /// An attribute, or a message, says that it is longer than what it stands in.
+    NestedWrongly,
+    /// Any byte is another one.
+    Damaged,
+}
+
+const MISHAPS: [Mishap; 9] = [
+    Mishap::Lost,
+    Mishap::Overflowed,
+    Mishap::Late,
+    Mishap::Twice,
+    Mishap::OtherSequence,
+    Mishap::UnknownType,
+    Mishap::Truncated,
+    Mishap::NestedWrongly,
+    Mishap::Damaged,
+];
+
+impl Mishap {
+    /// Puts it on a socket, for one datagram of `odds` behind the first `spared`; returns how often
+    /// it has happened.
+    fn befall(self, socket: &Socket, seed: u64, spared: u64, odds: usize) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let happened = Arc::clone(&count);
+        let mut random = Random(seed);
+        let mut spared = spared;
+        let mut queue = VecDeque::new();
+        hear(socket, move |kernel| {
+            if let Some(found) = queue.pop_front() {
+                return found;
+            }
+            let found = kernel();
+            let Found::Datagram(mut bytes) = found else {
+                return found;
+            };
+            if spared > 0 || random.below(odds) > 0 {
+                spared = spared.saturating_sub(1);
+                return Found::Datagram(bytes);
+            }
+            happened.fetch_add(1, Ordering::Relaxed);
+            match self {
+                Self::Lost => Found::Nothing,
+                Self::Overflowed => Found::Overflow,
+                Self::Late => {
+                    queue.push_back(Found::Datagram(bytes));
+                    kernel()
+                }
+                Self::Twice => {
+                    queue.push_back(Found::Datagram(bytes.clone()));
+                    Found::Datagram(bytes)
+                }
+                Self::OtherSequence => {
+                    queue.push_back(Found::Datagram(bytes.clone()));
+                    for message in split(&mut bytes) {
+                        let other = sequence(message).wrapping_add(1000);
+                        message[8..12].copy_from_slice(&other.to_ne_bytes());
+                    }
+                    Found::Datagram(bytes)
+                }
+                Self::UnknownType => {
+                    let mut strange = refusal(sequence(&bytes).wrapping_sub(1), libc::EIO);
+                    strange[4..6].copy_from_slice(&999_u16.to_ne_bytes());
+                    strange.append(&mut bytes);
+                    Found::Datagram(strange)
+                }
+                Self::Truncated => {
+                    bytes.truncate(random.below(bytes.len()));
+                    Found::Datagram(bytes)
+                }
+                Self::NestedWrongly => {
+                    // The length of the message, or what is the length of the first attribute in an
+                    // address, a route or a link.
+                    let places = [0, HEADER + 8, HEADER + 12, HEADER + 16];
+                    let at = places[random.below(places.len())];
+                    if let Some(length) = bytes.get_mut(at..at + 2) {
+                        length.copy_from_slice(&40_000_u16.to_ne_bytes());
+                    }
+                    Found::Datagram(bytes)
+                }
+                Self::Damaged => {
+                    let at = random.below(bytes.len());
+                    bytes[at] =
+                        bytes[at].wrapping_add(1 + u8::try_from(random.below(255)).unwrap());
+                    Found::Datagram(bytes)
+                }
+            }
+        });
+        count
+    }
+
+    /// Whether what is heard may be believed, where it is heard at all.
+    fn leaves_the_truth(self) -> bool {
+        !matches!(self, Self::Damaged | Self::NestedWrongly | Self::Truncated)
+    }
+}
+
+/// Of each call the report adds up, or nothing was written; `Ok` is true; and once all is well
+/// again, the next call brings about what this one did not.
+#[test]
+fn no_mishap_loses_a_vip() {
+    let set = both(6);
+    for mishap in MISHAPS {
+        let _node = node();
+        let mut counts = [0; 2];
+        let (mut good, mut short) = (0, 0);
+        for seed in 0..9 {
+            let mut vips = hasty();
+            // Replies, notifications, and both.
+            let befall = |vips: &mut VipManager| {
+                let talk = vips.talk_mut();
+                let ask = (seed % 3 != 1).then(|| mishap.befall(talk.ask(), seed, seed, 3));
+                let listen = (seed % 3 != 0).then(|| mishap.befall(talk.listener(), seed, 0, 1));
+                [ask, listen]
+            };
+            for round in 0..3 {
+                let happened = befall(&mut vips);
+                let result = match round {
+                    0 => vips.assign(&set),
+                    1 => vips.normalize_only(&set),
+                    _ => vips.release(&set),
+                };
+                for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
+                    *count += happened.load(Ordering::Relaxed);
+                }
+                vips.talk_mut().ask().fault.clear();
+                vips.talk_mut().listener().fault.clear();
+                let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
+                println!("{context}");
+                match &result {
+                    Ok(report) => {
+                        good += 1;
+                        assert_accounted(report, set.len());
+                        if mishap.leaves_the_truth() {
+                            match round {
+                                2 => assert_eq!(on_link(), BTreeSet::new(), "{context}"),
+                                _ => assert_eq!(wrong(&set), [""; 0], "{context}"),
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        short += 1;
+                        if let Some(report) = error.report() {
+                            assert_accounted(report, set.len());
+                        }
+                    }
+                }
+                // The same again, with nothing in the way.
+                let report = match round {
+                    2 => vips.release(&set),
+                    _ => vips.assign(&set),
+                };
+                assert_accounted(&report.expect(&context), set.len());
+                match round {
+                    2 => assert_eq!(on_link(), BTreeSet::new(), "{context}"),
+                    _ => assert_eq!(wrong(&set), [""; 0], "{context}"),
+                }
+            }
+        }
+        println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
+        assert!(counts[0] > 10 && counts[1] > 3, "{mishap:?}: {counts:?}");
+    }
+}
+
+/// A final ack that does not fit is as good as none; a look at the link tells the rest.
+#[test]
+fn an_overflow_in_the_place_of_every_ack() {
+    let _node = node();
+    let mut vips = hasty();
+    let acks = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&acks);
+    hear(vips.talk_mut().ask(), move |kernel| match kernel() {
+        Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Found::Overflow
+        }
+        found => found,
+    });
+    let set = both(300);
+    assert_eq!(vips.assign(&set).unwrap().assigned, 600);
+    assert!(acks.load(Ordering::Relaxed) > 3);
+    assert_eq!(wrong(&set), [""; 0]);
+    assert_eq!(vips.release(&set).unwrap().released, 600);
+}
+
+/// Every notification is lost, and said to be.
+#[test]
+fn an_overflow_of_all_notifications() {
+    let _node = node();
+    let mut vips = hasty();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lost);
+    hear(vips.talk_mut().listener(), move |kernel| match kernel() {
+        Found::Datagram(_) => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Found::Overflow
+        }
+        found => found,
+    });
+    let set = both(300);
+    let report = vips.assign(&set).unwrap();
+    assert_accounted(&report, 600);
+    assert!(lost.load(Ordering::Relaxed) > 0, "nothing was lost");
+    assert_eq!(wrong(&set), [""; 0]);
+}
+
+/// The smallest receive buffer that there is, through every call.
+#[test]
+fn the_smallest_receive_buffer_serves() {
+    let _node = node();
+    let mut vips = VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .receive_buffer(1)
+        .open()
+        .unwrap();
+    assert!(vips.talk_mut().reply_capacity() < 8);
+    let set = both(300);
+    let mut watcher = vips.watcher().unwrap();
+    assert_eq!(vips.assign(&set).unwrap().assigned, 600);
+    // Its own is as small.
+    let mut events = Vec::new();
+    watcher.read(&mut events).unwrap();
+    assert!(events.contains(&crate::Event::Resync));
+    assert_eq!(vips.normalize().unwrap().unchanged, 600);
+    assert_eq!(vips.audit().unwrap().vips.len(), 600);
+    assert_eq!(vips.audit_deep().unwrap().vips.len(), 600);
+    for vip in &set[..100] {
+        ip(&format!("route del local {vip} dev {LINK} table local"));
+    }
+    assert_eq!(vips.normalize().unwrap().repaired, 100);
+    let claim = Claim::link();
+    let report = vips.reconcile(&claim, &set[..450]).unwrap();
+    assert_eq!((report.unchanged, report.released), (450, 150));
+    let mut keeper = vips.into_keeper(claim.clone()).unwrap();
+    keeper.set_desired(&set);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 150);
+    let mut vips = keeper.into_manager();
+    assert_eq!(vips.release_all(&claim).unwrap().released, 600);
+}
+
+/// Makes the kernel pass over the messages of a batch for which `which` gives an error number, and
+/// answers them with that.
+fn refuse(
+    vips: &mut VipManager,
+    mut which: impl FnMut(&[u8]) -> Option<i32> + Send + Sync + 'static,
+) -> Arc<AtomicUsize> {
+    const NOOP: u16 = 1;
+    let count = Arc::new(AtomicUsize::new(0));
+    let refused = Arc::clone(&count);
+    let replies = Arc::new(Mutex::new(VecDeque::new()));
+    let forged = Arc::clone(&replies);
+    let talk = vips.talk_mut();
+    talk.tamper.0 = Some(Box::new(move |batch| {
+        for message in split(batch) {
+            if let Some(errno) = which(message) {
+                refused.fetch_add(1, Ordering::Relaxed);
+                let reply = refusal(sequence(message), errno);
+                forged.lock().unwrap().push_back(reply);
+                message[4..6].copy_from_slice(&NOOP.to_ne_bytes());
+                message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&[0; 2]);
+            }
+        }
+    }));
+    hear(talk.ask(), move |kernel| {
+        let forged = replies.lock().unwrap().pop_front();
+        forged.map_or_else(kernel, Found::Datagram)
+    });
+    count
+}
+
+/// What the kernel is short of comes back: each message is refused once.
+#[test]
+fn a_shortage_that_passes_is_outlasted() {
+    for errno in [
+        libc::ENOMEM,
+        libc::ENOBUFS,
+        libc::EBUSY,
+        libc::EAGAIN,
+        libc::EINTR,
+    ] {
+        let _node = node();
+        let mut vips = manager(1 << 20);
+        let mut seen = BTreeSet::new();
+        let count = refuse(&mut vips, move |message| {
+            // All of the message but its sequence number and flags.
+            let is_new = seen.insert((kind(message), message[HEADER..].to_vec()));
+            is_new.then_some(errno)
+        });
+        let set = both(20);
+        let report = vips.assign(&set).unwrap();
+        assert_eq!(report.assigned, 40, "{errno}: {report}");
+        assert!(report.retries > 0);
+        assert!(count.load(Ordering::Relaxed) >= 80);
+        assert_eq!(wrong(&set), [""; 0]);
+        assert_eq!(vips.release(&set).unwrap().released, 40);
+        assert_eq!(on_link(), BTreeSet::new());
+    }
+}
+
+/// What does not come back fails the VIPs that it hits, with its number, and no other.
+#[test]
+fn a_shortage_that_stays_fails_whom_it_hits() {
+    for errno in [libc::ENOMEM, libc::EBUSY, libc::ENOSPC, libc::EDQUOT] {
+        let _node = node();
+        let mut vips = manager(1 << 20);
+        let set = v4(20);
+        let bad = set[7];
+        let count = refuse(&mut vips, move |message| {
+            names(message, &bad).then_some(errno)
+        });
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incomplete);
+        let report = error.report().unwrap();
+        assert_accounted(report, 20);
+        assert_eq!(report.assigned, 19);
+        let failure = &report.failures[0];
+        assert_eq!(failure.vip, Vip::from(bad));
+        assert_eq!(
+            (failure.cause, failure.errno),
+            (Cause::Kernel, Some(errno)),
+            "{failure}"
+        );
+        // Bounded.
+        assert!((1..=60).contains(&count.load(Ordering::Relaxed)));
+        assert!(!on_link().contains(&bad));
+        vips.talk_mut().tamper.0 = None;
+        assert_eq!(vips.assign(&set).unwrap().assigned, 1);
+    }
+}
+
+/// The kernel takes the first batches not at all; or none.
+#[test]
+fn a_send_that_fails() {
+    for (errno, times, kind) in [
+        (libc::ENOBUFS, 3, None),
+        (libc::ENOMEM, 3, None),
+        (libc::ENOMEM, usize::MAX, Some(ErrorKind::Incomplete)),
+        (libc::EMSGSIZE, usize::MAX, Some(ErrorKind::System)),
+        (libc::ECONNREFUSED, 1, Some(ErrorKind::System)),
+    ] {
+        let _node = node();
+        let mut vips = manager(1 << 20);
+        let count = Arc::new(AtomicUsize::new(0));
+        let failed = Arc::clone(&count);
+        vips.talk_mut().ask().fault.put(Say(move |bytes: &[u8]| {
+            let fails = is_write(bytes) && failed.fetch_add(1, Ordering::Relaxed) < times;
+            fails.then(|| Err(std::io::Error::from_raw_os_error(errno)))
+        }));
+        let set = both(20);
+        let result = vips.assign(&set);
+        assert!(count.load(Ordering::Relaxed) >= if times == 3 { 3 } else { 1 });
+        match (kind, result) {
+            (None, Ok(report)) => {
+                assert_eq!(report.assigned, 40);
+                assert_eq!(wrong(&set), [""; 0]);
+            }
+            (Some(kind), Err(error)) => {
+                assert_eq!(error.kind(), kind, "{error}");
+                let report = error.report().expect("it came to its VIPs");
+                assert_accounted(report, 40);
+                assert_eq!(report.failures.len(), 40);
+                assert_eq!(on_link(), BTreeSet::new());
+            }
+            (_, result) => panic!("errno {errno}: {result:?}"),
+        }
+    }
+}
+
+/// Answers the dumps, those that `which` picks by their number, with an error.
+fn refuse_dumps(vips: &mut VipManager, errno: i32, which: impl Fn(usize) -> bool + Send + 'static) {
+    let mut count = 0;
+    let mut last = None;
+    hear(vips.talk_mut().ask(), move |kernel| {
+        let found = kernel();
+        let Found::Datagram(bytes) = &found else {
+            return found;
+        };
+        let Some(Ok(first)) = messages(bytes).next() else {
+            return found;
+        };
+        let multi = first.flags & netlink_packet_core::NLM_F_MULTIPART != 0;
+        if !multi && first.kind != NLMSG_DONE || last == Some(first.sequence) {
+            return found;
+        }
+        last = Some(first.sequence);
+        count += 1;
+        if which(count) {
+            return Found::Datagram(refusal(first.sequence, errno));
+        }
+        found
+    });
+}
+
+/// The link cannot be read: an error, with the report if something was written.
+#[test]
+fn a_dump_that_is_refused() {
+    for errno in [libc::EBUSY, libc::ENOMEM] {
+        let _node = node();
+        let set = both(20);
+        let mut vips = manager(1 << 20);
+        refuse_dumps(&mut vips, errno, |count| count == 1);
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::System, "{error}");
+        assert_eq!(error.raw_os_error(), Some(errno));
+        assert!(error.report().is_none());
+        assert_eq!(on_link(), BTreeSet::new());
+        // Later: the addresses are there.
+        refuse_dumps(&mut vips, errno, |count| count > 8);
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::System, "{error}");
+        let report = error.report().expect("something was written");
+        assert_accounted(report, 40);
+        assert!(!on_link().is_empty());
+        vips.talk_mut().ask().fault.clear();
+        assert_accounted(&vips.assign(&set).unwrap(), 40);
+        assert_eq!(wrong(&set), [""; 0]);
+    }
+}
+
+/// Dumps are said to be torn, and are: half of their entries are missing. The flag alone tells.
+fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let torn = Arc::clone(&count);
+    hear(vips.talk_mut().ask(), move |kernel| {
+        let found = kernel();
+        let Found::Datagram(mut bytes) = found else {
+            return found;
+        };
+        let is_dump = |kind| matches!(kind, libc::RTM_NEWADDR | libc::RTM_NEWROUTE);
+        let multi = u16::from_ne_bytes([bytes[FLAGS_AT], bytes[FLAGS_AT + 1]])
+            & netlink_packet_core::NLM_F_MULTIPART;
+        if !is_dump(kind(&bytes)) || multi == 0 || torn.load(Ordering::Relaxed) >= times {
+            return Found::Datagram(bytes);
+        }
+        torn.fetch_add(1, Ordering::Relaxed);
+        for (at, message) in split(&mut bytes).enumerate() {
+            message[FLAGS_AT] |= u8::try_from(netlink_packet_core::NLM_F_DUMP_INTR).unwrap();
+            if at % 2 == 0 && is_dump(kind(message)) {
+                message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+            }
+        }
+        Found::Datagram(bytes)
+    });
+    count
+}
+
+#[test]
+fn a_dump_that_the_kernel_calls_torn_is_repeated() {
+    let _node = node();
+    let set = both(40);
+    let mut vips = manager(1 << 20);
+    vips.assign(&set).unwrap();
+    for times in [1, 2, 3] {
+        let torn = tear_dumps(&mut vips, times);
+        let audit = vips.audit().unwrap();
+        assert_eq!(audit.vips.len(), 80, "torn {times} times");
+        assert_eq!(audit.drifted().count(), 0, "torn {times} times");
+        assert_eq!(torn.load(Ordering::Relaxed), times);
+        let torn = tear_dumps(&mut vips, times);
+        let report = vips.normalize().unwrap();
+        assert_eq!((report.unchanged, report.writes), (80, 0));
+        assert_eq!(torn.load(Ordering::Relaxed), times);
+    }
+    // For ever. IPv6 is asked for each address, so nothing is touched; IPv4 cannot be asked, and
+    // what its dump leaves out is tried, refused and told of.
+    let torn = tear_dumps(&mut vips, usize::MAX);
+    assert_eq!(vips.assign(&set[40..]).unwrap().unchanged, 40);
+    let audit = vips.audit().unwrap();
+    let is_v6 = |vip: &Vip| vip.addr().is_ipv6();
+    assert!(audit.drifted().all(|audited| !is_v6(&audited.vip)));
+    assert_eq!(vips.release(&set[60..]).unwrap().released, 20);
+    assert_eq!(on_link().len(), 60);
+    let report = vips.assign(&set[..60]).unwrap_err().into_report().unwrap();
+    assert_accounted(&report, 60);
+    assert_eq!(report.unchanged, 40);
+    assert!(torn.load(Ordering::Relaxed) > 3);
+    assert_eq!(wrong(&set[..60]), [""; 0]);
+}
+
+/// The control of the test before: without the flag, half a dump passes for a whole one.
+#[test]
+fn half_a_dump_without_the_flag_would_be_believed() {
+    let _node = node();
+    let set = both(40);
+    let mut vips = manager(1 << 20);
+    vips.assign(&set).unwrap();
+    hear(vips.talk_mut().ask(), |kernel| {
+        let mut found = kernel();
+        if let Found::Datagram(bytes) = &mut found {
+            for message in split(bytes)
+                .filter(|m| kind(m) == libc::RTM_NEWADDR)
+                .step_by(2)
+            {
+                message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+            }
+        }
+        found
+    });
+    let audit = vips.audit().unwrap();
+    assert!(audit.drifted().count() > 0, "the test before shows nothing");
+}
+
+/// An answer that cannot be read ends the call, not the socket: the rest of the dump is not left
+/// for the next one.
+#[test]
+fn a_dump_that_cannot_be_read_to_its_end() {
+    let _node = node();
+    let set = both(3000);
+    let mut vips = manager(1 << 20);
+    vips.assign(&set).unwrap();
+    for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
+        let mut count = 0;
+        hear(vips.talk_mut().ask(), move |kernel| {
+            let mut found = kernel();
+            if let Found::Datagram(bytes) = &mut found
+                && kind(bytes) == libc::RTM_NEWADDR
+            {
+                count += 1;
+                if count == at {
+                    // No attribute fits, or no message.
+                    let at = if damage == 0 { 0 } else { damage + 8 };
+                    bytes[at..at + 2].copy_from_slice(&2_u16.to_ne_bytes());
+                }
+            }
+            found
+        });
+        let error = vips.audit().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::System, "{error}");
+        vips.talk_mut().ask().fault.clear();
+        let audit = vips.audit().expect("the next call is as good as any");
+        assert_eq!((audit.vips.len(), audit.drifted().count()), (6000, 0));
+    }
+}
+
+/// A look-up that fails for want of memory says nothing of the route. Where the VIPs keep the
+/// kernel's, "no route" would cost the address.
+#[test]
+fn a_look_up_that_fails_is_no_answer() {
+    for errno in [libc::ENOMEM, libc::ENOBUFS, libc::EBUSY] {
+        let _node = node();
+        let mut vips = VipManager::builder(LINK)
+            .source(NODE_V4)
+            .kernel_source(Family::V6)
+            .open()
+            .unwrap();
+        let set = both(20);
+        vips.assign(&set).unwrap();
+        let failed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&failed);
+        let mut torn = 0;
+        hear(vips.talk_mut().ask(), move |kernel| {
+            let found = kernel();
+            let Found::Datagram(bytes) = &found else {
+                return found;
+            };
+            let multi = u16::from_ne_bytes([bytes[FLAGS_AT], bytes[FLAGS_AT + 1]])
+                & netlink_packet_core::NLM_F_MULTIPART;
+            match kind(bytes) {
+                // Every dump is in doubt.
+                NLMSG_DONE if torn < 100 => {
+                    torn += 1;
+                    Found::Overflow
+                }
+                libc::RTM_NEWROUTE if multi == 0 => {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Found::Datagram(refusal(sequence(bytes), errno))
+                }
+                _ => found,
+            }
+        });
+        // One source's look-up is before the VIPs': only from then on.
+        let report = match vips.assign(&set[20..]) {
+            Ok(report) => report,
+            Err(error) => error.into_report().unwrap(),
+        };
+        assert_accounted(&report, 20);
+        assert!(failed.load(Ordering::Relaxed) >= 20, "no look-up failed");
+        assert_eq!(report.writes, 0, "written on no answer: {report}");
+    }
+}
+
+/// A keeper whose notifications are lost, or cannot be read, looks at everything.
+#[test]
+fn a_keeper_that_cannot_hear_looks() {
+    for damage in [true, false] {
+        let _node = node();
+        let vips = manager(1 << 20);
+        let socket = Socket::open(1 << 20, Strictness::Preferred).unwrap();
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&heard);
+        hear(&socket, move |kernel| {
+            let mut found = kernel();
+            if let Found::Datagram(bytes) = &mut found {
+                count.fetch_add(1, Ordering::Relaxed);
+                if !damage {
+                    return Found::Overflow;
+                }
+                bytes.truncate(HEADER + 2);
+                bytes[..4].copy_from_slice(&18_u32.to_ne_bytes());
+            }
+            found
+        });
+        let mut keeper = Keeper::new(vips, Claim::link(), socket).unwrap();
+        let set = both(20);
+        keeper.set_desired(&set);
+        let report: Report = keeper.dispatch(usize::MAX).unwrap().report;
+        assert_eq!(report.assigned, 40);
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        let resyncs = keeper.counters().resyncs;
+        ip(&format!("addr del {}/32 dev {LINK}", set[0]));
+        ip(&format!(
+            "route del local {} dev {LINK} table local",
+            set[30]
+        ));
+        let mut repaired = 0;
+        for _ in 0..10 {
+            let done = keeper.dispatch(usize::MAX).unwrap();
+            repaired += done.report.assigned + done.report.repaired;
+        }
+        assert_eq!(repaired, 2);
+        assert!(keeper.counters().resyncs > resyncs);
+        assert!(heard.load(Ordering::Relaxed) > 0);
+        assert_eq!(wrong(&set), [""; 0]);
+    }
+}
+
+/// Nor does it say that a source is missing.
+#[test]
+fn a_source_that_cannot_be_looked_up_is_not_missing() {
+    let _node = node();
+    for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
+        let mut vips = manager(1 << 20);
+        hear(vips.talk_mut().ask(), move |kernel| match kernel() {
+            Found::Datagram(bytes) if kind(&bytes) == answer => {
+                Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
+            }
+            found => found,
+        });
+        let error = vips.assign(both(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::System, "{error}");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+        assert!(error.report().is_none());
+        assert_eq!(on_link(), BTreeSet::new());
+    }
+}
