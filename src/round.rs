@@ -16,7 +16,7 @@ use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Reject, Vip};
-use crate::wire::encode::{Templates, Wanted, kernel_key, wanted_key};
+use crate::wire::encode::{Templates, Wanted};
 
 /// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
 const BATCH: usize = 256;
@@ -457,7 +457,6 @@ impl<'a> Call<'a> {
                 return Ok(());
             }
         }
-        let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
             Step::AddAddress => t.add_address.push(out, sequence, vip),
             Step::DeleteAddress | Step::RenewAddress => t.delete_address.push(out, sequence, vip),
@@ -466,11 +465,8 @@ impl<'a> Call<'a> {
             Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
             Step::ReplaceTransit => t.replace_transit.push(out, sequence, vip),
             Step::AppendRoute => t.append_route.push(out, sequence, vip),
-            Step::DeleteOurs => {
-                let key = wanted_key(&wanted[Family::of(vip) as usize]);
-                t.push_delete_route(out, sequence, vip, &key);
-            }
-            Step::DeleteKernel => t.push_delete_route(out, sequence, vip, &kernel_key(vip)),
+            Step::DeleteOurs => t.delete_ours.push(out, sequence, vip),
+            Step::DeleteKernel => t.delete_kernel.push(out, sequence, vip),
             Step::UpdateAddress => {
                 if let Some(keep) = &keep {
                     t.push_update_address(out, sequence, vip, keep);
