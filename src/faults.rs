@@ -66,7 +66,7 @@ fn manager(receive_buffer: usize) -> VipManager {
         .source(NODE_V4)
         .source(NODE_V6)
         .receive_buffer(receive_buffer)
-        .stall_timeout(std::time::Duration::from_millis(500))
+        .stall_timeout(std::time::Duration::from_secs(20))
         .open()
         .unwrap()
 }

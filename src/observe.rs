@@ -3,7 +3,6 @@
 
 use std::io;
 
-use crate::plan::Goal;
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk, is_shortage};
 use crate::vip::{Family, Vip};
@@ -43,6 +42,8 @@ pub(crate) struct Observer<'a> {
     pub(crate) rows: &'a mut Rows,
     pub(crate) frame: Frame<'a>,
     pub(crate) templates: &'a [Templates; 2],
+    /// Nothing is to be written, so that what other devices have does not matter.
+    pub(crate) only_looks: bool,
     /// Makes VIPs that are found on the link rows, too.
     pub(crate) admit: Option<Admit<'a>>,
 }
@@ -101,8 +102,8 @@ impl Observer<'_> {
             self.rows.adopt();
             let mut changed = self.rows.found_by_route();
             if changed && adoptions < ATTEMPTS {
-                // VIPs that only a route told of: once more, now that they are known. Somebody may
-                // add ever more of them.
+                // VIPs that not the first route to them told of: once more, now that they are
+                // known. Somebody may add ever more of them.
                 adoptions += 1;
                 continue;
             }
@@ -237,10 +238,9 @@ impl Observer<'_> {
     /// look only where the kernel may have put a prefix route.
     fn main_matters(&self, family: Family) -> bool {
         let quiet = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
-        self.rows.iter().any(|row| {
-            row.goal != Goal::Look
-                || family == Family::V6 && row.vip.family() == family && !row.facts.contains(quiet)
-        })
+        let is_loud = |row: &Row| row.vip.family() == Family::V6 && !row.facts.contains(quiet);
+        self.rows.has(family)
+            && (!self.only_looks || family == Family::V6 && self.rows.iter().any(is_loud))
     }
 
     /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
@@ -273,9 +273,8 @@ impl Observer<'_> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         // Before a change table local is read for all devices: another's route is a conflict, or
         // in the way of a deletion.
-        let narrow = table == TABLE_MAIN || rows.iter().all(|row| row.goal == Goal::Look);
-        let link = narrow.then_some(frame.link);
-        self.talk.dump(
+        let link = (table == TABLE_MAIN || self.only_looks).then_some(frame.link);
+        let dumped = self.talk.dump(
             |out, sequence| dump_routes(out, sequence, family, Some(table), link),
             |message| {
                 if let Some(route) = message.route()? {
@@ -283,7 +282,9 @@ impl Observer<'_> {
                 }
                 Ok(())
             },
-        )
+        )?;
+        self.rows.adopt();
+        Ok(dumped)
     }
 
     /// Finds the rows whose routes in table main a deletion would miss, because the route of a

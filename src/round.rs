@@ -103,6 +103,8 @@ pub(crate) struct Call<'a> {
     pub(crate) observed: bool,
     /// Whether table main is to be read.
     pub(crate) scan_main: bool,
+    /// Whether nothing is to be written.
+    pub(crate) only_looks: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
     /// When this call last wrote, or saw a route of the kernel's come.
@@ -170,6 +172,7 @@ impl<'a> Call<'a> {
             few: None,
             observed: false,
             scan_main: true,
+            only_looks: false,
             listening: false,
             moved: Instant::now(),
         }
@@ -305,6 +308,7 @@ impl<'a> Call<'a> {
                 now: hundredths_since_boot(),
             },
             templates: &self.templates,
+            only_looks: self.only_looks,
             admit,
         }
     }

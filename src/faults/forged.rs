@@ -213,6 +213,12 @@ impl Mishap {
     }
 }
 
+/// Whether all that is amiss is that the kernel did not finish in time.
+fn is_pending(error: &crate::Error) -> bool {
+    let report = error.report();
+    report.is_some_and(|r| r.failures.iter().all(|f| f.cause == Cause::Pending))
+}
+
 /// Of each call the report adds up, or nothing was written; `Ok` is true; and once all is well
 /// again, the next call brings about what this one did not.
 #[test]
@@ -264,11 +270,19 @@ fn no_mishap_loses_a_vip() {
                         }
                     }
                 }
-                // The same again, with nothing in the way.
-                let report = match round {
+                // The same again, with nothing in the way. The hasty one does not wait for a machine
+                // that is busy with other things.
+                let again = |vips: &mut VipManager| match round {
                     2 => vips.release(&set),
                     _ => vips.assign(&set),
                 };
+                let mut report = again(&mut vips);
+                for _ in 0..100 {
+                    match &report {
+                        Err(error) if is_pending(error) => report = again(&mut vips),
+                        _ => break,
+                    }
+                }
                 assert_accounted(&report.expect(&context), set.len());
                 match round {
                     2 => assert_eq!(on_link(), BTreeSet::new(), "{context}"),
