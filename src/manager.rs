@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::keeper::Keeper;
 use crate::link::{self, LinkKind, LinkRef, LinkState};
 use crate::netns::Netns;
-use crate::observe::Hint;
+use crate::observe::{Few, Hint};
 use crate::plan::{Binding, Goal};
 use crate::preview::{Groundwork, Plan, preview};
 use crate::report::Report;
@@ -63,6 +63,10 @@ const fn transit(wanted: Protocol) -> u8 {
 /// Asks for a receive buffer that holds the replies of a full batch with room to spare; the kernel
 /// grants what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
+/// look at all that is on the link.
+const FEW: usize = 16;
 
 /// Configures a [`VipManager`].
 #[derive(Clone, Debug)]
@@ -431,7 +435,10 @@ impl VipManager {
     /// Puts VIPs on the link, each in its single-route state; repairs those that are there in
     /// another one and leaves alone those that are right.
     ///
-    /// `Ok` means that every VIP was seen in the single-route state after the last write.
+    /// `Ok` means that every VIP was seen in the single-route state after the last write. Where a
+    /// few VIPs are new to the link, they are looked up one by one instead of reading all that is
+    /// on it; such a look-up does not tell of IPv4 routes that are for one type of service only
+    /// (`ip route … tos`), which [`normalize`](Self::normalize) finds.
     ///
     /// # Errors
     ///
@@ -781,8 +788,17 @@ impl VipManager {
         link::find(&mut self.talk, &self.config.link)
     }
 
+    /// Whether the rows are better looked at one by one than with all that is on the link.
+    fn are_few(&self, scope: Scope<'_>) -> bool {
+        let rows = &self.buffers.rows;
+        // Whether an IPv4 VIP that is bound by its route has an address, only the link tells.
+        let tells = self.config.binding == Binding::Address || !rows.has(Family::V4);
+        matches!(scope, Scope::Given(Goal::Assign)) && (1..=FEW).contains(&rows.len()) && tells
+    }
+
     /// Everything of a call that happens before its first write.
     fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
+        self.talk.hear_addresses(false)?;
         let screen = self.config.screen(self.sources);
         let Buffers { rows, rejected, .. } = &mut self.buffers;
         rows.settle();
@@ -859,10 +875,18 @@ impl VipManager {
                 if !releases {
                     link = make_ready(&mut self.talk, &self.config, link)?;
                 }
-                match mode {
-                    Mode::Mend(hints) => (link, Some(hints)),
-                    _ => (link, None),
-                }
+                let few = match mode {
+                    Mode::Mend(hints) => Some(Few {
+                        hints,
+                        informed: true,
+                    }),
+                    _ if self.are_few(scope) => {
+                        self.talk.hear_addresses(true)?;
+                        Some(Few::unknown(&self.buffers.rows))
+                    }
+                    _ => None,
+                };
+                (link, few)
             }
         };
         let mut call = Call::new(
@@ -919,6 +943,7 @@ impl VipManager {
     /// Observes the link's VIPs, and nothing else.
     fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
         self.buffers.clear();
+        self.talk.hear_addresses(false)?;
         let screen = self.config.screen(self.sources);
         let link = find_link(&mut self.talk, &self.config, false)?;
         let mut call = Call::new(

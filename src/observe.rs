@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::plan::Goal;
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk, is_shortage};
 use crate::vip::{Family, Vip};
@@ -34,6 +35,47 @@ pub(crate) struct Hint {
     pub(crate) doubtful: bool,
     /// Routes to it through the link that were added, except for the wanted one.
     pub(crate) routes: Vec<Route>,
+}
+
+/// A few rows that are observed one by one.
+#[derive(Clone, Debug)]
+pub(crate) struct Few {
+    /// What notifications told of them.
+    pub(crate) hints: Vec<(Vip, Hint)>,
+    /// Whether the notifications are of all that happened since each was verified. Otherwise only
+    /// what is new to the link can be told without reading the link.
+    pub(crate) informed: bool,
+}
+
+impl Few {
+    /// Of rows of which nothing is known.
+    pub(crate) fn unknown(rows: &Rows) -> Self {
+        let hints = rows.iter().map(|row| (row.vip, Hint::default()));
+        Self {
+            hints: hints.collect(),
+            informed: false,
+        }
+    }
+
+    /// Takes note of a notification of an IPv4 address, which the kernel cannot be asked for.
+    fn note_address(&mut self, message: &Message<'_>, link: u32) {
+        let added = match message.kind {
+            libc::RTM_NEWADDR => true,
+            libc::RTM_DELADDR => false,
+            _ => return,
+        };
+        let Ok(Some(address)) = message.address() else {
+            return;
+        };
+        let vip = Vip::from(address.addr);
+        if vip.family() == Family::V4
+            && address.link == link
+            && address.prefix_length == Family::V4.host_bits()
+            && let Some((_, hint)) = self.hints.iter_mut().find(|(of, _)| *of == vip)
+        {
+            hint.address = Some(added);
+        }
+    }
 }
 
 /// What the rows are observed with.
@@ -121,23 +163,26 @@ impl Observer<'_> {
     }
 
     /// Observes a few rows one by one, without reading the rest of the link: the address of each
-    /// IPv6 row and the winning route of each row are asked for, and `hints` of notifications tell
-    /// the rest. Returns whether that was enough; if not, [`observe`](Self::observe).
+    /// IPv6 row and the winning route of each row are asked for, and notifications tell the rest.
+    /// Returns whether that was enough; if not, [`observe`](Self::observe).
     ///
-    /// IPv4 cannot be asked for one address, so its rows need a hint of that, which a row whose
-    /// address was just written has not.
-    pub(crate) fn observe_few(&mut self, hints: &mut [(Vip, Hint)]) -> Result<bool, Failed> {
+    /// IPv4 cannot be asked for one address, so its rows need a notification of that. What a call
+    /// that begins supposes of one is put to the proof by what it writes.
+    pub(crate) fn observe_few(&mut self, few: &mut Few) -> Result<bool, Failed> {
+        let (link, informed) = (self.frame.link, few.informed);
+        let heard = self
+            .talk
+            .notifications(|message| few.note_address(message, link))?;
         self.rows.begin();
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
-        let mut unknown = false;
+        let mut unknown = heard == Dumped::Torn && !informed;
         for at in 0..rows.len() {
-            let Some(vip) = rows.iter().nth(at).map(|row| row.vip) else {
+            let Some(row) = rows.iter().nth(at).copied() else {
                 break;
             };
-            let hint = hints
-                .iter()
-                .find(|(of, _)| *of == vip)
-                .map(|(_, hint)| hint);
+            let vip = row.vip;
+            let hint = few.hints.iter().find(|(of, _)| *of == vip);
+            let hint = hint.map(|(_, hint)| hint);
             match vip.family() {
                 Family::V6 => {
                     let asked = self.talk.get(
@@ -159,7 +204,7 @@ impl Observer<'_> {
                 Family::V4 => match hint.and_then(|hint| hint.address) {
                     Some(true) => rows.join_known_address(vip),
                     Some(false) => {}
-                    None => unknown = true,
+                    None => unknown |= informed || row.phase.contains(Phase::WRITTEN),
                 },
             }
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
@@ -168,17 +213,20 @@ impl Observer<'_> {
         }
         rows.finish();
         // A route that a notification told of may be gone: once is enough to try.
-        for (_, hint) in hints.iter_mut() {
+        for (_, hint) in &mut few.hints {
             hint.routes.clear();
         }
         if unknown {
             return Ok(false);
         }
         self.look_up(|_| true)?;
+        if !informed {
+            return Ok(self.rows.iter().all(is_all_told));
+        }
         // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
         // address that was just made there is nothing yet.
         let doubtful = |row: &Row| {
-            let hint = hints.iter().find(|(of, _)| *of == row.vip);
+            let hint = few.hints.iter().find(|(of, _)| *of == row.vip);
             hint.is_none_or(|(_, hint)| hint.doubtful)
         };
         Ok(!self.rows.iter().any(|row| {
@@ -466,6 +514,20 @@ const NEGATIVES: u32 = 3;
 /// Whether a look-up of this row should find a local route.
 fn is_expected(row: &Row) -> bool {
     row.vip.family() == Family::V6 && row.facts.on_link() && !is_in_the_making(row)
+}
+
+/// Whether look-ups told all of this row, though no more is known of it: where no local route
+/// leads to it there is none, and what this call has put there is seen. Behind a route of before,
+/// others may stand.
+fn is_all_told(row: &Row) -> bool {
+    let is_new = row.phase.contains(Phase::WAS_ABSENT);
+    let begins = !row.phase.contains(Phase::WRITTEN);
+    let further = Facts::FOREIGN | Facts::VEILED | Facts::OTHER_LENGTH | Facts::SLOT;
+    // Without a local route, an IPv4 address is supposed not to be there: if it is, the kernel
+    // refuses to add it.
+    row.goal == Goal::Assign
+        && !row.facts.intersects(further)
+        && (is_new || begins && !row.facts.on_link())
 }
 
 /// Whether a torn dump leaves something open for this row.

@@ -9,7 +9,7 @@ use crate::batch::{Batch, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
-use crate::observe::{Hint, Observer, awaits_kernel, note_arrival, route_group};
+use crate::observe::{Few, Observer, awaits_kernel, note_arrival, route_group};
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
@@ -97,8 +97,8 @@ pub(crate) struct Call<'a> {
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
     pub(crate) report: Report,
-    /// Where the rows are few: what notifications told of them, instead of reading the link.
-    pub(crate) few: Option<Vec<(Vip, Hint)>>,
+    /// Where the rows are few: observed one by one, instead of reading the link.
+    pub(crate) few: Option<Few>,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
     /// Whether table main is to be read.
@@ -211,13 +211,15 @@ impl<'a> Call<'a> {
         let scan_main = self.scan_main;
         let mut few = self.few.take();
         let enough = match &mut few {
-            Some(hints) => self.observer(admit).observe_few(hints)?,
+            Some(few) => self.observer(admit).observe_few(few)?,
             None => false,
         };
         if enough {
             self.few = few;
             self.stop_listening()?;
         } else {
+            // What it hears then is that the table changes under the dump.
+            self.talk.hear_addresses(false).map_err(Stop::Error)?;
             // Table main is read once, and again only while it holds something to remove.
             self.scan_main = self.observer(admit).observe(scan_main)?;
             // It listens for itself, and ends all of it.
@@ -483,7 +485,7 @@ impl<'a> Call<'a> {
 
     /// What a notification told of this row's address before we wrote to it says nothing any more.
     fn outdate_hint(&mut self, vip: Vip) {
-        for (of, hint) in self.few.iter_mut().flatten() {
+        for (of, hint) in self.few.iter_mut().flat_map(|few| &mut few.hints) {
             if *of == vip {
                 hint.address = None;
             }

@@ -109,13 +109,17 @@ bitflags::bitflags! {
         const OBJECT_IN_LOCAL = 1 << 16;
         /// IPv6: a deletion in table main would hit the route of a nexthop object.
         const OBJECT_IN_MAIN = 1 << 17;
+        /// A look-up was answered by a further route, or by what may hide one: a rule's other
+        /// table.
+        const VEILED = 1 << 18;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
             | Self::PREFIX.bits() | Self::EXTRA.bits();
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
-            | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits();
+            | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
+            | Self::VEILED.bits();
     }
 }
 
@@ -603,7 +607,10 @@ impl Rows {
         let fact = route
             .and_then(|route| self.classify(route, frame))
             .map(|(_, fact)| fact);
-        let fact = fact.unwrap_or_default() & !Facts::PREFIX & !Facts::EXTRA;
+        let further = Facts::PREFIX | Facts::EXTRA;
+        let veiled = fact.is_some_and(|fact| fact.intersects(further))
+            || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
+        let fact = fact.unwrap_or_default() - further;
         // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
         // there stays. IPv4 can have several routes in the place of the wanted one.
         let hides = route.is_some_and(|route| {
@@ -644,6 +651,7 @@ impl Rows {
         }
         let wanted = frame.wanted_fact(vip.family());
         row.facts.set(Facts::WINS, fact.contains(wanted));
+        row.facts.set(Facts::VEILED, veiled);
         row.facts |= fact;
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Talk {
     sequence: u32,
     /// A dump was not read to its end.
     unfinished: bool,
+    /// The listener hears of IPv4 addresses.
+    hears_addresses: bool,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Faults for the tests: changes a batch, or the node, just before the send.
@@ -135,6 +137,7 @@ impl Talk {
             listen: open()?,
             sequence: 1,
             unfinished: false,
+            hears_addresses: false,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -152,6 +155,20 @@ impl Talk {
     /// The socket of the notifications.
     pub(crate) fn listener(&self) -> &Socket {
         &self.listen
+    }
+
+    /// Whether the listener shall hear of IPv4 addresses that come and go.
+    pub(crate) fn hear_addresses(&mut self, hear: bool) -> Result<(), crate::Error> {
+        if self.hears_addresses != hear {
+            let changed = if hear {
+                self.listen.join(libc::RTNLGRP_IPV4_IFADDR)
+            } else {
+                self.listen.leave(libc::RTNLGRP_IPV4_IFADDR)
+            };
+            changed.map_err(|error| crate::Error::io("cannot listen to notifications", &error))?;
+            self.hears_addresses = hear;
+        }
+        Ok(())
     }
 
     #[cfg(any(test, fuzzing))]
