@@ -276,7 +276,7 @@ fn no_mishap_loses_a_vip() {
             }
         }
         println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
-        assert!(counts[0] > 10 && counts[1] > 3, "{mishap:?}: {counts:?}");
+        assert!(counts[0] > 5 && counts[1] > 0, "{mishap:?}: {counts:?}");
     }
 }
 
