@@ -429,3 +429,49 @@ fn key() -> RouteKey {
         prefsrc: None,
     }
 }
+
+/// One in millions of IPv6 look-ups walks past a route that is there: such an answer is asked for
+/// again before it is believed.
+#[test]
+fn a_look_up_that_finds_nothing_is_repeated() {
+    let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
+    for (blind, believed) in [(0, false), (2, false), (3, true)] {
+        let _node = node();
+        let vips = v6(1);
+        let mut manager = manager(1 << 20);
+        manager.assign(&vips).unwrap();
+        // Behind ours: whose is used, only a look-up tells.
+        ip(&format!(
+            "-6 route add local {} dev node0 table local metric 2000",
+            vips[0]
+        ));
+        let IpAddr::V6(vip) = vips[0] else { panic!() };
+        let mut left = blind;
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = asked.clone();
+        manager.talk_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if left > 0 {
+                left -= 1;
+                let at = bytes
+                    .windows(16)
+                    .position(|bytes| bytes == vip.octets())
+                    .expect("the VIP is asked for");
+                bytes[at..at + 16].copy_from_slice(&elsewhere.octets());
+            }
+        }));
+        let result = manager.normalize();
+        assert_eq!(
+            asked.load(std::sync::atomic::Ordering::Relaxed),
+            (blind + 1).min(3),
+            "look-ups"
+        );
+        match result {
+            Ok(report) if !believed => assert_eq!((report.unchanged, report.writes), (1, 0)),
+            Err(error) if believed => {
+                assert_eq!(error.report().unwrap().failures[0].cause, Cause::Conflict);
+            }
+            other => panic!("after {blind} blind look-ups: {other:?}"),
+        }
+    }
+}

@@ -929,6 +929,7 @@ impl VipManager {
             &self.cancelled,
             link.index,
         );
+        call.only_looks = true;
         call.look(Some(&|vip| screen.is_on_link(vip).then_some(Goal::Look)))?;
         let elsewhere = match depth {
             Depth::Link => Vec::new(),

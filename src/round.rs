@@ -16,7 +16,7 @@ use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Reject, Vip};
-use crate::wire::encode::{Templates, Wanted, kernel_key, wanted_key};
+use crate::wire::encode::{Templates, Wanted};
 
 /// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
 const BATCH: usize = 256;
@@ -103,6 +103,8 @@ pub(crate) struct Call<'a> {
     pub(crate) observed: bool,
     /// Whether table main is to be read.
     pub(crate) scan_main: bool,
+    /// Whether nothing is to be written.
+    pub(crate) only_looks: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
     /// When this call last wrote, or saw a route of the kernel's come.
@@ -170,6 +172,7 @@ impl<'a> Call<'a> {
             few: None,
             observed: false,
             scan_main: true,
+            only_looks: false,
             listening: false,
             moved: Instant::now(),
         }
@@ -305,6 +308,7 @@ impl<'a> Call<'a> {
                 now: hundredths_since_boot(),
             },
             templates: &self.templates,
+            only_looks: self.only_looks,
             admit,
         }
     }
@@ -457,7 +461,6 @@ impl<'a> Call<'a> {
                 return Ok(());
             }
         }
-        let wanted = self.wanted;
         self.push(at, step, |t, vip, out, sequence| match step {
             Step::AddAddress => t.add_address.push(out, sequence, vip),
             Step::DeleteAddress | Step::RenewAddress => t.delete_address.push(out, sequence, vip),
@@ -466,11 +469,8 @@ impl<'a> Call<'a> {
             Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
             Step::ReplaceTransit => t.replace_transit.push(out, sequence, vip),
             Step::AppendRoute => t.append_route.push(out, sequence, vip),
-            Step::DeleteOurs => {
-                let key = wanted_key(&wanted[Family::of(vip) as usize]);
-                t.push_delete_route(out, sequence, vip, &key);
-            }
-            Step::DeleteKernel => t.push_delete_route(out, sequence, vip, &kernel_key(vip)),
+            Step::DeleteOurs => t.delete_ours.push(out, sequence, vip),
+            Step::DeleteKernel => t.delete_kernel.push(out, sequence, vip),
             Step::UpdateAddress => {
                 if let Some(keep) = &keep {
                     t.push_update_address(out, sequence, vip, keep);

@@ -269,7 +269,11 @@ pub(crate) struct Rows {
     keeps: Vec<(Vip, AddressKeep)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
-    /// Whether a route told of some of them: routes before it were not joined.
+    /// VIPs, no rows yet, that are on the link with another prefix length.
+    lengths: Vec<Vip>,
+    /// The last host that a route led to which showed no VIP.
+    passed: Option<Vip>,
+    /// Whether such a one was found after all: of it this observation does not know all.
     by_route: bool,
     cursor: usize,
     seen: u32,
@@ -285,6 +289,7 @@ impl Rows {
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.found.clear();
+        self.lengths.clear();
     }
 
     /// Adds a VIP; [`settle`](Self::settle) must follow.
@@ -292,10 +297,16 @@ impl Rows {
         self.rows.push(Row::new(vip, goal));
     }
 
-    /// Sorts the rows and drops repetitions.
+    /// Sorts the rows and drops repetitions. A torn dump may have found a VIP twice.
     pub(crate) fn settle(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.vip);
-        self.rows.dedup_by_key(|row| row.vip);
+        self.rows.dedup_by(|again, row| {
+            let same = again.vip == row.vip;
+            if same {
+                row.facts |= again.facts;
+            }
+            same
+        });
     }
 
     /// Takes out the rows that `why` gives a reason for.
@@ -334,6 +345,7 @@ impl Rows {
         self.others.shrink_to(rows);
         self.keeps.shrink_to(rows);
         self.found.shrink_to(rows);
+        self.lengths.shrink_to(rows);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -400,6 +412,8 @@ impl Rows {
         }
         self.others.clear();
         self.keeps.clear();
+        self.lengths.clear();
+        self.passed = None;
         self.by_route = false;
         self.cursor = 0;
         self.seen = 0;
@@ -454,6 +468,10 @@ impl Rows {
             None => {
                 let goal = admit.filter(|_| is_host).and_then(|admit| admit(vip));
                 let Some(goal) = goal else {
+                    if admit.is_some() && !is_host {
+                        // It may be there as a host, too, further on in the dump.
+                        self.lengths.push(vip);
+                    }
                     self.strangers += usize::from(vip.family() == Family::V4);
                     return;
                 };
@@ -517,25 +535,45 @@ impl Rows {
         };
         let row = &mut self.rows[at];
         row.facts |= fact;
-        if fact.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX) {
-            self.others.push((row.vip, key_of(route)));
-        }
+        let vip = row.vip;
+        self.note_other(vip, route, fact);
         route.table == TABLE_MAIN
     }
 
     /// Finds a VIP by a local route of the link that is there without its address. The kernel's own
-    /// routes are there for addresses.
+    /// routes are there for addresses. What other routes to it mean counts too: a dump tells all
+    /// that lead to one destination in a row.
     fn discover(&mut self, route: &Route, frame: &Frame<'_>, admit: Admit<'_>) {
-        if let Some(host) = route.host()
-            && route.table == TABLE_LOCAL
-            && route.link == Some(frame.link)
-            && route.kind == libc::RTN_LOCAL
-            && !route.is_kernels_own()
-            && self.find(host).is_none()
-            && let Some(goal) = admit(Vip::from(host))
-        {
-            self.found.push(Row::new(Vip::from(host), goal));
-            self.by_route = true;
+        let Some(host) = route.host() else { return };
+        let vip = Vip::from(host);
+        if route.table != TABLE_LOCAL || self.find(host).is_some() {
+            return;
+        }
+        let Some(fact) = meaning(route, frame) else {
+            return;
+        };
+        let is_last = self.found.last().is_some_and(|row| row.vip == vip);
+        if !is_last {
+            let shows = route.link == Some(frame.link)
+                && route.kind == libc::RTN_LOCAL
+                && !route.is_kernels_own();
+            let Some(goal) = admit(vip).filter(|_| shows) else {
+                self.passed = Some(vip);
+                return;
+            };
+            self.found.push(Row::new(vip, goal));
+            self.by_route |= self.passed == Some(vip);
+        }
+        if let Some(row) = self.found.last_mut() {
+            row.facts |= fact;
+        }
+        self.note_other(vip, route, fact);
+    }
+
+    /// Remembers a route that is not as wanted, by what it means.
+    fn note_other(&mut self, vip: Vip, route: &Route, fact: Facts) {
+        if fact.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX) {
+            self.others.push((vip, key_of(route)));
         }
     }
 
@@ -545,10 +583,16 @@ impl Rows {
             self.rows.append(&mut self.found);
             self.settle();
         }
+        for place in 0..self.lengths.len() {
+            if let Some(at) = self.find(self.lengths[place].addr()) {
+                self.rows[at].facts |= Facts::OTHER_LENGTH;
+            }
+        }
+        self.lengths.clear();
     }
 
-    /// Whether this observation found VIPs that only a route told of: of such a one it does not
-    /// know all.
+    /// Whether this observation found VIPs that only a route told of, behind others that it has not
+    /// joined.
     pub(crate) fn found_by_route(&self) -> bool {
         self.by_route
     }
@@ -605,22 +649,29 @@ impl Rows {
 
     /// Whose route this is and what it means there.
     fn classify(&mut self, route: &Route, frame: &Frame<'_>) -> Option<(usize, Facts)> {
-        if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
-            return None;
-        }
         let at = self.find(route.host()?)?;
-        let wanted = &frame.wanted[route.family as usize];
-        if route.link != Some(frame.link) || route.indirect {
-            let object = route.by_object && route.family == Family::V6;
-            let fact = if object {
-                Facts::FOREIGN | Facts::OBJECT_IN_LOCAL
-            } else {
-                Facts::FOREIGN
-            };
-            return (route.table == TABLE_LOCAL).then_some((at, fact));
-        }
-        Some((at, classify_on_link(route, wanted)))
+        Some((at, meaning(route, frame)?))
     }
+}
+
+/// What a route means for the host that it leads to.
+fn meaning(route: &Route, frame: &Frame<'_>) -> Option<Facts> {
+    if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
+        return None;
+    }
+    if route.link != Some(frame.link) || route.indirect {
+        let object = route.by_object && route.family == Family::V6;
+        let fact = if object {
+            Facts::FOREIGN | Facts::OBJECT_IN_LOCAL
+        } else {
+            Facts::FOREIGN
+        };
+        return (route.table == TABLE_LOCAL).then_some(fact);
+    }
+    Some(classify_on_link(
+        route,
+        &frame.wanted[route.family as usize],
+    ))
 }
 
 /// What a direct route of the link, in table local or main, means for its VIP.

@@ -27,6 +27,9 @@ pub(crate) struct Talk {
     /// Faults for the tests: changes a batch, or the node, just before the send.
     #[cfg(test)]
     pub(crate) tamper: Tamper,
+    /// The same for a send of look-ups.
+    #[cfg(test)]
+    pub(crate) tamper_look_up: Tamper,
 }
 
 /// What a test does to a batch.
@@ -136,6 +139,8 @@ impl Talk {
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
             tamper: Tamper::default(),
+            #[cfg(test)]
+            tamper_look_up: Tamper::default(),
         })
     }
 
@@ -325,6 +330,10 @@ impl Talk {
             self.sequence = self.sequence.wrapping_add(1);
         }
         let count = self.sequence.wrapping_sub(first);
+        #[cfg(test)]
+        if let Some(tamper) = &mut self.tamper_look_up.0 {
+            tamper(&mut self.send);
+        }
         self.ask.send(&self.send)?;
         loop {
             match self.ask.receive(&mut self.receive)? {

@@ -216,12 +216,18 @@ impl Mishap {
     }
 }
 
+/// Whether all that is amiss is that the kernel did not finish in time.
+fn is_pending(error: &crate::Error) -> bool {
+    let report = error.report();
+    report.is_some_and(|r| r.failures.iter().all(|f| f.cause == Cause::Pending))
+}
+
 /// Of each call the report adds up, or nothing was written; `Ok` is true; and once all is well
 /// again, the next call brings about what this one did not.
 #[test]
 fn no_mishap_loses_a_vip() {
     let set = both(6);
-    let mut listened = 0;
+    let mut heard = 0;
     for mishap in MISHAPS {
         let _node = node();
         let mut counts = [0; 2];
@@ -267,12 +273,19 @@ fn no_mishap_loses_a_vip() {
                         }
                     }
                 }
-                // The same again, with nothing in the way.
-                let report = match round {
+                // The same again, with nothing in the way. The hasty one does not wait for a machine
+                // that is busy with other things.
+                let again = |vips: &mut VipManager| match round {
                     2 => vips.release(&set),
-                    // The kernel's late routes may have been the reason.
-                    _ => vips.assign(&set).or_else(|_| patient().assign(&set)),
+                    _ => vips.assign(&set),
                 };
+                let mut report = again(&mut vips);
+                for _ in 0..100 {
+                    match &report {
+                        Err(error) if is_pending(error) => report = again(&mut vips),
+                        _ => break,
+                    }
+                }
                 assert_accounted(&report.expect(&context), set.len());
                 match round {
                     2 => assert_eq!(on_link(), BTreeSet::new(), "{context}"),
@@ -282,10 +295,10 @@ fn no_mishap_loses_a_vip() {
         }
         println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
         assert!(counts[0] > 5, "{mishap:?}: {counts:?}");
-        listened += counts[1];
+        heard += counts[1];
     }
-    // How many notifications there are to wait for is the kernel's affair.
-    assert!(listened > 0, "no notification was ever touched");
+    // Whether a call must listen is up to the kernel's workers.
+    assert!(heard > 3, "{heard} notifications met a mishap");
 }
 
 /// A final ack that does not fit is as good as none; a look at the link tells the rest.

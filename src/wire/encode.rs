@@ -89,6 +89,12 @@ impl Template {
         self
     }
 
+    /// Marks it in the last attribute too.
+    fn vip_last(mut self, of: Family) -> Self {
+        self.vip[1] = self.bytes.len() - usize::from(of.host_bits() / 8);
+        self
+    }
+
     /// Appends the message for `vip`, with the sequence number given, to `out`.
     pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
         let at = out.len();
@@ -187,6 +193,10 @@ pub(crate) struct Templates {
     pub(crate) replace_route: Template,
     pub(crate) replace_transit: Template,
     pub(crate) append_route: Template,
+    /// Deletes the wanted route.
+    pub(crate) delete_ours: Template,
+    /// Deletes the kernel's own local route.
+    pub(crate) delete_kernel: Template,
     pub(crate) look_up: Template,
 }
 
@@ -240,15 +250,18 @@ impl Templates {
             replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, want.protocol),
             replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, want.transit),
             append_route: route(NLM_F_CREATE | NLM_F_APPEND, want.protocol),
+            delete_ours: delete_route(family, link, &wanted_key(want)),
+            delete_kernel: match family {
+                Family::V4 => {
+                    delete_route(family, link, &kernel_key(&placeholder(family))).vip_last(family)
+                }
+                Family::V6 => delete_route(family, link, &kernel_key(&placeholder(family))),
+            },
             look_up: look_up(family),
         }
     }
 
-    /// Appends the deletion of one route to `vip` through our link.
-    ///
-    /// IPv6 compares table, prefix, metric (0: any), protocol and device (`ip6_route_del`,
-    /// net/ipv6/route.c); IPv4 also type and preferred source (`fib_table_delete`,
-    /// net/ipv4/fib_trie.c).
+    /// Appends the deletion of one route to `vip` through our link (see [`push_delete_route`]).
     pub(crate) fn push_delete_route(
         &self,
         out: &mut Vec<u8>,
@@ -256,24 +269,7 @@ impl Templates {
         vip: &IpAddr,
         key: &RouteKey,
     ) {
-        let header = RouteHeader {
-            scope: RouteScope::NoWhere,
-            tos: key.tos,
-            table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
-            flags: RouteFlags::empty(),
-            ..route_header(self.family, key.protocol, RouteType::from(key.kind))
-        };
-        let destination = RouteAttribute::Destination(RouteAddress::from(*vip));
-        let link = RouteAttribute::Oif(self.link);
-        let table = RouteAttribute::Table(key.table);
-        let metric = RouteAttribute::Priority(key.metric);
-        let source = key.prefsrc.filter(|_| self.family == Family::V4);
-        let source = source.map(|a| RouteAttribute::PrefSource(RouteAddress::from(a)));
-        let attributes = [Some(&destination), Some(&link), Some(&table), Some(&metric)]
-            .into_iter()
-            .chain([source.as_ref()])
-            .flatten();
-        push(out, sequence, libc::RTM_DELROUTE, 0, &header, attributes);
+        push_delete_route(out, sequence, vip, self.link, key);
     }
 
     /// Appends the update that gives the address of `vip` `IFA_F_NOPREFIXROUTE` and changes
@@ -404,6 +400,40 @@ fn route_attributes(want: &Wanted) -> Vec<RouteAttribute> {
         attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));
     }
     attributes
+}
+
+/// Appends the deletion of one route to `vip` through a link.
+///
+/// IPv6 compares table, prefix, metric (0: any), protocol and device (`ip6_route_del`,
+/// net/ipv6/route.c); IPv4 also type and preferred source (`fib_table_delete`,
+/// net/ipv4/fib_trie.c).
+fn push_delete_route(out: &mut Vec<u8>, sequence: u32, vip: &IpAddr, link: u32, key: &RouteKey) {
+    let family = Family::of(vip);
+    let header = RouteHeader {
+        scope: RouteScope::NoWhere,
+        tos: key.tos,
+        table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+        flags: RouteFlags::empty(),
+        ..route_header(family, key.protocol, RouteType::from(key.kind))
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(*vip));
+    let link = RouteAttribute::Oif(link);
+    let table = RouteAttribute::Table(key.table);
+    let metric = RouteAttribute::Priority(key.metric);
+    let source = key.prefsrc.filter(|_| family == Family::V4);
+    let source = source.map(|a| RouteAttribute::PrefSource(RouteAddress::from(a)));
+    let attributes = [Some(&destination), Some(&link), Some(&table), Some(&metric)]
+        .into_iter()
+        .chain([source.as_ref()])
+        .flatten();
+    push(out, sequence, libc::RTM_DELROUTE, 0, &header, attributes);
+}
+
+/// The deletion of a route that is the same for every VIP.
+fn delete_route(of: Family, link: u32, key: &RouteKey) -> Template {
+    let mut bytes = Vec::new();
+    push_delete_route(&mut bytes, 0, &placeholder(of), link, key);
+    Template { bytes, vip: [0; 2] }.vip_first(RTMSG)
 }
 
 /// A look-up that answers with the matching route itself, as it stands in the table.

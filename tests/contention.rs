@@ -1,0 +1,384 @@
+//! Several writers: two processes that want the same, two that keep to their own marks, and an
+//! adversary that deletes our routes as fast as it can.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+#[path = "common/child.rs"]
+mod child;
+mod common;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage::DelRoute;
+
+use broken::Random;
+use child::{Other, Pairs, Setting, Told, Verb};
+use common::raw::{self, Raw};
+use common::{Net, PROTO_KERNEL, VIP_LINK, Want, vips};
+use viproute::{Cause, Claim, ErrorKind, Report};
+
+/// How long the adversary is at it.
+const FIGHT: Duration = Duration::from_secs(5);
+
+/// After which a call that has not come back counts as hung. Nothing comes near it.
+const HUNG: Duration = Duration::from_secs(180);
+
+/// Messages of one call for one VIP at the most: as many rounds as a call makes of it, with all
+/// that one round can send.
+const MOST_WRITES: u64 = 100;
+
+/// Each fight wants the machine for itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn setting(protocol: u8, address_protocol: u8) -> Setting {
+    Setting {
+        protocol,
+        address_protocol,
+        route_only: false,
+        receive_kib: 0,
+    }
+}
+
+fn both(setting: [Setting; 2]) -> [Other; 2] {
+    let mut both = setting.map(Other::start);
+    both.iter_mut().for_each(Other::wait_until_ready);
+    both
+}
+
+#[test]
+fn two_processes_reconcile_the_same_set() {
+    let _alone = alone();
+    const SET: Pairs = Pairs { from: 50, to: 350 };
+    let (mut short, mut met) = (0, 0);
+    for (protocol, route_only) in [(PROTO_KERNEL, false), (201, false), (PROTO_KERNEL, true)] {
+        let net = Net::new();
+        let setting = Setting {
+            route_only,
+            ..setting(protocol, 0)
+        };
+        let mut both = both([setting; 2]);
+        let mut manager = setting.manager();
+        for round in 0..8 {
+            // Nothing is there, or others, or it is broken.
+            match round % 4 {
+                0 => drop(manager.release_all(&Claim::link()).unwrap()),
+                1 => drop(manager.reconcile(&Claim::link(), vips(200)).unwrap()),
+                2 => {
+                    net.ip(&format!("link set dev {VIP_LINK} down"));
+                    net.ip(&format!("link set dev {VIP_LINK} up"));
+                }
+                _ => drop(net.ip(&format!("-6 route flush table local dev {VIP_LINK}"))),
+            }
+            for other in &mut both {
+                other.begin(Verb::Reconcile, SET);
+            }
+            let told = both.each_mut().map(Other::end);
+            let worked = |told: &Told| told.assigned + told.repaired > 0;
+            met += usize::from(told.iter().all(worked));
+            for told in told {
+                assert!(told.writes <= MOST_WRITES * 700, "{told:?}");
+                assert!(told.retries <= told.writes, "{told:?}");
+                short += usize::from(!told.fine);
+            }
+            let words = format!("{protocol}, {route_only}, round {round}: {told:?}");
+            if told.iter().any(|told| !told.fine) {
+                // One that fell short has said so, and goes on where it ended.
+                both[0].begin(Verb::Reconcile, SET);
+                let told = both[0].end();
+                assert!(told.fine, "{words}, and then {told:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            let want = Want {
+                protocol,
+                address: !route_only,
+                ..Want::default()
+            };
+            let state = net.local_state();
+            let wrong = state.wrong_vips(&SET.vips(), &want);
+            assert!(
+                wrong.is_empty(),
+                "{words}: {} {:?}",
+                wrong.len(),
+                wrong.first()
+            );
+            state.assert_absent(&Pairs { from: 0, to: 50 }.vips(), VIP_LINK);
+        }
+    }
+    println!("{met} of 24 rounds had both at work, {short} calls of 48 fell short");
+    assert!(met > 0, "the two never met");
+}
+
+/// Each has its own mark, and its own VIPs, which come and go.
+#[test]
+fn two_processes_keep_to_their_marks() {
+    let _alone = alone();
+    let mut random = Random::new();
+    for settings in [
+        [setting(201, 0), setting(202, 0)],
+        [setting(PROTO_KERNEL, 77), setting(PROTO_KERNEL, 78)],
+    ] {
+        let net = Net::new();
+        // With the last IPv4 address of the link the kernel would flush the routes of both.
+        net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
+        let mut both = both(settings);
+        let mut sets = [Pairs { from: 0, to: 0 }; 2];
+        let mut work = 0;
+        for round in 0..25 {
+            for (at, other) in both.iter_mut().enumerate() {
+                // The first has the pairs below 200, the second those above.
+                let from = at * 200 + random.below(100);
+                let to = from + 1 + random.below(99);
+                sets[at] = Pairs { from, to };
+                other.begin(Verb::ReconcileMarked, sets[at]);
+            }
+            for (at, other) in both.iter_mut().enumerate() {
+                let told = other.end();
+                assert!(told.fine && told.failures == 0, "{round}, {at}: {told:?}");
+                assert!(told.writes <= MOST_WRITES * 400, "{told:?}");
+                work += told.assigned + told.released;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            let state = net.local_state();
+            let mut there = Vec::new();
+            for (set, setting) in sets.iter().zip(settings) {
+                let want = Want {
+                    protocol: setting.protocol,
+                    ..Want::default()
+                };
+                state.assert_single_route(&set.vips(), &want);
+                there.extend(set.vips());
+            }
+            there.sort_unstable();
+            let gone: Vec<IpAddr> = vips(400)
+                .into_iter()
+                .filter(|vip| there.binary_search(vip).is_err())
+                .collect();
+            state.assert_absent(&gone, VIP_LINK);
+        }
+        println!("{settings:?}: {work} VIPs came or went");
+        assert!(work > 1000);
+    }
+}
+
+/// Deletes routes of VIPs without pause, of whatever kind they are.
+struct Adversary {
+    stop: Arc<AtomicBool>,
+    deleted: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Adversary {
+    fn start(vips: &[IpAddr], link: u32) -> Self {
+        let (stop, deleted) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let requests: Vec<_> = vips
+            .iter()
+            .map(|vip| (DelRoute(raw::delete_any(*vip, link)), 0))
+            .collect();
+        let thread = std::thread::spawn({
+            let (stop, deleted) = (Arc::clone(&stop), Arc::clone(&deleted));
+            move || {
+                let mut raw = Raw::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let acks = raw.batch(&requests);
+                    let hits = acks.iter().filter(|ack| ack.errno == 0).count();
+                    deleted.fetch_add(hits as u64, Ordering::Relaxed);
+                }
+            }
+        });
+        Self {
+            stop,
+            deleted,
+            thread: Some(thread),
+        }
+    }
+
+    fn stop(mut self) -> u64 {
+        self.halt();
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    fn halt(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Adversary {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.halt();
+        }
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs something in a thread of its own; panics if it does not come back.
+fn comes_back<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let done = work();
+        let _ = sender.send(());
+        done
+    });
+    match receiver.recv_timeout(HUNG) {
+        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+    }
+}
+
+#[test]
+fn calls_against_an_adversary() {
+    let _alone = alone();
+    for (protocol, route_only) in [(PROTO_KERNEL, false), (201, true)] {
+        let net = Net::new();
+        let all = vips(60);
+        let link = net.vip_index();
+        let rest = net.snapshot_without(&all);
+        let setting = Setting {
+            route_only,
+            ..setting(protocol, 0)
+        };
+        setting.manager().assign(&all).unwrap();
+        let adversary = Adversary::start(&all, link);
+        let set = all.clone();
+        let (calls, writes, retries, short) = comes_back(move || {
+            let mut manager = setting.manager();
+            let (mut calls, mut writes, mut retries, mut short) = (0, 0, 0, 0);
+            let began = Instant::now();
+            while began.elapsed() < FIGHT {
+                let result = match calls % 3 {
+                    0 => manager.assign(&set),
+                    1 => manager.normalize(),
+                    _ => manager.reconcile(&Claim::link(), &set),
+                };
+                calls += 1;
+                let report = match result {
+                    Ok(report) => report,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+                        error.into_report().unwrap()
+                    }
+                };
+                bounded(&report, set.len());
+                for failure in &report.failures {
+                    // Fought over, or for `normalize` not there at all.
+                    let fits = matches!(
+                        failure.cause,
+                        Cause::Pending | Cause::Kernel | Cause::Unrepaired
+                    );
+                    assert!(fits, "{failure}");
+                }
+                writes += report.writes;
+                retries += report.retries;
+                short += usize::from(!report.is_complete());
+            }
+            (calls, writes, retries, short)
+        });
+        let deleted = adversary.stop();
+        println!(
+            "{protocol}, route only {route_only}: {calls} calls, {short} of them fell short, \
+             {writes} writes, {retries} retries; {deleted} deletions"
+        );
+        assert!(deleted > 1000 && retries > 0, "no fight took place");
+        // It has stopped, so the next call is the last.
+        let mut manager = setting.manager();
+        manager.assign(&all).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+        let want = Want {
+            protocol,
+            address: !route_only,
+            ..Want::default()
+        };
+        net.local_state().assert_single_route(&all, &want);
+        rest.assert_same(&net.snapshot_without(&all));
+        assert_eq!(manager.reconcile(&Claim::link(), &all).unwrap().writes, 0);
+    }
+}
+
+fn bounded(report: &Report, vips: usize) {
+    assert!(report.writes <= MOST_WRITES * vips as u64, "{report}");
+    assert!(report.retries <= report.writes, "{report}");
+}
+
+#[test]
+fn a_keeper_against_an_adversary() {
+    let _alone = alone();
+    for route_only in [false, true] {
+        let net = Net::new();
+        let all = vips(60);
+        let link = net.vip_index();
+        let rest = net.snapshot_without(&all);
+        let setting = Setting {
+            route_only,
+            ..setting(PROTO_KERNEL, 0)
+        };
+        let mut keeper = setting.manager().into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(&all);
+        keeper.dispatch(usize::MAX).unwrap();
+        let canceller = keeper.canceller();
+        let (sender, rounds) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            keeper.run(|done| drop(sender.send(done.clone()))).unwrap();
+            keeper
+        });
+        let adversary = Adversary::start(&all, link);
+        std::thread::sleep(FIGHT);
+        let deleted = adversary.stop();
+        let want = Want {
+            protocol: PROTO_KERNEL,
+            address: !route_only,
+            ..Want::default()
+        };
+        let began = Instant::now();
+        while !net.local_state().wrong_vips(&all, &want).is_empty() {
+            assert!(began.elapsed() < HUNG, "it never came back");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        canceller.cancel();
+        let keeper = comes_back(move || thread.join().unwrap());
+        let (mut dispatches, mut writes) = (0_u64, 0);
+        for done in rounds.try_iter() {
+            bounded(&done.report, all.len());
+            dispatches += 1;
+            writes += done.report.writes;
+        }
+        let counters = keeper.counters();
+        println!(
+            "route only {route_only}: {deleted} deletions, {dispatches} rounds, {writes} writes, \
+             {counters:?}"
+        );
+        assert!(deleted > 100, "no fight took place");
+        assert!(counters.fights > 0, "{counters:?}");
+        // It gives way: far less than one repair for each time that it could.
+        assert!(writes <= MOST_WRITES * all.len() as u64 * 10, "{writes}");
+        net.local_state().assert_single_route(&all, &want);
+        rest.assert_same(&net.snapshot_without(&all));
+    }
+}
+
+/// The control: the adversary does what it says.
+#[test]
+fn nobody_wins_without_a_repair() {
+    let _alone = alone();
+    let net = Net::new();
+    let all = vips(10);
+    setting(PROTO_KERNEL, 0).manager().assign(&all).unwrap();
+    let adversary = Adversary::start(&all, net.vip_index());
+    common::example::eventually("all are deleted", || {
+        net.wrong_vips(&all, PROTO_KERNEL).len() == all.len()
+    });
+    assert_eq!(adversary.stop(), all.len() as u64);
+}

@@ -1,0 +1,1273 @@
+//! Random calls and random changes by others, with the kernel itself as the judge: after each call
+//! what it promised holds and nothing else has changed, and one `reconcile` at the end brings
+//! about exactly what is desired.
+//!
+//! Some hundred cases by default; more by one command:
+//!
+//! ```text
+//! PROPTEST_CASES=5000 cargo test --test property -- --nocapture
+//! ```
+//!
+//! A case that fails is shrunk, and printed as a script of `ip` commands that replays it in
+//! `unshare -Urn bash`, with this library's calls as commands of the example `vip`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/broken.rs"]
+mod broken;
+mod common;
+#[path = "common/seen.rs"]
+mod seen;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+
+use broken::{OTHER_V4, OTHER_V6};
+use common::{
+    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, TABLE_MAIN, VIP_LINK, Want,
+    host_bits, vips,
+};
+use seen::{Line, Seen, index_of};
+use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Report, VipManager};
+
+/// Another link, on which a manager of its own puts VIPs.
+const SECOND_LINK: &str = "second0";
+/// A link with things of others.
+const OTHER_LINK: &str = "other0";
+/// What the link gets instead of a last address (127.86.73.80), on the way to route-only VIPs.
+const ANCHOR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 86, 73, 80));
+
+/// Cases of each test unless PROPTEST_CASES says otherwise.
+const CASES: u32 = 150;
+
+/// The VIPs, four of each family. Few, so that changes meet.
+fn universe() -> Vec<IpAddr> {
+    vips(4)
+}
+
+/// Some of the VIPs, a bit each; never none.
+type Set = u8;
+
+fn members(set: Set) -> Vec<IpAddr> {
+    let all = universe().into_iter().enumerate();
+    all.filter(|(at, _)| set & (1 << at) != 0)
+        .map(|(_, vip)| vip)
+        .collect()
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// The one that everything is about.
+    First,
+    /// Another on the same link, with another protocol.
+    Beside,
+    /// One on another link.
+    Elsewhere,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Assign(Set),
+    Normalize,
+    NormalizeOnly(Set),
+    Release(Set),
+    Reconcile(Set),
+    ReleaseAll,
+    SetSource(usize),
+    SetBinding(bool),
+}
+
+/// The sources that the node has, of IPv4 and of IPv6.
+const SOURCES: [IpAddr; 4] = [
+    IpAddr::V4(NODE_V4),
+    IpAddr::V4(OTHER_V4),
+    IpAddr::V6(NODE_V6),
+    IpAddr::V6(OTHER_V6),
+];
+
+/// A route that others put in, or take.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A local one through our link.
+    Local,
+    /// One to a neighbour, in table main, local or another.
+    UnicastMain,
+    UnicastLocal,
+    UnicastHundred,
+    LocalHundred,
+    /// Through another link.
+    UnicastElsewhere,
+    LocalElsewhere,
+    LocalByLo,
+    Blackhole,
+    /// Through a nexthop object of another link, or of ours.
+    ObjectMain,
+    ObjectLocal,
+    ObjectOfOurs,
+}
+
+const KINDS: [Kind; 12] = [
+    Kind::Local,
+    Kind::UnicastMain,
+    Kind::UnicastLocal,
+    Kind::UnicastHundred,
+    Kind::LocalHundred,
+    Kind::UnicastElsewhere,
+    Kind::LocalElsewhere,
+    Kind::LocalByLo,
+    Kind::Blackhole,
+    Kind::ObjectMain,
+    Kind::ObjectLocal,
+    Kind::ObjectOfOurs,
+];
+
+/// What others do, in a way that `ip` can.
+#[derive(Clone, Copy, Debug)]
+enum Foreign {
+    Down,
+    Up,
+    Flap,
+    FlapSecond,
+    KeepAddresses(bool),
+    Rename,
+    ArpOnOff,
+    Ipv6Off,
+    Ipv6OffOn,
+    LinkAnew,
+    Mtu,
+    LoFlap,
+    /// How: plain, with `noprefixroute`, with another length, deprecated, with a broadcast address.
+    AddAddress {
+        vip: usize,
+        how: u8,
+        link: u8,
+    },
+    DeleteAddress {
+        vip: usize,
+        link: u8,
+    },
+    PrefixRouteAgain {
+        vip: usize,
+    },
+    Flush {
+        v6: bool,
+    },
+    Stranger(bool),
+    SourceGone(usize),
+    SourceBack(usize),
+    AddRoute {
+        vip: usize,
+        append: bool,
+        kind: Kind,
+        metric: usize,
+        protocol: usize,
+        source: usize,
+    },
+    DeleteRoute {
+        vip: usize,
+        kind: Kind,
+        metric: usize,
+        protocol: usize,
+    },
+    FlushRoutes {
+        v6: bool,
+    },
+}
+
+const METRICS: [&str; 5] = ["", "", " metric 7", " metric 256", " metric 2000"];
+const PROTOCOLS: [u8; 5] = [2, 201, 186, 3, 251];
+
+impl Foreign {
+    /// The commands that do it; one that fails changes nothing.
+    fn commands(self) -> Vec<String> {
+        let link = |words: &str| format!("ip link set dev {VIP_LINK} {words}");
+        let conf = |key: &str, value: u8| {
+            format!("echo {value} > /proc/sys/net/ipv6/conf/{VIP_LINK}/{key}")
+        };
+        let vip_of = |at: usize| universe()[at];
+        let dev_of = |at: u8| [VIP_LINK, VIP_LINK, VIP_LINK, OTHER_LINK][usize::from(at % 4)];
+        match self {
+            Self::Down => vec![link("down")],
+            Self::Up => vec![link("up")],
+            Self::Flap => vec![link("down"), link("up")],
+            Self::FlapSecond => ["down", "up"]
+                .map(|words| format!("ip link set dev {SECOND_LINK} {words}"))
+                .to_vec(),
+            Self::KeepAddresses(keep) => vec![conf("keep_addr_on_down", keep.into())],
+            Self::Rename => vec![
+                link("down"),
+                link("name away0"),
+                format!("ip link set dev away0 name {VIP_LINK}"),
+                link("up"),
+            ],
+            Self::ArpOnOff => vec![link("arp on"), link("arp off")],
+            Self::Ipv6Off => vec![conf("disable_ipv6", 1)],
+            Self::Ipv6OffOn => vec![conf("disable_ipv6", 1), conf("disable_ipv6", 0)],
+            Self::LinkAnew => {
+                let mut all = vec![format!("ip link del dev {VIP_LINK}")];
+                all.extend(make_link(VIP_LINK));
+                all
+            }
+            Self::Mtu => vec![link("mtu 1400"), link("mtu 1500")],
+            Self::LoFlap => vec!["ip link set lo down".into(), "ip link set lo up".into()],
+            Self::AddAddress { vip, how, link } => {
+                let (vip, dev) = (vip_of(vip), dev_of(link));
+                let v6 = vip.is_ipv6();
+                let length = match (how, v6) {
+                    (2, true) => 64,
+                    (2, false) => 24,
+                    _ => host_bits(vip),
+                };
+                let more = match (how, v6) {
+                    (0, true) => " nodad",
+                    (3, true) => " nodad preferred_lft 0",
+                    (_, true) => " nodad noprefixroute",
+                    (3, false) => " scope link",
+                    (4, false) => &format!(" broadcast {vip}"),
+                    (_, false) => "",
+                };
+                vec![format!("ip addr add {vip}/{length} dev {dev}{more}")]
+            }
+            Self::DeleteAddress { vip, link } => {
+                let (vip, dev) = (vip_of(vip), dev_of(link));
+                vec![format!("ip addr del {vip}/{} dev {dev}", host_bits(vip))]
+            }
+            Self::PrefixRouteAgain { vip } => {
+                let vip = vip_of(vip);
+                let bits = host_bits(vip);
+                vec![format!("ip addr change {vip}/{bits} dev {VIP_LINK} nodad")]
+            }
+            Self::Flush { v6 } => {
+                let family = if v6 { 6 } else { 4 };
+                vec![format!(
+                    "ip -{family} addr flush dev {VIP_LINK} scope global"
+                )]
+            }
+            Self::Stranger(add) => {
+                let verb = if add { "add" } else { "del" };
+                vec![format!("ip addr {verb} 198.51.100.1/31 dev {VIP_LINK}")]
+            }
+            Self::SourceGone(at) => vec![source_command("del", SOURCES[at])],
+            Self::SourceBack(at) => vec![source_command("add", SOURCES[at])],
+            Self::AddRoute {
+                vip,
+                append,
+                kind,
+                metric,
+                protocol,
+                source,
+            } => {
+                let vip = vip_of(vip);
+                let verb = if append { "append" } else { "replace" };
+                let place = place(vip, kind);
+                let scope = if vip.is_ipv4() && matches!(kind, Kind::Local | Kind::LocalElsewhere) {
+                    " scope host"
+                } else {
+                    ""
+                };
+                let source = match (kind, source) {
+                    (Kind::Local, 1) if vip.is_ipv4() => format!(" src {}", SOURCES[0]),
+                    (Kind::Local, 2) if vip.is_ipv4() => format!(" src {}", SOURCES[1]),
+                    (Kind::Local, 1) => format!(" src {}", SOURCES[2]),
+                    (Kind::Local, 2) => format!(" src {}", SOURCES[3]),
+                    _ => String::new(),
+                };
+                vec![format!(
+                    "ip route {verb} {place} proto {}{}{scope}{source}",
+                    PROTOCOLS[protocol], METRICS[metric]
+                )]
+            }
+            Self::DeleteRoute {
+                vip,
+                kind,
+                metric,
+                protocol,
+            } => {
+                let place = place(vip_of(vip), kind);
+                let protocol = match protocol {
+                    0 | 1 | 2 => format!(" proto {}", PROTOCOLS[protocol]),
+                    _ => String::new(),
+                };
+                vec![format!("ip route del {place}{protocol}{}", METRICS[metric])]
+            }
+            Self::FlushRoutes { v6 } => {
+                let family = if v6 { 6 } else { 4 };
+                vec![format!(
+                    "ip -{family} route flush table local dev {VIP_LINK}"
+                )]
+            }
+        }
+    }
+}
+
+/// Destination, table and way of a route, in the words of `ip`.
+fn place(vip: IpAddr, kind: Kind) -> String {
+    let object = |ours: bool| match (vip.is_ipv4(), ours) {
+        (true, false) => 52,
+        (false, false) => 62,
+        (true, true) => 53,
+        (false, true) => 63,
+    };
+    match kind {
+        Kind::Local => format!("local {vip} dev {VIP_LINK} table local"),
+        Kind::UnicastMain => format!("{vip} dev {VIP_LINK}"),
+        Kind::UnicastLocal => format!("unicast {vip} dev {VIP_LINK} table local"),
+        Kind::UnicastHundred => format!("{vip} dev {VIP_LINK} table 100"),
+        Kind::LocalHundred => format!("local {vip} dev {VIP_LINK} table 100"),
+        Kind::UnicastElsewhere => format!("{vip} dev {OTHER_LINK}"),
+        Kind::LocalElsewhere => format!("local {vip} dev {OTHER_LINK} table local"),
+        Kind::LocalByLo => format!("local {vip} dev lo table local"),
+        Kind::Blackhole => format!("blackhole {vip}"),
+        Kind::ObjectMain => format!("{vip} nhid {}", object(false)),
+        Kind::ObjectLocal => format!("{vip} nhid {} table local", object(false)),
+        Kind::ObjectOfOurs => format!("{vip} nhid {}", object(true)),
+    }
+}
+
+fn source_command(verb: &str, source: IpAddr) -> String {
+    let nodad = if source.is_ipv6() && verb == "add" {
+        " nodad"
+    } else {
+        ""
+    };
+    let bits = host_bits(source);
+    format!("ip addr {verb} {source}/{bits} dev {NODE_LINK}{nodad}")
+}
+
+/// A bridge without ports and ARP stands in for a dummy link: every kernel has one.
+fn make_link(name: &str) -> Vec<String> {
+    vec![
+        format!("ip link add dev {name} type bridge"),
+        format!("ip link set dev {name} arp off"),
+        format!("ip link set dev {name} up"),
+    ]
+}
+
+/// The node before the first step.
+fn setup() -> Vec<String> {
+    let mut all = Vec::new();
+    for link in [NODE_LINK, VIP_LINK, SECOND_LINK, OTHER_LINK] {
+        all.extend(make_link(link));
+    }
+    all.extend(SOURCES.map(|source| source_command("add", source)));
+    all.extend(
+        [
+            "ip addr add 198.51.100.9/24 dev other0",
+            "ip addr add 2001:db8:1::9/64 dev other0 nodad",
+            "ip rule add fwmark 9 table 101",
+            "ip -6 rule add fwmark 9 table 101",
+            "ip route add 192.168.2.0/24 dev second0",
+            "ip route add 2001:db8:11::/48 dev second0",
+            "ip route add local 192.168.5.0/24 dev other0 table local",
+            "ip nexthop add id 52 dev other0",
+            "ip -6 nexthop add id 62 dev other0",
+            "ip nexthop add id 53 dev kube-dummy-if",
+            "ip -6 nexthop add id 63 dev kube-dummy-if",
+        ]
+        .map(str::to_owned),
+    );
+    all
+}
+
+/// What the last call takes for granted: the link up, IPv6 on it, and the sources on the node.
+fn ready() -> Vec<String> {
+    let mut all = Foreign::Up.commands();
+    all.push(format!(
+        "echo 0 > /proc/sys/net/ipv6/conf/{VIP_LINK}/disable_ipv6"
+    ));
+    all.extend(SOURCES.map(|source| source_command("add", source)));
+    all
+}
+
+/// Does what a command says. It may fail, as it may in the script.
+fn execute(net: &Net, command: &str) {
+    if let Some(words) = command.strip_prefix("ip ") {
+        let _ = net.try_ip(words);
+    } else {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let ["echo", value, ">", path] = words[..] else {
+            panic!("no such command: {command}");
+        };
+        let _ = std::fs::write(path, value);
+    }
+}
+
+/// The same for many, those of `ip` without options in one process.
+fn execute_all(net: &Net, commands: &[String]) {
+    let mut batch = String::new();
+    for command in commands {
+        match command.strip_prefix("ip ") {
+            Some(words) if !words.starts_with('-') => {
+                batch += words;
+                batch.push('\n');
+            }
+            _ => {
+                run_batch(&mut batch);
+                execute(net, command);
+            }
+        }
+    }
+    run_batch(&mut batch);
+}
+
+fn run_batch(lines: &mut String) {
+    if !lines.is_empty() {
+        let mut child = common::net::ip_command()
+            .args(["-force", "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(lines.as_bytes()).unwrap();
+        drop(input);
+        child.wait().unwrap();
+        lines.clear();
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Call(Who, Call),
+    Foreign(Foreign),
+}
+
+/// A whole case.
+#[derive(Clone, Debug)]
+struct Case {
+    /// Whether our routes bear `proto kernel`.
+    as_kernel: bool,
+    route_only: bool,
+    bring_up: bool,
+    ops: Vec<Op>,
+    desired: Set,
+    /// What the manager on the other link desires at the end, if anything.
+    elsewhere: Set,
+}
+
+fn sets() -> impl Strategy<Value = Set> {
+    // Mostly some, often all.
+    prop_oneof![3 => 1_u8..=255, 1 => Just(255)]
+}
+
+fn calls() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        4 => sets().prop_map(Call::Assign),
+        3 => Just(Call::Normalize),
+        2 => sets().prop_map(Call::NormalizeOnly),
+        2 => sets().prop_map(Call::Release),
+        2 => sets().prop_map(Call::Reconcile),
+        1 => Just(Call::ReleaseAll),
+        1 => (0..SOURCES.len()).prop_map(Call::SetSource),
+        1 => any::<bool>().prop_map(Call::SetBinding),
+    ]
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        // Most of them beside ours.
+        2 => Just(Kind::Local),
+        1 => (0..KINDS.len()).prop_map(|at| KINDS[at]),
+    ]
+}
+
+fn foreign() -> impl Strategy<Value = Foreign> {
+    let vip = || 0_usize..8;
+    prop_oneof![
+        2 => prop_oneof![
+            Just(Foreign::Down),
+            Just(Foreign::Up),
+            Just(Foreign::Flap),
+            Just(Foreign::Flap),
+            Just(Foreign::FlapSecond),
+            any::<bool>().prop_map(Foreign::KeepAddresses),
+            Just(Foreign::KeepAddresses(true)),
+            Just(Foreign::Rename),
+            Just(Foreign::ArpOnOff),
+            Just(Foreign::Ipv6Off),
+            Just(Foreign::Ipv6OffOn),
+            Just(Foreign::LinkAnew),
+            Just(Foreign::Mtu),
+            Just(Foreign::LoFlap),
+        ],
+        3 => prop_oneof![
+            3 => (vip(), 0_u8..5, any::<u8>())
+                .prop_map(|(vip, how, link)| Foreign::AddAddress { vip, how, link }),
+            3 => (vip(), any::<u8>()).prop_map(|(vip, link)| Foreign::DeleteAddress { vip, link }),
+            2 => vip().prop_map(|vip| Foreign::PrefixRouteAgain { vip }),
+            1 => any::<bool>().prop_map(|v6| Foreign::Flush { v6 }),
+            1 => any::<bool>().prop_map(Foreign::Stranger),
+            1 => (0..SOURCES.len()).prop_map(Foreign::SourceGone),
+            1 => (0..SOURCES.len()).prop_map(Foreign::SourceBack),
+        ],
+        4 => prop_oneof![
+            3 => (vip(), any::<bool>(), kinds(), 0..METRICS.len(), 0..PROTOCOLS.len(), 0_usize..4)
+                .prop_map(|(vip, append, kind, metric, protocol, source)| Foreign::AddRoute {
+                    vip, append, kind, metric, protocol, source,
+                }),
+            2 => (vip(), kinds(), 0..METRICS.len(), 0_usize..5)
+                .prop_map(|(vip, kind, metric, protocol)| Foreign::DeleteRoute {
+                    vip, kind, metric, protocol,
+                }),
+            1 => any::<bool>().prop_map(|v6| Foreign::FlushRoutes { v6 }),
+        ],
+    ]
+}
+
+fn cases(longest: usize, elsewhere: bool) -> impl Strategy<Value = Case> {
+    let who = if elsewhere {
+        prop_oneof![3 => Just(Who::First), 1 => Just(Who::Beside), 2 => Just(Who::Elsewhere)]
+            .boxed()
+    } else {
+        prop_oneof![3 => Just(Who::First), 1 => Just(Who::Beside)].boxed()
+    };
+    let op = prop_oneof![
+        2 => (who, calls()).prop_map(|(who, call)| Op::Call(who, call)),
+        3 => foreign().prop_map(Op::Foreign),
+    ];
+    (
+        any::<bool>(),
+        prop_oneof![3 => Just(false), 1 => Just(true)],
+        any::<bool>(),
+        prop::collection::vec(op, 1..longest),
+        sets(),
+        if elsewhere {
+            sets().boxed()
+        } else {
+            Just(0).boxed()
+        },
+    )
+        .prop_map(
+            |(as_kernel, route_only, bring_up, ops, desired, elsewhere)| Case {
+                as_kernel,
+                route_only,
+                bring_up,
+                ops,
+                desired,
+                elsewhere,
+            },
+        )
+}
+
+impl Case {
+    fn protocol(&self, who: Who) -> u8 {
+        match (who, self.as_kernel) {
+            (Who::First, true) | (Who::Beside | Who::Elsewhere, false) => PROTO_KERNEL,
+            (Who::First, false) => 201,
+            (Who::Beside | Who::Elsewhere, true) => 186,
+        }
+    }
+
+    fn link(who: Who) -> &'static str {
+        match who {
+            Who::First | Who::Beside => VIP_LINK,
+            Who::Elsewhere => SECOND_LINK,
+        }
+    }
+
+    fn party(&self, who: Who) -> Party {
+        let binding = match (who, self.route_only) {
+            (Who::Beside, _) | (_, false) => Binding::Address,
+            (_, true) => Binding::Route,
+        };
+        let mut builder = VipManager::builder(Self::link(who))
+            .source(NODE_V4)
+            .source(NODE_V6)
+            .protocol(Protocol::new(self.protocol(who)).unwrap())
+            .binding(binding);
+        if self.bring_up {
+            builder = builder.bring_up();
+        }
+        Party {
+            link: Self::link(who),
+            protocol: self.protocol(who),
+            binding,
+            bring_up: self.bring_up,
+            sources: [SOURCES[0], SOURCES[2]],
+            manager: builder.open().unwrap(),
+        }
+    }
+
+    /// The script that replays it.
+    fn script(&self) -> String {
+        let mut out = String::from("# in: unshare -Urn bash\nip link set lo up\n");
+        for command in setup() {
+            let _ = writeln!(out, "{command}");
+        }
+        let mut words = BTreeMap::new();
+        for op in &self.ops {
+            match op {
+                Op::Foreign(foreign) => {
+                    for command in foreign.commands() {
+                        let _ = writeln!(out, "{command}");
+                    }
+                }
+                Op::Call(who, call) => {
+                    let _ = writeln!(out, "{}", self.command(*who, *call, &mut words));
+                }
+            }
+        }
+        for command in ready() {
+            let _ = writeln!(out, "{command}");
+        }
+        let last = Call::Reconcile(self.desired);
+        let _ = writeln!(out, "{}", self.command(Who::First, last, &mut words));
+        if self.elsewhere != 0 {
+            let last = Call::Reconcile(self.elsewhere);
+            let _ = writeln!(out, "{}", self.command(Who::Elsewhere, last, &mut words));
+        }
+        out
+    }
+
+    /// A call in the words of `vip`. `words`: the sources and binding that earlier calls have set.
+    fn command(
+        &self,
+        who: Who,
+        call: Call,
+        words: &mut BTreeMap<u8, ([IpAddr; 2], bool)>,
+    ) -> String {
+        let first = (
+            [SOURCES[0], SOURCES[2]],
+            self.route_only && who != Who::Beside,
+        );
+        let (sources, route_only) = words.entry(who as u8).or_insert(first);
+        match call {
+            Call::SetSource(at) => sources[usize::from(SOURCES[at].is_ipv6())] = SOURCES[at],
+            Call::SetBinding(to_route) => *route_only = to_route,
+            _ => {}
+        }
+        let (verb, more, set) = match call {
+            Call::Assign(set) => ("assign", "", set),
+            Call::Normalize => ("normalize", "", 0),
+            Call::NormalizeOnly(set) => ("normalize", "", set),
+            Call::Release(set) => ("release", "", set),
+            Call::Reconcile(set) => ("reconcile", " --claim link", set),
+            Call::ReleaseAll => ("release", " # release_all(&Claim::link()):", 255),
+            Call::SetSource(_) => ("normalize", " # set_source", 0),
+            Call::SetBinding(_) => ("normalize", " # set_binding", 0),
+        };
+        let mut out = format!(
+            "vip {verb} --link {} --protocol {} --source {} --source {}",
+            Self::link(who),
+            self.protocol(who),
+            sources[0],
+            sources[1]
+        );
+        if *route_only {
+            out += " --route-only";
+        }
+        if self.bring_up && verb != "release" {
+            out += " --bring-up";
+        }
+        out += more;
+        for vip in members(set) {
+            let _ = write!(out, " {vip}");
+        }
+        out
+    }
+}
+
+/// A manager and what it was told.
+struct Party {
+    link: &'static str,
+    protocol: u8,
+    binding: Binding,
+    bring_up: bool,
+    sources: [IpAddr; 2],
+    manager: VipManager,
+}
+
+/// What a call promises for a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Promise {
+    Good,
+    Gone,
+}
+
+/// Counts what the cases were about, so that a generator gone dull shows.
+#[derive(Debug, Default)]
+struct Tally {
+    cases: Cell<u64>,
+    calls: Cell<u64>,
+    changes: Cell<u64>,
+    assigned: Cell<usize>,
+    repaired: Cell<usize>,
+    released: Cell<usize>,
+    unchanged: Cell<usize>,
+    refused: Cell<u64>,
+    failures: RefCell<BTreeMap<String, u64>>,
+}
+
+fn add<T: Copy + std::ops::Add<Output = T>>(cell: &Cell<T>, more: T) {
+    cell.set(cell.get() + more);
+}
+
+impl Party {
+    /// Whether a VIP is on the link, in the sense of the calls that are not given a set.
+    fn holds(seen: &Seen, vip: IpAddr, link: u32) -> bool {
+        let address = seen.addresses.iter().any(|address| {
+            address.index == link
+                && address.address.local == vip
+                && address.address.prefix_len == host_bits(vip)
+        });
+        let route = seen.routes.iter().any(|route| {
+            route.is_of(vip, link) && route.route.is_local() && !route.is_kernels_own()
+        });
+        address || route
+    }
+
+    /// What is wrong with a VIP that shall be in the single-route state, whose address another
+    /// hand may have made.
+    fn wrong(&self, seen: &Seen, vip: IpAddr) -> Option<String> {
+        let mut state = seen.local_state();
+        // Of two equal ones the kernel takes the first, and says which that is.
+        if seen.winners.get(&vip).is_some_and(|link| *link == VIP_LINK)
+            && let Some(routes) = state.routes.get_mut(&vip)
+        {
+            let metric = if vip.is_ipv4() { 0 } else { 1024 };
+            routes.retain(|route| route.dev == VIP_LINK || route.metric != metric);
+        }
+        for address in state.addresses.values_mut().flatten() {
+            address.nodad = true;
+            address.broadcast = None;
+        }
+        let want = Want {
+            // The reading calls the link of the call so, whichever it is.
+            link: VIP_LINK,
+            sources: &self.sources,
+            protocol: self.protocol,
+            address: self.binding == Binding::Address,
+        };
+        state.wrong_vips(&[vip], &want).pop()
+    }
+
+    /// Makes a call and judges it. `Err` is a fault of the library.
+    fn make(&mut self, call: Call, tally: &Tally) -> Result<(), String> {
+        add(&tally.calls, 1);
+        let link = index_of(self.link);
+        settle(link);
+        let comes_up = self.bring_up && !is_up(self.link);
+        let before = Seen::read(link.unwrap_or(u32::MAX));
+        let result = self.perform(call);
+        let link_after = index_of(self.link);
+        let after = Seen::read(link_after.unwrap_or(u32::MAX));
+        if link != link_after {
+            return Err(format!("the link changed: {link:?} to {link_after:?}"));
+        }
+        let link = link.unwrap_or(u32::MAX);
+        self.judge(call, link, &before, &after, result, tally, comes_up)
+            .map_err(|fault| format!("{call:?} by {}: {fault}", self.link))
+    }
+
+    fn perform(&mut self, call: Call) -> Result<Report, Error> {
+        let manager = &mut self.manager;
+        match call {
+            Call::Assign(set) => manager.assign(members(set)),
+            Call::Normalize => manager.normalize(),
+            Call::NormalizeOnly(set) => manager.normalize_only(members(set)),
+            Call::Release(set) => manager.release(members(set)),
+            Call::Reconcile(set) => manager.reconcile(&Claim::link(), members(set)),
+            Call::ReleaseAll => manager.release_all(&Claim::link()),
+            Call::SetSource(at) => {
+                self.sources[usize::from(SOURCES[at].is_ipv6())] = SOURCES[at];
+                manager.set_source(SOURCES[at])
+            }
+            Call::SetBinding(to_route) => {
+                self.binding = if to_route {
+                    Binding::Route
+                } else {
+                    Binding::Address
+                };
+                manager.set_binding(self.binding)
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        call: Call,
+        link: u32,
+        before: &Seen,
+        after: &Seen,
+        result: Result<Report, Error>,
+        tally: &Tally,
+        comes_up: bool,
+    ) -> Result<(), String> {
+        let report = match result {
+            Ok(report) if report.failures.is_empty() => report,
+            Ok(report) => return Err(format!("Ok with failures: {report:?}")),
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                let report = error.into_report().unwrap();
+                if report.failures.is_empty() {
+                    return Err("incomplete without a failure".into());
+                }
+                report
+            }
+            Err(error) => {
+                add(&tally.refused, 1);
+                let fits = matches!(
+                    error.kind(),
+                    ErrorKind::LinkDown | ErrorKind::Ipv6Disabled | ErrorKind::SourceNotOnNode
+                );
+                if !fits {
+                    return Err(format!("refused: {error:?}"));
+                }
+                return self.unchanged(link, before, after, &|_| comes_up);
+            }
+        };
+        for (cell, more) in [
+            (&tally.assigned, report.assigned),
+            (&tally.repaired, report.repaired),
+            (&tally.released, report.released),
+            (&tally.unchanged, report.unchanged),
+        ] {
+            add(cell, more);
+        }
+
+        let promises = promises(call, before, link);
+        let told = report.assigned
+            + report.repaired
+            + report.released
+            + report.unchanged
+            + report.failures.len();
+        if told != promises.len() {
+            return Err(format!(
+                "{told} VIPs told of {}: {report:?}",
+                promises.len()
+            ));
+        }
+        let mut failed = BTreeSet::new();
+        for failure in &report.failures {
+            let vip = failure.vip.addr();
+            let words = format!("{} {:?}", failure.cause, failure.drift);
+            *tally.failures.borrow_mut().entry(words).or_default() += 1;
+            if !promises.contains_key(&vip) || !failed.insert(vip) {
+                return Err(format!("{failure} is of no VIP of the call, or told twice"));
+            }
+            if !fits(failure.cause, vip, link, before, call) {
+                return Err(format!("{failure}: without a reason"));
+            }
+        }
+        for (vip, promise) in &promises {
+            if failed.contains(vip) {
+                continue;
+            }
+            match promise {
+                Promise::Good => {
+                    if let Some(wrong) = self.wrong(after, *vip) {
+                        return Err(format!("promised good, but {wrong}; {report}"));
+                    }
+                }
+                Promise::Gone => {
+                    let left = after.routes.iter().any(|route| {
+                        route.is_of(*vip, link)
+                            && matches!(route.route.table, TABLE_LOCAL | TABLE_MAIN)
+                    });
+                    if left || Self::holds(after, *vip, link) {
+                        return Err(format!("promised gone, but it is there: {vip}; {report}"));
+                    }
+                }
+            }
+        }
+        let idle = promises.iter().all(|(vip, promise)| {
+            *promise == Promise::Good && self.wrong(before, *vip).is_none() || failed.contains(vip)
+        });
+        if idle && report.writes > 0 {
+            return Err(format!("all was good, but it wrote: {report}"));
+        }
+        if !idle && report.writes == 0 && promises.values().all(|p| *p == Promise::Good) {
+            return Err(format!(
+                "something was wrong, but it wrote nothing: {report}"
+            ));
+        }
+        // What a link that comes up brings is the kernel's.
+        self.unchanged(link, before, after, &|line| {
+            comes_up
+                || line.narrow
+                    && line.host.is_some_and(|host| {
+                        promises.contains_key(&host) && !failed.contains(&host)
+                            || self.binding == Binding::Route && host == ANCHOR
+                    })
+        })
+    }
+
+    /// What changed must be ours: on the link and `allowed`, or the kernel's own doing.
+    fn unchanged(
+        &self,
+        link: u32,
+        before: &Seen,
+        after: &Seen,
+        allowed: &dyn Fn(&Line) -> bool,
+    ) -> Result<(), String> {
+        let has_v4 = |seen: &Seen| {
+            let mut all = seen.addresses.iter();
+            all.any(|address| address.index == link && address.address.local.is_ipv4())
+        };
+        let flushed = has_v4(before) && !has_v4(after);
+        for (sign, line) in before.diff(after) {
+            let on_link = line.link == Some(link);
+            if line.is_link_local() {
+                continue;
+            }
+            // The kernel's route of an address comes late.
+            let late = sign == '+' && line.kernels_own && line.host.is_some_and(|h| h.is_ipv6());
+            // With the last IPv4 address go all IPv4 routes of the link, in all tables.
+            let flush = flushed && sign == '-' && line.is_route && !line.text.contains("::");
+            if !(on_link && (allowed(&line) || late || flush)) {
+                return Err(format!("changed, and not ours: {sign} {}", line.text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which VIPs a call is about, and what it promises.
+fn promises(call: Call, before: &Seen, link: u32) -> BTreeMap<IpAddr, Promise> {
+    let all = universe().into_iter();
+    let there = || {
+        let held = all.clone().filter(|vip| Party::holds(before, *vip, link));
+        held.collect::<Vec<_>>()
+    };
+    let each = |vips: Vec<IpAddr>, promise| vips.into_iter().map(move |vip| (vip, promise));
+    match call {
+        Call::Assign(set) | Call::NormalizeOnly(set) => each(members(set), Promise::Good).collect(),
+        Call::Release(set) => each(members(set), Promise::Gone).collect(),
+        Call::Normalize | Call::SetSource(_) | Call::SetBinding(_) => {
+            each(there(), Promise::Good).collect()
+        }
+        Call::ReleaseAll => each(there(), Promise::Gone).collect(),
+        Call::Reconcile(set) => each(there(), Promise::Gone)
+            .chain(each(members(set), Promise::Good))
+            .collect(),
+    }
+}
+
+/// Whether what was there is a reason for such a failure.
+fn fits(cause: Cause, vip: IpAddr, link: u32, before: &Seen, call: Call) -> bool {
+    let mut routes = before.routes.iter().filter(|route| route.to(vip));
+    let mut addresses = before
+        .addresses
+        .iter()
+        .filter(|address| address.address.local == vip && address.index == link);
+    match cause {
+        Cause::Conflict => routes.any(|route| {
+            route.route.table == TABLE_LOCAL && !route.is_of(vip, link)
+                || route.object && route.route.table == TABLE_MAIN
+        }),
+        Cause::Unrepaired => {
+            let other_length = addresses.any(|a| a.address.prefix_len != host_bits(vip));
+            // Normalizing puts nothing there anew.
+            let normalizes = matches!(
+                call,
+                Call::Normalize | Call::NormalizeOnly(_) | Call::SetSource(_)
+            );
+            other_length || normalizes && addresses.next().is_none()
+        }
+        Cause::Pending => addresses.any(|address| address.address.tentative),
+        _ => false,
+    }
+}
+
+fn is_up(link: &str) -> bool {
+    common::net::ip_json("link show")
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|one| {
+            one["ifname"] == link
+                && one["flags"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|flag| flag == "UP")
+        })
+}
+
+/// Waits for what the kernel still does on other links than this: every IPv6 address there gets
+/// its route.
+fn settle(link: Option<u32>) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let seen = Seen::read(u32::MAX);
+        let late = seen.addresses.iter().any(|address| {
+            address.address.local.is_ipv6()
+                && Some(address.index) != link
+                && !matches!(address.address.local, IpAddr::V6(v6) if v6.is_unicast_link_local())
+                && (address.address.tentative
+                    || !seen.routes.iter().any(|route| {
+                        route.to(address.address.local)
+                            && route.route.is_local()
+                            && route.oif == Some(address.index)
+                    }))
+        });
+        if !late {
+            return;
+        }
+        // A route that somebody took away does not come.
+        if Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Everything that is no address and no route.
+fn rest_of_the_node(net: &Net) -> Vec<String> {
+    [
+        "-4 rule show",
+        "-6 rule show",
+        "nexthop show",
+        "addrlabel show",
+    ]
+    .iter()
+    .map(|args| net.ip(args))
+    .collect()
+}
+
+/// Runs a case. `Err` is a fault of the library.
+fn run(case: &Case, tally: &Tally) -> Result<(), String> {
+    add(&tally.cases, 1);
+    let net = Net::bare();
+    execute_all(&net, &setup());
+    let mut first = case.party(Who::First);
+    let mut beside = case.party(Who::Beside);
+    let mut elsewhere = case.party(Who::Elsewhere);
+    for op in &case.ops {
+        match op {
+            Op::Foreign(foreign) => {
+                add(&tally.changes, 1);
+                execute_all(&net, &foreign.commands());
+            }
+            Op::Call(Who::First, call) => first.make(*call, tally)?,
+            Op::Call(Who::Beside, call) => beside.make(*call, tally)?,
+            Op::Call(Who::Elsewhere, call) => elsewhere.make(*call, tally)?,
+        }
+    }
+    execute_all(&net, &ready());
+    let rest = rest_of_the_node(&net);
+    finish(&mut first, case.desired, tally)?;
+    if case.elsewhere != 0 {
+        finish(&mut elsewhere, case.elsewhere, tally)?;
+    }
+    if rest_of_the_node(&net) != rest {
+        return Err("rules, nexthop objects or labels changed".into());
+    }
+    Ok(())
+}
+
+/// One reconcile brings about what is desired, and a second one has nothing to do.
+fn finish(party: &mut Party, desired: Set, tally: &Tally) -> Result<(), String> {
+    let call = Call::Reconcile(desired);
+    party.make(call, tally)?;
+    let link = index_of(party.link).unwrap();
+    let before = Seen::read(link);
+    let again = match party.perform(call) {
+        Ok(report) => report,
+        Err(error) if error.kind() == ErrorKind::Incomplete => error.into_report().unwrap(),
+        Err(error) => return Err(format!("the second time: {error:?}")),
+    };
+    if again.writes > 0 || again.assigned + again.repaired + again.released > 0 {
+        return Err(format!("it did something the second time: {again:?}"));
+    }
+    // Nothing came late either.
+    let after = Seen::read(link);
+    let diff = before.diff(&after);
+    if !diff.is_empty() {
+        return Err(format!("it changed something the second time: {diff:?}"));
+    }
+    let failed: BTreeSet<IpAddr> = again.failures.iter().map(|f| f.vip.addr()).collect();
+    for vip in members(desired) {
+        if let Some(wrong) = party.wrong(&after, vip).filter(|_| !failed.contains(&vip)) {
+            return Err(format!("after the last call {wrong}"));
+        }
+    }
+    let audit = party.manager.audit().map_err(|e| format!("audit: {e:?}"))?;
+    for audited in &audit.vips {
+        if !audited.drift.is_empty() && !failed.contains(&audited.vip.addr()) {
+            return Err(format!("the audit says {audited:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs cases; a failing one is shrunk and printed as a script.
+fn hold(strategy: &impl Strategy<Value = Case>) -> Tally {
+    let began = Instant::now();
+    let tally = Tally::default();
+    let result = search(strategy, &|case| run(case, &tally));
+    println!("{tally:#?} in {:?}", began.elapsed());
+    if let Err(text) = result {
+        panic!("{text}");
+    }
+    tally
+}
+
+fn search(
+    strategy: &impl Strategy<Value = Case>,
+    run: &dyn Fn(&Case) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut config = Config {
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        max_shrink_time: 60_000,
+        ..Config::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = CASES;
+    }
+    let mut runner = TestRunner::new(config);
+    let result = runner.run(strategy, |case| run(&case).map_err(TestCaseError::fail));
+    match result {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(why, case)) => Err(format!(
+            "{why}\n\nThe smallest case found, as a script:\n\n{}\n{case:?}",
+            case.script()
+        )),
+        Err(TestError::Abort(why)) => Err(format!("aborted: {why}")),
+    }
+}
+
+/// What a run must have met, to be worth anything.
+#[track_caller]
+fn assert_worth(tally: &Tally) {
+    assert!(tally.assigned.get() > 100, "{tally:?}");
+    assert!(tally.repaired.get() > 50, "{tally:?}");
+    assert!(tally.released.get() > 50, "{tally:?}");
+    let failures = tally.failures.borrow();
+    let met = |words: &str| failures.keys().any(|key| key.contains(words));
+    assert!(met("another device holds"), "{failures:?}");
+    assert!(met("must not change"), "{failures:?}");
+}
+
+#[test]
+fn managers_of_one_link_and_others_on_the_node() {
+    assert_worth(&hold(&cases(14, false)));
+}
+
+#[test]
+fn managers_of_two_links_and_others_on_the_node() {
+    assert_worth(&hold(&cases(14, true)));
+}
+
+/// The control: a fault that only a certain sequence shows is found, and shrunk to it.
+#[test]
+fn a_fault_is_found_shrunk_and_printed() {
+    // As if to normalize after the link was down and up left the duplicates there.
+    let broken = |case: &Case| {
+        let is_flap = |op: &Op| matches!(op, Op::Foreign(Foreign::Flap));
+        let is_call = |op: &Op| matches!(op, Op::Call(Who::First, Call::Normalize));
+        let flap = case.ops.iter().position(is_flap);
+        let bad = flap.is_some_and(|at| case.ops[at..].iter().any(is_call));
+        if bad { Err("as meant".into()) } else { Ok(()) }
+    };
+    let mut found = None;
+    for _ in 0..20 {
+        if let Err(text) = search(&cases(14, false), &broken) {
+            found = Some(text);
+            break;
+        }
+    }
+    let text = found.expect("the fault is found");
+    println!("{text}");
+    let script = text.split("as a script:").nth(1).unwrap();
+    let steps: Vec<&str> = script
+        .lines()
+        .skip_while(|line| !line.contains("nexthop add id 63"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let expected = [
+        "ip link set dev kube-dummy-if down".to_owned(),
+        "ip link set dev kube-dummy-if up".to_owned(),
+        format!(
+            "vip normalize --link kube-dummy-if --protocol 201 --source {NODE_V4} --source {NODE_V6}"
+        ),
+    ];
+    assert_eq!(steps[..3], expected, "{script}");
+    assert_eq!(steps.len(), 3 + ready().len() + 1, "{script}");
+}
+
+/// The control of the judge: what is broken by another hand after a call, or was never done, is
+/// seen.
+#[test]
+fn a_broken_promise_is_seen() {
+    let tally = Tally::default();
+    let case = Case {
+        as_kernel: true,
+        route_only: false,
+        bring_up: false,
+        ops: Vec::new(),
+        desired: 255,
+        elsewhere: 0,
+    };
+    let net = Net::bare();
+    execute_all(&net, &setup());
+    let mut party = case.party(Who::First);
+    let call = Call::Assign(255);
+    party.make(call, &tally).unwrap();
+    let link = index_of(VIP_LINK).unwrap();
+    let good = Seen::read(link);
+    let vip = universe()[1];
+    let done = Report::default;
+    for (change, undo, words) in [
+        (
+            format!("ip route del local {vip} dev {VIP_LINK} table local proto 2"),
+            format!("ip route add local {vip} dev {VIP_LINK} table local proto 2 src {NODE_V6}"),
+            "promised good",
+        ),
+        (
+            format!("ip route add {vip} dev {VIP_LINK}"),
+            format!("ip route del {vip} dev {VIP_LINK}"),
+            "promised good",
+        ),
+        (
+            "ip route add 192.168.77.0/24 dev other0".to_owned(),
+            "ip route del 192.168.77.0/24 dev other0".to_owned(),
+            "not ours",
+        ),
+        (
+            format!("ip route add {vip} dev {VIP_LINK} table 100"),
+            format!("ip route del {vip} dev {VIP_LINK} table 100"),
+            "not ours",
+        ),
+        (
+            "ip addr add 192.168.77.1/32 dev other0".to_owned(),
+            "ip addr del 192.168.77.1/32 dev other0".to_owned(),
+            "not ours",
+        ),
+    ] {
+        execute(&net, &change);
+        let after = Seen::read(link);
+        let mut report = done();
+        report.unchanged = 8;
+        let judged = party.judge(call, link, &good, &after, Ok(report), &tally, false);
+        let fault = judged.expect_err(&change);
+        assert!(fault.contains(words), "{change}: {fault}");
+        execute(&net, &undo);
+        let mut report = done();
+        report.unchanged = 8;
+        let judged = party.judge(
+            call,
+            link,
+            &good,
+            &Seen::read(link),
+            Ok(report),
+            &tally,
+            false,
+        );
+        judged.unwrap_or_else(|fault| panic!("{undo}: {fault}"));
+    }
+    let mut short = done();
+    short.unchanged = 7;
+    let judged = party.judge(call, link, &good, &good, Ok(short), &tally, false);
+    assert!(judged.unwrap_err().contains("7 VIPs told of 8"));
+}
