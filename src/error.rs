@@ -113,6 +113,10 @@ impl Error {
         if let Some(text) = &text {
             new.0.detail = format!("{}: {text}", new.0.detail);
         }
+        if errno == libc::EPERM {
+            new.0.detail += ": CAP_NET_ADMIN is needed in the user namespace that owns the network \
+                             namespace";
+        }
         new.0.text = text;
         new
     }

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::plan::Step;
@@ -18,7 +19,7 @@ use crate::sandbox::{self, Sandbox};
 use crate::sys::{Socket, Strictness};
 use crate::talk::{Dumped, Talk};
 use crate::wire::encode::{HEADER, RouteKey, Templates, Wanted};
-use crate::{Cause, ErrorKind, Family, Operation, Report, Vip, VipManager};
+use crate::{Builder, Cause, ErrorKind, Family, Operation, Report, Vip, VipManager};
 
 static ENTERED: OnceLock<io::Result<()>> = OnceLock::new();
 
@@ -62,13 +63,15 @@ fn node() -> Sandbox {
 }
 
 fn manager(receive_buffer: usize) -> VipManager {
+    builder().receive_buffer(receive_buffer).open().unwrap()
+}
+
+/// The kernel's late routes come from a work queue of the whole machine, which others may keep busy.
+fn builder() -> Builder {
     VipManager::builder(LINK)
         .source(NODE_V4)
         .source(NODE_V6)
-        .receive_buffer(receive_buffer)
-        .stall_timeout(std::time::Duration::from_secs(20))
-        .open()
-        .unwrap()
+        .stall_timeout(Duration::from_secs(60))
 }
 
 fn v4(n: u32) -> Vec<IpAddr> {
@@ -235,7 +238,10 @@ fn message_vip(message: &[u8]) -> IpAddr {
 #[test]
 fn the_kernels_own_words_come_with_each_failure() {
     let _node = node();
-    let mut vips = manager(BUFFERS[1]);
+    let mut vips = builder()
+        .stall_timeout(Duration::from_millis(500))
+        .open()
+        .unwrap();
     // The link goes down between the addresses and the routes, and keeps its addresses.
     std::fs::write(
         format!("/proc/sys/net/ipv6/conf/{LINK}/keep_addr_on_down"),
@@ -389,12 +395,7 @@ fn without_strict_checking_dumps_are_filtered_here() {
     }
     // The kernel flushes every IPv4 route of a link with its last IPv4 address.
     ip(&format!("addr add 10.0.0.1/24 dev {LINK}"));
-    let mut vips = VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .without_strict_checking()
-        .open()
-        .unwrap();
+    let mut vips = builder().without_strict_checking().open().unwrap();
     let set: Vec<IpAddr> = v4(100).into_iter().chain(v6(100)).collect();
     assert_eq!(vips.assign(&set).unwrap().assigned, 200);
     assert_eq!(vips.normalize().unwrap().unchanged, 200);

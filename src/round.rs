@@ -579,8 +579,7 @@ impl<'a> Call<'a> {
             } = self.buffers.refusals[place];
             if errno == libc::EPERM {
                 return Err(Stop::Error(Error::kernel(
-                    "cannot change addresses and routes: CAP_NET_ADMIN is needed in the user \
-                     namespace that owns the network namespace",
+                    "cannot change addresses and routes",
                     errno,
                     None,
                 )));

@@ -31,6 +31,15 @@ fn directory(target: &str) -> PathBuf {
 #[test]
 fn the_corpus_is_run() {
     let _node = node();
+    if !directory("").exists() {
+        // Past libtest's capture.
+        let mut out = std::io::stderr();
+        let _ = std::io::Write::write_all(
+            &mut out,
+            b"\n*** SKIPPED the_corpus_is_run: fuzz/corpus is not part of the package\n\n",
+        );
+        return;
+    }
     for (target, run) in TARGETS {
         let mut count = 0;
         for file in std::fs::read_dir(directory(target)).unwrap() {

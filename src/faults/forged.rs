@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{
-    FLAGS_AT, LINK, NODE_V4, NODE_V6, assert_accounted, ip, kind, manager, names, node, on_link,
-    split, v4, v6,
+    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split, v4,
+    v6,
 };
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
@@ -42,11 +42,14 @@ fn both(n: u32) -> Vec<IpAddr> {
     v4(n).into_iter().chain(v6(n)).collect()
 }
 
-/// As [`manager`], but soon tired.
+/// However busy the machine.
+fn patient() -> VipManager {
+    builder().open().unwrap()
+}
+
+/// Soon tired, where a call may well fall short.
 fn hasty() -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
+    builder()
         .stall_timeout(Duration::from_millis(50))
         .open()
         .unwrap()
@@ -78,7 +81,7 @@ fn sequence(message: &[u8]) -> u32 {
 
 /// What the kernel has, by a manager that hears well.
 fn wrong(vips: &[IpAddr]) -> Vec<String> {
-    let audit = manager(1 << 20).audit().unwrap();
+    let audit = patient().audit().unwrap();
     let good: BTreeSet<IpAddr> = audit
         .vips
         .iter()
@@ -291,7 +294,7 @@ fn no_mishap_loses_a_vip() {
             }
         }
         println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
-        assert!(counts[0] > 10, "{mishap:?}: {counts:?}");
+        assert!(counts[0] > 5, "{mishap:?}: {counts:?}");
         heard += counts[1];
     }
     // Whether a call must listen is up to the kernel's workers.
@@ -302,7 +305,7 @@ fn no_mishap_loses_a_vip() {
 #[test]
 fn an_overflow_in_the_place_of_every_ack() {
     let _node = node();
-    let mut vips = hasty();
+    let mut vips = patient();
     let acks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&acks);
     hear(vips.talk_mut().ask(), move |kernel| match kernel() {
@@ -323,7 +326,7 @@ fn an_overflow_in_the_place_of_every_ack() {
 #[test]
 fn an_overflow_of_all_notifications() {
     let _node = node();
-    let mut vips = hasty();
+    let mut vips = patient();
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
     hear(vips.talk_mut().listener(), move |kernel| match kernel() {
@@ -344,12 +347,7 @@ fn an_overflow_of_all_notifications() {
 #[test]
 fn the_smallest_receive_buffer_serves() {
     let _node = node();
-    let mut vips = VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .receive_buffer(1)
-        .open()
-        .unwrap();
+    let mut vips = builder().receive_buffer(1).open().unwrap();
     assert!(vips.talk_mut().reply_capacity() < 8);
     let set = both(300);
     let mut watcher = vips.watcher().unwrap();
@@ -416,7 +414,7 @@ fn a_shortage_that_passes_is_outlasted() {
         libc::EINTR,
     ] {
         let _node = node();
-        let mut vips = manager(1 << 20);
+        let mut vips = patient();
         let mut seen = BTreeSet::new();
         let count = refuse(&mut vips, move |message| {
             // All of the message but its sequence number and flags.
@@ -439,7 +437,7 @@ fn a_shortage_that_passes_is_outlasted() {
 fn a_shortage_that_stays_fails_whom_it_hits() {
     for errno in [libc::ENOMEM, libc::EBUSY, libc::ENOSPC, libc::EDQUOT] {
         let _node = node();
-        let mut vips = manager(1 << 20);
+        let mut vips = patient();
         let set = v4(20);
         let bad = set[7];
         let count = refuse(&mut vips, move |message| {
@@ -476,7 +474,7 @@ fn a_send_that_fails() {
         (libc::ECONNREFUSED, 1, Some(ErrorKind::System)),
     ] {
         let _node = node();
-        let mut vips = manager(1 << 20);
+        let mut vips = patient();
         let count = Arc::new(AtomicUsize::new(0));
         let failed = Arc::clone(&count);
         vips.talk_mut().ask().fault.put(Say(move |bytes: &[u8]| {
@@ -534,7 +532,7 @@ fn a_dump_that_is_refused() {
     for errno in [libc::EBUSY, libc::ENOMEM] {
         let _node = node();
         let set = both(20);
-        let mut vips = manager(1 << 20);
+        let mut vips = patient();
         refuse_dumps(&mut vips, errno, |count| count == 1);
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
@@ -585,7 +583,7 @@ fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
 fn a_dump_that_the_kernel_calls_torn_is_repeated() {
     let _node = node();
     let set = both(40);
-    let mut vips = manager(1 << 20);
+    let mut vips = patient();
     vips.assign(&set).unwrap();
     for times in [1, 2, 3] {
         let torn = tear_dumps(&mut vips, times);
@@ -619,7 +617,7 @@ fn a_dump_that_the_kernel_calls_torn_is_repeated() {
 fn half_a_dump_without_the_flag_would_be_believed() {
     let _node = node();
     let set = both(40);
-    let mut vips = manager(1 << 20);
+    let mut vips = patient();
     vips.assign(&set).unwrap();
     hear(vips.talk_mut().ask(), |kernel| {
         let mut found = kernel();
@@ -643,7 +641,7 @@ fn half_a_dump_without_the_flag_would_be_believed() {
 fn a_dump_that_cannot_be_read_to_its_end() {
     let _node = node();
     let set = both(3000);
-    let mut vips = manager(1 << 20);
+    let mut vips = patient();
     vips.assign(&set).unwrap();
     for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
         let mut count = 0;
@@ -678,6 +676,7 @@ fn a_look_up_that_fails_is_no_answer() {
         let mut vips = VipManager::builder(LINK)
             .source(NODE_V4)
             .kernel_source(Family::V6)
+            .stall_timeout(Duration::from_secs(60))
             .open()
             .unwrap();
         let set = both(20);
@@ -721,7 +720,7 @@ fn a_look_up_that_fails_is_no_answer() {
 fn a_keeper_that_cannot_hear_looks() {
     for damage in [true, false] {
         let _node = node();
-        let vips = manager(1 << 20);
+        let vips = patient();
         let socket = Socket::open(1 << 20, Strictness::Preferred).unwrap();
         let heard = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&heard);
@@ -766,7 +765,7 @@ fn a_keeper_that_cannot_hear_looks() {
 fn a_source_that_cannot_be_looked_up_is_not_missing() {
     let _node = node();
     for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
-        let mut vips = manager(1 << 20);
+        let mut vips = patient();
         hear(vips.talk_mut().ask(), move |kernel| match kernel() {
             Found::Datagram(bytes) if kind(&bytes) == answer => {
                 Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))

@@ -1,0 +1,481 @@
+//! What the library needs of a process and does to it: capabilities, system calls, environment. See
+//! docs/privilege.md, against which this holds it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::example::{Running, example};
+use common::{NODE_V4, NODE_V6, Net, VIP_LINK, skipped, vips};
+use viproute::{
+    Binding, Builder, Cause, Claim, Error, ErrorKind, LinkKind, Netns, SourceAvoidance, VipManager,
+};
+
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Leaves this thread these capabilities alone, for good.
+#[allow(unsafe_code)]
+fn keep_only(capabilities: u64) {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let low = u32::try_from(capabilities & 0xffff_ffff).unwrap();
+    let high = u32::try_from(capabilities >> 32).unwrap();
+    // Effective, permitted, inheritable, of the lower and the upper half (capset(2)).
+    let sets = [low, low, 0, high, high, 0_u32];
+    // SAFETY: version 3 of the call takes a header and two triples of u32, both valid here.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const sets) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Runs `work` in a thread that has these capabilities and no others.
+fn with_only<T: Send>(capabilities: u64, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            keep_only(capabilities);
+            work()
+        });
+        thread.join().expect("no panic")
+    })
+}
+
+fn builder() -> Builder {
+    VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+}
+
+type Call = fn(&mut VipManager) -> Result<u64, Error>;
+
+/// Every call that may write, on a link with two VIPs that are right and two that are not.
+const WRITING: [(&str, Call); 8] = [
+    ("assign", |m| m.assign(vips(3)).map(|r| r.writes)),
+    ("normalize", |m| m.normalize().map(|r| r.writes)),
+    ("normalize_only", |m| {
+        m.normalize_only(vips(2)).map(|r| r.writes)
+    }),
+    ("release", |m| m.release(vips(2)).map(|r| r.writes)),
+    ("reconcile", |m| {
+        m.reconcile(&Claim::link(), vips(3)).map(|r| r.writes)
+    }),
+    ("release_all", |m| {
+        m.release_all(&Claim::link()).map(|r| r.writes)
+    }),
+    ("set_source", |m| {
+        m.set_source([192, 0, 2, 11]).map(|r| r.writes)
+    }),
+    ("set_binding", |m| {
+        m.set_binding(Binding::Route).map(|r| r.writes)
+    }),
+];
+
+/// Two VIPs that are right and two that are not, and a second source.
+fn node() -> Net {
+    let net = Net::new();
+    net.ip("addr add 192.0.2.11/32 dev node0");
+    builder().open().unwrap().assign(vips(1)).unwrap();
+    for vip in &vips(2)[2..] {
+        net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
+    }
+    net
+}
+
+#[test]
+fn calls_that_write_need_cap_net_admin_and_no_more() {
+    for (name, call) in WRITING {
+        let net = node();
+        net.settle();
+        let before = net.snapshot_without(&[]);
+        let error = with_only(0, || call(&mut builder().open().unwrap())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{name}: {error}");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{name}");
+        assert!(
+            error.to_string().contains("CAP_NET_ADMIN"),
+            "{name}: {error}"
+        );
+        let failures = &error.report().unwrap().failures;
+        assert!(!failures.is_empty(), "{name}");
+        assert!(failures.iter().all(|f| f.cause == Cause::NotReached));
+        before.assert_same(&net.snapshot_without(&[]));
+        // Nor is all else enough.
+        let error = with_only(ALL & !(1 << CAP_NET_ADMIN), || {
+            call(&mut builder().open().unwrap())
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        before.assert_same(&net.snapshot_without(&[]));
+        let writes = with_only(1 << CAP_NET_ADMIN, || call(&mut builder().open().unwrap()));
+        assert!(writes.unwrap() > 0, "{name} had nothing to do");
+    }
+}
+
+/// Those that a user namespace has on any kernel.
+const ALL: u64 = (1 << 38) - 1;
+
+#[test]
+fn a_call_with_nothing_to_write_needs_nothing() {
+    let net = Net::new();
+    let set = vips(20);
+    builder().open().unwrap().assign(&set).unwrap();
+    let before = net.snapshot_without(&[]);
+    let claim = Claim::link();
+    with_only(0, || {
+        let mut vips = builder().open().unwrap();
+        for report in [
+            vips.assign(&set),
+            vips.normalize(),
+            vips.normalize_only(&set),
+            vips.reconcile(&claim, &set),
+            vips.set_source(NODE_V4),
+            vips.set_binding(Binding::Address),
+        ] {
+            let report = report.unwrap();
+            assert_eq!((report.unchanged, report.writes), (40, 0));
+        }
+        assert_eq!(
+            vips.release(["10.99.0.1".parse::<std::net::IpAddr>().unwrap()])
+                .unwrap()
+                .writes,
+            0
+        );
+        let mut keeper = vips.into_keeper(claim.clone()).unwrap();
+        keeper.set_desired(&set);
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.unchanged, 40);
+        keeper.canceller().cancel();
+        keeper.run(|_| ()).unwrap();
+    });
+    before.assert_same(&net.snapshot_without(&[]));
+}
+
+#[test]
+fn looking_needs_nothing() {
+    let net = node();
+    net.settle();
+    let before = net.snapshot_without(&[]);
+    with_only(0, || {
+        let mut vips = builder().open().unwrap();
+        assert_eq!(vips.audit().unwrap().drifted().count(), 2);
+        assert_eq!(vips.audit_deep().unwrap().drifted().count(), 2);
+        assert!(
+            !vips
+                .plan(&Claim::link(), common::vips(3))
+                .unwrap()
+                .is_empty()
+        );
+        let mut watcher = vips.watcher().unwrap();
+        watcher.read(&mut Vec::new()).unwrap();
+        let _ = vips.canceller();
+        vips.shrink_to(0);
+        // The plan of what would take more.
+        let mut vips = VipManager::builder("other0")
+            .source(NODE_V4)
+            .source(NODE_V6)
+            .create_link(LinkKind::Bridge)
+            .avoid_as_source(SourceAvoidance::AddressLabel)
+            .open()
+            .unwrap();
+        vips.plan(&Claim::link(), common::vips(3)).unwrap();
+    });
+    before.assert_same(&net.snapshot_without(&[]));
+}
+
+#[test]
+fn the_link_and_the_labels_need_cap_net_admin() {
+    let other = |avoidance: Option<SourceAvoidance>| {
+        let builder = VipManager::builder("other0")
+            .source(NODE_V4)
+            .source(NODE_V6)
+            .create_link(LinkKind::Bridge);
+        match avoidance {
+            Some(avoidance) => builder.avoid_as_source(avoidance),
+            None => builder,
+        }
+    };
+    for state in ["absent", "down", "unlabelled"] {
+        let net = Net::new();
+        if state != "absent" {
+            net.ip("link add other0 type bridge");
+            net.ip("link set other0 arp off");
+        }
+        if state == "unlabelled" {
+            net.ip("link set other0 up");
+            other(None).open().unwrap().assign(vips(2)).unwrap();
+        }
+        let label = Some(SourceAvoidance::AddressLabel);
+        let before = net.snapshot_without(&[]);
+        let error = with_only(0, || other(label).open().unwrap().assign(vips(2))).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::PermissionDenied,
+            "{state}: {error}"
+        );
+        before.assert_same(&net.snapshot_without(&[]));
+        let report = with_only(1 << CAP_NET_ADMIN, || {
+            other(label).open().unwrap().assign(vips(2))
+        });
+        assert_eq!(report.unwrap().failures, [], "{state}");
+    }
+}
+
+#[test]
+fn a_keeper_says_what_it_lacks() {
+    let net = Net::new();
+    let set = vips(5);
+    let before = net.snapshot_without(&[]);
+    let error = with_only(0, || {
+        let mut keeper = builder()
+            .open()
+            .unwrap()
+            .into_keeper(Claim::link())
+            .unwrap();
+        keeper.set_desired(&set);
+        keeper.run(|_| ()).unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    before.assert_same(&net.snapshot_without(&[]));
+}
+
+#[test]
+fn another_namespace_needs_cap_sys_admin() {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let net = Net::new();
+    let given = || {
+        let fd = net.sandbox().as_fd().try_clone_to_owned().unwrap();
+        builder().netns(Netns::try_from(fd).unwrap())
+    };
+    let (without, with) = (given(), given());
+    let error = with_only(1 << CAP_NET_ADMIN, || without.open().unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
+    with_only(1 << CAP_SYS_ADMIN, || {
+        assert!(with.open().unwrap().audit().unwrap().vips.is_empty());
+    });
+}
+
+/// The system calls of a table of docs/privilege.md that stands behind these words.
+fn documented(behind: &str) -> BTreeSet<String> {
+    let text = include_str!("../docs/privilege.md");
+    let (_, text) = text.split_once(behind).expect("the words before the table");
+    let table = text.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = table.take_while(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| {
+        let name = row.split('|').nth(1).unwrap().trim();
+        name.trim_matches('`').to_owned()
+    })
+    .collect()
+}
+
+/// The system calls of a trace from its first netlink socket on, by all threads.
+fn called(trace: &str) -> BTreeSet<String> {
+    let from = trace
+        .find("socket(AF_NETLINK")
+        .expect("the trace has a netlink socket");
+    let begin = trace[..from].rfind('\n').map_or(0, |at| at + 1);
+    let mut names = BTreeSet::new();
+    for line in trace[begin..].lines() {
+        // PID NAME(ARGUMENTS, or PID <... NAME resumed>; signals and ends are told between --- and +++.
+        let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        let line = line.strip_prefix("<... ").unwrap_or(line);
+        let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let name = &line[..end.unwrap_or(line.len())];
+        if !name.is_empty() {
+            names.insert(name.to_owned());
+        }
+    }
+    names
+}
+
+/// `vip` under strace.
+fn traced(trace: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o"])
+        .arg(trace)
+        .arg(example("vip"))
+        .args(words)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Why no program can be traced here, if so.
+fn cannot_trace() -> Option<String> {
+    let tried = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "true"])
+        .output();
+    match tried {
+        Err(error) => Some(format!("strace: {error}")),
+        Ok(output) if !output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+        Ok(_) => None,
+    }
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn the_system_calls_are_the_documented_ones() {
+    if let Some(why) = cannot_trace() {
+        skipped("the_system_calls_are_the_documented_ones", &why);
+        return;
+    }
+    let net = node();
+    let file = |name: &str| -> PathBuf {
+        std::env::temp_dir().join(format!("viproute-{}-{name}.strace", std::process::id()))
+    };
+    let sources = ["--source", "192.0.2.10", "--source", "2001:db8::10"];
+    let link = ["--link", VIP_LINK];
+    let given: Vec<String> = vips(40).iter().map(ToString::to_string).collect();
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let netns = format!("/proc/{}/ns/net", own_thread());
+    let mut seen = BTreeSet::new();
+    let mut of_library = BTreeSet::new();
+    for (name, words) in [
+        ("assign", [&link[..], &sources, &given].concat()),
+        ("normalize", [&link[..], &sources].concat()),
+        (
+            "audit",
+            [&link[..], &sources, &["--netns", &netns]].concat(),
+        ),
+        (
+            "plan",
+            [&link[..], &sources, &["--claim", "link"], &given].concat(),
+        ),
+        ("release", [&link[..], &given].concat()),
+    ] {
+        let trace = file(name);
+        let ran = traced(&trace, &[&[name][..], &words].concat())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let text = std::fs::read_to_string(&trace).unwrap();
+        let _ = std::fs::remove_file(&trace);
+        assert!(ran.status.success(), "{name}: {said}");
+        assert!(!text.contains("fork("), "{name} makes a process");
+        let execs = text.matches("execve(").count();
+        assert_eq!(execs, 1, "{name} executes another program");
+        seen.extend(called(&text));
+    }
+    // A keeper, which has something to keep, and is told to end.
+    let trace = file("keep");
+    let words = [&["keep"][..], &link, &sources, &["--claim", "link"], &given].concat();
+    let running = Running::start(&mut traced(&trace, &words));
+    running.says("80 assigned");
+    net.ip(&format!("addr del {}/32 dev {VIP_LINK}", given[0]));
+    running.says("1 repaired");
+    // Not strace, which would let it go untraced. The first line is of its first thread.
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let id: i32 = text.split(' ').next().unwrap().parse().unwrap();
+    // SAFETY: kill(2) touches no memory; strace waits for its program, so the id is still its.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
+    let _ = running.ends();
+    seen.extend(called(&std::fs::read_to_string(&trace).unwrap()));
+    let _ = std::fs::remove_file(&trace);
+
+    let library = documented("Of the library:");
+    let others = documented("and of the example itself:");
+    of_library.extend(library.intersection(&seen).cloned());
+    let known: BTreeSet<String> = library.union(&others).cloned().collect();
+    let new: Vec<&String> = seen.difference(&known).collect();
+    assert!(
+        new.is_empty(),
+        "system calls that docs/privilege.md does not list: {new:?}"
+    );
+    // What is listed is called, but for what only some machines need.
+    let unseen: Vec<&String> = library
+        .difference(&seen)
+        .filter(|name| !SELDOM.contains(&name.as_str()))
+        .collect();
+    assert!(unseen.is_empty(), "listed and never called: {unseen:?}");
+    println!("{} of the library: {of_library:?}", of_library.len());
+    let of_others: Vec<&String> = seen.difference(&library).collect();
+    println!("of the rest: {of_others:?}");
+}
+
+/// Listed, but not called by every machine or version of Rust, or before the first socket.
+const SELDOM: [&str; 4] = ["clock_gettime", "openat", "read", "write"];
+
+/// The id of this thread, whose namespace it is.
+fn own_thread() -> String {
+    let path = std::fs::read_link("/proc/thread-self").unwrap();
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// The control: from a trace, a call that is not listed is told.
+#[test]
+fn a_new_system_call_would_be_found() {
+    let trace = "7 execve(\"vip\")\n7 openat(1)\n7 socket(AF_NETLINK, 3, 0) = 3\n\
+                 8 <... poll resumed>) = 1\n7 ptrace(0)\n7 --- SIGTERM ---\n7 +++ exited +++\n";
+    let names = called(trace);
+    assert_eq!(
+        names.iter().collect::<Vec<_>>(),
+        ["poll", "ptrace", "socket"]
+    );
+    let listed = documented("Of the library:");
+    assert!(listed.contains("poll") && listed.contains("socket"));
+    assert!(!listed.contains("ptrace") && !documented("example itself:").contains("ptrace"));
+}
+
+/// Lines of the library's sources that hold one of these words; tests among them are left out.
+fn lines_with(words: &[&str], tests_too: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.to_string_lossy().into_owned();
+            // Only in the tests' build, or the fuzzer's.
+            let of_tests = ["src/faults", "src/fuzzing", "src/sys/fault.rs", "/tests.rs"]
+                .iter()
+                .any(|part| name.contains(part));
+            if of_tests && !tests_too {
+                continue;
+            }
+            files += 1;
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let code = if tests_too { text.as_str() } else { code };
+            for line in code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+            {
+                if words.iter().any(|word| line.contains(word)) {
+                    found.push(format!("{name}: {line}"));
+                }
+            }
+        }
+    }
+    assert!(files > 20, "only {files} sources found");
+    found
+}
+
+/// Together with the traces above: no program is run, and the environment is not looked at.
+#[test]
+fn no_environment_variable_and_no_process() {
+    let words = [
+        "std::env",
+        "env::",
+        "env!(",
+        "getenv",
+        "Command",
+        "fork(",
+        "posix_spawn",
+        "libc::exec",
+    ];
+    assert_eq!(lines_with(&words, false), [""; 0]);
+    // The control: the tests among the sources do run programs.
+    assert!(!lines_with(&words, true).is_empty());
+}
