@@ -299,7 +299,7 @@ impl Foreign {
             } => {
                 let place = place(vip_of(vip), kind);
                 let protocol = match protocol {
-                    0 | 1 | 2 => format!(" proto {}", PROTOCOLS[protocol]),
+                    0..=2 => format!(" proto {}", PROTOCOLS[protocol]),
                     _ => String::new(),
                 };
                 vec![format!("ip route del {place}{protocol}{}", METRICS[metric])]
@@ -769,6 +769,16 @@ struct Party {
     manager: VipManager,
 }
 
+/// The node around a call.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    link: u32,
+    before: &'a Seen,
+    after: &'a Seen,
+    /// The call finds the link down, and may bring it up.
+    comes_up: bool,
+}
+
 /// What a call promises for a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Promise {
@@ -879,7 +889,13 @@ impl Party {
             return Err(format!("the link changed: {link:?} to {link_after:?}"));
         }
         let link = link.unwrap_or(u32::MAX);
-        self.judge(call, link, &before, &after, result, tally, comes_up)
+        let around = Around {
+            link,
+            before: &before,
+            after: &after,
+            comes_up,
+        };
+        self.judge(call, &around, result, tally)
             .map_err(|fault| format!("{call:?} by {}: {fault}", self.link))
     }
 
@@ -961,13 +977,16 @@ impl Party {
     fn judge(
         &self,
         call: Call,
-        link: u32,
-        before: &Seen,
-        after: &Seen,
+        around: &Around<'_>,
         result: Result<Report, Error>,
         tally: &Tally,
-        comes_up: bool,
     ) -> Result<(), String> {
+        let Around {
+            link,
+            before,
+            after,
+            comes_up,
+        } = *around;
         let report = match result {
             Ok(report) if report.failures.is_empty() => report,
             Ok(report) => return Err(format!("Ok with failures: {report:?}")),
@@ -1343,7 +1362,16 @@ fn search(
         ..Config::default()
     };
     let mut runner = TestRunner::new(config);
-    let result = runner.run(strategy, |case| run(&case).map_err(TestCaseError::fail));
+    let first = Cell::new(true);
+    let result = runner.run(strategy, |case| {
+        run(&case).map_err(|fault| {
+            if first.replace(false) {
+                // To shrink it takes a while.
+                println!("found, and being shrunk: {fault}\n{case:?}");
+            }
+            TestCaseError::fail(fault)
+        })
+    });
     match result {
         Ok(()) => Ok(()),
         Err(TestError::Fail(why, case)) => Err(format!(
@@ -1442,6 +1470,15 @@ fn a_broken_promise_is_seen() {
     let good = Seen::read(link);
     let vip = universe()[1];
     let done = Report::default;
+    let judge = |after: &Seen, report: Report| {
+        let around = Around {
+            link,
+            before: &good,
+            after,
+            comes_up: false,
+        };
+        party.judge(call, &around, Ok(report), &tally)
+    };
     for (change, undo, words) in [
         (
             format!("ip route del local {vip} dev {VIP_LINK} table local proto 2"),
@@ -1473,25 +1510,17 @@ fn a_broken_promise_is_seen() {
         let after = Seen::read(link);
         let mut report = done();
         report.unchanged = 8;
-        let judged = party.judge(call, link, &good, &after, Ok(report), &tally, false);
+        let judged = judge(&after, report);
         let fault = judged.expect_err(&change);
         assert!(fault.contains(words), "{change}: {fault}");
         execute(&net, &undo);
         let mut report = done();
         report.unchanged = 8;
-        let judged = party.judge(
-            call,
-            link,
-            &good,
-            &Seen::read(link),
-            Ok(report),
-            &tally,
-            false,
-        );
+        let judged = judge(&Seen::read(link), report);
         judged.unwrap_or_else(|fault| panic!("{undo}: {fault}"));
     }
     let mut short = done();
     short.unchanged = 7;
-    let judged = party.judge(call, link, &good, &good, Ok(short), &tally, false);
+    let judged = judge(&good, short);
     assert!(judged.unwrap_err().contains("7 VIPs told of 8"));
 }
