@@ -302,7 +302,12 @@ impl Foreign {
                     0..=2 => format!(" proto {}", PROTOCOLS[protocol]),
                     _ => String::new(),
                 };
-                vec![format!("ip route del {place}{protocol}{}", METRICS[metric])]
+                // The kernel's own on another link stays: `settle` waits for it.
+                let metric = match kind {
+                    Kind::LocalElsewhere if place.contains("::") => " metric 1024",
+                    _ => METRICS[metric],
+                };
+                vec![format!("ip route del {place}{protocol}{metric}")]
             }
             Self::FlushRoutes { v6 } => {
                 let family = if v6 { 6 } else { 4 };
@@ -879,7 +884,7 @@ impl Party {
     fn make(&mut self, call: Call, tally: &Tally) -> Result<(), String> {
         add(&tally.calls, 1);
         let link = index_of(self.link);
-        settle(link);
+        settle();
         let comes_up = self.bring_up && !is_up(self.link);
         let before = Seen::read(link.unwrap_or(u32::MAX));
         let result = self.perform(call);
@@ -903,7 +908,7 @@ impl Party {
     /// nothing beyond the link.
     fn make_amid(&mut self, call: Call, commotion: Commotion, tally: &Tally) -> Result<(), String> {
         let link = index_of(self.link);
-        settle(link);
+        settle();
         let link = link.unwrap_or(u32::MAX);
         let before = Seen::read(link);
         let stop = AtomicBool::new(false);
@@ -1054,6 +1059,7 @@ impl Party {
                 continue;
             }
             match promise {
+                Promise::Good if rival_came(before, after, *vip, link) => add(&tally.late, 1),
                 Promise::Good => {
                     if let Some(wrong) = self.wrong(after, *vip) {
                         return Err(format!("promised good, but {wrong}; {report}"));
@@ -1160,6 +1166,17 @@ fn kernel_is_late(after: &Seen, vip: IpAddr, link: u32) -> bool {
         && !routes.any(|route| route.is_of(vip, link) && route.is_kernels_own())
 }
 
+/// Whether the kernel's route of another link's address has come meanwhile.
+fn rival_came(before: &Seen, after: &Seen, vip: IpAddr, link: u32) -> bool {
+    let count = |seen: &Seen| {
+        let of = seen.routes.iter().filter(|route| {
+            route.to(vip) && route.oif != Some(link) && vip.is_ipv6() && route.is_kernels_own()
+        });
+        of.count()
+    };
+    count(after) > count(before)
+}
+
 /// Whether what was there is a reason for such a failure.
 fn fits(cause: Cause, vip: IpAddr, link: u32, before: &Seen, call: Call) -> bool {
     let mut routes = before.routes.iter().filter(|route| route.to(vip));
@@ -1201,15 +1218,16 @@ fn is_up(link: &str) -> bool {
         })
 }
 
-/// Waits for what the kernel still does on other links than this: every IPv6 address there gets
-/// its route.
-fn settle(link: Option<u32>) {
+/// Waits for what the kernel still does on links that hold no VIPs of ours: every IPv6 address there
+/// gets its route.
+fn settle() {
+    let ours = [VIP_LINK, SECOND_LINK].map(index_of);
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let seen = Seen::read(u32::MAX);
         let late = seen.addresses.iter().any(|address| {
             address.address.local.is_ipv6()
-                && Some(address.index) != link
+                && !ours.contains(&Some(address.index))
                 && !matches!(address.address.local, IpAddr::V6(v6) if v6.is_unicast_link_local())
                 && (address.address.tentative
                     || !seen.routes.iter().any(|route| {
