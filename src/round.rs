@@ -32,6 +32,10 @@ const PATIENT_AFTER: u16 = 6;
 /// It is late by microseconds, by milliseconds under load.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// The same where the wanted route is there and only the address is new: nearly always somebody has
+/// been through all of it. But the route may have outlived an earlier address.
+const BRIEF: Duration = Duration::from_millis(20);
+
 /// How long a wait that has seen the kernel move goes on for the rest to move too.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -343,7 +347,7 @@ impl<'a> Call<'a> {
             return Ok(false);
         }
         let steps = match self.next(&row) {
-            Next::Done => return Ok(is_unsure(&row) && self.moved.elapsed() < QUIET),
+            Next::Done => return Ok(self.moved.elapsed() < quiet_for(&row)),
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -643,18 +647,18 @@ impl<'a> Call<'a> {
             };
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
-                && (is_unsure(row)
+                && (!quiet_for(row).is_zero()
                     || next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait)
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
         self.observer(None).look_up(waits)?;
         let mut left = 0;
-        let (mut young, mut unsure) = (false, false);
+        let (mut young, mut quiet) = (false, Duration::ZERO);
         for row in self.buffers.rows.iter().filter(|row| waits(row)) {
             left += 1;
-            if is_unsure(row) {
-                unsure = true;
+            if !quiet_for(row).is_zero() {
+                quiet = quiet.max(quiet_for(row));
             } else {
                 young |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
             }
@@ -672,8 +676,9 @@ impl<'a> Call<'a> {
                 // An address of somebody else's grows old without an event.
                 patience = patience.min(Duration::from_millis(100));
             }
+            let unsure = !quiet.is_zero();
             if unsure {
-                patience = patience.min(QUIET.saturating_sub(self.moved.elapsed()));
+                patience = patience.min(quiet.saturating_sub(self.moved.elapsed()));
             }
             if let Some(deadline) = self.limits.deadline {
                 patience = patience.min(deadline.saturating_duration_since(Instant::now()));
@@ -811,6 +816,21 @@ impl<'a> Call<'a> {
         }
         report.failures.sort_by_key(|failure| failure.vip);
         report
+    }
+}
+
+/// How long nothing may have moved before a row that looks as wanted is; zero where that is sure.
+fn quiet_for(row: &Row) -> Duration {
+    if is_unsure(row) {
+        return QUIET;
+    }
+    let young = Facts::ADDRESS | Facts::OURS | Facts::YOUNG;
+    let is_told =
+        row.facts.contains(Facts::KERNEL) || row.phase.intersects(Phase::SETTLED | Phase::FAILED);
+    if row.vip.family() == Family::V6 && row.facts.contains(young) && !is_told {
+        BRIEF
+    } else {
+        Duration::ZERO
     }
 }
 

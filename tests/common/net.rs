@@ -93,7 +93,7 @@ impl Net {
     /// Only for a state in which no VIP is yet (a VIP in its single-route state has none of the
     /// kernel's routes, but one of ours, so it would do as well).
     pub fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(100);
         loop {
             let state = self.local_state();
             let late: Vec<_> = state
