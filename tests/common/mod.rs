@@ -90,6 +90,23 @@ pub fn host_bits(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }
 
+/// `n`, or the number in `VIPROUTE_AT_MOST` where that is less: for processors on which ten thousand
+/// VIPs take minutes. It says so on the real standard error.
+pub fn at_most(n: usize) -> usize {
+    use std::io::Write;
+    let Ok(limit) = std::env::var("VIPROUTE_AT_MOST") else {
+        return n;
+    };
+    let limit: usize = limit.parse().expect("VIPROUTE_AT_MOST is a number");
+    if limit < n {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n*** SCALED to {limit} VIPs, not {n} (VIPROUTE_AT_MOST)\n"
+        );
+    }
+    n.min(limit)
+}
+
 /// Says on the real standard error, past libtest's capture, that a test could not run in full and
 /// why.
 pub fn skipped(test: &str, why: &str) {
