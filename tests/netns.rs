@@ -97,30 +97,37 @@ fn what_is_no_network_namespace_is_refused() {
     drop(net);
 }
 
+/// In the environment of the child of the next test.
+const CHILD: &str = "VIPROUTE_NETNS_CHILD";
+
 #[test]
 fn a_namespace_that_may_not_be_entered_says_what_is_needed() {
-    let _net = Net::bare();
-    // Process 1 lives outside our user namespace. Where the sandbox could not make one, there is
-    // no such namespace to try.
-    let inside = std::fs::read_to_string("/proc/self/uid_map").unwrap();
-    if inside.split_whitespace().nth(2) != Some("1") {
-        common::skipped(
-            "a_namespace_that_may_not_be_entered",
-            "no user namespace here",
-        );
+    const NAME: &str = "a_namespace_that_may_not_be_entered_says_what_is_needed";
+    if std::env::var_os(CHILD).is_some() {
+        // Our standard input is a namespace of the parent's, in whose user namespace we are nobody.
+        let error = VipManager::builder(VIP_LINK)
+            .netns(Netns::open("/proc/self/fd/0").unwrap())
+            .open()
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
         return;
     }
-    let Ok(netns) = Netns::of_process(1) else {
-        common::skipped(
-            "a_namespace_that_may_not_be_entered",
-            "process 1 cannot be seen",
-        );
+    let _net = Net::bare();
+    // Where the sandbox could not make a user namespace, the child cannot either.
+    let inside = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if inside.split_whitespace().nth(2) != Some("1") {
+        common::skipped(NAME, "no user namespace here");
         return;
-    };
-    let error = VipManager::builder(VIP_LINK)
-        .netns(netns)
-        .open()
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
+    }
+    // It enters a user namespace of its own before its main function.
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact"])
+        .env(CHILD, "")
+        .stdin(File::open("/proc/thread-self/ns/net").unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
 }

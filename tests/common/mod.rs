@@ -90,6 +90,33 @@ pub fn host_bits(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }
 
+/// Whether the running kernel is this version or later.
+pub fn kernel_since(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>());
+    let (Some(Ok(of)), Some(Ok(number))) = (numbers.next(), numbers.next()) else {
+        panic!("a release as no kernel has it: {release}");
+    };
+    (of, number) >= (major, minor)
+}
+
+/// `n`, or the number in `VIPROUTE_AT_MOST` where that is less: for processors on which ten thousand
+/// VIPs take minutes. It says so on the real standard error.
+pub fn at_most(n: usize) -> usize {
+    use std::io::Write;
+    let Ok(limit) = std::env::var("VIPROUTE_AT_MOST") else {
+        return n;
+    };
+    let limit: usize = limit.parse().expect("VIPROUTE_AT_MOST is a number");
+    if limit < n {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n*** SCALED to {limit} VIPs, not {n} (VIPROUTE_AT_MOST)\n"
+        );
+    }
+    n.min(limit)
+}
+
 /// Says on the real standard error, past libtest's capture, that a test could not run in full and
 /// why.
 pub fn skipped(test: &str, why: &str) {

@@ -7,11 +7,11 @@ use viproute::{Binding, Error, Family, Report, VipManager};
 use crate::topology::{BOTH, LINK, Topology, node_address, vip};
 
 /// A manager of node A's link; it has to be opened in A.
-fn open() -> Result<VipManager, Error> {
+pub(crate) fn open() -> Result<VipManager, Error> {
     open_with(Binding::Address)
 }
 
-fn open_with(binding: Binding) -> Result<VipManager, Error> {
+pub(crate) fn open_with(binding: Binding) -> Result<VipManager, Error> {
     VipManager::builder(LINK)
         .binding(binding)
         .source(node_address(Family::V4))
@@ -20,7 +20,7 @@ fn open_with(binding: Binding) -> Result<VipManager, Error> {
 }
 
 #[track_caller]
-fn assert_cured(topology: &Topology, report: Result<Report, Error>) {
+pub(crate) fn assert_cured(topology: &Topology, report: Result<Report, Error>) {
     let report = report.unwrap_or_else(|e| panic!("{e:?}"));
     assert!(report.is_complete(), "{report}");
     for family in BOTH {

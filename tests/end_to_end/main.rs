@@ -6,6 +6,8 @@
 //! by one local route, and these tests show which: first with `ip` alone, so that the scenario is
 //! proven without the crate, then with the crate.
 //!
+//! The service is made with nftables, and where the kernel has it and lets us, with real IPVS.
+//!
 //! They need no root: `ip` (iproute2), `nft` (nftables) and permission to make user namespaces.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -13,6 +15,7 @@
 // Moves the process into its user namespace before it has threads.
 #[path = "../common/mod.rs"]
 mod common;
+mod ipvs;
 mod library;
 mod node;
 mod stages;

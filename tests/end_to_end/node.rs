@@ -107,6 +107,11 @@ impl Node {
             .unwrap_or_else(|e| panic!("{e}"))
     }
 
+    /// Runs `ipvsadm` with these words in the namespace.
+    pub(crate) fn try_ipvsadm(&self, words: &str) -> Result<String, String> {
+        self.command("ipvsadm", "ipvsadm", words, "")
+    }
+
     /// Sets `/proc/sys/<key>`; the namespace decides whose `net/…` that is.
     pub(crate) fn sysctl(&self, key: &str, value: &'static str) {
         let path = format!("/proc/sys/{key}");
@@ -147,13 +152,13 @@ impl Node {
                 .write_all(fed.as_bytes())?;
             child.wait_with_output()
         });
-        let output = output.unwrap_or_else(|e| match e.kind() {
-            ErrorKind::NotFound => panic!(
+        let output = output.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => format!(
                 "{line}: the end-to-end tests need the command `{program}`: install the package \
                  {package} (Debian, Ubuntu: apt-get install -y {package})"
             ),
-            _ => panic!("{line}: {e}"),
-        });
+            _ => format!("{line}: {e}"),
+        })?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {

@@ -7,8 +7,9 @@
 //!                                    to-pod 10.244.1.1 ───── veth ──── default via B
 //!   kube-dummy-if                           2001:db8:244:1::1
 //!     the VIPs, by the test          kube-dummy-if
-//!   NAT of locally made packets:       the VIPs
-//!     VIP:5000 → pod:5000            forwards
+//!   NAT of locally made packets        the VIPs
+//!   (nftables or IPVS):              forwards
+//!     VIP:5000 → pod:5000
 //! ```
 //!
 //! No rule changes a source address: kube-router's default one hides the fault. So the pod answers
@@ -89,14 +90,39 @@ pub(crate) struct Topology {
 
 impl Topology {
     /// Everything in place and proven to work, but for the VIPs on A: the test puts them there.
+    /// The service is made with nftables.
     pub(crate) fn new() -> Self {
+        Self::with(|a| {
+            a.nft(&nat());
+            Ok(())
+        })
+        .unwrap_or_else(|e: String| panic!("{e}"))
+    }
+
+    /// The same with a service of real IPVS in masquerading mode, as a service proxy makes it; or
+    /// why that cannot be had here.
+    pub(crate) fn with_ipvs() -> Result<Self, String> {
+        Self::with(|a| {
+            for family in BOTH {
+                let service = SocketAddr::new(vip(family), PORT);
+                let pod = SocketAddr::new(pod_address(family), PORT);
+                a.try_ipvsadm(&format!("-A -t {service} -s rr"))?;
+                a.try_ipvsadm(&format!("-a -t {service} -r {pod} -m"))?;
+            }
+            // As kube-proxy and kube-router have it.
+            a.sysctl("net/ipv4/vs/conntrack", "1");
+            Ok(())
+        })
+    }
+
+    fn with(service: impl FnOnce(&Node) -> Result<(), String>) -> Result<Self, String> {
         let (a, b, pod) = (Node::new("node A"), Node::new("node B"), Node::new("pod"));
         connect_nodes(&a, &b, &pod);
         for node in [&a, &b] {
             add_vip_link(node);
         }
         b.nft(&counters());
-        a.nft(&nat());
+        service(&a)?;
         let server = BOTH.map(|family| Server::start(&pod, family));
         let topology = Self {
             _server: server,
@@ -115,7 +141,7 @@ impl Topology {
                 }
             });
         }
-        topology
+        Ok(topology)
     }
 
     /// Connects from node A to the service's VIP, and returns the peer that the pod saw.
@@ -244,7 +270,7 @@ impl Topology {
     }
 }
 
-/// A thread in the pod that tells each client which address it has.
+/// A thread in the pod that serves HTTP and tells each client which address it has.
 struct Server {
     listener: TcpListener,
     thread: Option<JoinHandle<()>>,
@@ -260,7 +286,7 @@ impl Server {
                 move || {
                     while let Ok((mut client, peer)) = listener.accept() {
                         // A client that went away is its own affair.
-                        let _ = writeln!(client, "{}", peer.ip());
+                        let _ = serve(&mut client, peer.ip());
                     }
                 }
             });
@@ -286,16 +312,38 @@ impl Drop for Server {
     }
 }
 
-/// Connects and reads which address the server saw.
+/// Answers one request with the address of its client.
+fn serve(client: &mut TcpStream, peer: IpAddr) -> io::Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let body = peer.to_string();
+    write!(
+        client,
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Sends a request and reads from its answer, if that is a 200, which address the server saw.
 fn ask(server: SocketAddr, limit: Duration) -> io::Result<IpAddr> {
     let mut stream = TcpStream::connect_timeout(&server, limit)?;
     stream.set_read_timeout(Some(limit))?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     answer
-        .trim()
-        .parse()
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        .strip_prefix("HTTP/1.1 200 OK\r\n")
+        .and_then(|rest| rest.split_once("\r\n\r\n"))
+        .and_then(|(_, body)| body.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("answer: {answer:?}")))
 }
 
 fn connect_nodes(a: &Node, b: &Node, pod: &Node) {
