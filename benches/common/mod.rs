@@ -3,6 +3,7 @@
 
 //! What the benches share: a node of its own, VIPs, the floor, and a witness of the end state.
 
+pub mod dump;
 pub mod floor;
 
 use std::collections::HashMap;
@@ -31,6 +32,12 @@ pub fn v6(n: u32) -> Vec<IpAddr> {
         .map(|i| Ipv6Addr::from(base + u128::from(i)).into())
         .collect()
 }
+
+/// Makes VIPs of one family.
+pub type Vips = fn(u32) -> Vec<IpAddr>;
+
+/// Both families.
+pub const FAMILIES: [(&str, Vips); 2] = [("IPv4", v4), ("IPv6", v6)];
 
 /// The source of an address's family.
 pub fn source(of: &IpAddr) -> IpAddr {
@@ -173,4 +180,9 @@ pub fn left(vips: &[IpAddr]) -> usize {
         .flat_map(|text| text.lines())
         .filter(|line| !link_local(line))
         .count()
+}
+
+/// The pure parts of the library with the rows of these VIPs.
+pub fn pure(vips: &[IpAddr]) -> viproute::bench::Pure {
+    viproute::bench::Pure::new(dump::LINK, [NODE_V4.into(), NODE_V6.into()], vips)
 }
