@@ -3,8 +3,10 @@
 
 //! What the benches share: a node of its own, VIPs, the floor, and a witness of the end state.
 
+pub mod contest;
 pub mod dump;
 pub mod floor;
+pub mod peers;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -185,4 +187,14 @@ pub fn left(vips: &[IpAddr]) -> usize {
 /// The pure parts of the library with the rows of these VIPs.
 pub fn pure(vips: &[IpAddr]) -> viproute::bench::Pure {
     viproute::bench::Pure::new(dump::LINK, [NODE_V4.into(), NODE_V6.into()], vips)
+}
+
+/// Whether the kernel's local route of one of these IPv6 VIPs is still to come: of each there are
+/// two then, ours and that.
+pub fn late(vips: &[IpAddr]) -> bool {
+    let routes = told_by_ip(&format!(
+        "-6 route show table local dev {LINK} type local metric 0"
+    ));
+    let kernels = routes.lines().filter(|line| !line.contains("fe80:"));
+    kernels.count() < vips.len()
 }
