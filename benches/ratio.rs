@@ -433,6 +433,7 @@ impl Bench {
         let mut assigner = manager(Binding::Address);
         let (mut first, mut second) = (Floor::new(), Floor::new());
         let witness = self.witness();
+        let mut taken = 0..set.len();
         let contestants = vec![
             contestant("viproute: assign", |_| {
                 release(&mut restorer.borrow_mut(), one);
@@ -441,6 +442,8 @@ impl Bench {
             contestant("viproute: keeper", |_| {
                 // What the others did meanwhile is not its work here.
                 while keeper.dispatch(usize::MAX).unwrap().more {}
+                // Another one each time: over the same one it would be fought with, and pause.
+                let one = &set[taken.next().unwrap()..][..1];
                 first.send(&floor::release(link, one));
                 let before = keeper.counters();
                 let time = timed(|| {

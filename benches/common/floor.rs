@@ -472,6 +472,8 @@ impl Floor {
             early.push(place);
         });
         while !early.is_empty() {
+            // Who puts the routes in needs the lock that each attempt takes, and a core.
+            std::thread::yield_now();
             again.bytes.clear();
             again.starts.clear();
             for place in &early {
