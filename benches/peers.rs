@@ -151,12 +151,11 @@ impl Bench {
                     (time, wrong(&set, true))
                 }),
             ];
-            let (way, run_floor): (_, fn(u32, &[IpAddr], &mut Floor, bool) -> Duration) =
-                if set[0].is_ipv4() {
-                    (["floor: replace", "floor: append, delete"], floor_v4)
-                } else {
-                    (["floor: send by send", "floor: addresses first"], floor_v6)
-                };
+            let way = if set[0].is_ipv4() {
+                ["floor: replace", "floor: append, delete"]
+            } else {
+                ["floor: send by send", "floor: addresses first"]
+            };
             contestants.push(contestant(way[0], |link| {
                 let time = run_floor(link, &set, &mut first, true);
                 (time, wrong(&set, true))
@@ -245,19 +244,19 @@ impl Bench {
     }
 }
 
-fn floor_v4(link: u32, set: &[IpAddr], floor: &mut Floor, replace: bool) -> Duration {
-    let messages = if replace {
-        floor::assign_v4_replace(link, set)
-    } else {
-        floor::assign_v4_append(link, set)
-    };
-    timed(|| floor.send(&messages))
-}
-
-fn floor_v6(link: u32, set: &[IpAddr], floor: &mut Floor, send_by_send: bool) -> Duration {
+/// The floor, in the first of its two ways or in the other.
+fn run_floor(link: u32, set: &[IpAddr], floor: &mut Floor, first: bool) -> Duration {
+    if set[0].is_ipv4() {
+        let messages = if first {
+            floor::assign_v4_replace(link, set)
+        } else {
+            floor::assign_v4_append(link, set)
+        };
+        return timed(|| floor.send(&messages));
+    }
     let messages = floor::AssignV6::encode(link, set);
     timed(|| {
-        if send_by_send {
+        if first {
             messages.send_by_send(floor);
         } else {
             messages.addresses_first(floor);
