@@ -85,7 +85,7 @@ impl Bench<'_> {
                 let mut measured = Duration::ZERO;
                 for _ in 0..iterations {
                     before();
-                    measured += timed(&mut work);
+                    measured += timed(&mut work).wall;
                 }
                 measured
             });

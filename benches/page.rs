@@ -248,7 +248,9 @@ fn plot(family: &str, data: &str, file: &std::path::Path) {
 /// Powers of ten as people write them.
 fn number(of: f64) -> String {
     if of >= 1_000.0 {
-        format!("{},{:03}", (of / 1e3) as u64, of as u64 % 1_000)
+        let digits = format!("{of:.0}");
+        let (thousands, rest) = digits.split_at(digits.len() - 3);
+        format!("{thousands},{rest}")
     } else {
         format!("{of}")
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use common::contest::{Contestant, Figures, contestant, floor, race, ratio, timed};
+use common::contest::{Contestant, Figures, Time, contestant, floor, race, ratio, timed};
 use common::floor::{self, Floor};
 use common::peers::{self, Rtnetlink};
 use common::{LINK, NODE_V4, NODE_V6, Node, Vips};
@@ -245,7 +245,7 @@ impl Bench {
 }
 
 /// The floor, in the first of its two ways or in the other.
-fn run_floor(link: u32, set: &[IpAddr], floor: &mut Floor, first: bool) -> Duration {
+fn run_floor(link: u32, set: &[IpAddr], floor: &mut Floor, first: bool) -> Time {
     if set[0].is_ipv4() {
         let messages = if first {
             floor::assign_v4_replace(link, set)

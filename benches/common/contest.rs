@@ -5,8 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::Node;
 
+/// What a run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Time {
+    /// From its beginning to its end.
+    pub wall: Duration,
+    /// Of this thread on a core, in the kernel too: what others made it wait for is not in it, nor
+    /// what the kernel's workers or another process did for it.
+    pub cpu: Duration,
+}
+
 /// One run: what it took, and how many VIPs came out wrong.
-pub type Run = (Duration, usize);
+pub type Run = (Time, usize);
 
 /// Who takes longer than this is not asked as often.
 const SLOW: Duration = Duration::from_secs(3);
@@ -30,6 +40,7 @@ pub struct Figures {
     pub name: &'static str,
     /// Sorted, and without the first, which only warms.
     times: Vec<Duration>,
+    cpu: Vec<Duration>,
     /// The VIPs that came out wrong, in the worst run.
     pub wrong: usize,
 }
@@ -37,6 +48,10 @@ pub struct Figures {
 impl Figures {
     pub fn median(&self) -> Duration {
         self.times[self.times.len() / 2]
+    }
+
+    pub fn cpu(&self) -> Duration {
+        self.cpu[self.cpu.len() / 2]
     }
 
     pub fn fastest(&self) -> Duration {
@@ -65,10 +80,29 @@ pub fn ratio(of: Duration, to: Duration) -> f64 {
     of.as_secs_f64() / to.as_secs_f64()
 }
 
-pub fn timed(work: impl FnOnce()) -> Duration {
-    let began = Instant::now();
+pub fn timed(work: impl FnOnce()) -> Time {
+    let (began, before) = (Instant::now(), thread_time());
     work();
-    began.elapsed()
+    let cpu = thread_time() - before;
+    Time {
+        wall: began.elapsed(),
+        cpu,
+    }
+}
+
+#[allow(unsafe_code)]
+fn thread_time() -> Duration {
+    // SAFETY: all zeros is a valid timespec, and clock_gettime writes one to the place it is given.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        let clock = libc::CLOCK_THREAD_CPUTIME_ID;
+        assert_eq!(libc::clock_gettime(clock, &raw mut time), 0);
+        time
+    };
+    Duration::new(
+        time.tv_sec.try_into().unwrap(),
+        time.tv_nsec.try_into().unwrap(),
+    )
 }
 
 /// Lets each run so often, on a fresh link each time where there is a `node` to make it on. With no
@@ -84,6 +118,7 @@ pub fn race(
         .map(|one| Figures {
             name: one.name,
             times: Vec::new(),
+            cpu: Vec::new(),
             wrong: 0,
         })
         .collect();
@@ -103,12 +138,14 @@ pub fn race(
             let (time, wrong) = (contestants[place].run)(link);
             told.wrong = told.wrong.max(wrong);
             if round > 0 || runs == 0 {
-                told.times.push(time);
+                told.times.push(time.wall);
+                told.cpu.push(time.cpu);
             }
         }
     }
     for one in &mut figures {
         one.times.sort_unstable();
+        one.cpu.sort_unstable();
     }
     figures
 }

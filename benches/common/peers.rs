@@ -4,13 +4,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::RouteNetlinkMessage as M;
 
-use super::contest::timed;
+use super::contest::{Time, timed};
 use super::floor::{self, Floor};
 use super::{LINK, source};
 
@@ -45,7 +44,7 @@ pub fn lines_for_ip(vips: &[IpAddr]) -> String {
 }
 
 /// Runs the lines by one process. Refusals are left for the end state to tell.
-pub fn ip_batch(lines: &str) -> Duration {
+pub fn ip_batch(lines: &str) -> Time {
     let path = std::env::temp_dir().join(format!("viproute-peers-{}", std::process::id()));
     let mut file = std::fs::File::create(&path).unwrap();
     file.write_all(lines.as_bytes()).unwrap();
@@ -85,7 +84,7 @@ impl Rtnetlink {
         Self { runtime, handle }
     }
 
-    pub fn assign(&self, link: u32, vips: &[IpAddr]) -> Duration {
+    pub fn assign(&self, link: u32, vips: &[IpAddr]) -> Time {
         timed(|| {
             self.runtime.block_on(async {
                 futures_util::stream::iter(vips)
@@ -130,7 +129,7 @@ impl Rtnetlink {
 /// of Go costs: for each VIP the address; a look for the link by its name; the route replaced; and
 /// in IPv6 all routes of the node read, of which those to the VIP without the node's source are
 /// deleted. Each message is sent by itself and its answer awaited.
-pub fn kube_router(socket: &mut Floor, link: u32, vips: &[IpAddr]) -> Duration {
+pub fn kube_router(socket: &mut Floor, link: u32, vips: &[IpAddr]) -> Time {
     let dump = floor::dump_of_all_routes();
     let mut told = Vec::new();
     timed(|| {
