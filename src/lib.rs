@@ -61,6 +61,10 @@ compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a 
 
 mod audit;
 mod batch;
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+#[path = "internals.rs"]
+pub mod bench;
 mod cancel;
 mod claim;
 mod error;

@@ -4,13 +4,16 @@
 //! It is meant to be read. It does the same kernel operations as the library, in the best order
 //! known, and where two ways are open both are here and the cheaper one is the floor.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkMessage,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -122,6 +125,31 @@ pub fn add_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     )
 }
 
+/// An address without any flag, as who knows of none adds it.
+pub fn plain_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = address(link, vip);
+    message.header.scope = AddressScope::Link;
+    (
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+/// Sets NOPREFIXROUTE on an IPv6 address that is there, which takes its prefix route away.
+fn update_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = address(link, vip);
+    let mut for_ever = CacheInfo::default();
+    for_ever.ifa_valid = u32::MAX;
+    for_ever.ifa_preferred = u32::MAX;
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+    message
+        .attributes
+        .push(AddressAttribute::CacheInfo(for_ever));
+    (RouteNetlinkMessage::NewAddress(message), NLM_F_REPLACE)
+}
+
 pub fn delete_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let message = address(link, vip);
     (RouteNetlinkMessage::DelAddress(message), 0)
@@ -143,7 +171,7 @@ fn route(link: u32, vip: &IpAddr) -> RouteMessage {
 }
 
 /// The wanted route, to be put in with these flags.
-fn wanted_route(link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage, u16) {
+pub fn wanted_route(link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage, u16) {
     let mut message = route(link, vip);
     message
         .attributes
@@ -168,7 +196,7 @@ pub fn delete_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
 
 /// Deletes the kernel's own route: in IPv4 the one that has the VIP as its source, in IPv6 the one
 /// with the lowest metric.
-fn delete_kernels(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+pub fn delete_kernels(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let mut message = route(link, vip);
     if vip.is_ipv4() {
         let source = RouteAttribute::PrefSource(RouteAddress::from(*vip));
@@ -255,6 +283,45 @@ pub fn assign_route_only(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().map(|vip| add_route(link, vip)))
 }
 
+/// VIPs as kube-router before 2.6 leaves them: address and replaced route, one by one. In IPv6 the
+/// kernel's prefix route is there too, and its local route will be.
+pub fn as_kube_router_leaves(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(vips.iter().flat_map(|vip| {
+        [
+            plain_address(link, vip),
+            wanted_route(link, vip, NLM_F_REPLACE),
+        ]
+    }))
+}
+
+/// Repairs such IPv6 VIPs by the fewest messages: the prefix route's cause, and the kernel's route.
+///
+/// The library does not do it: were the kernel's route gone meanwhile, the deletion would take the
+/// wanted one.
+pub fn normalize_v6(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(
+        vips.iter()
+            .flat_map(|vip| [update_address(link, vip), delete_kernels(link, vip)]),
+    )
+}
+
+/// Repairs such IPv6 VIPs by the messages that cannot hit the wrong route: ours bears another
+/// protocol while the kernel's is deleted.
+pub fn normalize_v6_safely(link: u32, vips: &[IpAddr]) -> Messages {
+    Messages::encode(vips.iter().flat_map(|vip| {
+        let mut transit = wanted_route(link, vip, NLM_F_REPLACE);
+        if let RouteNetlinkMessage::NewRoute(route) = &mut transit.0 {
+            route.header.protocol = RouteProtocol::Static;
+        }
+        [
+            update_address(link, vip),
+            transit,
+            delete_kernels(link, vip),
+            wanted_route(link, vip, NLM_F_REPLACE),
+        ]
+    }))
+}
+
 /// Releases VIPs that were assigned in this order: all routes, then the addresses from the head of
 /// the kernel's list, which in IPv6 are the newest.
 pub fn release(link: u32, vips: &[IpAddr]) -> Messages {
@@ -296,15 +363,65 @@ pub fn dumps(link: u32) -> Vec<Vec<u8>> {
             RouteNetlinkMessage::GetAddress(addresses),
             RouteNetlinkMessage::GetRoute(routes),
         ] {
-            let mut message = NetlinkMessage::from(message);
-            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            message.finalize();
-            let mut bytes = vec![0; message.buffer_len()];
-            message.serialize(&mut bytes);
-            requests.push(bytes);
+            requests.push(request(message, NLM_F_DUMP));
         }
     }
     requests
+}
+
+/// Asks for every IPv6 route of the node.
+pub fn dump_of_all_routes() -> Vec<u8> {
+    let mut routes = RouteMessage::default();
+    routes.header.address_family = AddressFamily::Inet6;
+    request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
+}
+
+/// One message by itself, with its flags.
+fn request(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// The messages of a dump that are routes to this VIP.
+pub fn routes_to<'d>(dump: &'d [u8], vip: &IpAddr) -> impl Iterator<Item = &'d [u8]> {
+    let mut rest = dump;
+    let messages = std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().unwrap()) as usize;
+        let message = &rest[..length];
+        rest = &rest[length.next_multiple_of(4)..];
+        Some(message)
+    });
+    messages.filter(move |message| {
+        let kind = u16::from_ne_bytes([message[KIND_AT], message[KIND_AT + 1]]);
+        kind == libc::RTM_NEWROUTE && attribute(message, libc::RTA_DST) == Some(*vip)
+    })
+}
+
+/// The preferred source of such a route.
+pub fn source_of(route: &[u8]) -> Option<IpAddr> {
+    attribute(route, libc::RTA_PREFSRC)
+}
+
+/// An attribute of a route message that is an address.
+fn attribute(route: &[u8], kind: u16) -> Option<IpAddr> {
+    let mut rest = route.get(HEADER + 12..)?;
+    while !rest.is_empty() {
+        let length = u16::from_ne_bytes([rest[0], rest[1]]) as usize;
+        if u16::from_ne_bytes([rest[2], rest[3]]) == kind {
+            return match &rest[4..length] {
+                v4 if v4.len() == 4 => {
+                    Some(Ipv4Addr::from(<[u8; 4]>::try_from(v4).unwrap()).into())
+                }
+                v6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(v6).unwrap()).into()),
+            };
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    None
 }
 
 /// A socket, and room for replies.
@@ -355,6 +472,8 @@ impl Floor {
             early.push(place);
         });
         while !early.is_empty() {
+            // Who puts the routes in needs the lock that each attempt takes, and a core.
+            std::thread::yield_now();
             again.bytes.clear();
             again.starts.clear();
             for place in &early {
@@ -409,5 +528,46 @@ impl Floor {
             total += length;
         }
         total
+    }
+
+    /// The same, and keeps it.
+    pub fn read_into(&mut self, request: &[u8], told: &mut Vec<u8>) {
+        self.write(request);
+        while let Ok(length) = self.socket.recv(&mut &mut self.receive[..], 0) {
+            told.extend_from_slice(&self.receive[..length]);
+        }
+    }
+
+    /// Sends one message by itself and waits for its ack.
+    pub fn ask(&mut self, message: &(RouteNetlinkMessage, u16)) -> Result<(), i32> {
+        let (message, flags) = message;
+        self.ask_bytes(&request(message.clone(), flags | NLM_F_ACK))
+    }
+
+    fn ask_bytes(&mut self, bytes: &[u8]) -> Result<(), i32> {
+        self.write(bytes);
+        let mut result = Ok(());
+        self.replies(1, |_, errno| result = Err(errno));
+        result
+    }
+
+    /// Deletes a route as a dump told it.
+    pub fn delete_as_told(&mut self, route: &[u8]) -> Result<(), i32> {
+        let mut bytes = route.to_vec();
+        bytes[KIND_AT..KIND_AT + 2].copy_from_slice(&libc::RTM_DELROUTE.to_ne_bytes());
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        bytes[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+        bytes[SEQUENCE_AT..HEADER].fill(0);
+        self.ask_bytes(&bytes)
+    }
+
+    /// Looks for a link by its name.
+    pub fn find_link(&mut self, name: &str) {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.write(&request(RouteNetlinkMessage::GetLink(link), 0));
+        let length = self.socket.recv(&mut &mut self.receive[..], 0).unwrap();
+        let kind = u16::from_ne_bytes([self.receive[KIND_AT], self.receive[KIND_AT + 1]]);
+        assert!(length > HEADER && kind == libc::RTM_NEWLINK);
     }
 }

@@ -3,7 +3,10 @@
 
 //! What the benches share: a node of its own, VIPs, the floor, and a witness of the end state.
 
+pub mod contest;
+pub mod dump;
 pub mod floor;
+pub mod peers;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,6 +34,12 @@ pub fn v6(n: u32) -> Vec<IpAddr> {
         .map(|i| Ipv6Addr::from(base + u128::from(i)).into())
         .collect()
 }
+
+/// Makes VIPs of one family.
+pub type Vips = fn(u32) -> Vec<IpAddr>;
+
+/// Both families.
+pub const FAMILIES: [(&str, Vips); 2] = [("IPv4", v4), ("IPv6", v6)];
 
 /// The source of an address's family.
 pub fn source(of: &IpAddr) -> IpAddr {
@@ -173,4 +182,19 @@ pub fn left(vips: &[IpAddr]) -> usize {
         .flat_map(|text| text.lines())
         .filter(|line| !link_local(line))
         .count()
+}
+
+/// The pure parts of the library with the rows of these VIPs.
+pub fn pure(vips: &[IpAddr]) -> viproute::bench::Pure {
+    viproute::bench::Pure::new(dump::LINK, [NODE_V4.into(), NODE_V6.into()], vips)
+}
+
+/// Whether the kernel's local route of one of these IPv6 VIPs is still to come: of each there are
+/// two then, ours and that. Pauses, to be asked again.
+pub fn late(vips: &[IpAddr]) -> bool {
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let routes = told_by_ip(&format!("-6 route show table local dev {LINK} type local"));
+    let kernels = routes.lines().filter(|line| line.contains("metric 0 "));
+    // One is of the link's own address.
+    kernels.filter(|line| !line.contains("fe80:")).count() < vips.len()
 }

@@ -1,0 +1,155 @@
+//! Doors to the pure parts for our own benches, behind a feature that is off by default. No part
+//! of the public interface: anything here may change at any time.
+
+use std::net::IpAddr;
+
+use crate::batch::Batch;
+use crate::plan::{Binding, Goal, Next, Policy, Step, next};
+use crate::state::{Facts, Frame, Phase, Rows};
+use crate::vip::{Family, Vip};
+use crate::wire::decode;
+use crate::wire::encode::{Templates, Wanted, kernel_key};
+
+/// Messages in a batch, as in a call.
+const BATCH: usize = 256;
+
+/// How the VIPs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As wanted.
+    Clean,
+    /// The kernel's own route stands beside the wanted one, or in its place.
+    Broken,
+}
+
+/// The rows of a call, with nothing behind them.
+#[derive(Debug)]
+pub struct Pure {
+    rows: Rows,
+    batch: Batch,
+    wanted: [Wanted; 2],
+    templates: [Templates; 2],
+    link: u32,
+}
+
+impl Pure {
+    /// Rows for these VIPs, of which nothing was seen yet.
+    #[must_use]
+    pub fn new(link: u32, sources: [IpAddr; 2], vips: &[IpAddr]) -> Self {
+        let wanted = sources.map(|source| Wanted {
+            family: Family::of(&source),
+            link,
+            source: Some(source),
+            kernel_source: false,
+            protocol: libc::RTPROT_KERNEL,
+            transit: libc::RTPROT_STATIC,
+            address_protocol: None,
+            deprecated: false,
+        });
+        let mut rows = Rows::default();
+        for vip in vips {
+            rows.push(Vip::from(*vip), Goal::Assign);
+        }
+        rows.settle();
+        Self {
+            rows,
+            batch: Batch::default(),
+            templates: [Templates::new(&wanted[0]), Templates::new(&wanted[1])],
+            wanted,
+            link,
+        }
+    }
+
+    /// Says what was seen of the first `count` VIPs.
+    pub fn set(&mut self, count: usize, state: State) {
+        for row in self.rows.iter_mut().take(count) {
+            let address = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
+            let route = match (state, row.vip.family()) {
+                (State::Clean, _) => Facts::OURS,
+                (State::Broken, Family::V4) => Facts::KERNEL,
+                (State::Broken, Family::V6) => Facts::OURS | Facts::KERNEL,
+            };
+            row.facts = address | route;
+        }
+    }
+
+    /// Plans all rows. Returns how many steps there are to do.
+    #[must_use]
+    pub fn plan(&self) -> usize {
+        let mut steps = 0;
+        for row in self.rows.iter() {
+            let policy = Policy {
+                goal: row.goal,
+                as_kernel: true,
+                binding: Binding::Address,
+                kernel_source: false,
+            };
+            if let Next::Steps(next) = next(row.vip.family(), row.facts, row.phase, policy) {
+                steps += next.len();
+            }
+        }
+        steps
+    }
+
+    /// Writes the messages of fresh VIPs, batch by batch. Returns how many bytes they are.
+    #[must_use]
+    pub fn encode(&mut self) -> usize {
+        let mut bytes = 0;
+        self.batch.begin(1);
+        for (at, row) in (0..).zip(self.rows.iter()) {
+            let templates = &self.templates[row.vip.family() as usize];
+            let vip = row.vip.addr();
+            let steps: [Step; 3] = match row.vip.family() {
+                Family::V4 => [Step::AddAddress, Step::AppendRoute, Step::DeleteKernel],
+                Family::V6 => [Step::AddAddress, Step::DeleteKernel, Step::AddRoute],
+            };
+            for step in steps {
+                if self.batch.len() == BATCH {
+                    bytes += self.batch.seal().bytes().len();
+                    self.batch.begin(1);
+                }
+                self.batch.push(at, step, |out, sequence| match step {
+                    Step::AddAddress => templates.add_address.push(out, sequence, &vip),
+                    Step::AppendRoute => templates.append_route.push(out, sequence, &vip),
+                    Step::AddRoute => templates.add_route.push(out, sequence, &vip),
+                    _ => templates.push_delete_route(out, sequence, &vip, &kernel_key(&vip)),
+                });
+            }
+        }
+        bytes + self.batch.seal().bytes().len()
+    }
+
+    /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as wanted.
+    #[must_use]
+    pub fn decode<'d>(&mut self, datagrams: impl IntoIterator<Item = &'d [u8]>) -> usize {
+        let frame = Frame {
+            link: self.link,
+            wanted: &self.wanted,
+            now: u32::MAX / 2,
+        };
+        self.rows.begin();
+        for datagram in datagrams {
+            for message in decode::messages(datagram).map_while(Result::ok) {
+                match message.kind {
+                    libc::RTM_NEWADDR => {
+                        if let Ok(Some(address)) = message.address() {
+                            self.rows.join_address(&address, &frame, None);
+                        }
+                    }
+                    libc::RTM_NEWROUTE => {
+                        if let Ok(Some(route)) = message.route() {
+                            self.rows.join_route(&route, &frame, None);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.rows.finish();
+        let good = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::OURS;
+        self.rows
+            .iter()
+            .filter(|row| row.facts == good && row.phase == Phase::empty())
+            .count()
+    }
+}
