@@ -8,7 +8,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::common::{NODE_V4, NODE_V6, VIP_LINK, vips};
 use viproute::{Binding, Builder, Claim, ErrorKind, Protocol, Report, VipManager};
@@ -52,6 +52,8 @@ impl Setting {
             .source(NODE_V4)
             .source(NODE_V6)
             .protocol(Protocol::new(self.protocol).unwrap())
+            // The kernel is late by many seconds where another namespace keeps its queue busy.
+            .stall_timeout(Duration::from_secs(60))
             .binding(if self.route_only {
                 Binding::Route
             } else {
