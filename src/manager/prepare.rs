@@ -1,0 +1,248 @@
+//! All of a call that happens before its first write to a VIP.
+
+use ipnet::Ipv6Net;
+
+use super::VipManager;
+use super::builder::{Builder, Protocol};
+use super::ready::{
+    check_ipv6, check_sources, find_link, find_or_make, is_to_be_made, make_ready, survey,
+};
+use super::screen::Screen;
+use crate::claim::Claim;
+use crate::error::{Error, ErrorKind};
+use crate::link::LinkState;
+use crate::observe::{Few, Hint};
+use crate::plan::{Binding, Goal};
+use crate::preview::Groundwork;
+use crate::round::{Buffers, Call};
+use crate::source::{self, SourceAvoidance};
+use crate::state::{Facts, Rows};
+use crate::vip::{Family, Vip};
+
+/// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
+/// look at all that is on the link.
+const FEW: usize = 16;
+
+/// Whose VIPs a call is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope<'a> {
+    /// The caller named them.
+    Given(Goal),
+    /// All that are on the link, as they are bound.
+    Link,
+    /// All that are on the link, to be bound anew.
+    Rebind,
+    /// Those named, and those on the link that are claimed.
+    Claimed(&'a Claim),
+    /// Those on the link that are claimed.
+    Wipe(&'a Claim),
+    /// Those named; of those to be released, the claimed ones.
+    Few(&'a Claim),
+}
+
+/// In what way a call is prepared.
+pub(super) enum Mode<'a> {
+    /// To be run, with the whole link looked at.
+    Act,
+    /// To be run, with only its rows looked at; notifications told this of them.
+    Mend(Vec<(Vip, Hint)>),
+    /// Not to be run: what would be done to the link is noted here, and not done.
+    Preview(&'a mut Groundwork),
+}
+
+impl VipManager {
+    /// Whether the rows are better looked at one by one than with all that is on the link.
+    fn are_few(&self, scope: Scope<'_>) -> bool {
+        let rows = &self.buffers.rows;
+        // Whether an IPv4 VIP that is bound by its route has an address, only the link tells.
+        let tells = self.config.binding == Binding::Address || !rows.has(Family::V4);
+        matches!(scope, Scope::Given(Goal::Assign)) && (1..=FEW).contains(&rows.len()) && tells
+    }
+
+    /// Everything of a call that happens before its first write.
+    pub(super) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
+        self.talk.hear_addresses(false)?;
+        let screen = self.config.screen(self.sources);
+        let Buffers { rows, rejected, .. } = &mut self.buffers;
+        rows.settle();
+        rows.reject(|row| screen.reject(row), rejected);
+        if let Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) = scope {
+            check_claim(claim, &self.config)?;
+        }
+        let assigns = rows.len() > 0;
+        if matches!(scope, Scope::Claimed(_)) && !assigns {
+            return Err(Error::new(
+                ErrorKind::EmptySet,
+                "the desired set has no admissible VIP: to take all claimed VIPs off the link, \
+                 call release_all",
+            ));
+        }
+        let releases =
+            matches!(scope, Scope::Wipe(_)) || matches!(scope, Scope::Given(Goal::Release));
+        let rows = &self.buffers.rows;
+        let asked = Family::ALL.map(|family| rows.needs_source(family));
+        // To assign nothing is a way to make the link.
+        let create = matches!(scope, Scope::Given(Goal::Assign))
+            || rows.iter().any(|row| row.goal == Goal::Assign);
+        let admit = |vip: Vip| {
+            let goal = match scope {
+                Scope::Given(_) | Scope::Few(_) => return None,
+                Scope::Link => Goal::Normalize,
+                Scope::Rebind => Goal::Assign,
+                Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
+            };
+            screen.is_on_link(vip).then_some(goal)
+        };
+        let mut labels = None;
+        let (link, few) = match mode {
+            Mode::Preview(groundwork) => {
+                let link = survey(&mut self.talk, &self.config, groundwork)?;
+                check_sources(&mut self.talk, &self.sources, asked)?;
+                labels = Some(&mut groundwork.labels);
+                (link, None)
+            }
+            Mode::Act | Mode::Mend(_) => {
+                let found = match find_link(&mut self.talk, &self.config) {
+                    Err(error) if create && is_to_be_made(&error, &self.config) => None,
+                    found => Some(found?),
+                };
+                // Before the first change, to which the link's creation belongs.
+                check_sources(&mut self.talk, &self.sources, asked)?;
+                let mut link = match found {
+                    Some(link) => link,
+                    None => find_or_make(&mut self.talk, &self.config)?,
+                };
+                if let Scope::Claimed(claim) = scope
+                    && !link.up
+                {
+                    // To bring the link up is a change, too: not before the claim's bound was
+                    // checked.
+                    let mut call = Call::new(
+                        &self.config,
+                        &self.sources,
+                        &mut self.talk,
+                        &mut self.buffers,
+                        &self.cancelled,
+                        link.index,
+                    );
+                    call.look(Some(&admit))?;
+                    keep_claimed(&mut call.buffers.rows, claim)?;
+                }
+                check_ipv6(&link, asked)?;
+                if !releases {
+                    link = make_ready(&mut self.talk, &self.config, link)?;
+                }
+                let few = match mode {
+                    Mode::Mend(hints) => Some(Few {
+                        hints,
+                        informed: true,
+                    }),
+                    _ if self.are_few(scope) => {
+                        self.talk.hear_addresses(true)?;
+                        Some(Few::unknown(&self.buffers.rows))
+                    }
+                    _ => None,
+                };
+                (link, few)
+            }
+        };
+        let mut call = Call::new(
+            &self.config,
+            &self.sources,
+            &mut self.talk,
+            &mut self.buffers,
+            &self.cancelled,
+            link.index,
+        );
+        call.few = few;
+        let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
+        call.look((!given).then_some(&admit))?;
+        keep_own(call.buffers, scope, &screen)?;
+        let found = Family::ALL.map(|family| call.buffers.rows.needs_source(family));
+        if found != asked {
+            check_ipv6(&link, found)?;
+            check_sources(call.talk, &self.sources, found)?;
+        }
+        if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
+            && self.config.binding == Binding::Address
+        {
+            label(&mut call, &link, labels)?;
+        }
+        Ok(call)
+    }
+}
+
+/// Leaves of what was found only the rows that the call is about.
+fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Result<(), Error> {
+    let Buffers { rows, rejected, .. } = buffers;
+    match scope {
+        Scope::Given(_) => Ok(()),
+        Scope::Link | Scope::Rebind => {
+            // What went away while it was looked for is not on the link.
+            rows.retain(|row| row.facts.on_link());
+            rows.reject(|row| screen.reject(row), rejected);
+            Ok(())
+        }
+        Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim),
+        Scope::Few(claim) => {
+            // As a discovery would find it: a route in table main alone makes no VIP.
+            let shows = Facts::ADDRESS | Facts::OURS | Facts::SLOT;
+            rows.retain(|row| row.goal != Goal::Release || row.facts.intersects(shows));
+            keep_claimed(rows, claim)
+        }
+    }
+}
+
+/// Labels the addresses of the VIPs that will be on the link, or notes in `preview` what would be
+/// done.
+fn label(
+    call: &mut Call<'_>,
+    link: &LinkState,
+    preview: Option<&mut Vec<Ipv6Net>>,
+) -> Result<(), Error> {
+    let rows = call.buffers.rows.iter().filter(|row| {
+        row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
+    });
+    let vips = rows.map(|row| row.vip);
+    match preview {
+        Some(labels) => *labels = source::preview(call.talk, link.index, &link.name, vips)?,
+        None => call.report.writes += source::label(call.talk, link.index, &link.name, vips)?,
+    }
+    Ok(())
+}
+
+/// A claim by mark needs a mark.
+pub(super) fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> {
+    // The kernel's own routes bear none.
+    let marks_routes = config.protocol != Protocol::KERNEL && config.kernel_source == [false; 2];
+    let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
+    if claim.needs_mark() && !marks_routes && !marks_addresses {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "a claim by mark needs a mark: a protocol other than kernel where no family keeps the \
+             kernel's route, or an address protocol where VIPs are bound by their addresses",
+        ));
+    }
+    Ok(())
+}
+
+/// Of the VIPs on the link that are not desired, only the claimed ones are of the call.
+fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
+    rows.retain(|row| {
+        let claimed = || claim.covers(row.vip, row.facts.contains(Facts::MARKED));
+        // What went away while it was looked for is not on the link.
+        row.goal != Goal::Release || row.facts.on_link() && claimed()
+    });
+    let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
+    if releases > claim.bound() {
+        return Err(Error::new(
+            ErrorKind::TooManyReleases,
+            format!(
+                "the release of {releases} would pass the bound of the claim, {} at once: raise it if \
+                 that is meant",
+                claim.bound()
+            ),
+        ));
+    }
+    Ok(())
+}
