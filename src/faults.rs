@@ -475,11 +475,9 @@ fn a_look_up_that_finds_nothing_is_repeated() {
             }
         }));
         let result = manager.normalize();
-        assert_eq!(
-            asked.load(std::sync::atomic::Ordering::Relaxed),
-            (blind + 1).min(3),
-            "look-ups"
-        );
+        // More may follow: a young address is looked at for a while.
+        let asked = asked.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(asked >= (blind + 1).min(3), "{asked} look-ups");
         match result {
             Ok(report) if !believed => assert_eq!((report.unchanged, report.writes), (1, 0)),
             Err(error) if believed => {

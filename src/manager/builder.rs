@@ -121,7 +121,7 @@ impl Builder {
     /// routes of this library included, is deleted.
     ///
     /// Without a source and without this, VIPs of a family are rejected
-    /// ([`Reject::NoSource`]): to forget the source is an error.
+    /// ([`Reject::NoSource`](crate::Reject::NoSource)): to forget the source is an error.
     ///
     /// An IPv6 VIP that has lost the kernel's route gets it back only with its address, which is
     /// deleted and added anew.
@@ -194,7 +194,7 @@ impl Builder {
     }
 
     /// Lets a call that assigns VIPs and finds no link create it ([`assign`](VipManager::assign),
-    /// [`reconcile`](VipManager::reconcile), a [`Keeper`]), without ARP and without an IPv6 address
+    /// [`reconcile`](VipManager::reconcile), a [`Keeper`](crate::Keeper)), without ARP and without an IPv6 address
     /// of its own (`addrgenmode none`), and implies
     /// [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
     /// that is there, down and without ARP may be what a killed call has left of it, and gets what
