@@ -306,7 +306,9 @@ fn allocations(table: &mut Table, size: u32) {
     set.extend(common::v6(size / 2));
     manager.assign(&set).unwrap();
     manager.release(&set).unwrap();
-    let few = &set[set.len() - set.len() / 10..];
+    // As many of each family.
+    let middle = set.len() / 2;
+    let few = &set[middle - middle / 10..middle + middle / 10];
     let claim = Claim::link();
     let names = ["assign", "reconcile", "normalize", "release"];
     let counts = [few, &set[..]].map(|set| {

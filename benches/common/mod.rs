@@ -192,7 +192,7 @@ pub fn pure(vips: &[IpAddr]) -> viproute::bench::Pure {
 /// Whether the kernel's local route of one of these IPv6 VIPs is still to come: of each there are
 /// two then, ours and that. Pauses, to be asked again.
 pub fn late(vips: &[IpAddr]) -> bool {
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let routes = told_by_ip(&format!("-6 route show table local dev {LINK} type local"));
     let kernels = routes.lines().filter(|line| line.contains("metric 0 "));
     // One is of the link's own address.
