@@ -204,7 +204,9 @@ impl Observer<'_> {
                 Family::V4 => match hint.and_then(|hint| hint.address) {
                     Some(true) => rows.join_known_address(vip),
                     Some(false) => {}
-                    None => unknown |= informed || row.phase.contains(Phase::WRITTEN),
+                    None => {
+                        unknown |= row.phase.contains(Phase::WRITTEN) || row.goal != Goal::Assign
+                    }
                 },
             }
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
@@ -231,6 +233,11 @@ impl Observer<'_> {
         };
         Ok(!self.rows.iter().any(|row| {
             let kernels = row.facts.contains(Facts::KERNEL);
+            // Where a route leads to it, so may an address: nobody told.
+            let untold = row.vip.family() == Family::V4
+                && !row.facts.contains(Facts::ADDRESS)
+                && row.facts.on_link()
+                && !row.phase.contains(Phase::WAS_ABSENT);
             let hidden = if self.frame.keeps_kernels(row.vip.family()) {
                 // Where that is the wanted one, it was verified before that nothing is behind it,
                 // and the hints tell what came since; but not what became of that.
@@ -238,7 +245,7 @@ impl Observer<'_> {
             } else {
                 kernels && row.vip.family() == Family::V6 && !row.phase.contains(Phase::FRESH)
             };
-            row.facts.contains(Facts::FOREIGN) || hidden
+            row.facts.contains(Facts::FOREIGN) || hidden || untold
         }))
     }
 

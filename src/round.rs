@@ -398,8 +398,10 @@ impl<'a> Call<'a> {
         self.queue(at, Step::DeleteOurs)
     }
 
-    /// Queues the addresses to delete behind all routes, newest first: the kernel's walks are
-    /// then the shortest.
+    /// Queues the addresses to delete behind all routes, in the order in which the kernel's walks
+    /// are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
+    /// the tail, for the rest of the list behind each is gone through more than once
+    /// (`__inet_del_ifa`, net/ipv4/devinet.c).
     fn delete_deferred(&mut self) -> Result<(), Stop> {
         let Buffers { rows, deferred, .. } = &mut *self.buffers;
         if deferred.is_empty() {
@@ -413,7 +415,12 @@ impl<'a> Call<'a> {
             // Were the link's last IPv4 address to go, every IPv4 route through it would.
             crate::link::anchor(self.talk, self.link).map_err(Stop::Error)?;
         }
-        deferred.sort_unstable_by_key(|at| rows.get(*at).map(|row| row.order));
+        deferred.sort_unstable_by_key(|at| {
+            rows.get(*at).map(|row| match row.vip.family() {
+                Family::V4 => u32::MAX - row.order,
+                Family::V6 => row.order,
+            })
+        });
         for place in 0..deferred.len() {
             let at = self.buffers.deferred[place];
             self.queue(at, Step::DeleteAddress)?;

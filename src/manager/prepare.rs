@@ -137,12 +137,12 @@ impl VipManager {
                         hints,
                         informed: true,
                     }),
-                    _ if self.are_few(scope) => {
-                        self.talk.hear_addresses(true)?;
-                        Some(Few::unknown(&self.buffers.rows))
-                    }
-                    _ => None,
+                    _ => self
+                        .are_few(scope)
+                        .then(|| Few::unknown(&self.buffers.rows)),
                 };
+                let hears = few.is_some() && self.buffers.rows.has(Family::V4);
+                self.talk.hear_addresses(hears)?;
                 (link, few)
             }
         };
