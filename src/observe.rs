@@ -518,9 +518,10 @@ const LOOK_UPS: usize = 128;
 /// 6.18).
 const NEGATIVES: u32 = 3;
 
-/// Whether a look-up of this row should find a local route.
+/// Whether much follows from it if a look-up of this row finds no local route.
 fn is_expected(row: &Row) -> bool {
-    row.vip.family() == Family::V6 && row.facts.on_link() && !is_in_the_making(row)
+    let should_be_there = row.facts.on_link() && !is_in_the_making(row);
+    row.vip.family() == Family::V6 && (should_be_there || row.goal == Goal::Release)
 }
 
 /// Whether look-ups told all of this row, though no more is known of it: where no local route
@@ -530,11 +531,17 @@ fn is_all_told(row: &Row) -> bool {
     let is_new = row.phase.contains(Phase::WAS_ABSENT);
     let begins = !row.phase.contains(Phase::WRITTEN);
     let further = Facts::FOREIGN | Facts::VEILED | Facts::OTHER_LENGTH | Facts::SLOT;
-    // Without a local route, an IPv4 address is supposed not to be there: if it is, the kernel
-    // refuses to add it.
-    row.goal == Goal::Assign
-        && !row.facts.intersects(further)
-        && (is_new || begins && !row.facts.on_link())
+    if row.facts.intersects(further) {
+        return false;
+    }
+    match row.goal {
+        // Without a local route, an IPv4 address is supposed not to be there: if it is, the kernel
+        // refuses to add it.
+        Goal::Assign => is_new || begins && !row.facts.on_link(),
+        // IPv4 has routes for one type of service, which no other look-up finds.
+        Goal::Release => row.vip.family() == Family::V6 && !row.facts.on_link(),
+        Goal::Normalize | Goal::Look => false,
+    }
 }
 
 /// Whether a torn dump leaves something open for this row.

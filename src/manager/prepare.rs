@@ -157,6 +157,10 @@ impl VipManager {
         call.few = few;
         let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
         call.look((!given).then_some(&admit))?;
+        if scope == Scope::Given(Goal::Release) && are_few_of_v6(&call.buffers.rows) {
+            // That they are gone, look-ups tell.
+            call.few = Some(Few::unknown(&call.buffers.rows));
+        }
         keep_own(call.buffers, scope, &screen)?;
         let found = Family::ALL.map(|family| call.buffers.rows.needs_source(family));
         if found != asked {
@@ -170,6 +174,10 @@ impl VipManager {
         }
         Ok(call)
     }
+}
+
+fn are_few_of_v6(rows: &Rows) -> bool {
+    (1..=FEW).contains(&rows.len()) && !rows.has(Family::V4)
 }
 
 /// Leaves of what was found only the rows that the call is about.
