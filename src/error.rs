@@ -41,7 +41,8 @@ pub enum ErrorKind {
     InvalidNetns,
     /// There is no such link. Create it, or let [`Builder::create_link`](crate::Builder::create_link).
     LinkNotFound,
-    /// The link is down. Bring it up, or let [`Builder::bring_up`](crate::Builder::bring_up).
+    /// The link is down, or went down during the call. Bring it up, or let
+    /// [`Builder::bring_up`](crate::Builder::bring_up).
     LinkDown,
     /// The link is enslaved to a VRF, where the routes of table local are not used. Take another.
     LinkInVrf,

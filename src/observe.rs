@@ -86,6 +86,9 @@ pub(crate) struct Observer<'a> {
     pub(crate) templates: &'a [Templates; 2],
     /// Nothing is to be written, so that what other devices have does not matter.
     pub(crate) only_looks: bool,
+    /// Since addresses were last looked at, nothing was written but some new IPv6 ones, and all of
+    /// those were acked: enough to go on with. What is believed in the end is seen.
+    pub(crate) only_new: bool,
     /// Makes VIPs that are found on the link rows, too.
     pub(crate) admit: Option<Admit<'a>>,
 }
@@ -126,11 +129,18 @@ impl Observer<'_> {
             self.talk.notifications(|message| {
                 note_arrival(message, rows, link);
             })?;
-            self.rows.begin();
+            let skips_addresses = std::mem::take(&mut self.only_new);
+            if skips_addresses {
+                self.rows.begin_routes(known_of_address);
+            } else {
+                self.rows.begin();
+            }
             let mut main_used = false;
             let mut dumped = Dumped::Whole;
             for family in families.iter().flatten() {
-                dumped = dumped.and(self.dump_addresses(*family)?);
+                if !skips_addresses {
+                    dumped = dumped.and(self.dump_addresses(*family)?);
+                }
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
                 if scan_main && self.main_matters(*family) {
                     dumped = dumped.and(self.dump_routes(*family, TABLE_MAIN, &mut main_used)?);
@@ -557,6 +567,15 @@ pub(crate) fn is_rivalled(row: &Row, frame: &Frame<'_>) -> bool {
     row.facts.contains(Facts::FOREIGN | wanted)
 }
 
+/// What is known of a row's address right behind the ack of its making.
+fn known_of_address(row: &Row) -> Facts {
+    if row.phase.contains(Phase::FRESH) && row.vip.family() == Family::V6 {
+        Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
+    } else {
+        row.facts & Facts::OF_ADDRESS
+    }
+}
+
 /// Whether the row's address was made by this call and its route was not yet.
 pub(crate) fn is_in_the_making(row: &Row) -> bool {
     row.phase.contains(Phase::FRESH)
@@ -571,15 +590,25 @@ pub(crate) fn awaits_kernel(row: &Row) -> bool {
         && !row.facts.contains(Facts::KERNEL)
 }
 
-/// Takes note of a notification of a local route to one of the rows. Returns whether it is news for
-/// a row that is not settled.
-pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> bool {
+/// What a notification says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// No news of a row that is not settled.
+    None,
+    /// The kernel's own route of one has come, or gone.
+    Kernels,
+    /// Another route of one has.
+    Other,
+}
+
+/// Takes note of a notification of a local route to one of the rows.
+pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> Arrival {
     if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
-        return false;
+        return Arrival::None;
     }
     // One that cannot be read is none of ours: the observation that follows decides.
     let Ok(Some(route)) = message.route() else {
-        return false;
+        return Arrival::None;
     };
     let local = route.table == TABLE_LOCAL && route.link == Some(link);
     if let Some(host) = route.host().filter(|_| local)
@@ -589,10 +618,11 @@ pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) ->
     {
         // The kernel's has come; its deletion by another hand proves that as well. And a route in
         // the place of ours tells that somebody else got further: worth another look.
-        if route.is_kernels_own() {
-            row.phase |= Phase::SETTLED;
+        if !route.is_kernels_own() {
+            return Arrival::Other;
         }
-        return true;
+        row.phase |= Phase::SETTLED;
+        return Arrival::Kernels;
     }
-    false
+    Arrival::None
 }

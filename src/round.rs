@@ -5,11 +5,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::batch::{Batch, Refused};
+use crate::batch::{Batch, Entry, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
-use crate::observe::{Few, Observer, awaits_kernel, note_arrival, route_group};
+use crate::observe::{Arrival, Few, Observer, awaits_kernel, note_arrival, route_group};
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
@@ -35,6 +35,13 @@ const QUIET: Duration = Duration::from_millis(500);
 /// The same where the wanted route is there and only the address is new: nearly always somebody has
 /// been through all of it. But the route may have outlived an earlier address.
 const BRIEF: Duration = Duration::from_millis(20);
+
+/// How many times as long a call waits for quiet at the most. Beside a hand that never rests there
+/// is none.
+const RESTLESS: u32 = 4;
+
+/// How long a call waits at least for addresses to be no longer young, though nothing is gained.
+const AGES: Duration = Duration::from_secs(2);
 
 /// How long a wait that has seen the kernel move goes on for the rest to move too.
 const GATHER: Duration = Duration::from_millis(2);
@@ -109,9 +116,13 @@ pub(crate) struct Call<'a> {
     pub(crate) scan_main: bool,
     /// Whether nothing is to be written.
     pub(crate) only_looks: bool,
+    /// Whether this round has written nothing but new IPv6 addresses, all of them acked.
+    only_new: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
-    /// When this call last wrote, or saw a route of the kernel's come.
+    /// When this call last wrote, or saw a route of the kernel's come that it waited for.
+    gained: Instant,
+    /// When this call last wrote, or saw any route to a row come or go.
     pub(crate) moved: Instant,
 }
 
@@ -177,6 +188,8 @@ impl<'a> Call<'a> {
             observed: false,
             scan_main: true,
             only_looks: false,
+            only_new: false,
+            gained: Instant::now(),
             listening: false,
             moved: Instant::now(),
         }
@@ -225,7 +238,11 @@ impl<'a> Call<'a> {
             // What it hears then is that the table changes under the dump.
             self.talk.hear_addresses(false).map_err(Stop::Error)?;
             // Table main is read once, and again only while it holds something to remove.
-            self.scan_main = self.observer(admit).observe(scan_main)?;
+            // A look at a few has already forgotten what was known.
+            let only_new = std::mem::take(&mut self.only_new) && few.is_none();
+            let mut observer = self.observer(admit);
+            observer.only_new = only_new;
+            self.scan_main = observer.observe(scan_main)?;
             // It listens for itself, and ends all of it.
             self.listening = false;
         }
@@ -271,25 +288,30 @@ impl<'a> Call<'a> {
         let mut stalled = false;
         loop {
             self.check_time()?;
-            let rounds = self.buffers.rows.iter().map(|row| row.attempts).max();
+            let open = |row: &&Row| !row.phase.contains(Phase::FAILED);
+            let rows = self.buffers.rows.iter().filter(open);
+            let rounds = rows.map(|row| row.attempts).max();
             let patience = rounds.unwrap_or_default().saturating_sub(PATIENT_AFTER);
             if patience > 0 {
                 self.pause(Duration::from_millis(1 << patience.min(6)))?;
             }
             let writes = self.report.writes;
+            // The kernel's own routes for them are the wanted ones: then this look is the last.
+            self.only_new = !self.wanted[Family::V6 as usize].kernel_source;
             let mut waiting = false;
             for at in self.indices() {
                 waiting |= self.advance(at)?;
             }
             self.delete_deferred()?;
             self.flush()?;
+            self.only_new &= self.report.writes != writes;
             if self.report.writes != writes {
                 // What was just written deserves a wait of its own.
                 stalled = false;
             } else if !waiting {
                 return Ok(());
-            } else if stalled {
-                // Seen once more, and it still is not there.
+            } else if stalled || self.gained.elapsed() >= self.limits.stall.max(AGES) {
+                // Seen once more, and it still is not there. Or others move, to no avail.
                 self.give_up_waiting();
                 return Ok(());
             } else {
@@ -315,6 +337,7 @@ impl<'a> Call<'a> {
             },
             templates: &self.templates,
             only_looks: self.only_looks,
+            only_new: false,
             admit,
         }
     }
@@ -347,7 +370,12 @@ impl<'a> Call<'a> {
             return Ok(false);
         }
         let steps = match self.next(&row) {
-            Next::Done => return Ok(self.moved.elapsed() < quiet_for(&row)),
+            Next::Done => {
+                let quiet = quiet_for(&row);
+                let rests = self.moved.elapsed() >= quiet
+                    || self.gained.elapsed() >= quiet.saturating_mul(RESTLESS);
+                return Ok(!rests);
+            }
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -559,6 +587,14 @@ impl<'a> Call<'a> {
         });
         self.report.writes += count;
         self.moved = Instant::now();
+        self.gained = self.moved;
+        let is_new = |entry: &Entry| {
+            let row = rows.get(entry.row);
+            entry.step == Step::AddAddress
+                && !entry.refused
+                && row.is_some_and(|row| row.vip.family() == Family::V6)
+        };
+        self.only_new &= matches!(heard, Ok(Dumped::Whole)) && sealed.entries().iter().all(is_new);
         match heard {
             Ok(Dumped::Whole) => {
                 for entry in sealed.entries().iter().filter(|entry| !entry.refused) {
@@ -585,7 +621,7 @@ impl<'a> Call<'a> {
 
     /// Decides what the refusals from `from` on mean.
     fn judge_refusals(&mut self, from: usize) -> Result<(), Stop> {
-        let mut link_gone = false;
+        let (mut link_gone, mut link_down) = (false, false);
         for place in from..self.buffers.refusals.len() {
             let Refused {
                 row, step, errno, ..
@@ -598,6 +634,7 @@ impl<'a> Call<'a> {
                 )));
             }
             link_gone |= errno == libc::ENODEV;
+            link_down |= errno == libc::ENETDOWN;
             match step.refused(errno) {
                 Refusal::Final => self.fail(row, Cause::Kernel),
                 // It is otherwise than it seemed when looked at alone: read the link.
@@ -606,6 +643,10 @@ impl<'a> Call<'a> {
         }
         if link_gone {
             return Err(Stop::link_gone());
+        }
+        if link_down {
+            let text = "the link went down during the call";
+            return Err(Stop::Error(Error::new(ErrorKind::LinkDown, text)));
         }
         Ok(())
     }
@@ -714,12 +755,17 @@ impl<'a> Call<'a> {
     fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
         let rows = &mut self.buffers.rows;
         let link = self.link;
-        let mut arrived = 0;
-        let heard = self
-            .talk
-            .notifications(|message| arrived += usize::from(note_arrival(message, rows, link)))?;
+        let (mut arrived, mut gained) = (0, false);
+        let heard = self.talk.notifications(|message| {
+            let arrival = note_arrival(message, rows, link);
+            arrived += usize::from(arrival != Arrival::None);
+            gained |= arrival == Arrival::Kernels;
+        })?;
         if arrived > 0 {
             self.moved = Instant::now();
+        }
+        if gained {
+            self.gained = Instant::now();
         }
         Ok((heard == Dumped::Whole).then_some(arrived))
     }

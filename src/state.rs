@@ -116,6 +116,10 @@ bitflags::bitflags! {
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
             | Self::PREFIX.bits() | Self::EXTRA.bits();
+        /// What is known of the address.
+        const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
+            | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::YOUNG.bits()
+            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits();
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
             | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
@@ -411,17 +415,22 @@ impl Rows {
 
     /// Begins an observation of everything: forgets the facts.
     pub(crate) fn begin(&mut self) {
-        for row in &mut self.rows {
-            row.facts = Facts::empty();
-        }
-        self.others.clear();
+        self.begin_routes(|_| Facts::empty());
         self.keeps.clear();
         self.lengths.clear();
+        self.seen = 0;
+        self.strangers = 0;
+    }
+
+    /// Begins an observation of routes alone: of the other facts stays what `kept` says.
+    pub(crate) fn begin_routes(&mut self, kept: impl Fn(&Row) -> Facts) {
+        for row in &mut self.rows {
+            row.facts = kept(row);
+        }
+        self.others.clear();
         self.passed = None;
         self.by_route = false;
         self.cursor = 0;
-        self.seen = 0;
-        self.strangers = 0;
     }
 
     /// Ends an observation.

@@ -126,6 +126,8 @@ struct Batch {
     heard: bool,
     /// A final refusal was heard.
     failed: bool,
+    /// It is an address and nothing else: that need not be looked for right behind its ack.
+    lone_address: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -282,7 +284,11 @@ impl Course {
             seen.facts
         );
         rest.reverse();
+        let lone_address = self.world.family == Family::V6
+            && !self.world.kernel_source
+            && rest == [Message::Step(Step::AddAddress)];
         driver.at = At::Send(Batch {
+            lone_address,
             rest,
             added: false,
             heard: true,
@@ -353,6 +359,12 @@ impl Course {
                     driver.at = At::Addresses;
                     if batch.added && batch.heard {
                         driver.phase = driver.phase.with_new_address();
+                        if batch.lone_address {
+                            driver.at = At::Routes(Addresses {
+                                host: Some(Address::NEW),
+                                other_length: false,
+                            });
+                        }
                     }
                     if batch.failed {
                         driver.at = At::Over(Outcome::Kernel);
