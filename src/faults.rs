@@ -268,7 +268,9 @@ fn the_kernels_own_words_come_with_each_failure() {
         }
     }));
     let set = v6(300);
-    let report = vips.assign(&set).unwrap_err().into_report().unwrap();
+    let error = vips.assign(&set).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LinkDown);
+    let report = error.into_report().unwrap();
     assert_accounted(&report, 300);
     assert_eq!(report.failures.len(), 300);
     let (refused, late): (Vec<_>, Vec<_>) = report
@@ -282,8 +284,11 @@ fn the_kernels_own_words_come_with_each_failure() {
         let text = failure.text.as_deref();
         assert!(text.is_some_and(|text| text.contains("Nexthop device is not up")));
     }
-    // On a link that is down the kernel's own route does not come any more.
-    assert!(late.iter().all(|failure| failure.cause == Cause::Pending));
+    // On a link that is down nothing more is tried.
+    assert!(
+        late.iter()
+            .all(|failure| failure.cause == Cause::NotReached)
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::state::{Facts, Frame, Phase, Rows};
 use crate::vip::{Family, Vip};
 use crate::wire::decode;
-use crate::wire::encode::{Templates, Wanted, kernel_key};
+use crate::wire::encode::{Templates, Wanted};
 
 /// Messages in a batch, as in a call.
 const BATCH: usize = 256;
@@ -108,11 +108,10 @@ impl Pure {
                     bytes += self.batch.seal().bytes().len();
                     self.batch.begin(1);
                 }
-                self.batch.push(at, step, |out, sequence| match step {
-                    Step::AddAddress => templates.add_address.push(out, sequence, &vip),
-                    Step::AppendRoute => templates.append_route.push(out, sequence, &vip),
-                    Step::AddRoute => templates.add_route.push(out, sequence, &vip),
-                    _ => templates.push_delete_route(out, sequence, &vip, &kernel_key(&vip)),
+                self.batch.push(at, step, |out, sequence| {
+                    if let Some(template) = templates.of(step) {
+                        template.push(out, sequence, &vip);
+                    }
                 });
             }
         }

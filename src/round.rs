@@ -504,22 +504,12 @@ impl<'a> Call<'a> {
                 return Ok(());
             }
         }
-        self.push(at, step, |t, vip, out, sequence| match step {
-            Step::AddAddress => t.add_address.push(out, sequence, vip),
-            Step::DeleteAddress | Step::RenewAddress => t.delete_address.push(out, sequence, vip),
-            Step::AddRoute => t.add_route.push(out, sequence, vip),
-            Step::AddTransit => t.add_transit.push(out, sequence, vip),
-            Step::ReplaceRoute => t.replace_route.push(out, sequence, vip),
-            Step::ReplaceTransit => t.replace_transit.push(out, sequence, vip),
-            Step::AppendRoute => t.append_route.push(out, sequence, vip),
-            Step::DeleteOurs => t.delete_ours.push(out, sequence, vip),
-            Step::DeleteKernel => t.delete_kernel.push(out, sequence, vip),
-            Step::UpdateAddress => {
-                if let Some(keep) = &keep {
-                    t.push_update_address(out, sequence, vip, keep);
-                }
+        self.push(at, step, |templates, vip, out, sequence| {
+            if let Some(template) = templates.of(step) {
+                template.push(out, sequence, vip);
+            } else if let Some(keep) = &keep {
+                templates.push_update_address(out, sequence, vip, keep);
             }
-            Step::DeleteOthers => {}
         });
         Ok(())
     }

@@ -17,6 +17,7 @@ use netlink_packet_route::route::{
 };
 
 use super::{IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC, RTM_F_FIB_MATCH, TABLE_LOCAL};
+use crate::plan::Step;
 use crate::vip::Family;
 
 /// Length of a netlink message header.
@@ -259,6 +260,22 @@ impl Templates {
             },
             look_up: look_up(family),
         }
+    }
+
+    /// The message of a step, if it is the same for every VIP.
+    pub(crate) fn of(&self, step: Step) -> Option<&Template> {
+        Some(match step {
+            Step::AddAddress => &self.add_address,
+            Step::DeleteAddress | Step::RenewAddress => &self.delete_address,
+            Step::AddRoute => &self.add_route,
+            Step::AddTransit => &self.add_transit,
+            Step::ReplaceRoute => &self.replace_route,
+            Step::ReplaceTransit => &self.replace_transit,
+            Step::AppendRoute => &self.append_route,
+            Step::DeleteOurs => &self.delete_ours,
+            Step::DeleteKernel => &self.delete_kernel,
+            Step::UpdateAddress | Step::DeleteOthers => return None,
+        })
     }
 
     /// Appends the deletion of one route to `vip` through our link (see [`push_delete_route`]).
