@@ -93,7 +93,9 @@ impl<'a> Log<'a> {
         if report.is_complete() && report.writes > 0 {
             self.failures.clear();
         }
-        for failure in &report.failures {
+        // What is missing says it for all.
+        let told = done.missing.is_none().then_some(&report.failures);
+        for failure in told.into_iter().flatten() {
             let text = failure.to_string();
             if self.failures.get(&failure.vip) != Some(&text) {
                 complain(format_args!("{text}"));
