@@ -140,7 +140,9 @@ impl Said {
         if done.report.is_complete() && done.report.writes > 0 {
             self.failures.clear();
         }
-        for failure in &done.report.failures {
+        // What is missing says it for all.
+        let told = done.missing.is_none().then_some(&done.report.failures);
+        for failure in told.into_iter().flatten() {
             let text = failure.to_string();
             if self.failures.get(&failure.vip) != Some(&text) {
                 log(format_args!("{text}"));
