@@ -3,9 +3,10 @@
 
 use std::io;
 
+use crate::error::is_shortage;
 use crate::plan::Goal;
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
-use crate::talk::{Dumped, Failed, Talk, is_shortage};
+use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};

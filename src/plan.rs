@@ -7,6 +7,7 @@ mod model;
 #[cfg(test)]
 mod replay;
 
+use crate::error::is_shortage;
 use crate::report::{Cause, Operation};
 use crate::state::{Facts, Phase};
 use crate::vip::Family;
@@ -113,6 +114,9 @@ impl Step {
 
     /// What an error reply to this step means for the VIP.
     pub(crate) fn refused(self, errno: i32) -> Refusal {
+        if is_shortage(errno) {
+            return Refusal::LookAgain;
+        }
         match (self, errno) {
             // Something else was faster, or got in our way: the next observation tells.
             (
@@ -126,9 +130,7 @@ impl Step {
                 // ENOENT: two deletions of it at once, which 6.18 does not serialise.
                 libc::ESRCH | libc::ENOENT,
             )
-            | (Self::DeleteAddress | Self::RenewAddress, libc::EADDRNOTAVAIL)
-            // The kernel is short of something that comes back.
-            | (_, libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR) => {
+            | (Self::DeleteAddress | Self::RenewAddress, libc::EADDRNOTAVAIL) => {
                 Refusal::LookAgain
             }
             _ => Refusal::Final,

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::batch::{Refused, Sealed};
+use crate::error::is_shortage;
 use crate::sys::{Received, Socket};
 use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR};
 
@@ -55,15 +56,6 @@ impl std::fmt::Debug for Tamper {
 pub(crate) struct Refusal {
     pub(crate) errno: i32,
     pub(crate) text: Option<Box<str>>,
-}
-
-/// Whether the kernel is short of something that comes back: such a refusal says nothing of what was
-/// asked for.
-pub(crate) fn is_shortage(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::ENOBUFS | libc::ENOMEM | libc::EBUSY | libc::EAGAIN | libc::EINTR
-    )
 }
 
 /// How a request or a dump can fail.
