@@ -118,6 +118,8 @@ pub(crate) struct Call<'a> {
     pub(crate) only_looks: bool,
     /// Whether this round has written nothing but new IPv6 addresses, all of them acked.
     only_new: bool,
+    /// Whether the last look read routes only, and took those addresses for granted.
+    assumed: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
     /// When this call last wrote, or saw a route of the kernel's come that it waited for.
@@ -189,6 +191,7 @@ impl<'a> Call<'a> {
             scan_main: true,
             only_looks: false,
             only_new: false,
+            assumed: false,
             gained: Instant::now(),
             listening: false,
             moved: Instant::now(),
@@ -233,13 +236,15 @@ impl<'a> Call<'a> {
         };
         if enough {
             self.few = few;
+            self.assumed = false;
             self.stop_listening()?;
         } else {
             // What it hears then is that the table changes under the dump.
             self.talk.hear_addresses(false).map_err(Stop::Error)?;
             // Table main is read once, and again only while it holds something to remove.
             // A look at a few has already forgotten what was known.
-            let only_new = std::mem::take(&mut self.only_new) && few.is_none();
+            self.assumed = std::mem::take(&mut self.only_new) && few.is_none();
+            let only_new = self.assumed;
             let mut observer = self.observer(admit);
             observer.only_new = only_new;
             self.scan_main = observer.observe(scan_main)?;
@@ -296,7 +301,7 @@ impl<'a> Call<'a> {
                 self.pause(Duration::from_millis(1 << patience.min(6)))?;
             }
             let writes = self.report.writes;
-            // The kernel's own routes for them are the wanted ones: then this look is the last.
+            // Where the kernel's own routes for them are the wanted ones, one look is to tell all.
             self.only_new = !self.wanted[Family::V6 as usize].kernel_source;
             let mut waiting = false;
             for at in self.indices() {
@@ -308,9 +313,13 @@ impl<'a> Call<'a> {
             if self.report.writes != writes {
                 // What was just written deserves a wait of its own.
                 stalled = false;
+            } else if !waiting && self.assumed {
+                // Another hand did the rest. An ack is no sight: this time addresses are read, too.
             } else if !waiting {
                 return Ok(());
-            } else if stalled || self.gained.elapsed() >= self.limits.stall.max(AGES) {
+            } else if !self.assumed
+                && (stalled || self.gained.elapsed() >= self.limits.stall.max(AGES))
+            {
                 // Seen once more, and it still is not there. Or others move, to no avail.
                 self.give_up_waiting();
                 return Ok(());

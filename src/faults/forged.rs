@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{
-    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split, v4,
-    v6,
+    FLAGS_AT, LINK, NODE_V4, NODE_V6, assert_accounted, builder, ip, kind, names, node, on_link,
+    split, v4, v6,
 };
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
@@ -778,4 +778,43 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
         assert!(error.report().is_none());
         assert_eq!(on_link(), BTreeSet::new());
     }
+}
+
+/// An acked address need not be there any more. While this call looks at routes only, another hand
+/// finishes its VIPs and then takes the addresses away again: the routes that leak look as wanted.
+#[test]
+fn an_acked_address_is_looked_at_before_it_is_believed() {
+    let _node = node();
+    let mut vips = builder().open().unwrap();
+    // More than are looked at one by one.
+    let set = v6(20);
+    let others = set.clone();
+    let met = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&met);
+    hear(vips.talk_mut().ask(), move |kernel| {
+        let found = kernel();
+        let there = on_link().len() == others.len();
+        if there && count.fetch_add(1, Ordering::Relaxed) == 0 {
+            for vip in &others {
+                let kernels = format!("-6 route del local {vip} dev {LINK} table local metric 0");
+                let listed = || ip(&format!("-6 route show table local {vip}"));
+                while !listed().contains("metric 0") {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                ip(&kernels);
+                ip(&format!(
+                    "-6 route add local {vip} dev {LINK} table local proto kernel src {NODE_V6} \
+                     metric 1024"
+                ));
+                ip(&format!("addr del {vip}/128 dev {LINK}"));
+            }
+        }
+        found
+    });
+    let report = vips.assign(&set);
+    vips.talk_mut().ask().fault.clear();
+    assert!(met.load(Ordering::Relaxed) > 0, "the other hand was there");
+    assert_accounted(report.as_ref().unwrap(), set.len());
+    assert_eq!(on_link().len(), set.len(), "{report:?}");
+    assert_eq!(wrong(&set), [""; 0]);
 }

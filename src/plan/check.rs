@@ -139,6 +139,8 @@ struct Driver {
     stalled: bool,
     /// It has looked once.
     looked: bool,
+    /// The address is known by its ack only.
+    assumed: bool,
 }
 
 impl Driver {
@@ -150,6 +152,7 @@ impl Driver {
             scan_main: true,
             stalled: false,
             looked: false,
+            assumed: false,
         }
     }
 }
@@ -246,6 +249,7 @@ impl Course {
             driver.phase |= Phase::SETTLED;
         }
         let steps = match self.next(seen.facts, driver.phase) {
+            Next::Done if driver.assumed => return driver.at = At::Addresses,
             Next::Done => return driver.at = At::Over(Outcome::Done),
             Next::Fail(cause) => {
                 driver.at = At::Over(match cause {
@@ -300,7 +304,10 @@ impl Course {
     /// have nothing to hear.
     fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
         match &mut driver.at {
-            At::Addresses => driver.at = At::Routes(kernel.addresses),
+            At::Addresses => {
+                driver.assumed = false;
+                driver.at = At::Routes(kernel.addresses);
+            }
             At::Routes(addresses) => {
                 let (addresses, look) = (*addresses, self.look(driver.scan_main));
                 self.plan(kernel, driver, addresses, look);
@@ -360,6 +367,7 @@ impl Course {
                     if batch.added && batch.heard {
                         driver.phase = driver.phase.with_new_address();
                         if batch.lone_address {
+                            driver.assumed = true;
                             driver.at = At::Routes(Addresses {
                                 host: Some(Address::NEW),
                                 other_length: false,
