@@ -181,12 +181,14 @@ impl Observer<'_> {
     /// that begins supposes of one is put to the proof by what it writes.
     pub(crate) fn observe_few(&mut self, few: &mut Few) -> Result<bool, Failed> {
         let (link, informed) = (self.frame.link, few.informed);
-        let heard = self
-            .talk
-            .notifications(|message| few.note_address(message, link))?;
+        let rows = &mut *self.rows;
+        let heard = self.talk.notifications(|message| {
+            few.note_address(message, link);
+            note_arrival(message, rows, link);
+        })?;
         self.rows.begin();
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
-        let mut unknown = heard == Dumped::Torn && !informed;
+        let mut unknown = heard == Dumped::Torn;
         for at in 0..rows.len() {
             let Some(row) = rows.iter().nth(at).copied() else {
                 break;
