@@ -539,8 +539,8 @@ fn a_dump_that_is_refused() {
         assert_eq!(error.raw_os_error(), Some(errno));
         assert!(error.report().is_none());
         assert_eq!(on_link(), BTreeSet::new());
-        // Later: the addresses are there.
-        refuse_dumps(&mut vips, errno, |count| count > 8);
+        // Later: the addresses are there. How many dumps come before depends on the node's quiet.
+        refuse_dumps(&mut vips, errno, |_| !on_link().is_empty());
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
         let report = error.report().expect("something was written");
