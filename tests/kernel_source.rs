@@ -407,7 +407,11 @@ fn a_keeper_brings_it_back() {
         }
         canceller.cancel();
         let mut manager = thread.join().unwrap().into_manager();
-        assert_eq!(manager.assign(&set).unwrap().writes, 0);
+        // On a busy processor the kernel's route may be later than all that was waited for.
+        let began = Instant::now();
+        while manager.assign(&set).unwrap().writes > 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "{kept:?}");
+        }
     }
 }
 
