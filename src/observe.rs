@@ -4,13 +4,17 @@
 use std::io;
 
 use crate::error::is_shortage;
-use crate::plan::Goal;
+use crate::plan::{Binding, Goal};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+
+/// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
+/// look at all that is on the link.
+pub(crate) const FEW: usize = 16;
 
 /// How often a torn observation is repeated before look-ups settle it row by row.
 const ATTEMPTS: u32 = 3;
@@ -144,11 +148,7 @@ impl Observer<'_> {
                 }
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
                 if scan_main && self.main_matters(*family) {
-                    dumped = dumped.and(self.dump_routes(*family, TABLE_MAIN, &mut main_used)?);
-                    if main_used && *family == Family::V6 {
-                        // Something is to be deleted there: what else could that hit?
-                        dumped = dumped.and(self.dump_objects_in_main()?);
-                    }
+                    dumped = dumped.and(self.dump_main(*family, &mut main_used)?);
                 }
             }
             self.rows.finish();
@@ -179,7 +179,14 @@ impl Observer<'_> {
     ///
     /// IPv4 cannot be asked for one address, so its rows need a notification of that. What a call
     /// that begins supposes of one is put to the proof by what it writes.
-    pub(crate) fn observe_few(&mut self, few: &mut Few) -> Result<bool, Failed> {
+    ///
+    /// With `scan_main`, what is to be released is looked for in table main as well, behind what a
+    /// look-up finds. `scan_main` then says whether that held anything of the rows on our link.
+    pub(crate) fn observe_few(
+        &mut self,
+        few: &mut Few,
+        scan_main: &mut bool,
+    ) -> Result<bool, Failed> {
         let (link, informed) = (self.frame.link, few.informed);
         let rows = &mut *self.rows;
         let heard = self.talk.notifications(|message| {
@@ -226,7 +233,11 @@ impl Observer<'_> {
                 rows.join_route(route, frame, None);
             }
         }
-        rows.finish();
+        let releases = self.rows.iter().any(|row| row.goal == Goal::Release);
+        if *scan_main && releases && !informed {
+            unknown |= self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
+        }
+        self.rows.finish();
         // A route that a notification told of may be gone: once is enough to try.
         for (_, hint) in &mut few.hints {
             hint.routes.clear();
@@ -260,6 +271,28 @@ impl Observer<'_> {
             };
             row.facts.contains(Facts::FOREIGN) || hidden || untold
         }))
+    }
+
+    /// Reads table main, guarded as an observation of everything is.
+    fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
+        *used = false;
+        self.talk.listener().join(route_group(family))?;
+        self.talk.notifications(|_| ())?;
+        let dumped = self.dump_main(family, used);
+        let mut changed = false;
+        let heard = self.talk.notifications(|_| changed = true);
+        self.talk.listener().leave(route_group(family))?;
+        let dumped = dumped?.and(heard?);
+        Ok(if changed { Dumped::Torn } else { dumped })
+    }
+
+    fn dump_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
+        let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
+        if *used && family == Family::V6 {
+            // Something is to be deleted there: what else could that hit?
+            return Ok(dumped.and(self.dump_objects_in_main()?));
+        }
+        Ok(dumped)
     }
 
     /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another
@@ -551,9 +584,21 @@ fn is_all_told(row: &Row) -> bool {
         // Without a local route, an IPv4 address is supposed not to be there: if it is, the kernel
         // refuses to add it.
         Goal::Assign => is_new || begins && !row.facts.on_link(),
-        // IPv4 has routes for one type of service, which no other look-up finds.
-        Goal::Release => row.vip.family() == Family::V6 && !row.facts.on_link(),
+        // What stands behind the first route shows once that is gone. But IPv4 has routes for one
+        // type of service, which no other look-up finds.
+        Goal::Release => row.vip.family() == Family::V6 && (begins || !row.facts.on_link()),
         Goal::Normalize | Goal::Look => false,
+    }
+}
+
+/// Whether look-ups will tell what becomes of this row, of which the link was read.
+pub(crate) fn can_be_told(row: &Row, binding: Binding) -> bool {
+    match (row.goal, row.vip.family()) {
+        // Whether one that is bound by its route has an address, only the link tells.
+        (Goal::Assign, Family::V4) => binding == Binding::Address && !row.facts.on_link(),
+        (Goal::Assign, Family::V6) => !row.facts.on_link(),
+        (Goal::Release, Family::V6) => true,
+        _ => false,
     }
 }
 

@@ -9,7 +9,9 @@ use crate::batch::{Batch, Entry, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
-use crate::observe::{Arrival, Few, Observer, awaits_kernel, note_arrival, route_group};
+use crate::observe::{
+    Arrival, FEW, Few, Observer, awaits_kernel, can_be_told, note_arrival, route_group,
+};
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
@@ -230,12 +232,14 @@ impl<'a> Call<'a> {
         self.observed = false;
         let scan_main = self.scan_main;
         let mut few = self.few.take();
+        let mut main_of_few = scan_main;
         let enough = match &mut few {
-            Some(few) => self.observer(admit).observe_few(few)?,
+            Some(few) => self.observer(admit).observe_few(few, &mut main_of_few)?,
             None => false,
         };
         if enough {
             self.few = few;
+            self.scan_main = main_of_few;
             self.assumed = false;
             self.stop_listening()?;
         } else {
@@ -266,7 +270,7 @@ impl<'a> Call<'a> {
 
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
-        let mut stopped = self.rounds().err();
+        let mut stopped = self.narrow().and_then(|()| self.rounds()).err();
         if let Err(error) = self.stop_listening() {
             stopped.get_or_insert(error.into());
         }
@@ -279,6 +283,38 @@ impl<'a> Call<'a> {
             None | Some(Stop::TimedOut) if report.is_complete() => Ok(report),
             None | Some(Stop::TimedOut) => Err(Error::incomplete(report)),
         }
+    }
+
+    /// Where all but a few were seen as wanted, goes on with those alone, looked at one by one: what
+    /// this call does not touch need not be read again.
+    fn narrow(&mut self) -> Result<(), Stop> {
+        // Look-ups do not show what table main holds.
+        if self.few.is_some() || self.scan_main {
+            return Ok(());
+        }
+        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
+        let is_open = |row: &Row| {
+            let family = row.vip.family();
+            let policy = Policy {
+                goal: row.goal,
+                ..policies[family as usize]
+            };
+            next(family, row.facts, row.phase, policy) != Next::Done || !quiet_for(row).is_zero()
+        };
+        let rows = &mut self.buffers.rows;
+        let open = || rows.iter().filter(|row| is_open(row));
+        let count = open().take(FEW + 1).count();
+        let are_told = open().all(|row| can_be_told(row, self.binding));
+        if !(1..=FEW).contains(&count) || !are_told {
+            return Ok(());
+        }
+        self.report.unchanged += rows.len() - count;
+        rows.retain(is_open);
+        self.talk
+            .hear_addresses(rows.has(Family::V4))
+            .map_err(Stop::Error)?;
+        self.few = Some(Few::unknown(rows));
+        Ok(())
     }
 
     fn stop_listening(&mut self) -> io::Result<()> {

@@ -11,17 +11,13 @@ use super::screen::Screen;
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::link::LinkState;
-use crate::observe::{Few, Hint};
+use crate::observe::{FEW, Few, Hint};
 use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
 use crate::source::{self, SourceAvoidance};
 use crate::state::{Facts, Rows};
 use crate::vip::{Family, Vip};
-
-/// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
-/// look at all that is on the link.
-const FEW: usize = 16;
 
 /// Whose VIPs a call is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,9 +50,18 @@ impl VipManager {
     /// Whether the rows are better looked at one by one than with all that is on the link.
     fn are_few(&self, scope: Scope<'_>) -> bool {
         let rows = &self.buffers.rows;
-        // Whether an IPv4 VIP that is bound by its route has an address, only the link tells.
-        let tells = self.config.binding == Binding::Address || !rows.has(Family::V4);
-        matches!(scope, Scope::Given(Goal::Assign)) && (1..=FEW).contains(&rows.len()) && tells
+        (1..=FEW).contains(&rows.len())
+            && match scope {
+                // Whether an IPv4 VIP that is bound by its route has an address, only the link
+                // tells.
+                Scope::Given(Goal::Assign) => {
+                    self.config.binding == Binding::Address || !rows.has(Family::V4)
+                }
+                // So it does whether it has one with another prefix length, which must keep its
+                // routes.
+                Scope::Given(Goal::Release) => !rows.has(Family::V4),
+                _ => false,
+            }
     }
 
     /// Everything of a call that happens before its first write.
@@ -157,10 +162,6 @@ impl VipManager {
         call.few = few;
         let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
         call.look((!given).then_some(&admit))?;
-        if scope == Scope::Given(Goal::Release) && are_few_of_v6(&call.buffers.rows) {
-            // That they are gone, look-ups tell.
-            call.few = Some(Few::unknown(&call.buffers.rows));
-        }
         keep_own(call.buffers, scope, &screen)?;
         let found = Family::ALL.map(|family| call.buffers.rows.needs_source(family));
         if found != asked {
@@ -174,10 +175,6 @@ impl VipManager {
         }
         Ok(call)
     }
-}
-
-fn are_few_of_v6(rows: &Rows) -> bool {
-    (1..=FEW).contains(&rows.len()) && !rows.has(Family::V4)
 }
 
 /// Leaves of what was found only the rows that the call is about.
