@@ -169,6 +169,8 @@ impl Keeper {
     }
 
     /// Sets what is to be kept from now on; the next [`dispatch`](Self::dispatch) brings it about.
+    /// Where a few VIPs come or go, it looks at those alone.
+    ///
     /// An empty set keeps nothing and releases nothing: to wipe, call
     /// [`release_all`](VipManager::release_all) on the manager.
     pub fn set_desired<I>(&mut self, desired: I)
@@ -176,16 +178,74 @@ impl Keeper {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.desired.clear();
-        self.desired.extend(desired.into_iter().map(Into::into));
-        self.desired.sort_unstable();
-        self.desired.dedup();
-        self.dirty.clear();
-        self.fights.clear();
+        let mut desired: Vec<Vip> = desired.into_iter().map(Into::into).collect();
+        if !desired.is_sorted_by(|a, b| a < b) {
+            desired.sort_unstable();
+            desired.dedup();
+        }
         self.link_fight = None;
-        self.refused = None;
-        self.expected = true;
-        self.full = (!self.desired.is_empty()).then(Instant::now);
+        let changes_few = self.mark_changes(&desired);
+        self.desired = desired;
+        if !changes_few {
+            self.dirty.clear();
+            self.fights.clear();
+            self.refused = None;
+            self.expected = true;
+            self.full = (!self.desired.is_empty()).then(Instant::now);
+        }
+    }
+
+    /// Where the set is kept and only a few VIPs change, those are all that is to be looked at.
+    fn mark_changes(&mut self, desired: &[Vip]) -> bool {
+        let is_kept = self.full.is_none() && self.missing.is_none() && self.refused.is_none();
+        if !is_kept || self.desired.is_empty() {
+            return false;
+        }
+        // A set without an admissible VIP, or one that the claim's bound forbids, is to be refused.
+        let stays = |vip: &Vip| self.is_desired(*vip) && self.manager.could_assign(*vip);
+        if !desired.iter().any(stays) {
+            return false;
+        }
+        let (before, after) = differing(&self.desired, desired);
+        let only_in = |some: &[Vip], others: &[Vip]| -> Vec<Vip> {
+            let missing = some.iter().filter(|vip| others.binary_search(vip).is_err());
+            missing.take(FEW + 1).copied().collect()
+        };
+        let (goes, comes) = (only_in(before, after), only_in(after, before));
+        if goes.len() + comes.len() > FEW
+            || goes.len() > self.claim.bound()
+            || goes.iter().any(|vip| self.is_mark_hidden(*vip))
+        {
+            return false;
+        }
+        for vip in goes {
+            self.fights.remove(&vip);
+            let mut hint = self.dirty.remove(&vip).unwrap_or_default();
+            self.add_known(vip, &mut hint);
+            self.dirty.insert(vip, hint);
+        }
+        for vip in comes {
+            self.fights.remove(&vip);
+            self.dirty.entry(vip).or_default().doubtful = true;
+        }
+        true
+    }
+
+    /// Adds what is known of the address of a desired VIP: it was verified before, and nothing has
+    /// told otherwise. IPv6 is asked.
+    fn add_known(&self, vip: Vip, hint: &mut Hint) {
+        if vip.family() == Family::V4 && !hint.doubtful {
+            let known = self.manager.config().how_bound() == Binding::Address;
+            hint.address = hint.address.or(Some(known));
+        }
+    }
+
+    /// Whether only a dump of the link's addresses could tell that the VIP bears the mark by which
+    /// it is claimed.
+    fn is_mark_hidden(&self, vip: Vip) -> bool {
+        self.claim.needs_mark()
+            && vip.family() == Family::V4
+            && self.manager.config().address_protocol.is_some()
     }
 
     /// Changes the source of its family: the node's address has changed. The next
@@ -365,17 +425,16 @@ impl Keeper {
         if due.is_empty() {
             return Ok(self.dispatched(Report::default()));
         }
-        if due.len() > FEW && max_vips > FEW {
+        let is_hidden = |vip: &Vip| !self.is_desired(*vip) && self.is_mark_hidden(*vip);
+        if due.len() > FEW && max_vips > FEW || due.iter().any(is_hidden) {
             return self.keep_all();
         }
         let due = &due[..due.len().min(max_vips).min(FEW)];
         let mut hints = Vec::with_capacity(due.len());
         for vip in due {
             if let Some(mut hint) = self.dirty.remove(vip) {
-                let known = self.manager.config().how_bound() == Binding::Address;
-                if vip.family() == Family::V4 && self.is_desired(*vip) && !hint.doubtful {
-                    // It was verified before, and nothing has told otherwise.
-                    hint.address = hint.address.or(Some(known));
+                if self.is_desired(*vip) {
+                    self.add_known(*vip, &mut hint);
                 }
                 hints.push((*vip, hint));
             }
@@ -499,6 +558,15 @@ impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What is left of two sorted sets without what they begin and end with in common.
+fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [Vip]) {
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    (one, other) = (&one[same..], &other[same..]);
+    let pairs = one.iter().rev().zip(other.iter().rev());
+    let same = pairs.take_while(|(a, b)| a == b).count();
+    (&one[..one.len() - same], &other[..other.len() - same])
 }
 
 /// Whether this is something that may come back.

@@ -23,7 +23,7 @@ use crate::plan::{Binding, Goal};
 use crate::preview::{Groundwork, Plan, preview};
 use crate::report::Report;
 use crate::round::{Buffers, Call};
-use crate::state::{Drift, Phase};
+use crate::state::{Drift, Phase, Row};
 use crate::sys::Socket;
 use crate::talk::Talk;
 use crate::vip::{Family, Vip};
@@ -423,6 +423,12 @@ impl VipManager {
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
         let screen = self.config.screen(self.sources);
         screen.is_on_link(vip)
+    }
+
+    /// Whether this VIP would not be rejected.
+    pub(crate) fn could_assign(&self, vip: Vip) -> bool {
+        let screen = self.config.screen(self.sources);
+        screen.reject(&Row::new(vip, Goal::Assign)).is_none()
     }
 
     /// Takes another source of its family.

@@ -36,7 +36,8 @@ pub(crate) const fn route_group(family: Family) -> u32 {
 pub(crate) struct Hint {
     /// Whether its address is on the link, as a host prefix.
     pub(crate) address: Option<bool>,
-    /// The last call did not leave it as wanted, so nothing is known but what is told since.
+    /// It was not verified before all that is told: nothing else is known. Then only what is new to
+    /// the link can be told without reading the link, or what goes.
     pub(crate) doubtful: bool,
     /// Routes to it through the link that were added, except for the wanted one.
     pub(crate) routes: Vec<Route>,
@@ -47,19 +48,24 @@ pub(crate) struct Hint {
 pub(crate) struct Few {
     /// What notifications told of them.
     pub(crate) hints: Vec<(Vip, Hint)>,
-    /// Whether the notifications are of all that happened since each was verified. Otherwise only
-    /// what is new to the link can be told without reading the link.
-    pub(crate) informed: bool,
 }
 
 impl Few {
     /// Of rows of which nothing is known.
     pub(crate) fn unknown(rows: &Rows) -> Self {
-        let hints = rows.iter().map(|row| (row.vip, Hint::default()));
+        let unknown = Hint {
+            doubtful: true,
+            ..Hint::default()
+        };
+        let hints = rows.iter().map(|row| (row.vip, unknown.clone()));
         Self {
             hints: hints.collect(),
-            informed: false,
         }
+    }
+
+    fn is_doubtful(&self, vip: Vip) -> bool {
+        let hint = self.hints.iter().find(|(of, _)| *of == vip);
+        hint.is_none_or(|(_, hint)| hint.doubtful)
     }
 
     /// Takes note of a notification of an IPv4 address, which the kernel cannot be asked for.
@@ -187,8 +193,7 @@ impl Observer<'_> {
         few: &mut Few,
         scan_main: &mut bool,
     ) -> Result<bool, Failed> {
-        let (link, informed) = (self.frame.link, few.informed);
-        let rows = &mut *self.rows;
+        let (rows, link) = (&mut *self.rows, self.frame.link);
         let heard = self.talk.notifications(|message| {
             few.note_address(message, link);
             note_arrival(message, rows, link);
@@ -233,8 +238,8 @@ impl Observer<'_> {
                 rows.join_route(route, frame, None);
             }
         }
-        let releases = self.rows.iter().any(|row| row.goal == Goal::Release);
-        if *scan_main && releases && !informed {
+        let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
+        if *scan_main && self.rows.iter().any(goes) {
             unknown |= self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
         }
         self.rows.finish();
@@ -246,31 +251,34 @@ impl Observer<'_> {
             return Ok(false);
         }
         self.look_up(|_| true)?;
-        if !informed {
-            return Ok(self.rows.iter().all(is_all_told));
-        }
-        // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
-        // address that was just made there is nothing yet.
-        let doubtful = |row: &Row| {
-            let hint = few.hints.iter().find(|(of, _)| *of == row.vip);
-            hint.is_none_or(|(_, hint)| hint.doubtful)
-        };
-        Ok(!self.rows.iter().any(|row| {
-            let kernels = row.facts.contains(Facts::KERNEL);
-            // Where a route leads to it, so may an address: nobody told.
-            let untold = row.vip.family() == Family::V4
-                && !row.facts.contains(Facts::ADDRESS)
-                && row.facts.on_link()
-                && !row.phase.contains(Phase::WAS_ABSENT);
-            let hidden = if self.frame.keeps_kernels(row.vip.family()) {
-                // Where that is the wanted one, it was verified before that nothing is behind it,
-                // and the hints tell what came since; but not what became of that.
-                kernels && (row.phase.contains(Phase::WRITTEN) || doubtful(row))
+        Ok(self.rows.iter().all(|row| {
+            if few.is_doubtful(row.vip) {
+                is_all_told(row)
             } else {
-                kernels && row.vip.family() == Family::V6 && !row.phase.contains(Phase::FRESH)
-            };
-            row.facts.contains(Facts::FOREIGN) || hidden || untold
+                !self.is_hidden(row)
+            }
         }))
+    }
+
+    /// Whether something may stand behind what look-ups tell of a row that was verified before.
+    fn is_hidden(&self, row: &Row) -> bool {
+        let family = row.vip.family();
+        let kernels = row.facts.contains(Facts::KERNEL);
+        // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
+        // address that was just made there is nothing yet; nor behind a wanted one that was
+        // verified, unless it was written to since.
+        let hidden = kernels
+            && if self.frame.keeps_kernels(family) {
+                row.phase.contains(Phase::WRITTEN)
+            } else {
+                family == Family::V6 && !row.phase.contains(Phase::FRESH)
+            };
+        // Where a route leads to it, so may an address: nobody told.
+        let untold = family == Family::V4
+            && !row.facts.contains(Facts::ADDRESS)
+            && row.facts.on_link()
+            && !row.phase.contains(Phase::WAS_ABSENT);
+        row.facts.contains(Facts::FOREIGN) || hidden || untold
     }
 
     /// Reads table main, guarded as an observation of everything is.

@@ -681,14 +681,23 @@ fn a_changed_set_is_kept_from_then_on() {
     let all = vips(6);
     keeper.set_desired(&all[..8]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 8);
+    // What the kernel tells of that is dealt with.
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    let before = keeper.counters();
     keeper.set_desired(&all[4..]);
     let report = keeper.dispatch(usize::MAX).unwrap().report;
-    assert_eq!(
-        (report.assigned, report.released, report.unchanged),
-        (4, 4, 4)
-    );
+    assert_eq!((report.assigned, report.released), (4, 4));
     net.assert_single_route(&all[4..], PROTO_KERNEL);
     net.assert_absent(&all[..4]);
+    // Only those were looked at.
+    let counters = keeper.counters();
+    let looked = (counters.looks - before.looks, counters.resyncs);
+    assert_eq!(looked, (8, before.resyncs), "{counters:?}");
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    // The same set once more is no news.
+    keeper.set_desired(&all[4..]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
+    assert_eq!(keeper.counters().resyncs, before.resyncs);
     // The claim's bound guards here too, and the keeper goes on with a better set.
     keeper.set_desired(&all[11..]);
     let error = keeper.dispatch(usize::MAX).unwrap_err();
@@ -696,6 +705,17 @@ fn a_changed_set_is_kept_from_then_on() {
     net.assert_single_route(&all[4..], PROTO_KERNEL);
     keeper.set_desired(&all[8..]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 4);
+    // Nor does a set of nothing but what can be no VIP.
+    let never: IpAddr = "127.0.0.9".parse().unwrap();
+    keeper.set_desired(all[8..].iter().chain([&never]));
+    assert_eq!(
+        keeper.dispatch(usize::MAX).unwrap().report.failures.len(),
+        1
+    );
+    keeper.set_desired([never]);
+    let error = keeper.dispatch(usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EmptySet, "{error}");
+    net.assert_single_route(&all[8..], PROTO_KERNEL);
     // An empty set keeps nothing and wipes nothing.
     keeper.set_desired(Vec::<IpAddr>::new());
     assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());

@@ -71,7 +71,7 @@ pub struct Builder {
     pub(super) create: Option<LinkKind>,
     pub(super) bring_up: bool,
     pub(super) binding: Binding,
-    pub(super) address_protocol: Option<Protocol>,
+    pub(crate) address_protocol: Option<Protocol>,
     pub(super) avoidance: Option<SourceAvoidance>,
     pub(super) stall: Duration,
     pub(super) total: Option<Duration>,

@@ -138,10 +138,7 @@ impl VipManager {
                     link = make_ready(&mut self.talk, &self.config, link)?;
                 }
                 let few = match mode {
-                    Mode::Mend(hints) => Some(Few {
-                        hints,
-                        informed: true,
-                    }),
+                    Mode::Mend(hints) => Some(Few { hints }),
                     _ => self
                         .are_few(scope)
                         .then(|| Few::unknown(&self.buffers.rows)),
