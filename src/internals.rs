@@ -101,7 +101,7 @@ impl Pure {
             let vip = row.vip.addr();
             let steps: [Step; 3] = match row.vip.family() {
                 Family::V4 => [Step::AddAddress, Step::AppendRoute, Step::DeleteKernel],
-                Family::V6 => [Step::AddAddress, Step::DeleteKernel, Step::AddRoute],
+                Family::V6 => [Step::AddAddress, Step::TryKernel, Step::AddRoute],
             };
             for step in steps {
                 if self.batch.len() == BATCH {

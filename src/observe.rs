@@ -624,7 +624,7 @@ pub(crate) fn is_rivalled(row: &Row, frame: &Frame<'_>) -> bool {
 }
 
 /// What is known of a row's address right behind the ack of its making.
-fn known_of_address(row: &Row) -> Facts {
+pub(crate) fn known_of_address(row: &Row) -> Facts {
     if row.phase.contains(Phase::FRESH) && row.vip.family() == Family::V6 {
         Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
     } else {
@@ -642,7 +642,9 @@ pub(crate) fn is_in_the_making(row: &Row) -> bool {
 /// Whether the row's address was made by this call and the kernel's route is still to come.
 pub(crate) fn awaits_kernel(row: &Row) -> bool {
     is_in_the_making(row)
-        && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
+        && !row
+            .phase
+            .intersects(Phase::SETTLED | Phase::UNHEARD | Phase::FAILED)
         && !row.facts.contains(Facts::KERNEL)
 }
 

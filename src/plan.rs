@@ -90,6 +90,9 @@ pub(crate) enum Step {
     /// Delete the kernel's local route (by protocol, not by metric: see
     /// [`kernel_key`](crate::wire::encode::kernel_key)).
     DeleteKernel,
+    /// Delete the kernel's local route without having seen it: if the kernel has none to delete,
+    /// it is still on its way.
+    TryKernel,
     /// Delete every other route of the link to the VIP.
     DeleteOthers,
 }
@@ -108,7 +111,9 @@ impl Step {
             Self::DeleteAddress | Self::RenewAddress => Operation::DeleteAddress,
             Self::AddRoute | Self::AddTransit | Self::AppendRoute => Operation::AddRoute,
             Self::ReplaceRoute | Self::ReplaceTransit => Operation::ReplaceRoute,
-            Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers => Operation::DeleteRoute,
+            Self::DeleteOurs | Self::DeleteKernel | Self::TryKernel | Self::DeleteOthers => {
+                Operation::DeleteRoute
+            }
         }
     }
 
@@ -126,7 +131,7 @@ impl Step {
             // IPv4: the very route is there, but behind another one.
             | (Self::ReplaceRoute | Self::ReplaceTransit, libc::EEXIST)
             | (
-                Self::DeleteOurs | Self::DeleteKernel | Self::DeleteOthers,
+                Self::DeleteOurs | Self::DeleteKernel | Self::TryKernel | Self::DeleteOthers,
                 // ENOENT: two deletions of it at once, which 6.18 does not serialise.
                 libc::ESRCH | libc::ENOENT,
             )
@@ -293,11 +298,17 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         // The cause of the prefix route; with it goes the route itself.
         return Next::Steps(&[Step::UpdateAddress]);
     }
+    if phase.contains(Phase::UNSEEN) {
+        // Nearly always it has come by now. It is the only one there, so nothing else is hit.
+        return Next::Steps(&[Step::TryKernel]);
+    }
     let kernel = facts.contains(Facts::KERNEL);
     let new = phase.contains(Phase::FRESH) || facts.contains(Facts::YOUNG);
-    if new && !facts.contains(Facts::OURS) && !kernel && !phase.contains(Phase::SETTLED) {
+    let told = phase.intersects(Phase::SETTLED | Phase::UNHEARD);
+    if new && !facts.contains(Facts::OURS) && !kernel && !told {
         // The kernel's route is on its way: ours now would leave two, and deleting would hit ours
-        // or nothing. Where ours is there, somebody has been through this.
+        // or nothing. Where ours is there, somebody has been through this. And where an attempt to
+        // delete it went unheard, only time tells: ours goes in, and has to stay as it is.
         return Next::Wait;
     }
     if facts.intersects(Facts::OURS | Facts::SLOT) {

@@ -701,7 +701,7 @@ impl Forecast {
             }
             Step::ReplaceRoute => self.replace_route(wanted),
             Step::DeleteOurs => self.facts.remove(Facts::OURS),
-            Step::DeleteKernel => self.facts.remove(Facts::KERNEL),
+            Step::DeleteKernel | Step::TryKernel => self.facts.remove(Facts::KERNEL),
             Step::DeleteOthers => self.delete_others(wanted),
         }
     }
@@ -962,7 +962,7 @@ fn action(
             Step::ReplaceTransit => Action::ReplaceRoute(written(wanted.transit)),
             // Of the last one `advance` makes one for each route.
             Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
-            Step::DeleteKernel => deleted(&kernel_key(&vip.addr())),
+            Step::DeleteKernel | Step::TryKernel => deleted(&kernel_key(&vip.addr())),
         },
     }
 }
@@ -995,7 +995,7 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
             Step::AddRoute | Step::AppendRoute | Step::ReplaceRoute => {
                 Drift::MISSING_ROUTE | Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL
             }
-            Step::DeleteKernel => Drift::KERNEL_LOCAL_ROUTE,
+            Step::DeleteKernel | Step::TryKernel => Drift::KERNEL_LOCAL_ROUTE,
             Step::DeleteOurs | Step::DeleteOthers => Drift::DUPLICATE,
         },
     };

@@ -10,7 +10,8 @@ use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
 use crate::observe::{
-    Arrival, FEW, Few, Observer, awaits_kernel, can_be_told, note_arrival, route_group,
+    Arrival, FEW, Few, Observer, awaits_kernel, can_be_told, is_in_the_making, known_of_address,
+    note_arrival, route_group,
 };
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
@@ -118,8 +119,11 @@ pub(crate) struct Call<'a> {
     pub(crate) scan_main: bool,
     /// Whether nothing is to be written.
     pub(crate) only_looks: bool,
-    /// Whether this round has written nothing but new IPv6 addresses, all of them acked.
+    /// Whether since the last look nothing was written but new IPv6 addresses, all of them acked,
+    /// and attempts to delete the kernel's routes for those.
     only_new: bool,
+    /// Whether such an attempt was in vain: the kernel is not that far.
+    in_vain: bool,
     /// Whether the last look read routes only, and took those addresses for granted.
     assumed: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
@@ -193,6 +197,7 @@ impl<'a> Call<'a> {
             scan_main: true,
             only_looks: false,
             only_new: false,
+            in_vain: false,
             assumed: false,
             gained: Instant::now(),
             listening: false,
@@ -256,7 +261,10 @@ impl<'a> Call<'a> {
             self.listening = false;
         }
         self.observed = true;
+        // Where the kernel's own routes for them are the wanted ones, one look is to tell all.
+        self.only_new = !self.wanted[Family::V6 as usize].kernel_source;
         for row in self.buffers.rows.iter_mut() {
+            row.phase.remove(Phase::UNSEEN);
             if !row.facts.contains(Facts::ADDRESS) {
                 // The next address, whoever makes it, brings a route of its own.
                 row.phase.remove(Phase::SETTLED);
@@ -337,8 +345,6 @@ impl<'a> Call<'a> {
                 self.pause(Duration::from_millis(1 << patience.min(6)))?;
             }
             let writes = self.report.writes;
-            // Where the kernel's own routes for them are the wanted ones, one look is to tell all.
-            self.only_new = !self.wanted[Family::V6 as usize].kernel_source;
             let mut waiting = false;
             for at in self.indices() {
                 waiting |= self.advance(at)?;
@@ -349,6 +355,9 @@ impl<'a> Call<'a> {
             if self.report.writes != writes {
                 // What was just written deserves a wait of its own.
                 stalled = false;
+                if self.only_new && self.goes_on_unseen() {
+                    continue;
+                }
             } else if !waiting && self.assumed {
                 // Another hand did the rest. An ack is no sight: this time addresses are read, too.
             } else if !waiting {
@@ -365,6 +374,29 @@ impl<'a> Call<'a> {
             self.check_time()?;
             self.observe(None)?;
         }
+    }
+
+    /// Behind new addresses the kernel's routes need not be looked for: what is to be deleted is
+    /// there, or the kernel says that it is not. Says whether that leads on.
+    fn goes_on_unseen(&mut self) -> bool {
+        if self.in_vain || self.few.is_some() {
+            return false;
+        }
+        let mut leads_on = false;
+        for row in self.buffers.rows.iter_mut() {
+            if !is_in_the_making(row) {
+                continue;
+            }
+            if !row.phase.contains(Phase::SETTLED) {
+                if !row.phase.contains(Phase::WAS_ABSENT) {
+                    return false;
+                }
+                row.phase |= Phase::UNSEEN;
+            }
+            row.facts = known_of_address(row);
+            leads_on = true;
+        }
+        leads_on
     }
 
     fn indices(&self) -> std::ops::Range<u32> {
@@ -428,6 +460,9 @@ impl<'a> Call<'a> {
             }
             Next::Steps(steps) => steps,
         };
+        if self.in_vain && steps == [Step::TryKernel] {
+            return Ok(true);
+        }
         if row.attempts >= ATTEMPTS {
             // Somebody keeps undoing it, or the kernel keeps refusing.
             let refused = self
@@ -586,8 +621,10 @@ impl<'a> Call<'a> {
         }
         row.sent |= step.bit();
         row.phase |= Phase::WRITTEN;
-        if step == Step::RenewAddress {
-            row.phase |= Phase::RENEWED;
+        match step {
+            Step::RenewAddress => row.phase |= Phase::RENEWED,
+            Step::TryKernel => row.phase.remove(Phase::UNSEEN),
+            _ => {}
         }
         let vip = row.vip.addr();
         let templates = &self.templates[row.vip.family() as usize];
@@ -625,26 +662,40 @@ impl<'a> Call<'a> {
         self.gained = self.moved;
         let is_new = |entry: &Entry| {
             let row = rows.get(entry.row);
-            entry.step == Step::AddAddress
-                && !entry.refused
+            let made = entry.step == Step::AddAddress && !entry.refused;
+            (made || entry.step == Step::TryKernel)
                 && row.is_some_and(|row| row.vip.family() == Family::V6)
         };
         self.only_new &= matches!(heard, Ok(Dumped::Whole)) && sealed.entries().iter().all(is_new);
         match heard {
             Ok(Dumped::Whole) => {
-                for entry in sealed.entries().iter().filter(|entry| !entry.refused) {
+                for entry in sealed.entries() {
                     let Some(row) = rows.get_mut(entry.row) else {
                         continue;
                     };
                     match entry.step {
+                        Step::TryKernel if entry.refused => self.in_vain = true,
+                        _ if entry.refused => {}
                         Step::AddAddress => row.phase = row.phase.with_new_address(),
                         Step::AppendRoute => row.phase |= Phase::APPENDED,
+                        // The kernel handles the messages of a send in their order, and says which
+                        // it refuses: there was one.
+                        Step::TryKernel => row.phase |= Phase::SETTLED,
                         _ => {}
                     }
                 }
             }
-            // Replies are lost: what became of the messages, the next observation shows.
-            Ok(Dumped::Torn) => {}
+            // Replies are lost: what became of the messages, the next observation shows. But it
+            // does not show whether a route that is not there has been there.
+            Ok(Dumped::Torn) => {
+                for entry in sealed.entries() {
+                    if entry.step == Step::TryKernel
+                        && let Some(row) = rows.get_mut(entry.row)
+                    {
+                        row.phase |= Phase::UNHEARD;
+                    }
+                }
+            }
             // The kernel took none of them, for lack of memory: the next round tries again.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {}
             Err(error) => return Err(error.into()),
@@ -930,7 +981,7 @@ fn quiet_for(row: &Row) -> Duration {
 /// An address has no sign of it. It happens when an old address comes back with its link
 /// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another hand adds
 /// the wanted route to the address that this call has just made.
-fn is_unsure(row: &Row) -> bool {
+pub(crate) fn is_unsure(row: &Row) -> bool {
     let added = Step::AddRoute.bit() | Step::AddTransit.bit();
     row.vip.family() == Family::V6
         && row.facts.contains(Facts::ADDRESS | Facts::OURS)

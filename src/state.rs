@@ -188,7 +188,7 @@ impl Facts {
 bitflags::bitflags! {
     /// What this call did for a VIP, and where it stands.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Phase: u8 {
+    pub(crate) struct Phase: u16 {
         /// Its address was acked as made by this call: nobody has used the VIP yet.
         const FRESH = 1;
         /// It was not on the link when the call began.
@@ -203,6 +203,11 @@ bitflags::bitflags! {
         const APPENDED = 1 << 5;
         /// This call has deleted its address, to add it anew.
         const RENEWED = 1 << 6;
+        /// It was on the link in no form, its address was acked as made by this call, and nothing
+        /// was looked at since: the kernel's route may be there, or still on its way.
+        const UNSEEN = 1 << 7;
+        /// Whether the kernel's route was deleted then is not known: the replies are lost.
+        const UNHEARD = 1 << 8;
     }
 }
 
@@ -210,7 +215,7 @@ impl Phase {
     /// After an acked [`Step::AddAddress`](crate::plan::Step::AddAddress). A kernel's route that
     /// was seen before belonged to an address that is gone.
     pub(crate) fn with_new_address(self) -> Self {
-        (self | Self::FRESH) - Self::SETTLED
+        (self | Self::FRESH) - Self::SETTLED - Self::UNHEARD
     }
 }
 

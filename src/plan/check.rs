@@ -16,6 +16,7 @@ use super::model::{
 use super::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::observe::awaits_kernel;
 use crate::report::Cause;
+use crate::round::is_unsure;
 use crate::state::{Facts, Phase, Row};
 use crate::vip::Family;
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
@@ -96,6 +97,10 @@ enum At {
     Addresses,
     /// About to dump routes, with the addresses dumped.
     Routes(Addresses),
+    /// Behind an acked address: about to go on without a look. Of many VIPs one may forbid it.
+    Unseen,
+    /// Whether it is as wanted, only time tells.
+    Quiet,
     /// About to look up, before it listens.
     LookUp(Facts),
     /// Listens for the kernel's route; or also for time to pass.
@@ -126,8 +131,11 @@ struct Batch {
     heard: bool,
     /// A final refusal was heard.
     failed: bool,
-    /// It is an address and nothing else: that need not be looked for right behind its ack.
-    lone_address: bool,
+    /// The kernel's route was deleted unseen, and no refusal heard.
+    tried: bool,
+    /// It is an address and nothing else, or an attempt behind one: neither need be looked for
+    /// right behind its ack.
+    unseen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -137,6 +145,10 @@ struct Driver {
     attempts: u16,
     scan_main: bool,
     stalled: bool,
+    /// Which steps were sent: see [`Step::bit`].
+    sent: u16,
+    /// It was quiet long enough.
+    quiet: bool,
     /// It has looked once.
     looked: bool,
     /// The address is known by its ack only.
@@ -144,6 +156,15 @@ struct Driver {
 }
 
 impl Driver {
+    /// Looks, and takes the address for granted.
+    fn look_at_routes(&mut self) -> At {
+        self.assumed = true;
+        At::Routes(Addresses {
+            host: Some(Address::NEW),
+            other_length: false,
+        })
+    }
+
     fn new() -> Self {
         Self {
             at: At::Addresses,
@@ -151,8 +172,23 @@ impl Driver {
             attempts: 0,
             scan_main: true,
             stalled: false,
+            sent: 0,
+            quiet: false,
             looked: false,
             assumed: false,
+        }
+    }
+}
+
+impl Batch {
+    fn new(rest: Vec<Message>, unseen: bool) -> Self {
+        Self {
+            rest,
+            added: false,
+            tried: false,
+            heard: true,
+            failed: false,
+            unseen,
         }
     }
 }
@@ -242,6 +278,7 @@ impl Course {
             driver.phase |= Phase::WAS_ABSENT;
         }
         driver.looked = true;
+        driver.phase.remove(Phase::UNSEEN);
         if !seen.facts.contains(Facts::ADDRESS) {
             driver.phase.remove(Phase::SETTLED);
         }
@@ -249,8 +286,18 @@ impl Course {
             driver.phase |= Phase::SETTLED;
         }
         let steps = match self.next(seen.facts, driver.phase) {
+            Next::Steps([Step::TryKernel]) => unreachable!("it has looked"),
             Next::Done if driver.assumed => return driver.at = At::Addresses,
-            Next::Done => return driver.at = At::Over(Outcome::Done),
+            Next::Done => {
+                let mut row = Row::new(self.world.vip(), self.policy.goal);
+                (row.facts, row.phase, row.sent) = (seen.facts, driver.phase, driver.sent);
+                let unsure = !driver.quiet && is_unsure(&row);
+                return driver.at = if unsure {
+                    At::Quiet
+                } else {
+                    At::Over(Outcome::Done)
+                };
+            }
             Next::Fail(cause) => {
                 driver.at = At::Over(match cause {
                     Cause::Conflict => Outcome::Conflict,
@@ -270,10 +317,11 @@ impl Course {
             Next::Steps(steps) => steps,
         };
         driver.attempts += 1;
-        driver.stalled = false;
+        (driver.stalled, driver.quiet) = (false, false);
         driver.phase |= Phase::WRITTEN;
         let mut rest = Vec::new();
         for step in steps {
+            driver.sent |= step.bit();
             if *step == Step::RenewAddress {
                 driver.phase |= Phase::RENEWED;
             }
@@ -288,16 +336,31 @@ impl Course {
             seen.facts
         );
         rest.reverse();
-        let lone_address = self.world.family == Family::V6
+        let unseen = self.world.family == Family::V6
             && !self.world.kernel_source
             && rest == [Message::Step(Step::AddAddress)];
-        driver.at = At::Send(Batch {
-            lone_address,
-            rest,
-            added: false,
-            heard: true,
-            failed: false,
-        });
+        driver.at = At::Send(Batch::new(rest, unseen));
+    }
+
+    /// What follows an acked address, or an attempt behind it, without a look. Returns whether
+    /// anything does.
+    fn go_on_unseen(&self, driver: &mut Driver) -> bool {
+        if !driver.phase.contains(Phase::SETTLED) {
+            if !driver.phase.contains(Phase::WAS_ABSENT) {
+                return false;
+            }
+            driver.phase |= Phase::UNSEEN;
+        }
+        let known = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
+        let Next::Steps([step]) = self.next(known, driver.phase) else {
+            unreachable!("one step behind the other");
+        };
+        driver.attempts += 1;
+        driver.phase.remove(Phase::UNSEEN);
+        driver.sent |= step.bit();
+        let unseen = *step == Step::TryKernel;
+        driver.at = At::Send(Batch::new(vec![Message::Step(*step)], unseen));
+        true
     }
 
     /// Does what comes next where nothing goes wrong. Returns whether it could: a listener may
@@ -308,9 +371,18 @@ impl Course {
                 driver.assumed = false;
                 driver.at = At::Routes(kernel.addresses);
             }
+            At::Unseen => return self.go_on_unseen(driver),
             At::Routes(addresses) => {
                 let (addresses, look) = (*addresses, self.look(driver.scan_main));
                 self.plan(kernel, driver, addresses, look);
+            }
+            At::Quiet => {
+                // The kernel's route comes long before.
+                if kernel.late {
+                    return false;
+                }
+                driver.quiet = true;
+                driver.at = At::Addresses;
             }
             At::LookUp(facts) => {
                 let facts = self.world.look_up(*facts, &kernel.routes);
@@ -358,7 +430,10 @@ impl Course {
                     Message::Delete(_) => Step::DeleteOthers,
                 };
                 match answer {
-                    Ok(()) => batch.added |= step == Step::AddAddress,
+                    Ok(()) => {
+                        batch.added |= step == Step::AddAddress;
+                        batch.tried |= step == Step::TryKernel;
+                    }
                     Err(errno) => batch.failed |= step.refused(errno) == Refusal::Final,
                 }
                 if batch.rest.is_empty() {
@@ -366,13 +441,22 @@ impl Course {
                     driver.at = At::Addresses;
                     if batch.added && batch.heard {
                         driver.phase = driver.phase.with_new_address();
-                        if batch.lone_address {
-                            driver.assumed = true;
-                            driver.at = At::Routes(Addresses {
-                                host: Some(Address::NEW),
-                                other_length: false,
-                            });
-                        }
+                    }
+                    if batch.tried && batch.heard {
+                        driver.phase |= Phase::SETTLED;
+                    }
+                    if step == Step::TryKernel && !batch.heard {
+                        driver.phase |= Phase::UNHEARD;
+                    }
+                    if batch.unseen && batch.heard {
+                        let leads_on = batch.added || batch.tried;
+                        let tries = step == Step::TryKernel;
+                        driver.at = match (leads_on, tries) {
+                            (true, _) => At::Unseen,
+                            // In vain.
+                            (false, true) => driver.look_at_routes(),
+                            (false, false) => At::Addresses,
+                        };
                     }
                     if batch.failed {
                         driver.at = At::Over(Outcome::Kernel);
@@ -395,8 +479,9 @@ fn arrive<'a>(
     kernel.late_route_arrives();
     for driver in drivers {
         let listens = match driver.at {
-            At::Listen { .. } => true,
+            At::Listen { .. } | At::Quiet => true,
             At::Addresses | At::Routes(_) => driver.phase.contains(Phase::FRESH) && !is_lost,
+            // Not before it looks.
             _ => false,
         };
         if listens {
@@ -511,6 +596,11 @@ impl Walk {
             });
             runs += self.follow(then);
         }
+        if moment.driver.at == At::Unseen {
+            let mut then = moment.clone();
+            then.driver.at = then.driver.look_at_routes();
+            runs += self.follow(then);
+        }
         runs += self.act(moment, None);
         if moment.fault.is_none() {
             for fault in self.faults {
@@ -571,6 +661,12 @@ impl Walk {
             ..moment.clone()
         };
         match (fault, &moment.driver.at) {
+            // Of a send whose ack came, the kernel has handled each message.
+            (Fault::Vanished, At::Send(batch))
+                if batch.rest.last() == Some(&Message::Step(Step::TryKernel)) =>
+            {
+                0
+            }
             (
                 Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
                 At::Send(_),
@@ -1176,6 +1272,14 @@ impl Pair {
             self.ends += 1;
         } else {
             let mut moved = false;
+            for at in 0..2 {
+                if drivers[at].at == At::Unseen {
+                    let mut drivers = drivers.clone();
+                    drivers[at].at = drivers[at].look_at_routes();
+                    self.follow(kernel.clone(), drivers);
+                    moved = true;
+                }
+            }
             for at in 0..2 {
                 let (mut then, mut drivers) = (kernel.clone(), drivers.clone());
                 let idle = |driver: &Driver| matches!(driver.at, At::Listen { .. } | At::Over(_));

@@ -231,7 +231,7 @@ impl Kernel {
             Step::DeleteOurs => {
                 self.delete_route(Key::new(&wanted_key(&world.wanted()[world.at()])), world)
             }
-            Step::DeleteKernel => {
+            Step::DeleteKernel | Step::TryKernel => {
                 self.delete_route(Key::new(&kernel_key(&world.vip().addr())), world)
             }
             Step::DeleteOthers => unreachable!("is one message for each route"),

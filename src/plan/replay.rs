@@ -54,7 +54,11 @@ fn is_tolerated(what: Move, errno: i32) -> bool {
     match what {
         Move::Step(Step::AppendRoute) => errno == libc::EEXIST,
         Move::Step(
-            Step::DeleteAddress | Step::DeleteOurs | Step::DeleteKernel | Step::DeleteOthers,
+            Step::DeleteAddress
+            | Step::DeleteOurs
+            | Step::DeleteKernel
+            | Step::TryKernel
+            | Step::DeleteOthers,
         )
         | Move::Delete(_) => matches!(errno, libc::ESRCH | libc::EADDRNOTAVAIL),
         Move::Step(_) | Move::Wait { .. } => false,

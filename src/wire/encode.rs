@@ -273,7 +273,7 @@ impl Templates {
             Step::ReplaceTransit => &self.replace_transit,
             Step::AppendRoute => &self.append_route,
             Step::DeleteOurs => &self.delete_ours,
-            Step::DeleteKernel => &self.delete_kernel,
+            Step::DeleteKernel | Step::TryKernel => &self.delete_kernel,
             Step::UpdateAddress | Step::DeleteOthers => return None,
         })
     }
