@@ -79,6 +79,9 @@ fn v4(n: u32) -> Vec<IpAddr> {
     (1..=n).map(|i| Ipv4Addr::from(base + i).into()).collect()
 }
 
+/// Of all IPv6 VIPs here.
+const V6_NETWORK: [u8; 8] = [0x20, 0x01, 0x0d, 0xb8, 0, 0x42, 0, 0];
+
 fn v6(n: u32) -> Vec<IpAddr> {
     let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
     (1..=n)
@@ -347,6 +350,50 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
     let report = vips.assign(&set).unwrap();
     assert_eq!(report.assigned, 600);
     assert_eq!(on_link().len(), 600);
+}
+
+/// What becomes of the attempts to delete the kernel's routes for new IPv6 addresses without having
+/// seen them: they are in vain, or nobody hears what became of them.
+#[test]
+fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
+    let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1).octets();
+    let in_vain = move |message: &mut [u8]| {
+        let vip = |bytes: &[u8]| bytes.starts_with(&V6_NETWORK);
+        let at = message.windows(16).position(vip).expect("it names the VIP");
+        message[at..at + 16].copy_from_slice(&elsewhere);
+    };
+    let unheard = |message: &mut [u8]| {
+        let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
+        let flags = flags & !netlink_packet_core::NLM_F_ACK;
+        message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+    };
+    let faults: [Box<dyn Fn(&mut [u8]) + Send + Sync>; 2] = [Box::new(in_vain), Box::new(unheard)];
+    for fault in faults {
+        let _node = node();
+        // Too small for the kernel's notifications of as many routes.
+        let mut vips = manager(BUFFERS[0]);
+        let struck = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = struck.clone();
+        vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+            // Only the attempts come without an addition beside them.
+            if split(batch).all(|message| kind(message) == libc::RTM_DELROUTE)
+                && count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
+            {
+                split(batch).for_each(|message| fault(message));
+            }
+        }));
+        let set = v6(300);
+        let report = vips.assign(&set).unwrap();
+        assert_eq!(report.assigned, 300, "{report}");
+        assert_ne!(struck.load(std::sync::atomic::Ordering::Relaxed), 0);
+        let routes = ip(&format!("-6 route show table local dev {LINK}"));
+        let to_vips = || routes.lines().filter(|line| line.contains("2001:db8:42::"));
+        let ours = |line: &&str| line.contains("metric 1024") && line.contains(" src ");
+        assert_eq!(
+            (to_vips().count(), to_vips().filter(ours).count()),
+            (300, 300)
+        );
+    }
 }
 
 #[test]
