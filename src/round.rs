@@ -561,11 +561,11 @@ impl<'a> Call<'a> {
             }
             return Ok(());
         }
-        let few = self.buffers.rows.len() <= self.talk.reply_capacity();
+        let few = self.buffers.rows.len() <= FEW;
         if step == Step::AddAddress && !self.listening && few && self.buffers.rows.has(Family::V6) {
             // Another manager may take the kernel's route away before the next observation: so
-            // that this one knows that it has come. Of many the buffer would hold only some, at the
-            // price of a system call each; whose route nobody saw then has to be quiet for a while.
+            // that this one knows that it has come. Of many that would cost more than all else; whose
+            // route nobody saw then has to be quiet for a while.
             self.talk.listener().join(route_group(Family::V6))?;
             self.listening = true;
         }
