@@ -1279,8 +1279,12 @@ impl Party {
             if !promises.contains_key(&vip) || !failed.insert(vip) {
                 return Err(format!("{failure} is of no VIP of the call, or told twice"));
             }
-            if failure.cause == Cause::Pending && vip.is_ipv6() && kernel_is_late(after, vip, link)
-            {
+            let is_late = match failure.cause {
+                Cause::Pending => vip.is_ipv6() && kernel_is_late(after, vip, link),
+                Cause::Conflict => rival_came(before, after, vip, link),
+                _ => false,
+            };
+            if is_late {
                 add(&tally.late, 1);
             } else if !fits(failure.cause, vip, link, before, call) {
                 return Err(format!("{failure}: without a reason"));
@@ -1592,7 +1596,8 @@ fn rest(party: &mut Party, desired: Set) -> Result<(), String> {
     }
     // Nothing came late either.
     let after = Seen::read(link);
-    let diff = before.diff(&after);
+    let mut diff = before.diff(&after);
+    diff.retain(|(_, line)| !line.is_link_local());
     if !diff.is_empty() {
         return Err(format!("it changed something the second time: {diff:?}"));
     }
