@@ -23,13 +23,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use serde_json::Value;
 
 use broken::{OTHER_V4, OTHER_V6};
 use common::raw::{self, CREATE_EXCL, Raw};
@@ -38,12 +41,16 @@ use common::{
     host_bits, vips,
 };
 use seen::{Line, Seen, index_of};
+use viproute::sandbox::Sandbox;
 use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Report, VipManager};
 
 /// Another link, on which a manager of its own puts VIPs.
 const SECOND_LINK: &str = "second0";
 /// A link with things of others.
 const OTHER_LINK: &str = "other0";
+/// The name of our link while it has another.
+const AWAY_LINK: &str = "away0";
+const VRF: &str = "vrf0";
 /// What the link gets instead of a last address (127.86.73.80), on the way to route-only VIPs.
 const ANCHOR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 86, 73, 80));
 
@@ -135,20 +142,76 @@ const KINDS: [Kind; 12] = [
     Kind::ObjectOfOurs,
 ];
 
+/// Where the link goes, out of our reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    Deleted,
+    Renamed,
+    /// Into another network namespace.
+    Moved,
+    InVrf,
+}
+
+impl Away {
+    /// The ways that this kernel has.
+    fn ways() -> Vec<Self> {
+        let mut ways = vec![Self::Deleted, Self::Renamed];
+        ways.extend(LINK_KINDS.movable().then_some(Self::Moved));
+        ways.extend(LINK_KINDS.vrf.then_some(Self::InVrf));
+        ways
+    }
+
+    fn go(self) -> Vec<String> {
+        match self {
+            Self::Deleted => vec![format!("ip link del dev {VIP_LINK}")],
+            Self::Renamed => vec![
+                // Not every kernel renames a link that is up.
+                format!("ip link set dev {VIP_LINK} down"),
+                format!("ip link set dev {VIP_LINK} name {AWAY_LINK}"),
+                format!("ip link set dev {AWAY_LINK} up"),
+            ],
+            Self::Moved => vec![format!("ip link set dev {VIP_LINK} netns $other")],
+            Self::InVrf => vec![format!("ip link set dev {VIP_LINK} master {VRF}")],
+        }
+    }
+
+    /// Where the name has another link by now, the one that went away stays there.
+    fn come_back(self, kind: &str) -> Vec<String> {
+        let up = format!("ip link set dev {VIP_LINK} up");
+        match self {
+            Self::Deleted => make_link(VIP_LINK, kind),
+            Self::Renamed => vec![
+                format!("ip link set dev {AWAY_LINK} down"),
+                format!("ip link set dev {AWAY_LINK} name {VIP_LINK}"),
+                format!("ip link set dev {AWAY_LINK} up"),
+                up,
+            ],
+            Self::Moved => vec![
+                format!("{IN_OTHER}ip link set dev {VIP_LINK} netns $here"),
+                up,
+            ],
+            Self::InVrf => vec![format!("ip link set dev {VIP_LINK} nomaster")],
+        }
+    }
+}
+
 /// What others do, in a way that `ip` can.
 #[derive(Clone, Copy, Debug)]
 enum Foreign {
+    Away(Away),
+    Back(Away),
+    AwayAndBack(Away),
     Down,
     Up,
     Flap,
     FlapSecond,
     KeepAddresses(bool),
-    Rename,
     ArpOnOff,
     Ipv6Off,
     Ipv6OffOn,
-    LinkAnew,
     Mtu,
+    /// Of the link layer; an `ifb` refuses it.
+    Mac,
     LoFlap,
     /// How: plain, with `noprefixroute`, with another length, deprecated, with a broadcast address.
     AddAddress {
@@ -192,8 +255,14 @@ const METRICS: [&str; 5] = ["", "", " metric 7", " metric 256", " metric 2000"];
 const PROTOCOLS: [u8; 5] = [2, 201, 186, 3, 251];
 
 impl Foreign {
-    /// The commands that do it; one that fails changes nothing.
-    fn commands(self) -> Vec<String> {
+    /// Whether from then on the kernel may bring IPv6 routes of addresses that have been there for
+    /// long, late, and with nothing before them to show that they are on their way.
+    fn stirs_the_kernel(self) -> bool {
+        matches!(self, Self::ArpOnOff | Self::KeepAddresses(true))
+    }
+
+    /// The commands that do it; one that fails changes nothing. `kind`: of the links.
+    fn commands(self, kind: &str) -> Vec<String> {
         let link = |words: &str| format!("ip link set dev {VIP_LINK} {words}");
         let conf = |key: &str, value: u8| {
             format!("echo {value} > /proc/sys/net/ipv6/conf/{VIP_LINK}/{key}")
@@ -201,6 +270,9 @@ impl Foreign {
         let vip_of = |at: usize| universe()[at];
         let dev_of = |at: u8| [VIP_LINK, VIP_LINK, VIP_LINK, OTHER_LINK][usize::from(at % 4)];
         match self {
+            Self::Away(away) => away.go(),
+            Self::Back(away) => away.come_back(kind),
+            Self::AwayAndBack(away) => [away.go(), away.come_back(kind)].concat(),
             Self::Down => vec![link("down")],
             Self::Up => vec![link("up")],
             Self::Flap => vec![link("down"), link("up")],
@@ -208,21 +280,11 @@ impl Foreign {
                 .map(|words| format!("ip link set dev {SECOND_LINK} {words}"))
                 .to_vec(),
             Self::KeepAddresses(keep) => vec![conf("keep_addr_on_down", keep.into())],
-            Self::Rename => vec![
-                link("down"),
-                link("name away0"),
-                format!("ip link set dev away0 name {VIP_LINK}"),
-                link("up"),
-            ],
             Self::ArpOnOff => vec![link("arp on"), link("arp off")],
             Self::Ipv6Off => vec![conf("disable_ipv6", 1)],
             Self::Ipv6OffOn => vec![conf("disable_ipv6", 1), conf("disable_ipv6", 0)],
-            Self::LinkAnew => {
-                let mut all = vec![format!("ip link del dev {VIP_LINK}")];
-                all.extend(make_link(VIP_LINK));
-                all
-            }
             Self::Mtu => vec![link("mtu 1400"), link("mtu 1500")],
+            Self::Mac => vec![link("address 02:00:00:00:00:77")],
             Self::LoFlap => vec!["ip link set lo down".into(), "ip link set lo up".into()],
             Self::AddAddress { vip, how, link } => {
                 let (vip, dev) = (vip_of(vip), dev_of(link));
@@ -353,20 +415,72 @@ fn source_command(verb: &str, source: IpAddr) -> String {
     format!("ip addr {verb} {source}/{bits} dev {NODE_LINK}{nodad}")
 }
 
-/// A bridge without ports and ARP stands in for a dummy link: every kernel has one.
-fn make_link(name: &str) -> Vec<String> {
+/// The kinds of links that this kernel has, and whether it has VRFs.
+struct LinkKinds {
+    /// The first is the one to be shrunk to.
+    kinds: Vec<&'static str>,
+    vrf: bool,
+}
+
+static LINK_KINDS: LazyLock<LinkKinds> = LazyLock::new(|| {
+    // In a namespace of its own, and so not in that of the thread that happens to ask first.
+    let has = |kind: &'static str, more: &'static str| {
+        let add = move || Net::bare().try_ip(&format!("link add dev probe0 type {kind}{more}"));
+        std::thread::spawn(add).join().unwrap()
+    };
+    // A bridge without ports and ARP stands in for a dummy link: every kernel has one. But it cannot
+    // leave its namespace, as a dummy can, and an ifb, which is like one in that.
+    let movable = ["dummy", "ifb"].map(|kind| (kind, has(kind, "")));
+    if let (_, Err(error)) = &movable[0] {
+        common::skipped(
+            "property tests with dummy links",
+            &format!("others stand in for them: {error}"),
+        );
+    }
+    let movable = movable.into_iter().find(|(_, has)| has.is_ok());
+    if movable.is_none() {
+        common::skipped(
+            "property tests with the link in another namespace",
+            "neither dummy nor ifb",
+        );
+    }
+    let vrf = has("vrf", " table 10");
+    if let Err(error) = &vrf {
+        common::skipped("property tests with the link in a VRF", error);
+    }
+    LinkKinds {
+        kinds: movable
+            .map(|(kind, _)| kind)
+            .into_iter()
+            .chain(["bridge"])
+            .collect(),
+        vrf: vrf.is_ok(),
+    }
+});
+
+impl LinkKinds {
+    fn movable(&self) -> bool {
+        self.kinds.len() > 1
+    }
+}
+
+fn make_link(name: &str, kind: &str) -> Vec<String> {
     vec![
-        format!("ip link add dev {name} type bridge"),
+        format!("ip link add dev {name} type {kind}"),
         format!("ip link set dev {name} arp off"),
         format!("ip link set dev {name} up"),
     ]
 }
 
 /// The node before the first step.
-fn setup() -> Vec<String> {
+fn setup(kind: &str) -> Vec<String> {
     let mut all = Vec::new();
     for link in [NODE_LINK, VIP_LINK, SECOND_LINK, OTHER_LINK] {
-        all.extend(make_link(link));
+        all.extend(make_link(link, kind));
+    }
+    if LINK_KINDS.vrf {
+        all.push(format!("ip link add dev {VRF} type vrf table 10"));
+        all.push(format!("ip link set dev {VRF} up"));
     }
     all.extend(SOURCES.map(|source| source_command("add", source)));
     all.extend(
@@ -388,45 +502,109 @@ fn setup() -> Vec<String> {
     all
 }
 
-/// What the last call takes for granted: the link up, IPv6 on it, and the sources on the node.
-fn ready() -> Vec<String> {
-    let mut all = Foreign::Up.commands();
-    all.push(format!(
-        "echo 0 > /proc/sys/net/ipv6/conf/{VIP_LINK}/disable_ipv6"
-    ));
-    all.extend(SOURCES.map(|source| source_command("add", source)));
-    all
+/// A node, and another next to it.
+struct Node {
+    net: Net,
+    /// Made when it is first asked for.
+    other: Option<Other>,
 }
 
-/// Does what a command says. It may fail, as it may in the script.
-fn execute(net: &Net, command: &str) {
-    if let Some(words) = command.strip_prefix("ip ") {
-        let _ = net.try_ip(words);
-    } else {
-        let words: Vec<&str> = command.split_whitespace().collect();
-        let ["echo", value, ">", path] = words[..] else {
-            panic!("no such command: {command}");
+impl Node {
+    fn new(kind: &str) -> Self {
+        let mut node = Self {
+            net: Net::bare(),
+            other: None,
         };
-        let _ = std::fs::write(path, value);
+        node.execute_all(&setup(kind));
+        node
     }
-}
 
-/// The same for many, those of `ip` without options in one process.
-fn execute_all(net: &Net, commands: &[String]) {
-    let mut batch = String::new();
-    for command in commands {
-        match command.strip_prefix("ip ") {
-            Some(words) if !words.starts_with('-') => {
-                batch += words;
-                batch.push('\n');
-            }
-            _ => {
-                run_batch(&mut batch);
-                execute(net, command);
-            }
+    /// Does what a command says. It may fail, as it may in the script.
+    fn execute(&mut self, command: &str) {
+        if !command.contains("$other") {
+            return execute(command);
+        }
+        let other = self.other.get_or_insert_with(Other::new);
+        if let Some(there) = command.strip_prefix(IN_OTHER) {
+            other.execute(there.replace("$here", &path_of(self.net.sandbox())));
+        } else {
+            execute(&command.replace("$other", &other.path));
         }
     }
-    run_batch(&mut batch);
+
+    /// The same for many, those of `ip` without options in one process.
+    fn execute_all(&mut self, commands: &[String]) {
+        let mut batch = String::new();
+        for command in commands {
+            match command.strip_prefix("ip ") {
+                Some(words) if !words.starts_with('-') && !words.contains('$') => {
+                    batch += words;
+                    batch.push('\n');
+                }
+                _ => {
+                    run_batch(&mut batch);
+                    self.execute(command);
+                }
+            }
+        }
+        run_batch(&mut batch);
+    }
+}
+
+/// A path to a namespace, for every process.
+fn path_of(sandbox: &Sandbox) -> String {
+    let fd = sandbox.netns().as_raw_fd();
+    format!("/proc/{}/fd/{fd}", std::process::id())
+}
+
+/// With this a script does something in the other namespace.
+const IN_OTHER: &str = "nsenter --net=$other ";
+
+/// A thread in another network namespace, in which it executes what it is sent. (Not `nsenter`,
+/// which a small system may lack.)
+struct Other {
+    path: String,
+    commands: mpsc::Sender<String>,
+    done: mpsc::Receiver<String>,
+}
+
+impl Other {
+    fn new() -> Self {
+        let (commands, inbox) = mpsc::channel::<String>();
+        let (told, done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let sandbox = Sandbox::new().unwrap();
+            told.send(path_of(&sandbox)).unwrap();
+            for command in inbox {
+                execute(&command);
+                told.send(command).unwrap();
+            }
+        });
+        Self {
+            path: done.recv().unwrap(),
+            commands,
+            done,
+        }
+    }
+
+    fn execute(&self, command: String) {
+        self.commands.send(command).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+/// Does what a command says, in the namespace of the thread.
+fn execute(command: &str) {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words[..] {
+        ["ip", ..] => {
+            let _ = common::net::ip_command().args(&words[1..]).output();
+        }
+        ["echo", value, ">", path] => {
+            let _ = std::fs::write(path, value);
+        }
+        _ => panic!("no such command: {command}"),
+    }
 }
 
 fn run_batch(lines: &mut String) {
@@ -517,6 +695,8 @@ struct Case {
     as_kernel: bool,
     route_only: bool,
     bring_up: bool,
+    /// Of the links.
+    kind: &'static str,
     ops: Vec<Op>,
     desired: Set,
     /// What the manager on the other link desires at the end, if anything.
@@ -558,9 +738,18 @@ fn kinds() -> impl Strategy<Value = Kind> {
     ]
 }
 
+fn aways() -> impl Strategy<Value = Away> {
+    prop::sample::select(Away::ways())
+}
+
 fn foreign() -> impl Strategy<Value = Foreign> {
     let vip = || 0_usize..8;
     prop_oneof![
+        1 => prop_oneof![
+            aways().prop_map(Foreign::Away),
+            aways().prop_map(Foreign::Back),
+            aways().prop_map(Foreign::AwayAndBack),
+        ],
         2 => prop_oneof![
             Just(Foreign::Down),
             Just(Foreign::Up),
@@ -569,12 +758,11 @@ fn foreign() -> impl Strategy<Value = Foreign> {
             Just(Foreign::FlapSecond),
             any::<bool>().prop_map(Foreign::KeepAddresses),
             Just(Foreign::KeepAddresses(true)),
-            Just(Foreign::Rename),
             Just(Foreign::ArpOnOff),
             Just(Foreign::Ipv6Off),
             Just(Foreign::Ipv6OffOn),
-            Just(Foreign::LinkAnew),
             Just(Foreign::Mtu),
+            Just(Foreign::Mac),
             Just(Foreign::LoFlap),
         ],
         3 => prop_oneof![
@@ -618,6 +806,7 @@ fn cases(longest: usize, elsewhere: bool) -> impl Strategy<Value = Case> {
         any::<bool>(),
         prop_oneof![3 => Just(false), 1 => Just(true)],
         any::<bool>(),
+        prop::sample::select(LINK_KINDS.kinds.clone()),
         prop::collection::vec(op, 1..longest),
         sets(),
         if elsewhere {
@@ -627,10 +816,11 @@ fn cases(longest: usize, elsewhere: bool) -> impl Strategy<Value = Case> {
         },
     )
         .prop_map(
-            |(as_kernel, route_only, bring_up, ops, desired, elsewhere)| Case {
+            |(as_kernel, route_only, bring_up, kind, ops, desired, elsewhere)| Case {
                 as_kernel,
                 route_only,
                 bring_up,
+                kind,
                 ops,
                 desired,
                 elsewhere,
@@ -673,21 +863,50 @@ impl Case {
             binding,
             bring_up: self.bring_up,
             sources: [SOURCES[0], SOURCES[2]],
+            stirred: false,
             manager: builder.open().unwrap(),
         }
     }
 
+    /// What the last call takes for granted: the link there and up, IPv6 on it, and the sources on
+    /// the node.
+    fn ready(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        // Only then is it made anew where it is missing still.
+        for away in [Away::Renamed, Away::Moved, Away::InVrf, Away::Deleted] {
+            let goes = |op: &Op| matches!(op, Op::Foreign(Foreign::Away(this)) if *this == away);
+            if self.ops.iter().any(goes) {
+                all.extend(away.come_back(self.kind));
+            }
+        }
+        all.extend(Foreign::Up.commands(self.kind));
+        all.push(format!(
+            "echo 0 > /proc/sys/net/ipv6/conf/{VIP_LINK}/disable_ipv6"
+        ));
+        all.extend(SOURCES.map(|source| source_command("add", source)));
+        all
+    }
+
     /// The script that replays it.
     fn script(&self) -> String {
+        let steps = self.steps();
         let mut out = String::from("# in: unshare -Urn bash\nip link set lo up\n");
-        for command in setup() {
+        if steps.contains("$other") {
+            out += "unshare -n sleep 1000 & other=/proc/$!/ns/net; here=/proc/$$/ns/net; sleep 1\n";
+        }
+        out + &steps
+    }
+
+    fn steps(&self) -> String {
+        let mut out = String::new();
+        for command in setup(self.kind) {
             let _ = writeln!(out, "{command}");
         }
         let mut words = BTreeMap::new();
         for op in &self.ops {
             match op {
                 Op::Foreign(foreign) => {
-                    for command in foreign.commands() {
+                    for command in foreign.commands(self.kind) {
                         let _ = writeln!(out, "{command}");
                     }
                 }
@@ -704,7 +923,7 @@ impl Case {
                 }
             }
         }
-        for command in ready() {
+        for command in self.ready() {
             let _ = writeln!(out, "{command}");
         }
         let last = Call::Reconcile(self.desired);
@@ -771,6 +990,8 @@ struct Party {
     binding: Binding,
     bring_up: bool,
     sources: [IpAddr; 2],
+    /// See [`Foreign::stirs_the_kernel`].
+    stirred: bool,
     manager: VipManager,
 }
 
@@ -778,6 +999,8 @@ struct Party {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     link: u32,
+    /// Where the link is out of reach.
+    away: Option<Away>,
     before: &'a Seen,
     after: &'a Seen,
     /// The call finds the link down, and may bring it up.
@@ -801,13 +1024,14 @@ struct Tally {
     repaired: Cell<usize>,
     released: Cell<usize>,
     unchanged: Cell<usize>,
-    refused: Cell<u64>,
     /// VIPs that the kernel was too slow for.
     late: Cell<u64>,
     /// Calls amid a commotion, and how often that took place.
     amid: Cell<u64>,
     commotions: Cell<u64>,
     failures: RefCell<BTreeMap<String, u64>>,
+    /// Calls that were refused as a whole, and why.
+    refusals: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Tally {
@@ -816,7 +1040,6 @@ impl Tally {
             (&self.cases, &other.cases),
             (&self.calls, &other.calls),
             (&self.changes, &other.changes),
-            (&self.refused, &other.refused),
             (&self.late, &other.late),
             (&self.amid, &other.amid),
             (&self.commotions, &other.commotions),
@@ -831,9 +1054,19 @@ impl Tally {
         ] {
             add(cell, more.get());
         }
-        for (words, count) in other.failures.borrow().iter() {
-            *self.failures.borrow_mut().entry(words.clone()).or_default() += count;
+        for (all, more) in [
+            (&self.failures, &other.failures),
+            (&self.refusals, &other.refusals),
+        ] {
+            for (words, count) in more.borrow().iter() {
+                *all.borrow_mut().entry(words.clone()).or_default() += count;
+            }
         }
+    }
+
+    fn refuse(&self, error: &Error) {
+        let words = format!("{:?}", error.kind());
+        *self.refusals.borrow_mut().entry(words).or_default() += 1;
     }
 }
 
@@ -885,7 +1118,9 @@ impl Party {
         add(&tally.calls, 1);
         let link = index_of(self.link);
         settle();
-        let comes_up = self.bring_up && !is_up(self.link);
+        let shown = shown(self.link);
+        let away = away(shown.as_ref());
+        let comes_up = self.bring_up && !shown.is_some_and(|link| has_flag(&link, "UP"));
         let before = Seen::read(link.unwrap_or(u32::MAX));
         let result = self.perform(call);
         let link_after = index_of(self.link);
@@ -896,6 +1131,7 @@ impl Party {
         let link = link.unwrap_or(u32::MAX);
         let around = Around {
             link,
+            away,
             before: &before,
             after: &after,
             comes_up,
@@ -907,9 +1143,9 @@ impl Party {
     /// Makes a call while others are at work too: it comes back, says what it may, and touches
     /// nothing beyond the link.
     fn make_amid(&mut self, call: Call, commotion: Commotion, tally: &Tally) -> Result<(), String> {
-        let link = index_of(self.link);
+        let link = index_of(self.link).unwrap_or(u32::MAX);
         settle();
-        let link = link.unwrap_or(u32::MAX);
+        let away = away(shown(self.link).as_ref());
         let before = Seen::read(link);
         let stop = AtomicBool::new(false);
         let (result, times) = std::thread::scope(|scope| {
@@ -929,17 +1165,11 @@ impl Party {
         });
         add(&tally.commotions, times.map_err(|_| "a thread panicked")?);
         add(&tally.amid, 1);
-        if let Err(error) = result {
-            let fits = matches!(
-                error.kind(),
-                ErrorKind::Incomplete
-                    | ErrorKind::LinkDown
-                    | ErrorKind::Ipv6Disabled
-                    | ErrorKind::SourceNotOnNode
-            );
-            if !fits {
-                return Err(format!("{call:?} amid {commotion:?}: {error:?}"));
-            }
+        if let Err(error) = result
+            && error.kind() != ErrorKind::Incomplete
+            && !may_refuse(error.kind(), away)
+        {
+            return Err(format!("{call:?} amid {commotion:?}: {error:?}"));
         }
         let diff = before.diff(&Seen::read(link));
         let beyond = diff.iter().find(|(_, line)| {
@@ -988,6 +1218,7 @@ impl Party {
     ) -> Result<(), String> {
         let Around {
             link,
+            away,
             before,
             after,
             comes_up,
@@ -1003,17 +1234,18 @@ impl Party {
                 report
             }
             Err(error) => {
-                add(&tally.refused, 1);
-                let fits = matches!(
-                    error.kind(),
-                    ErrorKind::LinkDown | ErrorKind::Ipv6Disabled | ErrorKind::SourceNotOnNode
-                );
-                if !fits {
+                tally.refuse(&error);
+                if !may_refuse(error.kind(), away) {
                     return Err(format!("refused: {error:?}"));
                 }
                 return self.unchanged(link, before, after, &|_| comes_up);
             }
         };
+        // Only to take VIPs away, a link in a VRF is as good as any.
+        let releases = matches!(call, Call::Release(_) | Call::ReleaseAll);
+        if away.is_some_and(|away| away != Away::InVrf || !releases) {
+            return Err(format!("the link is away, but: {report:?}"));
+        }
         for (cell, more) in [
             (&tally.assigned, report.assigned),
             (&tally.repaired, report.repaired),
@@ -1047,8 +1279,12 @@ impl Party {
             if !promises.contains_key(&vip) || !failed.insert(vip) {
                 return Err(format!("{failure} is of no VIP of the call, or told twice"));
             }
-            if failure.cause == Cause::Pending && vip.is_ipv6() && kernel_is_late(after, vip, link)
-            {
+            let is_late = match failure.cause {
+                Cause::Pending => vip.is_ipv6() && kernel_is_late(after, vip, link),
+                Cause::Conflict => rival_came(before, after, vip, link),
+                _ => false,
+            };
+            if is_late {
                 add(&tally.late, 1);
             } else if !fits(failure.cause, vip, link, before, call) {
                 return Err(format!("{failure}: without a reason"));
@@ -1060,6 +1296,9 @@ impl Party {
             }
             match promise {
                 Promise::Good if rival_came(before, after, *vip, link) => add(&tally.late, 1),
+                Promise::Good if self.stirred && kernel_came(after, *vip, link) => {
+                    add(&tally.late, 1);
+                }
                 Promise::Good => {
                     if let Some(wrong) = self.wrong(after, *vip) {
                         return Err(format!("promised good, but {wrong}; {report}"));
@@ -1079,7 +1318,8 @@ impl Party {
         let idle = promises.iter().all(|(vip, promise)| {
             *promise == Promise::Good && self.wrong(before, *vip).is_none() || failed.contains(vip)
         }) && pending.is_empty();
-        if idle && report.writes > 0 {
+        // A link that comes up has a second route for each IPv4 address.
+        if idle && !comes_up && !self.stirred && report.writes > 0 {
             return Err(format!("all was good, but it wrote: {report}"));
         }
         if !idle
@@ -1094,7 +1334,7 @@ impl Party {
         // What a link that comes up brings is the kernel's.
         self.unchanged(link, before, after, &|line| {
             comes_up
-                || line.narrow
+                || (line.narrow || away == Some(Away::InVrf))
                     && line.host.is_some_and(|host| {
                         promises.contains_key(&host)
                             && (!failed.contains(&host) || pending.contains(&host))
@@ -1166,6 +1406,12 @@ fn kernel_is_late(after: &Seen, vip: IpAddr, link: u32) -> bool {
         && !routes.any(|route| route.is_of(vip, link) && route.is_kernels_own())
 }
 
+/// Whether the kernel's route is there.
+fn kernel_came(after: &Seen, vip: IpAddr, link: u32) -> bool {
+    let mut routes = after.routes.iter();
+    vip.is_ipv6() && routes.any(|route| route.is_of(vip, link) && route.is_kernels_own())
+}
+
 /// Whether the kernel's route of another link's address has come meanwhile.
 fn rival_came(before: &Seen, after: &Seen, vip: IpAddr, link: u32) -> bool {
     let count = |seen: &Seen| {
@@ -1203,19 +1449,37 @@ fn fits(cause: Cause, vip: IpAddr, link: u32, before: &Seen, call: Call) -> bool
     }
 }
 
-fn is_up(link: &str) -> bool {
-    common::net::ip_json("link show")
-        .as_array()
-        .unwrap()
-        .iter()
-        .any(|one| {
-            one["ifname"] == link
-                && one["flags"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .any(|flag| flag == "UP")
-        })
+/// What `ip` shows of a link, if there is one.
+fn shown(link: &str) -> Option<Value> {
+    let links = common::net::ip_json("link show");
+    let mut links = links.as_array().unwrap().iter();
+    links.find(|one| one["ifname"] == link).cloned()
+}
+
+fn has_flag(link: &Value, flag: &str) -> bool {
+    let mut flags = link["flags"].as_array().unwrap().iter();
+    flags.any(|one| one == flag)
+}
+
+/// Whether a link is out of reach, and in which of the two ways that a call can tell apart: in a
+/// VRF, or not there.
+fn away(shown: Option<&Value>) -> Option<Away> {
+    match shown {
+        None => Some(Away::Deleted),
+        Some(link) if link["master"] == VRF => Some(Away::InVrf),
+        Some(_) => None,
+    }
+}
+
+/// Whether a call may be refused as a whole in such a way.
+fn may_refuse(kind: ErrorKind, away: Option<Away>) -> bool {
+    match kind {
+        ErrorKind::LinkDown | ErrorKind::Ipv6Disabled => away != Some(Away::Deleted),
+        ErrorKind::SourceNotOnNode => true,
+        ErrorKind::LinkNotFound => away == Some(Away::Deleted),
+        ErrorKind::LinkInVrf => away == Some(Away::InVrf),
+        _ => false,
+    }
 }
 
 /// Waits for what the kernel still does on links that hold no VIPs of ours: every IPv6 address there
@@ -1263,8 +1527,7 @@ fn rest_of_the_node(net: &Net) -> Vec<String> {
 /// Runs a case. `Err` is a fault of the library.
 fn run(case: &Case, tally: &Tally) -> Result<(), String> {
     add(&tally.cases, 1);
-    let net = Net::bare();
-    execute_all(&net, &setup());
+    let mut node = Node::new(case.kind);
     let mut first = case.party(Who::First);
     let mut beside = case.party(Who::Beside);
     let mut elsewhere = case.party(Who::Elsewhere);
@@ -1272,7 +1535,10 @@ fn run(case: &Case, tally: &Tally) -> Result<(), String> {
         match op {
             Op::Foreign(foreign) => {
                 add(&tally.changes, 1);
-                execute_all(&net, &foreign.commands());
+                node.execute_all(&foreign.commands(case.kind));
+                for party in [&mut first, &mut beside] {
+                    party.stirred |= foreign.stirs_the_kernel();
+                }
             }
             Op::Amid(_, call, commotion) => first.make_amid(*call, *commotion, tally)?,
             Op::Call(Who::First, call) => first.make(*call, tally)?,
@@ -1280,13 +1546,13 @@ fn run(case: &Case, tally: &Tally) -> Result<(), String> {
             Op::Call(Who::Elsewhere, call) => elsewhere.make(*call, tally)?,
         }
     }
-    execute_all(&net, &ready());
-    let rest = rest_of_the_node(&net);
+    node.execute_all(&case.ready());
+    let rest = rest_of_the_node(&node.net);
     finish(&mut first, case.desired, tally)?;
     if case.elsewhere != 0 {
         finish(&mut elsewhere, case.elsewhere, tally)?;
     }
-    if rest_of_the_node(&net) != rest {
+    if rest_of_the_node(&node.net) != rest {
         return Err("rules, nexthop objects or labels changed".into());
     }
     Ok(())
@@ -1304,6 +1570,20 @@ fn finish(party: &mut Party, desired: Set, tally: &Tally) -> Result<(), String> 
         late = tally.late.get();
         party.make(call, tally)?;
     }
+    let began = Instant::now();
+    while let Err(fault) = rest(party, desired) {
+        if !party.stirred || began.elapsed() > Duration::from_secs(20) {
+            return Err(fault);
+        }
+        add(&tally.late, 1);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Reconciles once more, which finds nothing to do.
+fn rest(party: &mut Party, desired: Set) -> Result<(), String> {
+    let call = Call::Reconcile(desired);
     let link = index_of(party.link).unwrap();
     let before = Seen::read(link);
     let again = match party.perform(call) {
@@ -1316,7 +1596,8 @@ fn finish(party: &mut Party, desired: Set, tally: &Tally) -> Result<(), String> 
     }
     // Nothing came late either.
     let after = Seen::read(link);
-    let diff = before.diff(&after);
+    let mut diff = before.diff(&after);
+    diff.retain(|(_, line)| !line.is_link_local());
     if !diff.is_empty() {
         return Err(format!("it changed something the second time: {diff:?}"));
     }
@@ -1414,6 +1695,10 @@ fn assert_worth(tally: &Tally) {
     let met = |words: &str| failures.keys().any(|key| key.contains(words));
     assert!(met("another device holds"), "{failures:?}");
     assert!(met("must not change"), "{failures:?}");
+    let refusals = tally.refusals.borrow();
+    let met = |kind: &str| refusals.contains_key(kind);
+    assert!(met("LinkNotFound"), "{refusals:?}");
+    assert!(!LINK_KINDS.vrf || met("LinkInVrf"), "{refusals:?}");
 }
 
 #[test]
@@ -1461,7 +1746,39 @@ fn a_fault_is_found_shrunk_and_printed() {
         ),
     ];
     assert_eq!(steps[..3], expected, "{script}");
-    assert_eq!(steps.len(), 3 + ready().len() + 1, "{script}");
+    // Up, IPv6 on and four sources; and the last call.
+    assert_eq!(steps.len(), 3 + 6 + 1, "{script}");
+}
+
+/// The control of the ways in which the link goes away, for a command that fails is passed over.
+#[test]
+fn the_link_goes_away_and_comes_back() {
+    for (kind, way) in LINK_KINDS
+        .kinds
+        .iter()
+        .flat_map(|kind| Away::ways().into_iter().map(move |way| (*kind, way)))
+        // A bridge stays in its namespace.
+        .filter(|both| *both != ("bridge", Away::Moved))
+    {
+        let mut node = Node::new(kind);
+        let index = index_of(VIP_LINK).unwrap();
+        let seen_as = match way {
+            Away::InVrf => Away::InVrf,
+            _ => Away::Deleted,
+        };
+        for _ in 0..2 {
+            node.execute_all(&way.go());
+            let link = shown(VIP_LINK);
+            assert_eq!(away(link.as_ref()), Some(seen_as), "{kind} {way:?}");
+            node.execute_all(&way.come_back(kind));
+            let link = shown(VIP_LINK).unwrap();
+            assert_eq!(away(Some(&link)), None, "{kind} {way:?}");
+            assert!(has_flag(&link, "UP") && has_flag(&link, "NOARP"), "{link}");
+            let is_same = index_of(VIP_LINK) == Some(index);
+            // A link that was moved may get another.
+            assert!(is_same != (way == Away::Deleted) || way == Away::Moved);
+        }
+    }
 }
 
 /// The control of the judge: what is broken by another hand after a call, or was never done, is
@@ -1473,12 +1790,12 @@ fn a_broken_promise_is_seen() {
         as_kernel: true,
         route_only: false,
         bring_up: false,
+        kind: "bridge",
         ops: Vec::new(),
         desired: 255,
         elsewhere: 0,
     };
-    let net = Net::bare();
-    execute_all(&net, &setup());
+    let mut node = Node::new(case.kind);
     let mut party = case.party(Who::First);
     let call = Call::Assign(255);
     while party.make(call, &tally).is_ok() && party.manager.assign(members(255)).is_err() {
@@ -1491,6 +1808,7 @@ fn a_broken_promise_is_seen() {
     let judge = |after: &Seen, report: Report| {
         let around = Around {
             link,
+            away: None,
             before: &good,
             after,
             comes_up: false,
@@ -1524,14 +1842,14 @@ fn a_broken_promise_is_seen() {
             "not ours",
         ),
     ] {
-        execute(&net, &change);
+        node.execute(&change);
         let after = Seen::read(link);
         let mut report = done();
         report.unchanged = 8;
         let judged = judge(&after, report);
         let fault = judged.expect_err(&change);
         assert!(fault.contains(words), "{change}: {fault}");
-        execute(&net, &undo);
+        node.execute(&undo);
         let mut report = done();
         report.unchanged = 8;
         let judged = judge(&Seen::read(link), report);

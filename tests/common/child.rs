@@ -1,8 +1,9 @@
-//! Processes of their own that make calls of the library: to be killed, or to be in each other's
-//! way.
+//! Processes of their own that make calls of the library: to be killed, to be in each other's way,
+//! or to be weighed.
 //!
 //! Not part of `common/mod.rs`: a test takes it with `#[path = "common/child.rs"] mod child;`. A
 //! child is the test binary itself, in the network namespace of the thread that starts it.
+//! [`Process`] is any; [`Other`] one that makes the calls that it is asked for.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -175,26 +176,20 @@ pub struct Told {
     pub failures: u64,
 }
 
-/// A child.
+/// A child that is told lines and answers with lines. It ends with this value.
 #[derive(Debug)]
-pub struct Other {
+pub struct Process {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
-impl Other {
-    /// Starts one; it gets ready by itself.
-    pub fn start(setting: Setting) -> Self {
-        let words = format!(
-            "{},{},{},{}",
-            setting.protocol,
-            setting.address_protocol,
-            u8::from(setting.route_only),
-            setting.receive_kib
-        );
+impl Process {
+    /// Starts this binary with a variable in its environment, by which its constructor (of a
+    /// priority before that of the sandbox, which it is in already) knows what to be.
+    pub fn start(variable: &str, value: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(ENV, words)
+            .env(variable, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -206,34 +201,71 @@ impl Other {
         }
     }
 
-    /// Waits until it has opened its manager.
-    pub fn wait_until_ready(&mut self) {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// Waits for a line; without its end if the child has ended.
+    pub fn hear(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        line
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A child that makes calls.
+#[derive(Debug)]
+pub struct Other(Process);
+
+impl Other {
+    /// Starts one; it gets ready by itself.
+    pub fn start(setting: Setting) -> Self {
+        let words = format!(
+            "{},{},{},{}",
+            setting.protocol,
+            setting.address_protocol,
+            u8::from(setting.route_only),
+            setting.receive_kib
+        );
+        Self(Process::start(ENV, &words))
+    }
+
+    /// Waits until it has opened its manager.
+    pub fn wait_until_ready(&mut self) {
+        assert_eq!(self.0.hear(), "ready\n");
     }
 
     /// Asks for a call, and does not wait for it.
     pub fn begin(&mut self, verb: Verb, set: Pairs) {
         let at = VERBS.iter().position(|other| *other == verb).unwrap();
-        writeln!(self.input, "{at} {} {}", set.from, set.to).unwrap();
+        self.0.tell(&format!("{at} {} {}", set.from, set.to));
     }
 
     /// Waits for the end of the call.
     #[track_caller]
     pub fn end(&mut self) -> Told {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
+        let line = self.0.hear();
         told(&line).unwrap_or_else(|| panic!("the child did not end its call: {line:?}"))
     }
 
     /// Kills it; what it said before, if it had ended its call.
     pub fn kill(mut self) -> Option<Told> {
-        self.child.kill().unwrap();
-        let status = self.child.wait().unwrap();
+        self.0.child.kill().unwrap();
+        let status = self.0.child.wait().unwrap();
         assert_eq!(status.code(), None, "it ended by itself: {status}");
         let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
+        self.0.output.read_to_string(&mut rest).unwrap();
         told(&rest)
     }
 }
