@@ -278,7 +278,7 @@ impl Observer<'_> {
             && !row.facts.contains(Facts::ADDRESS)
             && row.facts.on_link()
             && !row.phase.contains(Phase::WAS_ABSENT);
-        row.facts.contains(Facts::FOREIGN) || hidden || untold
+        row.facts.intersects(Facts::FOREIGN | Facts::VEILED) || hidden || untold
     }
 
     /// Reads table main, guarded as an observation of everything is.

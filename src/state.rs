@@ -606,7 +606,6 @@ impl Rows {
                 self.rows[at].facts |= Facts::OTHER_LENGTH;
             }
         }
-        self.lengths.clear();
     }
 
     /// Whether this observation found VIPs that only a route told of, behind others that it has not
@@ -618,28 +617,35 @@ impl Rows {
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
     /// `None`: no route was found at all.
     pub(crate) fn join_look_up(&mut self, row: u32, route: Option<&Route>, frame: &Frame<'_>) {
+        let Some(Row { vip, facts, .. }) = self.get(row).copied() else {
+            return;
+        };
         let fact = route
             .and_then(|route| self.classify(route, frame))
             .map(|(_, fact)| fact);
         let further = Facts::PREFIX | Facts::EXTRA;
-        let veiled = fact.is_some_and(|fact| fact.intersects(further))
+        // Which of the two tables an IPv4 host route of another type is in, the answer does not say
+        // (see [`Route::looked_up`]).
+        let ambiguous = route.is_some_and(|route| {
+            route.family == Family::V4 && route.kind != libc::RTN_LOCAL && route.host().is_some()
+        });
+        let veiled = ambiguous
+            || fact.is_some_and(|fact| fact.intersects(further))
             || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
         let fact = fact.unwrap_or_default() - further;
         // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
         // there stays. IPv4 can have several routes in the place of the wanted one.
-        let hides = route.is_some_and(|route| {
-            route.table == TABLE_LOCAL
-                && match route.family {
-                    Family::V4 => route.metric == 0,
-                    Family::V6 => {
-                        route.metric <= IP6_USER_METRIC
-                            && !fact.intersects(Facts::OURS | Facts::SLOT)
+        let hides = ambiguous && facts.contains(Facts::FOREIGN)
+            || route.is_some_and(|route| {
+                route.table == TABLE_LOCAL
+                    && match route.family {
+                        Family::V4 => route.metric == 0,
+                        Family::V6 => {
+                            route.metric <= IP6_USER_METRIC
+                                && !fact.intersects(Facts::OURS | Facts::SLOT)
+                        }
                     }
-                }
-        });
-        let Some(vip) = self.get(row).map(|row| row.vip) else {
-            return;
-        };
+            });
         if let Some(route) = route.filter(|_| fact.contains(Facts::SLOT)) {
             let other = (vip, key_of(route));
             if let Err(place) = self.others.binary_search(&other) {

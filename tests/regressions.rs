@@ -14,7 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage::NewAddress;
 use broken::manager;
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{Net, PROTO_KERNEL, VIP_LINK, vips_v6};
-use viproute::{Cause, Claim, Drift, ErrorKind};
+use viproute::{Binding, Cause, Claim, Drift, ErrorKind};
 
 fn vip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -55,6 +55,74 @@ fn a_vip_of_two_lengths_is_found_with_both() {
             assert!(drift.contains(Drift::WRONG_PREFIX_LENGTH), "{drift}");
         }
         before.assert_same(&net.snapshot_without(&[goes]));
+    }
+}
+
+/// The same where only a route makes it a VIP, which the call finds after it has read the addresses.
+#[test]
+fn a_vip_that_its_route_tells_of_may_have_another_length() {
+    for binding in [Binding::Route, Binding::Address] {
+        let net = Net::new();
+        let (stays, goes) = (vip("10.96.0.2"), vip("10.96.0.1"));
+        let mut manager = broken::builder(VIP_LINK, PROTO_KERNEL)
+            .binding(binding)
+            .open()
+            .unwrap();
+        manager.assign([goes, stays]).unwrap();
+        if binding == Binding::Address {
+            net.ip(&format!("addr del {stays}/32 dev {VIP_LINK}"));
+        }
+        net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
+        let before = net.snapshot_without(&[goes]);
+        for call in 0..5 {
+            let result = match call {
+                0 => manager.normalize(),
+                1 => manager.set_binding(binding),
+                2 => manager.set_source(common::NODE_V4),
+                3 => manager.reconcile(&Claim::link(), [goes]),
+                _ => manager.release_all(&Claim::link()),
+            };
+            let report = result.unwrap_err().into_report().unwrap();
+            let failed: Vec<_> = report
+                .failures
+                .iter()
+                .map(|f| (f.vip.addr(), f.cause))
+                .collect();
+            assert_eq!(
+                failed,
+                [(stays, Cause::Unrepaired)],
+                "call {call}: {report:?}"
+            );
+            before.assert_same(&net.snapshot_without(&[goes]));
+        }
+    }
+}
+
+/// Another device's IPv4 route to a VIP in table local that is not of type local: while the tables
+/// share a trie, a look-up calls that table main.
+#[test]
+fn another_devices_route_of_another_type_is_a_conflict() {
+    for (route, protocol) in [("dev node0", PROTO_KERNEL), ("nhid 52", 201)] {
+        let net = Net::new();
+        net.ip("nexthop add id 52 dev node0");
+        let (taken, free) = (vip("10.96.0.1"), vip("10.96.0.2"));
+        net.ip(&format!("route add {taken} {route} table local"));
+        let before = net.snapshot_without(&[free]);
+        let mut manager = manager(protocol);
+        let report = manager
+            .assign([taken, free])
+            .unwrap_err()
+            .into_report()
+            .unwrap();
+        let causes: Vec<_> = report
+            .failures
+            .iter()
+            .map(|f| (f.vip.addr(), f.cause))
+            .collect();
+        assert_eq!(causes, [(taken, Cause::Conflict)], "{report:?}");
+        // Nothing for the one.
+        assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
+        before.assert_same(&net.snapshot_without(&[free]));
     }
 }
 
