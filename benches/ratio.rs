@@ -127,7 +127,8 @@ fn main() {
         }
         for size in sizes(&[10_000]) {
             bench.bindings(family, size, vips);
-            bench.look(family, size, vips);
+            bench.look(family, size, vips, bench.options.others);
+            bench.look(family, size, vips, 0);
             bench.one_change(family, size, vips);
             bench.one_comes(family, size, vips);
             bench.one_goes(family, size, vips);
@@ -309,9 +310,12 @@ impl Bench {
         self.compare(Some(&node), &work, size, contestants, targets);
     }
 
-    /// A look at VIPs that are as wanted, on a node with many other routes.
-    fn look(&mut self, family: &str, size: u32, vips: Vips) {
-        let work = format!("look {family}");
+    /// A look at VIPs that are as wanted, on a node with so many other routes.
+    fn look(&mut self, family: &str, size: u32, vips: Vips, others: u32) {
+        let work = match others {
+            0 => format!("look, no other routes, {family}"),
+            _ => format!("look {family}"),
+        };
         if !self.is_asked(&work) {
             return;
         }
@@ -322,7 +326,7 @@ impl Bench {
         auditor.assign(&set).unwrap();
         let mut floor = Floor::new();
         // Away from the VIPs.
-        let others = vips(self.options.others + 1_000_000);
+        let others = vips(others + 1_000_000);
         let node_link = common::index_of("node0");
         let others = others[1_000_000..].iter();
         floor.send(&floor::Messages::encode(
