@@ -367,7 +367,8 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let flags = flags & !netlink_packet_core::NLM_F_ACK;
         message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
     };
-    let faults: [Box<dyn Fn(&mut [u8]) + Send + Sync>; 2] = [Box::new(in_vain), Box::new(unheard)];
+    type Fault = Box<dyn Fn(&mut [u8]) + Send + Sync>;
+    let faults: [Fault; 2] = [Box::new(in_vain), Box::new(unheard)];
     for fault in faults {
         let _node = node();
         // Too small for the kernel's notifications of as many routes.
@@ -379,7 +380,7 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
             if split(batch).all(|message| kind(message) == libc::RTM_DELROUTE)
                 && count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
             {
-                split(batch).for_each(|message| fault(message));
+                split(batch).for_each(&fault);
             }
         }));
         let set = v6(300);
