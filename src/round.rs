@@ -300,15 +300,9 @@ impl<'a> Call<'a> {
         if self.few.is_some() || self.scan_main {
             return Ok(());
         }
-        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
-        let is_open = |row: &Row| {
-            let family = row.vip.family();
-            let policy = Policy {
-                goal: row.goal,
-                ..policies[family as usize]
-            };
-            next(family, row.facts, row.phase, policy) != Next::Done || !quiet_for(row).is_zero()
-        };
+        let policies = self.policies();
+        let is_open =
+            |row: &Row| next_for(row, &policies) != Next::Done || !quiet_for(row).is_zero();
         let rows = &mut self.buffers.rows;
         let open = || rows.iter().filter(|row| is_open(row));
         let count = open().take(FEW + 1).count();
@@ -384,7 +378,7 @@ impl<'a> Call<'a> {
         }
         let mut leads_on = false;
         for row in self.buffers.rows.iter_mut() {
-            if !is_in_the_making(row) {
+            if !is_in_the_making(row) || row.phase.contains(Phase::FAILED) {
                 continue;
             }
             if !row.phase.contains(Phase::SETTLED) {
@@ -428,13 +422,13 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The policies of the families, whatever a row's goal is.
+    fn policies(&self) -> [Policy; 2] {
+        Family::ALL.map(|family| self.policy(family, Goal::Look))
+    }
+
     fn next(&self, row: &Row) -> Next {
-        next(
-            row.vip.family(),
-            row.facts,
-            row.phase,
-            self.policy(row.vip.family(), row.goal),
-        )
+        next_for(row, &self.policies())
     }
 
     /// Plans one row and queues its messages. Returns whether it waits for the kernel.
@@ -775,16 +769,11 @@ impl<'a> Call<'a> {
 
     fn wait_listening(&mut self) -> Result<Waited, Stop> {
         self.talk.notifications(|_| ())?;
-        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
+        let policies = self.policies();
         let waits = move |row: &Row| {
-            let policy = Policy {
-                goal: row.goal,
-                ..policies[row.vip.family() as usize]
-            };
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
-                && (!quiet_for(row).is_zero()
-                    || next(row.vip.family(), row.facts, row.phase, policy) == Next::Wait)
+                && (!quiet_for(row).is_zero() || next_for(row, &policies) == Next::Wait)
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
@@ -900,7 +889,7 @@ impl<'a> Call<'a> {
             } += 1;
         }
         let observed = self.observed;
-        let policies = Family::ALL.map(|family| self.policy(family, Goal::Look));
+        let policies = self.policies();
         let Buffers {
             rows,
             refusals,
@@ -958,6 +947,16 @@ impl<'a> Call<'a> {
         report.failures.sort_by_key(|failure| failure.vip);
         report
     }
+}
+
+/// What is next for a row, by the policy of its family.
+fn next_for(row: &Row, policies: &[Policy; 2]) -> Next {
+    let family = row.vip.family();
+    let policy = Policy {
+        goal: row.goal,
+        ..policies[family as usize]
+    };
+    next(family, row.facts, row.phase, policy)
 }
 
 /// How long nothing may have moved before a row that looks as wanted is; zero where that is sure.
