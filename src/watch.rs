@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::error::Error;
+use crate::link::LinkIndex;
 use crate::manager::Screen;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 use crate::vip::{Family, Vip};
@@ -72,9 +73,9 @@ pub enum Event {
     /// An address of the node outside the link was removed: perhaps a source.
     NodeAddressRemoved(IpAddr),
     /// The link is there and up, with this index.
-    LinkUp(u32),
+    LinkUp(LinkIndex),
     /// The link is there and down.
-    LinkDown(u32),
+    LinkDown(LinkIndex),
     /// The link is gone: deleted, renamed, or moved to another namespace.
     LinkGone,
     /// Notifications were lost. Whatever happened meanwhile must be read anew
@@ -243,8 +244,8 @@ impl Watcher {
 
     /// The index of the link, as far as is known; `None` while there is none of that name.
     #[must_use]
-    pub fn link(&self) -> Option<u32> {
-        self.link
+    pub fn link(&self) -> Option<LinkIndex> {
+        self.link.and_then(LinkIndex::new)
     }
 }
 
@@ -402,11 +403,9 @@ fn tell_link(new: bool, told: &Link<'_>, name: &str, link: &mut Option<u32>) -> 
     if new && is_ours {
         *link = Some(told.index);
         let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
-        return Some(if up {
-            Event::LinkUp(told.index)
-        } else {
-            Event::LinkDown(told.index)
-        });
+        let event = if up { Event::LinkUp } else { Event::LinkDown };
+        // The kernel's are all valid.
+        return LinkIndex::new(told.index).map(event);
     }
     // Deleted, or our index under another name now.
     (*link == Some(told.index)).then(|| {

@@ -228,11 +228,11 @@ fn a_watcher_by_index_follows_the_name_that_the_link_had() {
     let net = Net::new();
     let index = index_of(&net, VIP_LINK);
     let mut watcher = builder(index).open().unwrap().watcher().unwrap();
-    assert_eq!(watcher.link(), Some(index.get()));
+    assert_eq!(watcher.link(), Some(index));
     net.ip(&format!("link set dev {VIP_LINK} down"));
     let mut events = Vec::new();
     watcher.wait(&mut events, Duration::from_secs(5)).unwrap();
-    assert!(events.contains(&Event::LinkDown(index.get())), "{events:?}");
+    assert!(events.contains(&Event::LinkDown(index)), "{events:?}");
     net.ip(&format!("link set dev {VIP_LINK} name {RENAMED}"));
     watcher.wait(&mut events, Duration::from_secs(5)).unwrap();
     assert!(events.contains(&Event::LinkGone), "{events:?}");

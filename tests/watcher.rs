@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips, vips_v4};
-use viproute::{Change, Event, Origin, Vip, VipManager, Watcher};
+use viproute::{Change, Event, LinkIndex, Origin, Vip, VipManager, Watcher};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -225,7 +225,7 @@ fn what_is_no_vip_is_not_told() {
 fn the_link_and_the_nodes_addresses() {
     let net = Net::new();
     let mut watcher = manager().watcher().unwrap();
-    let index = net.vip_index();
+    let index = LinkIndex::new(net.vip_index()).unwrap();
     assert_eq!(watcher.link(), Some(index));
     net.ip(&format!("link set {VIP_LINK} down"));
     read_until(&mut watcher, |e| e.contains(&Event::LinkDown(index)));
@@ -243,7 +243,7 @@ fn the_link_and_the_nodes_addresses() {
     read_until(&mut watcher, |e| e.contains(&Event::LinkGone));
     assert_eq!(watcher.link(), None);
     // It is followed by its name.
-    let again = net.add_link(VIP_LINK);
+    let again = LinkIndex::new(net.add_link(VIP_LINK)).unwrap();
     read_until(&mut watcher, |e| e.contains(&Event::LinkUp(again)));
     assert_eq!(watcher.link(), Some(again));
 }

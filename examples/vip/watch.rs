@@ -121,8 +121,8 @@ fn text(event: &Event, link: &str) -> String {
         ),
         Event::NodeAddressSet(addr) => format!("node address {addr} set"),
         Event::NodeAddressRemoved(addr) => format!("node address {addr} removed"),
-        Event::LinkUp(index) => format!("link {link} is up, with index {index}"),
-        Event::LinkDown(index) => format!("link {link} is down, with index {index}"),
+        Event::LinkUp(index) => format!("link {link} is up, with index {}", index.get()),
+        Event::LinkDown(index) => format!("link {link} is down, with index {}", index.get()),
         Event::LinkGone => format!("link {link} is gone"),
         Event::Resync => "notifications were lost".to_owned(),
         other => tell::token(other),
@@ -145,8 +145,8 @@ fn document(event: &Event) -> Value {
         Event::NodeAddressRemoved(addr) => {
             json!({ "event": "node_address_removed", "address": addr })
         }
-        Event::LinkUp(index) => json!({ "event": "link_up", "index": index }),
-        Event::LinkDown(index) => json!({ "event": "link_down", "index": index }),
+        Event::LinkUp(index) => json!({ "event": "link_up", "index": index.get() }),
+        Event::LinkDown(index) => json!({ "event": "link_down", "index": index.get() }),
         other => json!({ "event": tell::token(other) }),
     }
 }
