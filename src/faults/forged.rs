@@ -336,11 +336,14 @@ fn an_overflow_of_all_notifications() {
         }
         found => found,
     });
-    let set = both(300);
-    let report = vips.assign(&set).unwrap();
-    assert_accounted(&report, 600);
-    assert!(lost.load(Ordering::Relaxed) > 0, "nothing was lost");
-    assert_eq!(wrong(&set), [""; 0]);
+    // Of a few the kernel's routes are listened to, of many perhaps.
+    for count in [5, 300] {
+        let set = both(count);
+        let report = vips.assign(&set).unwrap();
+        assert_accounted(&report, set.len());
+        assert!(lost.load(Ordering::Relaxed) > 0, "nothing was lost");
+        assert_eq!(wrong(&set), [""; 0]);
+    }
 }
 
 /// The smallest receive buffer that there is, through every call.
