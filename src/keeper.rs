@@ -497,7 +497,12 @@ impl Keeper {
         self.fights
             .retain(|_, fight| now.duration_since(fight.last) < CALM);
         if watch {
-            for vip in self.manager.written() {
+            for (vip, was_undone) in self.manager.written() {
+                if was_undone {
+                    // The call has been patient enough.
+                    let fight = self.fights.entry(vip).or_insert(Fight::begin(now));
+                    fight.repairs = fight.repairs.max(PATIENCE);
+                }
                 let paused = pause(&mut self.fights, vip, now, 1);
                 self.counters.fights += u64::from(paused);
             }

@@ -22,7 +22,7 @@ use crate::observe::Hint;
 use crate::plan::{Binding, Goal};
 use crate::preview::{Groundwork, Plan, preview};
 use crate::report::Report;
-use crate::round::{Buffers, Call};
+use crate::round::{Buffers, Call, PATIENT_AFTER};
 use crate::state::{Drift, Phase, Row};
 use crate::sys::Socket;
 use crate::talk::Talk;
@@ -395,11 +395,12 @@ impl VipManager {
         self.prepare(Scope::Few(claim), Mode::Mend(hints))?.run()
     }
 
-    /// The VIPs of the last call that something was written for.
-    pub(crate) fn written(&self) -> impl Iterator<Item = Vip> {
+    /// The VIPs of the last call that something was written for, and whether that was undone
+    /// meanwhile: it took more rounds than it takes undisturbed.
+    pub(crate) fn written(&self) -> impl Iterator<Item = (Vip, bool)> {
         let rows = self.buffers.rows.iter();
         rows.filter(|row| row.phase.contains(Phase::WRITTEN))
-            .map(|row| row.vip)
+            .map(|row| (row.vip, row.attempts > PATIENT_AFTER))
     }
 
     pub(crate) fn config(&self) -> &Builder {

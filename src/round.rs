@@ -28,8 +28,8 @@ const BATCH: usize = 256;
 /// that an undisturbed one takes.
 const ATTEMPTS: u16 = 20;
 
-/// Rounds after which a VIP's next one waits first.
-const PATIENT_AFTER: u16 = 6;
+/// Rounds after which a VIP's next one waits first: more than an undisturbed one takes.
+pub(crate) const PATIENT_AFTER: u16 = 6;
 
 /// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
 /// It is late by microseconds, by milliseconds under load.
