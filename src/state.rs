@@ -624,18 +624,19 @@ impl Rows {
             .and_then(|route| self.classify(route, frame))
             .map(|(_, fact)| fact);
         let further = Facts::PREFIX | Facts::EXTRA;
-        // Which of the two tables an IPv4 host route of another type is in, the answer does not say
-        // (see [`Route::looked_up`]).
-        let ambiguous = route.is_some_and(|route| {
-            route.family == Family::V4 && route.kind != libc::RTN_LOCAL && route.host().is_some()
-        });
-        let veiled = ambiguous
+        // Behind such a route in table main ours may stand. And of an IPv4 one that is not of type
+        // local the answer does not say whether it is there (see [`Route::looked_up`]).
+        let host_in_main =
+            route.filter(|route| route.table == TABLE_MAIN && route.host().is_some());
+        let veiled = host_in_main.is_some()
             || fact.is_some_and(|fact| fact.intersects(further))
             || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
         let fact = fact.unwrap_or_default() - further;
         // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
         // there stays. IPv4 can have several routes in the place of the wanted one.
-        let hides = ambiguous && facts.contains(Facts::FOREIGN)
+        let is_foreign = host_in_main.is_some_and(|route| route.family == Family::V4)
+            && facts.contains(Facts::FOREIGN);
+        let hides = is_foreign
             || route.is_some_and(|route| {
                 route.table == TABLE_LOCAL
                     && match route.family {

@@ -126,6 +126,29 @@ fn another_devices_route_of_another_type_is_a_conflict() {
     }
 }
 
+/// A route through the link in table main, behind another device's: no look-up tells of it, also not
+/// where the VIP is one of a few that are new.
+#[test]
+fn a_route_in_main_behind_another_devices_goes() {
+    for (vip, source) in [
+        (vip("10.96.0.1"), IpAddr::from(common::NODE_V4)),
+        (vip("2001:db8:42::1"), common::NODE_V6.into()),
+    ] {
+        let net = Net::new();
+        net.ip(&format!("route add {vip} dev node0 metric 10"));
+        let before = net.snapshot_without(&[]);
+        net.ip(&format!("route add {vip} dev {VIP_LINK} metric 2000"));
+        let mut manager = manager(PROTO_KERNEL);
+        manager.assign([vip]).unwrap();
+        net.assert_single_route(&[vip], PROTO_KERNEL);
+        net.ip(&format!(
+            "route add {vip} dev {VIP_LINK} metric 2000 src {source}"
+        ));
+        manager.release([vip]).unwrap();
+        before.assert_same(&net.snapshot_without(&[]));
+    }
+}
+
 /// Another hand takes an IPv6 VIP's address away and puts it back, and all of that is over when the
 /// call begins. Our route has outlived the first address, and the kernel's of the second one is
 /// still to come.
