@@ -142,6 +142,10 @@ impl VipManager {
     /// Needs no source. A route whose address is gone already is removed too: the kernel leaves it
     /// behind, and the node would go on swallowing the VIP's traffic.
     ///
+    /// A few IPv6 VIPs are looked up one by one. IPv4 has no look-up of an address, so for those the
+    /// link is read: where VIPs go one at a time from a link that holds thousands, a
+    /// [`Keeper`] does not need to.
+    ///
     /// With the last IPv4 address of a link the kernel flushes every IPv4 route through it, others'
     /// too (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). Who has other IPv4 routes through the
     /// link keeps an address of their own on it.
