@@ -372,13 +372,16 @@ impl<'a> Call<'a> {
 
     /// Behind new addresses the kernel's routes need not be looked for: what is to be deleted is
     /// there, or the kernel says that it is not. Says whether that leads on.
+    ///
+    /// Right behind a few addresses it would be too early.
     fn goes_on_unseen(&mut self) -> bool {
-        if self.in_vain || self.few.is_some() {
+        let is_made = |row: &Row| is_in_the_making(row) && !row.phase.contains(Phase::FAILED);
+        let made = self.buffers.rows.iter().filter(|row| is_made(row));
+        if self.in_vain || made.take(FEW + 1).count() <= FEW {
             return false;
         }
-        let mut leads_on = false;
         for row in self.buffers.rows.iter_mut() {
-            if !is_in_the_making(row) || row.phase.contains(Phase::FAILED) {
+            if !is_made(row) {
                 continue;
             }
             if !row.phase.contains(Phase::SETTLED) {
@@ -388,9 +391,8 @@ impl<'a> Call<'a> {
                 row.phase |= Phase::UNSEEN;
             }
             row.facts = known_of_address(row);
-            leads_on = true;
         }
-        leads_on
+        true
     }
 
     fn indices(&self) -> std::ops::Range<u32> {
