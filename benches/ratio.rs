@@ -209,6 +209,13 @@ impl Bench {
         }
     }
 
+    /// While the addresses of a call before are young, all of them are looked at twice.
+    fn wait_until_grown_up(&self) {
+        if !self.options.test {
+            std::thread::sleep(GROWN_UP);
+        }
+    }
+
     fn is_asked(&self, work: &str) -> bool {
         work.contains(self.options.work.as_deref().unwrap_or_default())
     }
@@ -336,6 +343,7 @@ impl Bench {
         let mut reconciler = manager(Binding::Address);
         let mut assigner = manager(Binding::Address);
         let claim = Claim::link();
+        self.wait_until_grown_up();
         let contestants = vec![
             contestant("viproute: audit", |_| {
                 let mut audit = None;
@@ -400,8 +408,7 @@ impl Bench {
         let mut floor = Floor::new();
         let claim = Claim::link();
         let witness = self.witness();
-        // While the addresses of a call before are young, all of them are looked at twice.
-        std::thread::sleep(GROWN_UP);
+        self.wait_until_grown_up();
         let contestants = vec![
             contestant("viproute", |_| {
                 let time = timed(|| {
