@@ -241,7 +241,7 @@ fn the_next_call_converges_and_nothing_else_has_changed() {
     println!("{kills} kills, {inside} before the call's end, {written} of them amid its writes");
     // Not all: the delay reaches from before the call's first message to beyond its end.
     assert!(
-        2 * inside >= kills && 20 * written >= kills && met.values().all(|met| met.written > 0),
+        2 * inside >= kills && 5 * written >= kills && met.values().all(|met| met.written > 0),
         "too few kills were in the middle: {met:?}"
     );
 }
