@@ -103,6 +103,13 @@ fn split(mut bytes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
     })
 }
 
+/// Whatever becomes of a message, only its refusal is told.
+fn ask_for_no_ack(message: &mut [u8]) {
+    let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
+    let flags = flags & !netlink_packet_core::NLM_F_ACK;
+    message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+}
+
 fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
@@ -340,11 +347,7 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
     let mut vips = manager(BUFFERS[1]);
     // Nobody asks for the ack, so none comes: as if it had been lost.
     vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
-        for message in split(batch) {
-            let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
-            let flags = flags & !netlink_packet_core::NLM_F_ACK;
-            message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
-        }
+        split(batch).for_each(ask_for_no_ack);
     }));
     let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
     let report = vips.assign(&set).unwrap();
@@ -362,13 +365,8 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let at = message.windows(16).position(vip).expect("it names the VIP");
         message[at..at + 16].copy_from_slice(&elsewhere);
     };
-    let unheard = |message: &mut [u8]| {
-        let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
-        let flags = flags & !netlink_packet_core::NLM_F_ACK;
-        message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
-    };
     type Fault = Box<dyn Fn(&mut [u8]) + Send + Sync>;
-    let faults: [Fault; 2] = [Box::new(in_vain), Box::new(unheard)];
+    let faults: [Fault; 2] = [Box::new(in_vain), Box::new(ask_for_no_ack)];
     for fault in faults {
         let _node = node();
         // Too small for the kernel's notifications of as many routes.

@@ -63,9 +63,13 @@ impl Few {
         }
     }
 
-    fn is_doubtful(&self, vip: Vip) -> bool {
+    fn hint(&self, vip: Vip) -> Option<&Hint> {
         let hint = self.hints.iter().find(|(of, _)| *of == vip);
-        hint.is_none_or(|(_, hint)| hint.doubtful)
+        hint.map(|(_, hint)| hint)
+    }
+
+    fn is_doubtful(&self, vip: Vip) -> bool {
+        self.hint(vip).is_none_or(|hint| hint.doubtful)
     }
 
     /// Takes note of a notification of an IPv4 address, which the kernel cannot be asked for.
@@ -206,8 +210,7 @@ impl Observer<'_> {
                 break;
             };
             let vip = row.vip;
-            let hint = few.hints.iter().find(|(of, _)| *of == vip);
-            let hint = hint.map(|(_, hint)| hint);
+            let hint = few.hint(vip);
             match vip.family() {
                 Family::V6 => {
                     let asked = self.talk.get(
@@ -599,12 +602,14 @@ fn is_all_told(row: &Row) -> bool {
     }
 }
 
-/// Whether look-ups will tell what becomes of this row, of which the link was read.
+/// Whether look-ups will tell what becomes of this row, going by what is known of it so far.
 pub(crate) fn can_be_told(row: &Row, binding: Binding) -> bool {
     match (row.goal, row.vip.family()) {
         // Whether one that is bound by its route has an address, only the link tells.
         (Goal::Assign, Family::V4) => binding == Binding::Address && !row.facts.on_link(),
         (Goal::Assign, Family::V6) => !row.facts.on_link(),
+        // So it does whether an IPv4 one that goes has an address of another prefix length, which
+        // must keep its routes.
         (Goal::Release, Family::V6) => true,
         _ => false,
     }

@@ -14,10 +14,15 @@ use netlink_packet_route::RouteNetlinkMessage::NewAddress;
 use broken::manager;
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{Net, PROTO_KERNEL, VIP_LINK, vips_v6};
-use viproute::{Binding, Cause, Claim, Drift, ErrorKind};
+use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Report};
 
 fn vip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+fn causes(report: &Report) -> Vec<(IpAddr, Cause)> {
+    let failures = report.failures.iter();
+    failures.map(|f| (f.vip.addr(), f.cause)).collect()
 }
 
 /// A VIP that is on the link twice, as a host and with another prefix length, is not ours to
@@ -83,16 +88,8 @@ fn a_vip_that_its_route_tells_of_may_have_another_length() {
                 _ => manager.release_all(&Claim::link()),
             };
             let report = result.unwrap_err().into_report().unwrap();
-            let failed: Vec<_> = report
-                .failures
-                .iter()
-                .map(|f| (f.vip.addr(), f.cause))
-                .collect();
-            assert_eq!(
-                failed,
-                [(stays, Cause::Unrepaired)],
-                "call {call}: {report:?}"
-            );
+            let unrepaired = [(stays, Cause::Unrepaired)];
+            assert_eq!(causes(&report), unrepaired, "call {call}: {report:?}");
             before.assert_same(&net.snapshot_without(&[goes]));
         }
     }
@@ -114,12 +111,7 @@ fn another_devices_route_of_another_type_is_a_conflict() {
             .unwrap_err()
             .into_report()
             .unwrap();
-        let causes: Vec<_> = report
-            .failures
-            .iter()
-            .map(|f| (f.vip.addr(), f.cause))
-            .collect();
-        assert_eq!(causes, [(taken, Cause::Conflict)], "{report:?}");
+        assert_eq!(causes(&report), [(taken, Cause::Conflict)], "{report:?}");
         // Nothing for the one.
         assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
         before.assert_same(&net.snapshot_without(&[free]));

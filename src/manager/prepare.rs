@@ -11,7 +11,7 @@ use super::screen::Screen;
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::link::LinkState;
-use crate::observe::{FEW, Few, Hint};
+use crate::observe::{FEW, Few, Hint, can_be_told};
 use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
@@ -50,18 +50,9 @@ impl VipManager {
     /// Whether the rows are better looked at one by one than with all that is on the link.
     fn are_few(&self, scope: Scope<'_>) -> bool {
         let rows = &self.buffers.rows;
-        (1..=FEW).contains(&rows.len())
-            && match scope {
-                // Whether an IPv4 VIP that is bound by its route has an address, only the link
-                // tells.
-                Scope::Given(Goal::Assign) => {
-                    self.config.binding == Binding::Address || !rows.has(Family::V4)
-                }
-                // So it does whether it has one with another prefix length, which must keep its
-                // routes.
-                Scope::Given(Goal::Release) => !rows.has(Family::V4),
-                _ => false,
-            }
+        matches!(scope, Scope::Given(_))
+            && (1..=FEW).contains(&rows.len())
+            && rows.iter().all(|row| can_be_told(row, self.config.binding))
     }
 
     /// Everything of a call that happens before its first write.
