@@ -178,15 +178,65 @@ impl Keeper {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        let mut desired: Vec<Vip> = desired.into_iter().map(Into::into).collect();
-        if !desired.is_sorted_by(|a, b| a < b) {
-            desired.sort_unstable();
-            desired.dedup();
-        }
-        self.link_fight = None;
-        let changes_few = self.mark_changes(&desired);
+        let desired = sorted(desired);
+        let (before, after) = differing(&self.desired, &desired);
+        let only_in = |some: &[Vip], others: &[Vip]| -> Vec<Vip> {
+            let missing = some.iter().filter(|vip| others.binary_search(vip).is_err());
+            missing.take(FEW + 1).copied().collect()
+        };
+        let (goes, comes) = (only_in(before, after), only_in(after, before));
+        let are_noted = self.note_changes(&goes, &comes);
         self.desired = desired;
-        if !changes_few {
+        self.begin_set(are_noted);
+    }
+
+    /// Keeps these from now on, too. Like [`set_desired`](Self::set_desired) with these and those
+    /// of before, without going through all of them.
+    pub fn add_desired<I>(&mut self, vips: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        let mut comes = sorted(vips);
+        comes.retain(|vip| !self.is_desired(*vip));
+        let are_noted = self.note_changes(&[], &comes);
+        if comes.len() > FEW {
+            self.desired.append(&mut comes);
+            self.desired.sort();
+        }
+        for vip in comes {
+            let at = self.desired.partition_point(|other| *other < vip);
+            self.desired.insert(at, vip);
+        }
+        self.begin_set(are_noted);
+    }
+
+    /// Keeps these no longer, and releases them. Like [`set_desired`](Self::set_desired) with all
+    /// of before but these, so the last one stays on the link: an empty set releases nothing.
+    pub fn remove_desired<I>(&mut self, vips: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        let mut goes = sorted(vips);
+        goes.retain(|vip| self.is_desired(*vip));
+        let are_noted = self.note_changes(&goes, &[]);
+        if goes.len() > FEW {
+            self.desired.retain(|vip| goes.binary_search(vip).is_err());
+            goes.clear();
+        }
+        for vip in goes {
+            if let Ok(at) = self.desired.binary_search(&vip) {
+                self.desired.remove(at);
+            }
+        }
+        self.begin_set(are_noted);
+    }
+
+    /// Begins to keep another set: what comes and goes is all there is to look at, or everything.
+    fn begin_set(&mut self, are_changes_noted: bool) {
+        self.link_fight = None;
+        if !are_changes_noted {
             self.dirty.clear();
             self.fights.clear();
             self.refused = None;
@@ -195,38 +245,31 @@ impl Keeper {
         }
     }
 
-    /// Where the set is kept and only a few VIPs change, those are all that is to be looked at.
-    fn mark_changes(&mut self, desired: &[Vip]) -> bool {
+    /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
+    /// it says no.
+    fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
         let is_kept = self.full.is_none() && self.missing.is_none() && self.refused.is_none();
-        if !is_kept || self.desired.is_empty() {
-            return false;
-        }
-        // A set without an admissible VIP, or one that the claim's bound forbids, is to be refused.
-        let stays = |vip: &Vip| self.is_desired(*vip) && self.manager.could_assign(*vip);
-        if !desired.iter().any(stays) {
-            return false;
-        }
-        let (before, after) = differing(&self.desired, desired);
-        let only_in = |some: &[Vip], others: &[Vip]| -> Vec<Vip> {
-            let missing = some.iter().filter(|vip| others.binary_search(vip).is_err());
-            missing.take(FEW + 1).copied().collect()
-        };
-        let (goes, comes) = (only_in(before, after), only_in(after, before));
-        if goes.len() + comes.len() > FEW
+        if !is_kept
+            || goes.len() + comes.len() > FEW
             || goes.len() > self.claim.bound()
             || goes.iter().any(|vip| self.is_mark_hidden(*vip))
         {
             return false;
         }
+        // A set without an admissible VIP is to be refused.
+        let stays = |vip: &Vip| goes.binary_search(vip).is_err() && self.manager.could_assign(*vip);
+        if !self.desired.iter().any(stays) {
+            return false;
+        }
         for vip in goes {
-            self.fights.remove(&vip);
-            let mut hint = self.dirty.remove(&vip).unwrap_or_default();
-            self.add_known(vip, &mut hint);
-            self.dirty.insert(vip, hint);
+            self.fights.remove(vip);
+            let mut hint = self.dirty.remove(vip).unwrap_or_default();
+            self.add_known(*vip, &mut hint);
+            self.dirty.insert(*vip, hint);
         }
         for vip in comes {
-            self.fights.remove(&vip);
-            self.dirty.entry(vip).or_default().doubtful = true;
+            self.fights.remove(vip);
+            self.dirty.entry(*vip).or_default().doubtful = true;
         }
         true
     }
@@ -563,6 +606,20 @@ impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// VIPs as a set: in order, each once.
+fn sorted<I>(vips: I) -> Vec<Vip>
+where
+    I: IntoIterator,
+    I::Item: Into<Vip>,
+{
+    let mut vips: Vec<Vip> = vips.into_iter().map(Into::into).collect();
+    if !vips.is_sorted_by(|a, b| a < b) {
+        vips.sort_unstable();
+        vips.dedup();
+    }
+    vips
 }
 
 /// What is left of two sorted sets without what they begin and end with in common.

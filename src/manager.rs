@@ -143,8 +143,8 @@ impl VipManager {
     /// behind, and the node would go on swallowing the VIP's traffic.
     ///
     /// A few IPv6 VIPs are looked up one by one. IPv4 has no look-up of an address, so for those the
-    /// link is read: where VIPs go one at a time from a link that holds thousands, a
-    /// [`Keeper`] does not need to.
+    /// link is read: where VIPs go one at a time from a link that holds thousands,
+    /// [`Keeper::remove_desired`] does not need to.
     ///
     /// With the last IPv4 address of a link the kernel flushes every IPv4 route through it, others'
     /// too (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). Who has other IPv4 routes through the
@@ -297,9 +297,9 @@ impl VipManager {
     ///
     /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
     /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`Builder::netns`] in another
-    /// network namespace than the calling thread's.
-    /// The link need not exist where the manager has its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such
-    /// link; the watcher then follows the name that the link has now.
+    /// network namespace than the calling thread's. The link need not exist where the manager has
+    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such link; the
+    /// watcher then follows the name that the link has now.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
         let socket = self.open_listener()?;

@@ -443,12 +443,7 @@ impl<'a> Call<'a> {
             return Ok(false);
         }
         let steps = match self.next(&row) {
-            Next::Done => {
-                let quiet = quiet_for(&row);
-                let rests = self.moved.elapsed() >= quiet
-                    || self.gained.elapsed() >= quiet.saturating_mul(RESTLESS);
-                return Ok(!rests);
-            }
+            Next::Done => return Ok(!self.rests_for(quiet_for(&row))),
             Next::Wait => return Ok(true),
             Next::Fail(cause) => {
                 self.fail(at, cause);
@@ -487,6 +482,14 @@ impl<'a> Call<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether nothing has moved for so long. Nearly every row asks for no quiet at all, and then
+    /// not for the time either: that costs as much as the rest of its plan.
+    fn rests_for(&self, quiet: Duration) -> bool {
+        quiet.is_zero()
+            || self.moved.elapsed() >= quiet
+            || self.gained.elapsed() >= quiet.saturating_mul(RESTLESS)
     }
 
     /// Where the address was refused, its route went in alone: nothing is left for a VIP that

@@ -66,14 +66,17 @@ impl Connects {
         let thread = std::thread::spawn({
             let (stop, passes) = (Arc::clone(&stop), Arc::clone(&passes));
             move || {
-                let connect = |vip: &IpAddr| connect(*vip, &listeners[usize::from(vip.is_ipv6())]);
-                // With a source that is gone there is no connection to lose.
-                let vips: Vec<IpAddr> = vips.into_iter().filter(|v| connect(v).is_ok()).collect();
+                let connect = |vip: &IpAddr, patience| {
+                    connect(*vip, &listeners[usize::from(vip.is_ipv6())], patience)
+                };
+                // With a source that is gone there is no connection to lose: nobody answers to it.
+                let does = |vip: &IpAddr| connect(vip, Duration::from_secs(2)).is_ok();
+                let vips: Vec<IpAddr> = vips.into_iter().filter(does).collect();
                 let (mut count, mut wrong) = (0, Vec::new());
                 while !stop.load(Ordering::Relaxed) {
                     for vip in &vips {
                         count += 1;
-                        if let Err(error) = connect(vip) {
+                        if let Err(error) = connect(vip, Duration::from_secs(20)) {
                             wrong.push(format!("{vip}: {error}"));
                         }
                         if stop.load(Ordering::Relaxed) && passes.load(Ordering::Relaxed) > 0 {
@@ -103,9 +106,9 @@ impl Connects {
 }
 
 /// One connection, taken at the other end too. A segment that had to be sent twice was lost.
-fn connect(vip: IpAddr, listener: &TcpListener) -> Result<(), String> {
+fn connect(vip: IpAddr, listener: &TcpListener, patience: Duration) -> Result<(), String> {
     let to = SocketAddr::new(vip, listener.local_addr().unwrap().port());
-    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20));
+    let stream = TcpStream::connect_timeout(&to, patience);
     let stream = stream.map_err(|error| error.to_string())?;
     let (taken, _) = listener.accept().map_err(|error| error.to_string())?;
     let resent = resent(&stream).max(resent(&taken));

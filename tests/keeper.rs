@@ -724,6 +724,47 @@ fn a_changed_set_is_kept_from_then_on() {
     assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
 }
 
+/// Who knows what came or went says just that.
+#[test]
+fn vips_are_added_and_removed_one_at_a_time() {
+    let net = Net::new();
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    let all = vips(50);
+    // Before there is a set it is one to begin with.
+    keeper.add_desired(&all[..80]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 80);
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    let resyncs = keeper.counters().resyncs;
+    for (old, new) in all[..20].iter().zip(&all[80..]) {
+        // What is there, or is not, is no news.
+        keeper.remove_desired([old, new]);
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 1);
+        net.assert_absent(&[*old, *new]);
+        keeper.add_desired([new, &all[50]]);
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 1);
+        keeper.add_desired([old]);
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 1);
+    }
+    net.assert_single_route(&all, PROTO_KERNEL);
+    assert_eq!(keeper.counters().resyncs, resyncs);
+    // In bulk the link is read.
+    keeper.remove_desired(&all[10..]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 90);
+    net.assert_single_route(&all[..10], PROTO_KERNEL);
+    net.assert_absent(&all[10..]);
+    keeper.add_desired(all.iter().rev());
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 90);
+    net.assert_single_route(&all, PROTO_KERNEL);
+    // As with a set that is empty.
+    keeper.remove_desired(&all);
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    net.assert_single_route(&all, PROTO_KERNEL);
+}
+
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
 fn a_conflict_is_waited_out() {
