@@ -54,7 +54,7 @@ struct Connects {
 }
 
 impl Connects {
-    /// Starts with those that can be connected to now, and returns after the first pass over all
+    /// Starts with VIPs that can be connected to now, and returns after the first pass over all
     /// of them.
     fn start(vips: &[IpAddr]) -> Self {
         let (stop, passes) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
@@ -66,17 +66,12 @@ impl Connects {
         let thread = std::thread::spawn({
             let (stop, passes) = (Arc::clone(&stop), Arc::clone(&passes));
             move || {
-                let connect = |vip: &IpAddr, patience| {
-                    connect(*vip, &listeners[usize::from(vip.is_ipv6())], patience)
-                };
-                // With a source that is gone there is no connection to lose: nobody answers to it.
-                let does = |vip: &IpAddr| connect(vip, Duration::from_secs(2)).is_ok();
-                let vips: Vec<IpAddr> = vips.into_iter().filter(does).collect();
+                let connect = |vip: &IpAddr| connect(*vip, &listeners[usize::from(vip.is_ipv6())]);
                 let (mut count, mut wrong) = (0, Vec::new());
                 while !stop.load(Ordering::Relaxed) {
                     for vip in &vips {
                         count += 1;
-                        if let Err(error) = connect(vip, Duration::from_secs(20)) {
+                        if let Err(error) = connect(vip) {
                             wrong.push(format!("{vip}: {error}"));
                         }
                         if stop.load(Ordering::Relaxed) && passes.load(Ordering::Relaxed) > 0 {
@@ -106,9 +101,9 @@ impl Connects {
 }
 
 /// One connection, taken at the other end too. A segment that had to be sent twice was lost.
-fn connect(vip: IpAddr, listener: &TcpListener, patience: Duration) -> Result<(), String> {
+fn connect(vip: IpAddr, listener: &TcpListener) -> Result<(), String> {
     let to = SocketAddr::new(vip, listener.local_addr().unwrap().port());
-    let stream = TcpStream::connect_timeout(&to, patience);
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20));
     let stream = stream.map_err(|error| error.to_string())?;
     let (taken, _) = listener.accept().map_err(|error| error.to_string())?;
     let resent = resent(&stream).max(resent(&taken));
@@ -180,15 +175,21 @@ struct Probed {
 }
 
 impl<'a> Watch<'a> {
-    /// Watches VIPs, of which these are local now.
-    fn begin(net: &Net, watcher: &'a RouteWatcher, vips: &'a [IpAddr], local: &[IpAddr]) -> Self {
+    /// Watches VIPs, of which some are local now, and some of those can be connected to.
+    fn begin(
+        net: &Net,
+        watcher: &'a RouteWatcher,
+        vips: &'a [IpAddr],
+        local: &[IpAddr],
+        answering: &[IpAddr],
+    ) -> Self {
         watcher.rest();
         Self {
             vips,
             link: net.vip_index(),
             before: net.local_state(),
             look_ups: LookUps::start(local),
-            connects: Connects::start(local),
+            connects: Connects::start(answering),
             watcher,
         }
     }
@@ -331,12 +332,14 @@ fn one_batch(
         states.retain(|(_, state)| *state != State::Stale);
     }
     let repaired: Vec<IpAddr> = states.iter().map(|(vip, _)| *vip).collect();
-    let local: Vec<IpAddr> = states
-        .iter()
-        .filter(|(_, state)| state.is_local())
-        .map(|(vip, _)| *vip)
-        .collect();
-    let watch = Watch::begin(net, watcher, &repaired, &local);
+    let those = |which: fn(&State) -> bool| -> Vec<IpAddr> {
+        let states = states.iter().filter(|(_, state)| which(state));
+        states.map(|(vip, _)| *vip).collect()
+    };
+    let local = those(|state| state.is_local());
+    // With a source that is gone there is no connection to lose.
+    let answering = those(|state| state.is_local() && *state != State::SourceGone);
+    let watch = Watch::begin(net, watcher, &repaired, &local, &answering);
     let report = match (by, &mut keeper) {
         (By::Assign, _) => manager.assign(&all).unwrap(),
         (By::Reconcile, _) => manager.reconcile(&Claim::link(), &all).unwrap(),
@@ -419,14 +422,14 @@ fn a_gap_is_seen() {
     let mut probed = Probed::default();
 
     // Back to back, which a probe hardly sees, and the replay always.
-    let watch = Watch::begin(&net, &watcher, &all, &all);
+    let watch = Watch::begin(&net, &watcher, &all, &all, &all);
     let steps: Vec<_> = all.iter().flat_map(|vip| [delete(vip), add(vip)]).collect();
     raw.batch_ok(&steps);
     let [_, _, replay] = watch.end(&mut probed);
     assert_eq!(replay.len(), all.len(), "{replay:#?}");
 
     // With a moment between.
-    let mut watch = Watch::begin(&net, &watcher, &all, &all);
+    let mut watch = Watch::begin(&net, &watcher, &all, &all, &all);
     let passes = |watch: &Watch<'_>| {
         (
             watch.look_ups.passes(),
@@ -447,7 +450,7 @@ fn a_gap_is_seen() {
     assert_eq!(replay.len(), all.len(), "{replay:#?}");
 
     // And nothing of it where nothing happens.
-    let watch = Watch::begin(&net, &watcher, &all, &all);
+    let watch = Watch::begin(&net, &watcher, &all, &all, &all);
     std::thread::sleep(Duration::from_millis(20));
     let nothing = watch.end(&mut probed);
     assert!(nothing.iter().all(Vec::is_empty), "{nothing:#?}");

@@ -271,20 +271,29 @@ fn naive(vip: IpAddr, link: u32, protocol: u8) -> Vec<Request> {
 #[test]
 fn the_naive_order_loses_and_is_seen_to() {
     let _alone = alone();
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut socket = Raw::new();
     let set = fresh_v6(0, 500);
-    // VIP by VIP on a machine at rest, kernel 6.1 was seen to be in time for all of them.
-    let hammer = Hammer::start(&net);
-    let all: Vec<_> = set
-        .iter()
-        .flat_map(|vip| naive(*vip, link, PROTO_KERNEL))
-        .collect();
-    socket.batch_ok(&all);
-    hammer.stop();
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!losers(&mut socket, &set, PROTO_KERNEL).is_empty());
+    // Kernel 6.1 was seen to be in time for all of them, VIP by VIP on a machine at rest, and once in
+    // a batch beside the hammer.
+    let mut attempts = 0;
+    let (net, mut socket) = loop {
+        let net = Net::new();
+        let link = net.vip_index();
+        let mut socket = Raw::new();
+        let hammer = Hammer::start(&net);
+        let all: Vec<_> = set
+            .iter()
+            .flat_map(|vip| naive(*vip, link, PROTO_KERNEL))
+            .collect();
+        socket.batch_ok(&all);
+        hammer.stop();
+        std::thread::sleep(Duration::from_millis(100));
+        if !losers(&mut socket, &set, PROTO_KERNEL).is_empty() {
+            break (net, socket);
+        }
+        attempts += 1;
+        assert!(attempts < 10, "the naive order never loses here");
+    };
+    println!("lost after {attempts} attempts that were in time");
     assert!(!net.wrong_vips(&set, PROTO_KERNEL).is_empty());
     // And it is repaired.
     let report = manager(PROTO_KERNEL).assign(&set).unwrap();

@@ -78,10 +78,13 @@ fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         payload,
     };
     // The last message of a datagram may come without its padding.
-    Some((
-        message,
-        bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
-    ))
+    Some((message, bytes.get(aligned(length)..).unwrap_or_default()))
+}
+
+/// Where what follows begins (`NLMSG_ALIGN` and `NLA_ALIGN`; of a length within a datagram). Written
+/// out, because `next_multiple_of` divides and checks: a tenth of all that it takes to read a route.
+fn aligned(length: usize) -> usize {
+    (length + 3) & !3
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -435,7 +438,7 @@ impl<'a> Iterator for Attributes<'a> {
             return Some(Err(Malformed));
         };
         // The last one may come without its padding.
-        self.rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        self.rest = rest.get(aligned(length)..).unwrap_or_default();
         Some(Ok((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value)))
     }
 }
