@@ -1,9 +1,10 @@
 //! What a call costs the process itself: its own CPU time, heap allocations and memory:
 //! `cargo bench --bench cost`.
 //!
-//! The kernel's time is left out. The system tells user time by sampling its ticks, so each work
-//! is repeated, in a process of its own, until there are enough of them; and where valgrind is
-//! installed, instructions are told beside it, which do not depend on the machine's mood.
+//! The kernel's time is left out, and so is what it takes to make a fresh link each time. The system
+//! tells user time by sampling its ticks, so each work is repeated, in a process of its own, until
+//! there are enough of them; and where valgrind is installed, instructions are told beside it, which
+//! do not depend on the machine's mood.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -41,6 +42,9 @@ struct Options {
     /// …so many times
     #[arg(long, hide = true, default_value_t = 0)]
     times: u32,
+    /// …or all that goes with it but the call itself
+    #[arg(long, hide = true)]
+    idle: bool,
     /// Each once and small, for its function only
     #[arg(long)]
     test: bool,
@@ -107,15 +111,15 @@ impl Work {
         if self.is_audit() { 60 } else { 250 }
     }
 
-    /// Does it so many times. What must be there before is made even if that is none.
-    fn run(self, size: u32, times: u32) {
+    /// Does it so many times, or all but the call itself.
+    fn run(self, size: u32, times: u32, idle: bool) {
         let node = Node::new();
         let set = self.vips(size);
         let mut manager = manager(self.binding());
         if self.is_audit() {
             node.fresh_link();
             manager.assign(&set).unwrap();
-            for _ in 0..times {
+            for _ in 0..if idle { 0 } else { times } {
                 assert_eq!(manager.audit().unwrap().drifted().count(), 0);
             }
             return;
@@ -124,7 +128,9 @@ impl Work {
             node.fresh_link();
             // The link's own IPv6 address comes late, and what it changes is looked at again.
             std::thread::sleep(Duration::from_millis(10));
-            assert_eq!(manager.assign(&set).unwrap().assigned, set.len());
+            if !idle {
+                assert_eq!(manager.assign(&set).unwrap().assigned, set.len());
+            }
         }
     }
 }
@@ -147,7 +153,7 @@ fn main() {
     }
     if let Some(only) = options.only {
         viproute::sandbox::enter().expect("a private namespace");
-        only.run(options.size, options.times);
+        only.run(options.size, options.times, options.idle);
         // For the process that started this one.
         println!("{}", user_time());
         return;
@@ -161,9 +167,10 @@ fn main() {
     }
     for work in Work::value_variants() {
         let (size, times) = work.amount(&options);
-        let user = child(None, *work, size, times) - child(None, *work, size, 0);
+        let [with, without] = [false, true].map(|idle| child(None, *work, size, times, idle));
+        let user = with - without;
         // As many samples as there were ticks, and their error.
-        let doubt = 100.0 / (user.max(1.0) / TICK).sqrt();
+        let doubt = 100.0 * ((with + without) * TICK).sqrt() / user.max(1.0);
         let per_vip = user * 1e3 / f64::from(times) / f64::from(size);
         let target = work.target();
         table.add_row([
@@ -175,8 +182,12 @@ fn main() {
             yes(per_vip <= f64::from(target)),
         ]);
         if !options.test && has_valgrind() {
-            let count = |times| child(Some(instructions()), *work, size, times);
-            let per_vip = (count(3) - count(1)) / 2.0 / f64::from(size);
+            // The first one grows the buffers.
+            let count = |idle| {
+                let count = |times| child(Some(instructions()), *work, size, times, idle);
+                (count(3) - count(1)) / 2.0
+            };
+            let per_vip = (count(false) - count(true)) / f64::from(size);
             table.add_row([
                 "own instructions per VIP".to_owned(),
                 work.name().to_owned(),
@@ -227,7 +238,13 @@ fn instructions() -> std::path::PathBuf {
 
 /// Does a work in a process of its own: microseconds of its user time or, with a file for
 /// callgrind's output, its instructions.
-fn child(callgrind: Option<std::path::PathBuf>, work: Work, size: u32, times: u32) -> f64 {
+fn child(
+    callgrind: Option<std::path::PathBuf>,
+    work: Work,
+    size: u32,
+    times: u32,
+    idle: bool,
+) -> f64 {
     let this = std::env::current_exe().unwrap();
     let mut command = match &callgrind {
         None => Command::new(this),
@@ -244,6 +261,7 @@ fn child(callgrind: Option<std::path::PathBuf>, work: Work, size: u32, times: u3
     let output = command
         .args(["--only", name.get_name()])
         .args(["--times", &times.to_string(), "--size", &size.to_string()])
+        .args(idle.then_some("--idle"))
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -87,7 +87,7 @@ impl Send {
     }
 }
 
-fn family(of: &IpAddr) -> AddressFamily {
+pub fn family(of: &IpAddr) -> AddressFamily {
     match of {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
@@ -358,20 +358,22 @@ pub fn dumps(link: u32) -> Vec<Vec<u8>> {
         let mut addresses = AddressMessage::default();
         addresses.header.family = family;
         addresses.header.index = link;
-        let mut routes = RouteMessage::default();
-        routes.header.address_family = family;
-        routes.attributes = vec![
-            RouteAttribute::Table(TABLE_LOCAL.into()),
-            RouteAttribute::Oif(link),
-        ];
-        for message in [
-            RouteNetlinkMessage::GetAddress(addresses),
-            RouteNetlinkMessage::GetRoute(routes),
-        ] {
-            requests.push(request(message, NLM_F_DUMP));
-        }
+        let addresses = RouteNetlinkMessage::GetAddress(addresses);
+        requests.push(request(addresses, NLM_F_DUMP));
+        requests.push(dump_of_local_routes(link, family));
     }
     requests
+}
+
+/// Asks for the link's routes in table local.
+pub fn dump_of_local_routes(link: u32, family: AddressFamily) -> Vec<u8> {
+    let mut routes = RouteMessage::default();
+    routes.header.address_family = family;
+    routes.attributes = vec![
+        RouteAttribute::Table(TABLE_LOCAL.into()),
+        RouteAttribute::Oif(link),
+    ];
+    request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
 }
 
 /// Asks for every IPv6 route of the node.
