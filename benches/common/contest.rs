@@ -21,6 +21,12 @@ pub type Run = (Time, usize);
 /// Who takes longer than this is not asked as often.
 const SLOW: Duration = Duration::from_secs(3);
 
+/// Who takes less than this is so easily disturbed that all are asked more often…
+const BRIEF: Duration = Duration::from_millis(2);
+
+/// …by this factor.
+const OFTEN: usize = 7;
+
 /// Someone who does the work: on a fresh link of this index.
 pub struct Contestant<'a> {
     pub name: &'static str,
@@ -105,8 +111,8 @@ fn thread_time() -> Duration {
     )
 }
 
-/// Lets each run so often, on a fresh link each time where there is a `node` to make it on. With no
-/// runs: once, for its function only.
+/// Lets each run so often, and brief ones more often, on a fresh link each time where there is a
+/// `node` to make it on. With no runs: once, for its function only.
 pub fn race(
     node: Option<&Node>,
     runs: usize,
@@ -122,7 +128,9 @@ pub fn race(
             wrong: 0,
         })
         .collect();
-    for round in 0..=runs {
+    let mut rounds = runs;
+    let mut round = 0;
+    while round <= rounds {
         for place in 0..count {
             // Nobody is always behind the same one.
             let place = if round % 2 == 0 {
@@ -140,8 +148,11 @@ pub fn race(
             if round > 0 || runs == 0 {
                 told.times.push(time.wall);
                 told.cpu.push(time.cpu);
+            } else if time.wall < BRIEF {
+                rounds = runs * OFTEN;
             }
         }
+        round += 1;
     }
     for one in &mut figures {
         one.times.sort_unstable();
