@@ -199,6 +199,9 @@ impl Keeper {
     {
         let mut comes = sorted(vips);
         comes.retain(|vip| !self.is_desired(*vip));
+        if comes.is_empty() {
+            return;
+        }
         let are_noted = self.note_changes(&[], &comes);
         if comes.len() > FEW {
             self.desired.append(&mut comes);
@@ -220,6 +223,9 @@ impl Keeper {
     {
         let mut goes = sorted(vips);
         goes.retain(|vip| self.is_desired(*vip));
+        if goes.is_empty() {
+            return;
+        }
         let are_noted = self.note_changes(&goes, &[]);
         if goes.len() > FEW {
             self.desired.retain(|vip| goes.binary_search(vip).is_err());

@@ -750,6 +750,10 @@ fn vips_are_added_and_removed_one_at_a_time() {
         assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 1);
     }
     net.assert_single_route(&all, PROTO_KERNEL);
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    keeper.add_desired(&all);
+    keeper.remove_desired(["192.0.2.77".parse::<IpAddr>().unwrap()]);
+    assert_eq!(keeper.next_deadline(), None);
     assert_eq!(keeper.counters().resyncs, resyncs);
     // In bulk the link is read.
     keeper.remove_desired(&all[10..]);
