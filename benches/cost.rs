@@ -119,7 +119,8 @@ impl Work {
         if self.is_audit() {
             node.fresh_link();
             manager.assign(&set).unwrap();
-            for _ in 0..if idle { 0 } else { times } {
+            let audits = if idle { 0 } else { times };
+            for _ in 0..audits {
                 assert_eq!(manager.audit().unwrap().drifted().count(), 0);
             }
             return;

@@ -23,9 +23,10 @@ const AT_ONCE: usize = 32;
 /// gap shows in the replayed notifications as well, which are never blind.
 const BLIND: u64 = 250_000;
 
-/// The same on an emulated processor, which the host may stop anywhere: between finding a route that
-/// is deleted just then and taking hold of it (`fib6_info_hold_safe`, include/net/ip6_fib.h) there is
-/// time enough to be told of none (seen up to three times in a call of 200 VIPs on 6.12 under QEMU).
+/// The same on an emulated processor, which the host may stop anywhere: between finding a route
+/// that is deleted just then and taking hold of it (`fib6_info_hold_safe`, include/net/ip6_fib.h)
+/// there is time enough to be told of none. Seen up to three times in a call of 200 VIPs, on 6.12
+/// under QEMU.
 const BLIND_IN_A_GUEST: u64 = 200;
 
 /// Asks for the route of each VIP, over and over, until stopped.
