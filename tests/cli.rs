@@ -2,6 +2,8 @@
 //! and `quickstart` by its verdict.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/broken.rs"]
+mod broken;
 mod common;
 
 use std::fs::{File, OpenOptions};
@@ -11,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use common::example::{Ran, Running, eventually, example};
 use common::{LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips};
+use netlink_packet_route::address::AddressAttribute;
 use serde_json::Value;
 
 // ---------------------------------------------------------------------------------------------
@@ -411,13 +414,14 @@ fn reconcile_knows_the_protocol_of_addresses() {
     let net = Net::new();
     usually("assign", "10.96.0.11").exits(0);
     usually("assign", "--address-protocol 99 10.96.0.12").exits(0);
-    let shown = &net.ip_json(&format!("addr show dev {VIP_LINK}"))[0]["addr_info"];
-    let marked = shown.as_array().unwrap().iter().any(|address| {
-        address["local"] == "10.96.0.12" && address["protocol"].to_string().contains("99")
-    });
+    // Not by `ip`: 6.1.0 does not tell it.
+    let address = broken::address_of(addrs(&["10.96.0.12"])[0], net.vip_index());
+    let marked = address
+        .attributes
+        .contains(&AddressAttribute::Protocol(99.into()));
     if !marked {
         let name = "reconcile_knows_the_protocol_of_addresses";
-        common::skipped(name, "this kernel or `ip` knows no protocol of addresses");
+        common::skipped(name, "this kernel knows no protocol of addresses");
         return;
     }
     usually("reconcile", "--claim mark --address-protocol 99 10.96.0.10")
