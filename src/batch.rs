@@ -35,6 +35,7 @@ impl Batch {
     }
 
     /// Adds one message, which `write` appends with the sequence number given.
+    #[inline]
     pub(crate) fn push(&mut self, row: u32, step: Step, write: impl FnOnce(&mut Vec<u8>, u32)) {
         self.last_at = self.bytes.len();
         let sequence = self.next_sequence();

@@ -16,6 +16,7 @@ use crate::sys::{Socket, Strictness};
 use crate::watch::Watcher;
 use crate::wire::decode::{Link, NLMSG_ERROR, messages};
 use crate::wire::encode::{Templates, Wanted};
+use crate::wire::repeat::{Addresses, Routes};
 use crate::{
     Claim, Event, Family, Keeper, LinkKind, Protocol, Report, SourceAvoidance, Vip, VipManager,
 };
@@ -36,14 +37,23 @@ pub(crate) fn vips() -> Vec<IpAddr> {
 
 /// Every decoder, on every message of a datagram.
 pub fn wire(datagram: &[u8]) {
+    let (mut routes, mut addresses) = (Routes::default(), Addresses::default());
     for message in messages(datagram) {
         let Ok(message) = message else { break };
         let _ = message.ack().map(|ack| ack.text.map(str::len));
+        // A comparison with the message before says what the message itself says.
+        assert_eq!(
+            routes.read(&message).map(Option::<&_>::copied),
+            message.route()
+        );
+        assert_eq!(
+            addresses.read(&message).map(Option::<&_>::copied),
+            message.address()
+        );
         if let Ok(Some(route)) = message.route() {
             let looked_up = route.looked_up();
             let _ = (route.host(), route.is_kernels_own(), looked_up.table);
         }
-        let _ = message.address();
         let _ = message.label();
         if let Ok(link) = message.link() {
             read_link(&link);

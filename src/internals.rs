@@ -9,6 +9,7 @@ use crate::state::{Facts, Frame, Phase, Rows};
 use crate::vip::{Family, Vip};
 use crate::wire::decode;
 use crate::wire::encode::{Templates, Wanted};
+use crate::wire::repeat::{Addresses, Routes};
 
 /// Messages in a batch, as in a call.
 const BATCH: usize = 256;
@@ -127,17 +128,18 @@ impl Pure {
             now: u32::MAX / 2,
         };
         self.rows.begin();
+        let (mut addresses, mut routes) = (Addresses::default(), Routes::default());
         for datagram in datagrams {
             for message in decode::messages(datagram).map_while(Result::ok) {
                 match message.kind {
                     libc::RTM_NEWADDR => {
-                        if let Ok(Some(address)) = message.address() {
-                            self.rows.join_address(&address, &frame, None);
+                        if let Ok(Some(address)) = addresses.read(&message) {
+                            self.rows.join_address(address, &frame, None);
                         }
                     }
                     libc::RTM_NEWROUTE => {
-                        if let Ok(Some(route)) = message.route() {
-                            self.rows.join_route(&route, &frame, None);
+                        if let Ok(Some(route)) = routes.read(&message) {
+                            self.rows.join_route(route, &frame, None);
                         }
                     }
                     _ => {}

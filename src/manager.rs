@@ -469,7 +469,7 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.look_deep()?,
         };
-        let policies = Family::ALL.map(|family| call.policy(family, Goal::Look));
+        let policies = call.policies;
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.
         let vips = rows.filter(|row| row.facts.on_link()).map(|row| {

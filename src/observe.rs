@@ -10,6 +10,7 @@ use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
+use crate::wire::repeat::{Addresses, Routes};
 use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
 
 /// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
@@ -363,11 +364,12 @@ impl Observer<'_> {
 
     fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
+        let mut addresses = Addresses::default();
         let dumped = self.talk.dump(
             |out, sequence| dump_addresses(out, sequence, family, frame.link),
             |message| {
-                if let Some(address) = message.address()? {
-                    rows.join_address(&address, frame, admit);
+                if let Some(address) = addresses.read(message)? {
+                    rows.join_address(address, frame, admit);
                 }
                 Ok(())
             },
@@ -386,11 +388,12 @@ impl Observer<'_> {
         // Before a change table local is read for all devices: another's route is a conflict, or
         // in the way of a deletion.
         let link = (table == TABLE_MAIN || self.only_looks).then_some(frame.link);
+        let mut routes = Routes::default();
         let dumped = self.talk.dump(
             |out, sequence| dump_routes(out, sequence, family, Some(table), link),
             |message| {
-                if let Some(route) = message.route()? {
-                    *main_used |= route.table == table && rows.join_route(&route, frame, admit);
+                if let Some(route) = routes.read(message)? {
+                    *main_used |= route.table == table && rows.join_route(route, frame, admit);
                 }
                 Ok(())
             },

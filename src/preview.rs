@@ -12,7 +12,7 @@ use ipnet::Ipv6Net;
 use crate::link::{ANCHOR, LinkKind};
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::report::{Cause, Failure};
-use crate::round::Call;
+use crate::round::{Call, policy_for};
 use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
@@ -822,7 +822,7 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
     let mut deferred: Vec<(&Row, PlannedStep)> = Vec::new();
     while !playing.is_empty() {
         playing.retain_mut(|(row, forecast)| {
-            let policy = call.policy(row.vip.family(), row.goal);
+            let policy = policy_for(row, &call.policies);
             let wanted = &call.wanted[row.vip.family() as usize];
             let turn = forecast.advance(policy, wanted, |what, facts| {
                 let step = PlannedStep {

@@ -107,8 +107,9 @@ pub(crate) struct Call<'a> {
     pub(crate) link: u32,
     pub(crate) wanted: [Wanted; 2],
     pub(crate) templates: [Templates; 2],
-    pub(crate) as_kernel: bool,
     pub(crate) binding: Binding,
+    /// The policies of the families, whatever a row's goal is.
+    pub(crate) policies: [Policy; 2],
     pub(crate) limits: Limits,
     pub(crate) report: Report,
     /// Where the rows are few: observed one by one, instead of reading the link.
@@ -181,6 +182,12 @@ impl<'a> Call<'a> {
         link: u32,
     ) -> Self {
         let wanted = config.wanted(sources, link);
+        let policies = Family::ALL.map(|family| Policy {
+            goal: Goal::Look,
+            as_kernel: config.writes_as_kernel(),
+            binding: config.how_bound(),
+            kernel_source: wanted[family as usize].kernel_source,
+        });
         Self {
             talk,
             buffers,
@@ -188,8 +195,8 @@ impl<'a> Call<'a> {
             link,
             templates: [Templates::new(&wanted[0]), Templates::new(&wanted[1])],
             wanted,
-            as_kernel: config.writes_as_kernel(),
             binding: config.how_bound(),
+            policies,
             limits: config.limits(),
             report: Report::default(),
             few: None,
@@ -300,7 +307,7 @@ impl<'a> Call<'a> {
         if self.few.is_some() || self.scan_main {
             return Ok(());
         }
-        let policies = self.policies();
+        let policies = self.policies;
         let is_open =
             |row: &Row| next_for(row, &policies) != Next::Done || !quiet_for(row).is_zero();
         let rows = &mut self.buffers.rows;
@@ -415,22 +422,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub(crate) fn policy(&self, family: Family, goal: Goal) -> Policy {
-        Policy {
-            goal,
-            as_kernel: self.as_kernel,
-            binding: self.binding,
-            kernel_source: self.wanted[family as usize].kernel_source,
-        }
-    }
-
-    /// The policies of the families, whatever a row's goal is.
-    fn policies(&self) -> [Policy; 2] {
-        Family::ALL.map(|family| self.policy(family, Goal::Look))
-    }
-
     fn next(&self, row: &Row) -> Next {
-        next_for(row, &self.policies())
+        next_for(row, &self.policies)
     }
 
     /// Plans one row and queues its messages. Returns whether it waits for the kernel.
@@ -538,58 +531,65 @@ impl<'a> Call<'a> {
 
     /// Adds the messages of one step to the batch; sends the batch first where it is full.
     fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
-        let most = BATCH.min(self.talk.reply_capacity());
-        if self.buffers.batch.len() >= most {
-            self.flush()?;
-        }
-        if step == Step::DeleteOthers {
-            // As many messages as there are routes; nearly always one.
-            let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
-                return Ok(());
-            };
-            for place in 0.. {
-                let Some(key) = self.buffers.rows.others(vip).nth(place).copied() else {
-                    break;
-                };
-                if self.buffers.batch.len() >= most {
-                    self.flush()?;
-                }
-                self.push(at, step, |templates, vip, out, sequence| {
-                    templates.push_delete_route(out, sequence, vip, &key);
-                });
+        match step {
+            Step::DeleteOthers => return self.queue_others(at),
+            Step::UpdateAddress => return self.queue_update(at),
+            Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
+                self.prepare_address(at, step)?;
             }
-            return Ok(());
+            _ => {}
         }
-        let few = self.buffers.rows.len() <= FEW;
-        if step == Step::AddAddress && !self.listening && few && self.buffers.rows.has(Family::V6) {
+        self.push(at, step, |templates, vip, out, sequence| {
+            if let Some(template) = templates.of(step) {
+                template.push(out, sequence, vip);
+            }
+        })
+    }
+
+    /// As many messages as there are routes; nearly always one.
+    fn queue_others(&mut self, at: u32) -> Result<(), Stop> {
+        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
+            return Ok(());
+        };
+        for place in 0.. {
+            let Some(key) = self.buffers.rows.others(vip).nth(place).copied() else {
+                break;
+            };
+            self.push(at, Step::DeleteOthers, |templates, vip, out, sequence| {
+                templates.push_delete_route(out, sequence, vip, &key);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn queue_update(&mut self, at: u32) -> Result<(), Stop> {
+        let rows = &self.buffers.rows;
+        let Some(keep) = rows.get(at).and_then(|row| rows.keep(row.vip)).copied() else {
+            // An entry of the batch without its message would put every later reply, and the final
+            // ack, in the wrong place.
+            return Ok(());
+        };
+        self.push(at, Step::UpdateAddress, |templates, vip, out, sequence| {
+            templates.push_update_address(out, sequence, vip, &keep);
+        })
+    }
+
+    /// What is to be done before an address comes or goes, where few are looked at one by one.
+    fn prepare_address(&mut self, at: u32, step: Step) -> Result<(), Stop> {
+        let rows = &self.buffers.rows;
+        let few = rows.len() <= FEW;
+        if step == Step::AddAddress && !self.listening && few && rows.has(Family::V6) {
             // Another manager may take the kernel's route away before the next observation: so
             // that this one knows that it has come. Of many that would cost more than all else; whose
             // route nobody saw then has to be quiet for a while.
             self.talk.listener().join(route_group(Family::V6))?;
             self.listening = true;
         }
-        let vip = self.buffers.rows.get(at).map(|row| row.vip);
-        if let (Some(vip), Step::AddAddress | Step::DeleteAddress | Step::RenewAddress) =
-            (vip, step)
+        if self.few.is_some()
+            && let Some(vip) = rows.get(at).map(|row| row.vip)
         {
             self.outdate_hint(vip);
         }
-        let mut keep = None;
-        if step == Step::UpdateAddress {
-            keep = vip.and_then(|vip| self.buffers.rows.keep(vip)).copied();
-            if keep.is_none() {
-                // An entry of the batch without its message would put every later reply, and the
-                // final ack, in the wrong place.
-                return Ok(());
-            }
-        }
-        self.push(at, step, |templates, vip, out, sequence| {
-            if let Some(template) = templates.of(step) {
-                template.push(out, sequence, vip);
-            } else if let Some(keep) = &keep {
-                templates.push_update_address(out, sequence, vip, keep);
-            }
-        });
         Ok(())
     }
 
@@ -607,12 +607,15 @@ impl<'a> Call<'a> {
         at: u32,
         step: Step,
         write: impl FnOnce(&Templates, &IpAddr, &mut Vec<u8>, u32),
-    ) {
+    ) -> Result<(), Stop> {
+        if self.buffers.batch.len() >= BATCH.min(self.talk.reply_capacity()) {
+            self.flush()?;
+        }
         if self.buffers.batch.len() == 0 {
             self.buffers.batch.begin(self.talk.sequence());
         }
         let Some(row) = self.buffers.rows.get_mut(at) else {
-            return;
+            return Ok(());
         };
         // A replacement may stand twice in one plan; only another round repeats it.
         if row.sent & step.bit() != 0 && row.attempts > 1 {
@@ -630,6 +633,7 @@ impl<'a> Call<'a> {
         self.buffers.batch.push(at, step, |out, sequence| {
             write(templates, &vip, out, sequence)
         });
+        Ok(())
     }
 
     /// Sends the batch and takes its replies.
@@ -774,7 +778,7 @@ impl<'a> Call<'a> {
 
     fn wait_listening(&mut self) -> Result<Waited, Stop> {
         self.talk.notifications(|_| ())?;
-        let policies = self.policies();
+        let policies = self.policies;
         let waits = move |row: &Row| {
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
@@ -894,7 +898,7 @@ impl<'a> Call<'a> {
             } += 1;
         }
         let observed = self.observed;
-        let policies = self.policies();
+        let policies = self.policies;
         let Buffers {
             rows,
             refusals,
@@ -954,14 +958,18 @@ impl<'a> Call<'a> {
     }
 }
 
+/// The policy of a row's family, with the row's own goal.
+pub(crate) fn policy_for(row: &Row, policies: &[Policy; 2]) -> Policy {
+    Policy {
+        goal: row.goal,
+        ..policies[row.vip.family() as usize]
+    }
+}
+
 /// What is next for a row, by the policy of its family.
 fn next_for(row: &Row, policies: &[Policy; 2]) -> Next {
-    let family = row.vip.family();
-    let policy = Policy {
-        goal: row.goal,
-        ..policies[family as usize]
-    };
-    next(family, row.facts, row.phase, policy)
+    let policy = policy_for(row, policies);
+    next(row.vip.family(), row.facts, row.phase, policy)
 }
 
 /// How long nothing may have moved before a row that looks as wanted is; zero where that is sure.

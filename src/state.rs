@@ -451,12 +451,18 @@ impl Rows {
     /// downward, so the neighbours of the last one are tried first.
     fn find(&mut self, addr: IpAddr) -> Option<usize> {
         let vip = Vip::from(addr);
-        for at in [self.cursor + 1, self.cursor, self.cursor.wrapping_sub(1)] {
+        for at in [self.cursor + 1, self.cursor.wrapping_sub(1), self.cursor] {
             if self.rows.get(at).is_some_and(|row| row.vip == vip) {
                 self.cursor = at;
                 return Some(at);
             }
         }
+        self.search(vip)
+    }
+
+    /// The same for one that is nowhere near. Not inlined: it would make the near ones dearer.
+    #[inline(never)]
+    fn search(&mut self, vip: Vip) -> Option<usize> {
         let at = self.rows.binary_search_by_key(&vip, |row| row.vip).ok()?;
         self.cursor = at;
         Some(at)

@@ -47,6 +47,7 @@ pub(crate) struct Messages<'a> {
 impl<'a> Iterator for Messages<'a> {
     type Item = Result<Message<'a>, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.rest.is_empty() {
@@ -67,15 +68,16 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
+#[inline]
 fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
-    let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let payload = bytes.get(HEADER..length)?;
+    let header: &[u8; HEADER] = bytes.first_chunk()?;
+    let length = usize::try_from(u32_at(header, 0)?).ok()?;
     let message = Message {
-        kind: u16_at(bytes, 4)?,
-        flags: u16_at(bytes, 6)?,
-        sequence: u32_at(bytes, 8)?,
-        port: u32_at(bytes, 12)?,
-        payload,
+        kind: u16_at(header, 4)?,
+        flags: u16_at(header, 6)?,
+        sequence: u32_at(header, 8)?,
+        port: u32_at(header, 12)?,
+        payload: bytes.get(HEADER..length)?,
     };
     // The last message of a datagram may come without its padding.
     Some((message, bytes.get(aligned(length)..).unwrap_or_default()))
@@ -83,7 +85,7 @@ fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
 
 /// Where what follows begins (`NLMSG_ALIGN` and `NLA_ALIGN`). Written out, because
 /// `next_multiple_of` divides and checks: a fifteenth of all reading.
-fn aligned(length: usize) -> usize {
+pub(super) fn aligned(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
 
@@ -105,6 +107,11 @@ pub(crate) struct Ack<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The fixed part and the attributes.
+    pub(super) fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
     /// Reads an NLMSG_ERROR, or the status of an NLMSG_DONE.
     pub(crate) fn ack(&self) -> Result<Ack<'a>, Malformed> {
         let code = u32_at(self.payload, 0).ok_or(Malformed)?.cast_signed();
@@ -160,9 +167,9 @@ impl<'a> Message<'a> {
         for attribute in attributes(&self.payload[RTMSG..]) {
             let (kind, value) = attribute?;
             match kind {
-                libc::RTA_DST => route.destination = Some(address(family, value)?),
+                libc::RTA_DST => route.destination = Some(address_of(family, value)?),
                 libc::RTA_OIF => route.link = Some(number(value)?),
-                libc::RTA_PREFSRC => route.prefsrc = Some(address(family, value)?),
+                libc::RTA_PREFSRC => route.prefsrc = Some(address_of(family, value)?),
                 libc::RTA_PRIORITY => route.metric = number(value)?,
                 libc::RTA_TABLE => route.table = number(value)?,
                 RTA_NH_ID => {
@@ -204,14 +211,10 @@ impl<'a> Message<'a> {
         for attribute in attributes(&self.payload[IFADDRMSG..]) {
             let (kind, value) = attribute?;
             match kind {
-                libc::IFA_ADDRESS => peer = Some(self::address(family, value)?),
-                libc::IFA_LOCAL => local = Some(self::address(family, value)?),
+                libc::IFA_ADDRESS => peer = Some(address_of(family, value)?),
+                libc::IFA_LOCAL => local = Some(address_of(family, value)?),
                 IFA_FLAGS => address.flags = number(value)?,
-                libc::IFA_CACHEINFO => {
-                    address.preferred = u32_at(value, 0).ok_or(Malformed)?;
-                    address.valid = u32_at(value, 4).ok_or(Malformed)?;
-                    address.created = u32_at(value, 8).ok_or(Malformed)?;
-                }
+                libc::IFA_CACHEINFO => address.set_times(value)?,
                 IFA_RT_PRIORITY => address.rt_priority = Some(number(value)?),
                 IFA_PROTO => address.protocol = value.first().copied(),
                 _ => {}
@@ -344,6 +347,16 @@ pub(crate) struct Address {
     pub(crate) rt_priority: Option<u32>,
 }
 
+impl Address {
+    /// Takes its times from a `struct ifa_cacheinfo`.
+    pub(super) fn set_times(&mut self, times: &[u8]) -> Result<(), Malformed> {
+        self.preferred = u32_at(times, 0).ok_or(Malformed)?;
+        self.valid = u32_at(times, 4).ok_or(Malformed)?;
+        self.created = u32_at(times, 8).ok_or(Malformed)?;
+        Ok(())
+    }
+}
+
 /// One entry of the table of address labels (RFC 6724, 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
@@ -411,14 +424,15 @@ impl<'a> Link<'a> {
 /// The attributes of a message, or those nested in one, each with its kind and value. Ends after
 /// the first malformed one.
 ///
-/// Of all that this crate does for a VIP, most is this walk: netlink-packet-core's own goes through
-/// calls that are not inlined, and costs more than the rest of the reading together.
-fn attributes(bytes: &[u8]) -> Attributes<'_> {
+/// Our own, because where a dump does not repeat itself (see [`repeat`](super::repeat)), this walk is
+/// most of the reading: netlink-packet-core's goes through calls that are not inlined, and costs
+/// more than all the rest.
+pub(super) fn attributes(bytes: &[u8]) -> Attributes<'_> {
     Attributes { rest: bytes }
 }
 
 #[derive(Clone, Debug)]
-struct Attributes<'a> {
+pub(super) struct Attributes<'a> {
     rest: &'a [u8],
 }
 
@@ -452,7 +466,7 @@ fn family_of(byte: u8) -> Option<Family> {
     }
 }
 
-fn address(family: Family, value: &[u8]) -> Result<IpAddr, Malformed> {
+pub(super) fn address_of(family: Family, value: &[u8]) -> Result<IpAddr, Malformed> {
     match family {
         Family::V4 => <[u8; 4]>::try_from(value).map(IpAddr::from),
         Family::V6 => <[u8; 16]>::try_from(value).map(IpAddr::from),

@@ -97,13 +97,16 @@ impl Template {
     }
 
     /// Appends the message for `vip`, with the sequence number given, to `out`.
+    #[inline]
     pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
         let at = out.len();
         out.extend_from_slice(&self.bytes);
         let message = &mut out[at..];
         message[SEQUENCE_AT..SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
-        for at in self.vip {
-            put_address(&mut message[at..], vip);
+        let [first, second] = self.vip;
+        put_address(&mut message[first..], vip);
+        if second != first {
+            put_address(&mut message[second..], vip);
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Outgoing: netlink-packet-route writes each kind of message once, as a template, and a VIP's own
 //! fields are patched in place ([`encode`]). Incoming: iterators over the received bytes that
-//! check every length and copy nothing ([`decode`]).
+//! check every length and copy nothing ([`decode`]); of a dump, what one message has in common with
+//! the next is read once ([`repeat`]).
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+pub(crate) mod repeat;
 #[cfg(test)]
 mod tests;
 

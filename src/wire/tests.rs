@@ -19,6 +19,7 @@ use proptest::prelude::*;
 
 use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
 use super::encode::*;
+use super::repeat::{Addresses, Routes};
 use crate::vip::Family;
 
 const LINK: u32 = 7;
@@ -612,6 +613,74 @@ fn read_all(datagram: &[u8]) -> usize {
     count
 }
 
+/// A message of a dump: of one of a few kinds, for one of a few VIPs.
+fn told(kind: usize, host: u8) -> Vec<u8> {
+    let of = if kind.is_multiple_of(2) {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let host = if of == Family::V4 {
+        IpAddr::from([10, 96, 0, host])
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, host.into()).into()
+    };
+    let mut cache = CacheInfo::default();
+    cache.cstamp = u32::from(kind > 5) * 4242;
+    let message = match kind / 2 {
+        0 | 1 => {
+            let mut route = route(of, if kind / 2 == 0 { 2 } else { 4 });
+            route.attributes[0] = RouteAttribute::Destination(RouteAddress::from(host));
+            RouteNetlinkMessage::NewRoute(route)
+        }
+        2 => RouteNetlinkMessage::NewAddress(address(
+            of,
+            vec![
+                AddressAttribute::Address(host),
+                AddressAttribute::CacheInfo(cache),
+            ],
+        )),
+        _ => RouteNetlinkMessage::NewAddress(address(
+            of,
+            vec![
+                AddressAttribute::Address(source(of)),
+                AddressAttribute::Local(host),
+                AddressAttribute::Label("kube-dummy-if".into()),
+                AddressAttribute::CacheInfo(cache),
+            ],
+        )),
+    };
+    whole(message, 0)
+}
+
+#[test]
+fn what_repeats_is_read_by_comparison() {
+    for kind in 0..4 {
+        let mut routes = Routes::default();
+        for host in 0..9 {
+            let bytes = told(kind, host);
+            let message = only(&bytes);
+            assert_eq!(routes.fits(&message), host > 1, "kind {kind}, host {host}");
+            let read = routes.read(&message).unwrap().copied();
+            assert_eq!(read, message.route().unwrap());
+        }
+    }
+    for kind in 4..8 {
+        let mut addresses = Addresses::default();
+        for host in 0..9 {
+            let bytes = told(kind, host);
+            let message = only(&bytes);
+            assert_eq!(
+                addresses.fits(&message),
+                host > 1,
+                "kind {kind}, host {host}"
+            );
+            let read = addresses.read(&message).unwrap().copied();
+            assert_eq!(read, message.address().unwrap());
+        }
+    }
+}
+
 fn datagram() -> Vec<u8> {
     let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
     let attributes = vec![
@@ -683,6 +752,33 @@ proptest! {
             bytes[at] = byte;
         }
         read_all(&bytes);
+    }
+
+    /// Whatever comes in a dump, in whatever order, and whatever is wrong with it.
+    #[test]
+    fn a_dump_says_what_its_messages_say(
+        told in proptest::collection::vec(
+            (0..8_usize, any::<u8>(), proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()))),
+            1..20,
+        ),
+        times in 1..4_usize,
+    ) {
+        let (mut routes, mut addresses) = (Routes::default(), Addresses::default());
+        for (kind, host, damage) in told {
+            for time in 0..times {
+                let mut bytes = self::told(kind, host.wrapping_add(u8::try_from(time).unwrap()));
+                if let Some((at, byte)) = damage {
+                    let at = HEADER + at.index(bytes.len() - HEADER);
+                    bytes[at] = byte;
+                }
+                let message = only(&bytes);
+                prop_assert_eq!(routes.read(&message).map(Option::<&_>::copied), message.route());
+                prop_assert_eq!(
+                    addresses.read(&message).map(Option::<&_>::copied),
+                    message.address()
+                );
+            }
+        }
     }
 
     #[test]
