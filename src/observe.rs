@@ -350,8 +350,11 @@ impl Observer<'_> {
     /// Whether table main, which may be large, must be walked: before a change always, for a mere
     /// look only where the kernel may have put a prefix route.
     fn main_matters(&self, family: Family) -> bool {
-        let quiet = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
-        let is_loud = |row: &Row| row.vip.family() == Family::V6 && !row.facts.contains(quiet);
+        let is_loud = |row: &Row| {
+            row.vip.family() == Family::V6
+                && row.facts.contains(Facts::ADDRESS)
+                && !row.facts.contains(Facts::NO_PREFIX_ROUTE)
+        };
         self.rows.has(family)
             && (!self.only_looks || family == Family::V6 && self.rows.iter().any(is_loud))
     }

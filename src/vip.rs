@@ -1,5 +1,6 @@
 //! What a VIP is, and which addresses may be one.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -22,7 +23,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// assert!("10.96.0.0/24".parse::<Vip>().is_err());
 /// # Ok::<(), viproute::ParseVipError>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Vip(IpAddr);
 
 /// An address family.
@@ -83,6 +84,26 @@ impl Vip {
             IpAddr::V4(a) => inadmissible_v4(a),
             IpAddr::V6(a) => inadmissible_v6(a),
         }
+    }
+}
+
+/// The order of the addresses. As numbers, because that of `Ipv6Addr` compares segment by segment,
+/// and whatever a call is given is sorted.
+impl Ord for Vip {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.0, other.0) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => a.to_bits().cmp(&b.to_bits()),
+            (IpAddr::V6(a), IpAddr::V6(b)) => a.to_bits().cmp(&b.to_bits()),
+            _ => self.family().cmp(&other.family()),
+        }
+    }
+}
+
+impl PartialOrd for Vip {
+    #[inline]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -263,6 +284,27 @@ pub enum Reject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// IPv4 first, each as the standard library orders its addresses.
+    #[test]
+    fn the_order_is_that_of_the_addresses() {
+        let ascending = [
+            "1.2.3.4",
+            "1.2.4.3",
+            "255.0.0.0",
+            "::1",
+            "0:1::",
+            "1::",
+            "ff00::1",
+        ];
+        let vips = ascending.map(|text| text.parse::<Vip>().unwrap());
+        for (at, a) in vips.iter().enumerate() {
+            for (of, b) in vips.iter().enumerate() {
+                assert_eq!(a.cmp(b), at.cmp(&of), "{a} {b}");
+                assert_eq!(a.cmp(b), a.addr().cmp(&b.addr()), "{a} {b}");
+            }
+        }
+    }
 
     #[test]
     fn text_and_prefixes_name_one_host() {

@@ -12,6 +12,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
+use netlink_packet_route::address::AddressFlags;
 
 use broken::{Random, State, builder, put};
 use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
@@ -475,6 +476,38 @@ fn reconcile_over_the_bindings() {
 /// The manager's namespace is that of the thread when it was opened.
 fn manager_in_new_net(protocol: u8) -> VipManager {
     route_only(protocol)
+}
+
+/// No address, no prefix route of the kernel's: the node's other routes need not be walked.
+#[test]
+fn an_audit_leaves_table_main_alone() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips_v6(3);
+        let mut manager = route_only(protocol);
+        manager.assign(&vips).unwrap();
+        net.ip_batch([format!("route add {} dev {VIP_LINK} metric 300", vips[0])]);
+        assert!(manager.audit().unwrap().is_clean());
+        let deep = manager.audit_deep().unwrap();
+        let drifted: Vec<_> = deep.drifted().map(|a| (a.vip.addr(), a.drift)).collect();
+        assert_eq!(drifted, [(vips[0], Drift::DUPLICATE)]);
+        // Where there is an address that makes one, all is told.
+        let plain = raw::address(vips[1], net.index(VIP_LINK), AddressFlags::Nodad);
+        Raw::new().batch_ok(&[(NewAddress(plain), CREATE_EXCL)]);
+        let audit = manager.audit().unwrap();
+        let drift = |vip| {
+            audit
+                .drifted()
+                .find(|a| a.vip.addr() == vip)
+                .map(|a| a.drift)
+        };
+        assert_eq!(drift(vips[0]), Some(Drift::DUPLICATE));
+        assert!(drift(vips[1]).unwrap().contains(Drift::PREFIX_ROUTE));
+        // Before a change, table main is part of what is to be right.
+        manager.reconcile(&Claim::link(), &vips).unwrap();
+        assert_route_only(&net, &vips, protocol);
+        assert!(manager.audit_deep().unwrap().is_clean());
+    }
 }
 
 #[test]
