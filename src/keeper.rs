@@ -108,6 +108,22 @@ pub struct Counters {
     pub fights: u64,
 }
 
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            events,
+            looks,
+            repairs,
+            resyncs,
+            fights,
+        } = self;
+        write!(
+            f,
+            "{events} events, {looks} looks, {repairs} repairs, {resyncs} resyncs, {fights} fights"
+        )
+    }
+}
+
 /// What one [`Keeper::dispatch`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -34,6 +34,19 @@ bitflags::bitflags! {
     }
 }
 
+/// `address set, route removed`.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, _)) in self.iter_names().enumerate() {
+            if at > 0 {
+                f.write_str(", ")?;
+            }
+            f.write_str(&name.to_lowercase().replace('_', " "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Who caused a change, by the port id that its notification bears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -50,7 +63,19 @@ pub enum Origin {
     Unknown,
 }
 
-/// Something that happened.
+/// To follow "by".
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "this manager",
+            Self::Other => "another hand",
+            Self::Kernel => "the kernel",
+            Self::Unknown => "unknown hands",
+        })
+    }
+}
+
+/// Something that happened. Printed, it is a line for a log, without the link's name.
 ///
 /// A VIP is told of only if the manager could hold it: a host address of the link, or a local or
 /// unicast host route, that is no loopback, link-local or multicast one, no source, and within the
@@ -81,6 +106,24 @@ pub enum Event {
     /// Notifications were lost. Whatever happened meanwhile must be read anew
     /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)).
     Resync,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vip {
+                vip,
+                change,
+                origin,
+            } => write!(f, "{vip}: {change} by {origin}"),
+            Self::NodeAddressSet(addr) => write!(f, "node address {addr} set"),
+            Self::NodeAddressRemoved(addr) => write!(f, "node address {addr} removed"),
+            Self::LinkUp(index) => write!(f, "the link is up, with index {index}"),
+            Self::LinkDown(index) => write!(f, "the link is down, with index {index}"),
+            Self::LinkGone => f.write_str("the link is gone"),
+            Self::Resync => f.write_str("notifications were lost"),
+        }
+    }
 }
 
 /// The groups of the notifications (linux/rtnetlink.h).
