@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -140,7 +140,28 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Typed events of one link's VIPs, made by
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
-/// It has a socket of its own; [`AsFd`] serves an event loop. Needs no privilege.
+/// It has a socket of its own, and so outlives the manager, or goes on where that became a
+/// [`Keeper`](crate::Keeper), whose changes are told as [`Origin::Ours`]. Needs no privilege.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use viproute::{Event, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// let mut watcher = vips.watcher()?;
+/// let mut events = Vec::new();
+/// while watcher.wait(&mut events, Duration::from_secs(3600))? > 0 {
+///     for event in events.drain(..) {
+///         println!("{event}");
+///         if event == Event::Resync {
+///             println!("{}", vips.audit()?);
+///         }
+///     }
+/// }
+/// # Ok::<(), viproute::Error>(())
+/// ```
+///
+/// In an event loop, wait until its descriptor ([`AsFd`]) is readable, then call
+/// [`read`](Self::read), which reads all that is there, so that the loop may be edge-triggered.
 pub struct Watcher {
     socket: Socket,
     name: String,
@@ -295,6 +316,14 @@ impl Watcher {
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// For event loops that take nothing else, tokio's `AsyncFd` for one. Always the same, and open as
+/// long as the watcher lives.
+impl AsRawFd for Watcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
