@@ -10,6 +10,24 @@ use std::sync::Arc;
 /// The call that runs, or else the next one, stops at its next wait or batch and returns an error
 /// of kind [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) with the report of what was done.
 /// The kernel's work on messages already sent is not undone; the same call later continues.
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{ErrorKind, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let ten_thousand: Vec<IpAddr> = Vec::new();
+/// # fn wait_for_sigterm() {}
+/// let canceller = vips.canceller();
+/// std::thread::spawn(move || {
+///     wait_for_sigterm();
+///     canceller.cancel();
+/// });
+/// match vips.assign(ten_thousand) {
+///     Err(error) if error.kind() == ErrorKind::Cancelled => println!("{error}"),
+///     other => println!("{}", other?),
+/// }
+/// # Ok::<(), viproute::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Canceller(Arc<UnixStream>);
 

@@ -10,6 +10,21 @@ use crate::vip::Vip;
 /// claimed. What is not claimed stays as it is, whoever put it there. Link-local and loopback
 /// addresses, the sources and what is outside the manager's allowed ranges are no VIPs, so no
 /// claim reaches them.
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
+/// use ipnet::IpNet;
+///
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// // Ours are the cluster IPs; external IPs on the link are another controller's.
+/// let cluster: IpNet = "10.96.0.0/12".parse()?;
+/// // More than a hundred never go at once: then it is the list of services that is wrong.
+/// let claim = Claim::ranges([cluster]).at_most(100);
+/// println!("{}", vips.reconcile(&claim, desired)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     what: What,

@@ -11,9 +11,30 @@ use crate::report::Report;
 /// call had come to its VIPs, the error carries the [`Report`] of every one of them; without a
 /// report, nothing was written for any VIP, and at most the link was made or brought up, where the
 /// caller allowed that.
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Cause, Error, ErrorKind, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let wanted: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// match vips.assign(wanted) {
+///     Ok(report) => println!("{report}"),
+///     // All others were done and verified.
+///     Err(error) if error.kind() == ErrorKind::Incomplete => {
+///         for failure in error.report().iter().flat_map(|report| &report.failures) {
+///             match failure.cause {
+///                 Cause::Rejected(why) => println!("{} is refused: {why}", failure.vip),
+///                 Cause::Pending => println!("{}: try again", failure.vip),
+///                 _ => println!("{failure}"), // it names the VIP
+///             }
+///         }
+///     }
+///     Err(error) => return Err(error.into()), // link, source, privilege: for all of them
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     detail: String,
@@ -165,7 +186,20 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        let Inner {
+            kind,
+            detail,
+            errno,
+            text,
+            report,
+        } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("detail", detail)
+            .field("errno", errno)
+            .field("text", text)
+            .field("report", report)
+            .finish()
     }
 }
 

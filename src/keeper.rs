@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Canceller;
@@ -41,10 +41,65 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 
 /// Holds a desired set of VIPs on the link until told to stop, repairing just what drifted.
 ///
-/// Made by [`VipManager::into_keeper`]. It owns its sockets and follows the link by name. In an
-/// event loop, wait until its descriptor ([`AsFd`]) is readable or
-/// [`next_deadline`](Self::next_deadline) has come, then call [`dispatch`](Self::dispatch); in a
-/// thread, call [`run`](Self::run). Idle, it uses no processor time.
+/// Made by [`VipManager::into_keeper`]. It owns its sockets and follows the link, by name or by
+/// index as the manager did. In a thread, call [`run`](Self::run). In an event loop, wait until its
+/// descriptor ([`AsFd`]) is readable or [`next_deadline`](Self::next_deadline) has come, then call
+/// [`dispatch`](Self::dispatch), which reads all that is there to be read, so that the loop may be
+/// edge-triggered; call it once before the first wait. Idle, it uses no processor time.
+///
+/// A call blocks while the kernel does what it was told: a moment for one VIP, about a second for
+/// ten thousand, up to two where another hand has deleted the route of an IPv6 address that was
+/// added only just before. An asynchronous program had better give the keeper a thread of its own:
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
+/// # let manager = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// let mut keeper = manager.into_keeper(Claim::link().at_most(100))?;
+/// keeper.set_desired(desired);
+/// let canceller = keeper.canceller();
+/// let thread = std::thread::spawn(move || {
+///     keeper.run(|done| {
+///         for failure in &done.report.failures {
+///             eprintln!("{failure}");
+///         }
+///         println!("{done}");
+///     })
+/// });
+/// // At the end; the VIPs stay.
+/// canceller.cancel();
+/// thread.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A loop that does other things too, here on tokio:
+///
+/// ```no_run
+/// use tokio::io::unix::AsyncFd;
+/// use tokio::time::timeout_at;
+/// use viproute::Keeper;
+///
+/// async fn keep(keeper: Keeper) -> Result<(), Box<dyn std::error::Error>> {
+///     // SAFETY: a keeper has the same descriptor as long as it lives.
+///     let mut keeper = unsafe { AsyncFd::register(keeper) }?;
+///     loop {
+///         let done = keeper.get_mut().dispatch(64)?;
+///         println!("{done}");
+///         // Here `add_desired` and `remove_desired`, if services came or went.
+///         match keeper.get_ref().next_deadline() {
+///             None => keeper.readable_mut().await?.clear_ready(),
+///             Some(at) => {
+///                 if let Ok(ready) = timeout_at(at.into(), keeper.readable_mut()).await {
+///                     ready?.clear_ready();
+///                 }
+///             }
+///         }
+///     }
+/// }
+/// ```
+///
+/// The example `controller` is a whole program that takes orders while it keeps.
 ///
 /// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP
 /// that drifts costs one VIP's work. Against an adversary that keeps undoing a repair it pauses
@@ -106,6 +161,22 @@ pub struct Counters {
     pub resyncs: u64,
     /// Repairs that were put off because the VIP had been repaired too often of late.
     pub fights: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            events,
+            looks,
+            repairs,
+            resyncs,
+            fights,
+        } = self;
+        write!(
+            f,
+            "{events} events, {looks} looks, {repairs} repairs, {resyncs} resyncs, {fights} fights"
+        )
+    }
 }
 
 /// What one [`Keeper::dispatch`] did.
@@ -172,7 +243,8 @@ impl Keeper {
     /// Where a few VIPs come or go, it looks at those alone.
     ///
     /// An empty set keeps nothing and releases nothing: to wipe, call
-    /// [`release_all`](VipManager::release_all) on the manager.
+    /// [`release_all`](VipManager::release_all) on the manager
+    /// ([`into_manager`](Self::into_manager)).
     pub fn set_desired<I>(&mut self, desired: I)
     where
         I: IntoIterator,
@@ -215,7 +287,8 @@ impl Keeper {
     }
 
     /// Keeps these no longer, and releases them. Like [`set_desired`](Self::set_desired) with all
-    /// of before but these, so the last one stays on the link: an empty set releases nothing.
+    /// of before but these. Where none would be left, these stay on the link: an empty set releases
+    /// nothing.
     pub fn remove_desired<I>(&mut self, vips: I)
     where
         I: IntoIterator,
@@ -334,7 +407,9 @@ impl Keeper {
         )
     }
 
-    /// A handle that ends [`run`](Self::run), or the call that runs, from another thread.
+    /// A handle that ends [`run`](Self::run), or the call that runs, from another thread. It does
+    /// not wake an event loop of the caller's own: the next [`dispatch`](Self::dispatch) that looks
+    /// at VIPs says [`ErrorKind::Cancelled`].
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.manager.canceller()
@@ -611,6 +686,14 @@ impl Keeper {
 impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// For event loops that take nothing else, tokio's `AsyncFd` for one. Always the same, and open as
+/// long as the keeper lives.
+impl AsRawFd for Keeper {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

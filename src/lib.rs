@@ -49,7 +49,8 @@
 //! # Privilege
 //!
 //! Calls that write need `CAP_NET_ADMIN` in the user namespace that owns the network namespace. A
-//! call that finds everything as wanted needs none.
+//! call that finds everything as wanted needs none. To enter another namespace ([`Netns`]) takes
+//! `CAP_SYS_ADMIN`.
 //!
 //! # Features
 //!

@@ -51,6 +51,13 @@ impl LinkIndex {
     }
 }
 
+/// The number.
+impl fmt::Display for LinkIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Which link: by its name or by its index.
 ///
 /// A *name* is looked up anew by every call, so the manager follows a link that is deleted and
@@ -94,7 +101,7 @@ impl fmt::Display for LinkRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => f.write_str(name),
-            Self::Index(index) => write!(f, "with index {}", index.get()),
+            Self::Index(index) => write!(f, "with index {index}"),
         }
     }
 }

@@ -39,7 +39,11 @@ use ready::find_link;
 /// what it did, and sends nothing that writes for a VIP that is as wanted.
 ///
 /// Its sockets stay in the network namespace in which [`Builder::open`] opened them, the calling
-/// thread's or that of [`Builder::netns`], whichever thread uses them later. Writing needs `CAP_NET_ADMIN` in the user namespace that owns it.
+/// thread's or that of [`Builder::netns`], whichever thread uses them later. Writing needs
+/// `CAP_NET_ADMIN` in the user namespace that owns it.
+///
+/// It keeps nothing about VIPs from one call to the next, so that several managers may serve one
+/// link, and one may look ([`audit`](Self::audit), [`plan`](Self::plan)) beside a [`Keeper`].
 pub struct VipManager {
     config: Builder,
     sources: [Option<IpAddr>; 2],
@@ -278,7 +282,7 @@ impl VipManager {
     }
 
     /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
-    /// nothing.
+    /// nothing. Its [watchers](Self::watcher) and cancellers go on.
     ///
     /// # Errors
     ///

@@ -15,6 +15,17 @@ use crate::sys::ns;
 /// the caller is moved. Entering needs `CAP_SYS_ADMIN` in the caller's user namespace and in the
 /// one that owns the network namespace (setns(2)); what the manager does there afterwards needs
 /// `CAP_NET_ADMIN` in the latter, as everywhere.
+///
+/// ```no_run
+/// use viproute::{Netns, VipManager};
+///
+/// let mut vips = VipManager::builder("kube-dummy-if")
+///     .netns(Netns::open("/run/netns/blue")?)
+///     .source([192, 0, 2, 10])
+///     .open()?;
+/// println!("{}", vips.normalize()?);
+/// # Ok::<(), viproute::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Netns(OwnedFd);
 

@@ -68,7 +68,8 @@ pub struct Failure {
     pub errno: Option<i32>,
     /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any.
     pub text: Option<Box<str>>,
-    /// How the VIP differed from the wanted state when it was last seen.
+    /// How the VIP differed from the wanted state when it was last seen; what was written for it
+    /// after that does not show.
     pub drift: Drift,
 }
 
@@ -110,7 +111,8 @@ pub enum Cause {
     /// The kernel did not finish in time: the address stays tentative, or its own route was still
     /// to come when the stall time-out passed. The same call later continues.
     Pending,
-    /// The call ended before this VIP's turn: cancelled, out of time, or the link went away.
+    /// The call ended before this VIP was seen as wanted: cancelled, out of time, or the link went
+    /// away. What had been written for it by then stays, and the same call later goes on from there.
     NotReached,
 }
 
@@ -122,7 +124,7 @@ impl fmt::Display for Cause {
             Self::Unrepaired => f.write_str("in a form that this call must not change"),
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),
-            Self::NotReached => f.write_str("the call ended before its turn"),
+            Self::NotReached => f.write_str("the call ended before it was done"),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::encode::{add_label_message, dump_labels};
 /// | | [`AddressLabel`](Self::AddressLabel) | [`Deprecated`](Self::Deprecated) |
 /// |---|---|---|
 /// | avoids | if the node has an address of the destination's label | if the node has any address of sufficient scope |
-/// | costs | one message a link and kind of prefix, once; a look at the table (6 µs) a call | adding a VIP takes about twice the time: 1.6 to 2.7 times with 1,000 to 10,000 of them |
+/// | costs | one message a link and kind of prefix, once; a look at the table a call | adding a VIP takes about twice the time |
 /// | lives in | the table of address labels, which is the namespace's | the address |
 /// | covers | every address on the link | addresses that the manager adds |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

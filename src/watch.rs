@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,6 +34,19 @@ bitflags::bitflags! {
     }
 }
 
+/// `address set, route removed`.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, _)) in self.iter_names().enumerate() {
+            if at > 0 {
+                f.write_str(", ")?;
+            }
+            f.write_str(&name.to_lowercase().replace('_', " "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Who caused a change, by the port id that its notification bears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -50,7 +63,19 @@ pub enum Origin {
     Unknown,
 }
 
-/// Something that happened.
+/// To follow "by".
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "this manager",
+            Self::Other => "another hand",
+            Self::Kernel => "the kernel",
+            Self::Unknown => "unknown hands",
+        })
+    }
+}
+
+/// Something that happened. Printed, it is a line for a log, without the link's name.
 ///
 /// A VIP is told of only if the manager could hold it: a host address of the link, or a local or
 /// unicast host route, that is no loopback, link-local or multicast one, no source, and within the
@@ -83,6 +108,24 @@ pub enum Event {
     Resync,
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vip {
+                vip,
+                change,
+                origin,
+            } => write!(f, "{vip}: {change} by {origin}"),
+            Self::NodeAddressSet(addr) => write!(f, "node address {addr} set"),
+            Self::NodeAddressRemoved(addr) => write!(f, "node address {addr} removed"),
+            Self::LinkUp(index) => write!(f, "the link is up, with index {index}"),
+            Self::LinkDown(index) => write!(f, "the link is down, with index {index}"),
+            Self::LinkGone => f.write_str("the link is gone"),
+            Self::Resync => f.write_str("notifications were lost"),
+        }
+    }
+}
+
 /// The groups of the notifications (linux/rtnetlink.h).
 pub(crate) const GROUPS: [u32; 5] = [
     libc::RTNLGRP_LINK,
@@ -97,7 +140,28 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Typed events of one link's VIPs, made by
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
-/// It has a socket of its own; [`AsFd`] serves an event loop. Needs no privilege.
+/// It has a socket of its own, and so outlives the manager, or goes on where that became a
+/// [`Keeper`](crate::Keeper), whose changes are told as [`Origin::Ours`]. Needs no privilege.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use viproute::{Event, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// let mut watcher = vips.watcher()?;
+/// let mut events = Vec::new();
+/// while watcher.wait(&mut events, Duration::from_secs(3600))? > 0 {
+///     for event in events.drain(..) {
+///         println!("{event}");
+///         if event == Event::Resync {
+///             println!("{}", vips.audit()?);
+///         }
+///     }
+/// }
+/// # Ok::<(), viproute::Error>(())
+/// ```
+///
+/// In an event loop, wait until its descriptor ([`AsFd`]) is readable, then call
+/// [`read`](Self::read), which reads all that is there, so that the loop may be edge-triggered.
 pub struct Watcher {
     socket: Socket,
     name: String,
@@ -252,6 +316,14 @@ impl Watcher {
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// For event loops that take nothing else, tokio's `AsyncFd` for one. Always the same, and open as
+/// long as the watcher lives.
+impl AsRawFd for Watcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

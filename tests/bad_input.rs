@@ -350,6 +350,9 @@ fn without_the_privilege_nothing_is_written() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    // What `unwrap`, or a `main` that returns it, prints.
+    let printed = format!("{error:?}");
+    assert!(printed.starts_with("Error { kind: PermissionDenied, "));
     let report = error.report().unwrap();
     assert_eq!(report.failures.len(), 400);
     assert!(report.failures.iter().all(|f| f.cause == Cause::NotReached));

@@ -564,7 +564,7 @@ fn watch_tells_what_others_do() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let watching = watch("");
         net.ip(&format!("addr add 10.96.0.10/32 dev {VIP_LINK}"));
-        watching.says("10.96.0.10: address set");
+        watching.says(&format!("{VIP_LINK}: 10.96.0.10: address set"));
         net.ip(&format!("addr del 10.96.0.10/32 dev {VIP_LINK}"));
         watching.says("address removed");
         net.ip(&format!("addr add 192.0.2.77/32 dev {NODE_LINK}"));
@@ -572,9 +572,9 @@ fn watch_tells_what_others_do() {
         net.ip(&format!("addr del 192.0.2.77/32 dev {NODE_LINK}"));
         watching.says("node address 192.0.2.77 removed\n");
         net.ip(&format!("link set {VIP_LINK} down"));
-        watching.says(&format!("link {VIP_LINK} is down"));
+        watching.says(&format!("{VIP_LINK}: the link is down"));
         net.ip(&format!("link set {VIP_LINK} up"));
-        watching.says(&format!("link {VIP_LINK} is up"));
+        watching.says(&format!("{VIP_LINK}: the link is up"));
         watching.signal(signal);
         let ran = watching.ends().exits(0);
         assert_eq!(ran.err, format!("vip: watching {VIP_LINK}\n"));
@@ -617,9 +617,9 @@ fn watch_awaits_a_link_and_ends_in_time() {
     let net = Net::bare();
     let watching = watch("");
     net.add_link(VIP_LINK);
-    watching.says(&format!("link {VIP_LINK} is up"));
+    watching.says(&format!("{VIP_LINK}: the link is up"));
     net.ip(&format!("link del {VIP_LINK}"));
-    watching.says(&format!("link {VIP_LINK} is gone\n"));
+    watching.says(&format!("{VIP_LINK}: the link is gone\n"));
     watching.signal(libc::SIGTERM);
     watching.ends().exits(0);
     // Nothing happens.
@@ -743,6 +743,7 @@ fn keep_repairs_what_others_break() {
         last.starts_with(&format!("{VIP_LINK}: ended after ")),
         "{ran:?}"
     );
+    assert!(last.contains(" repairs, "), "{ran:?}");
     net.assert_single_route(&both(), PROTO_KERNEL);
 }
 

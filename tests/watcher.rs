@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips, vips_v4};
+use common::{NODE_LINK, NODE_V4, NODE_V6, Net, VIP_LINK, vips, vips_v4};
 use viproute::{Change, Event, LinkIndex, Origin, Vip, VipManager, Watcher};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,6 +53,47 @@ fn of_vip(events: &[Event], vip: IpAddr) -> Option<(Change, Origin)> {
         }
     }
     all
+}
+
+/// What a program that only logs events prints.
+#[test]
+fn an_event_is_a_line_of_a_log() {
+    let net = Net::new();
+    let mut manager = manager();
+    let four = vips_v4(1)[0];
+    manager.assign([four]).unwrap();
+    let mut watcher = manager.watcher().unwrap();
+    let mut log = |enough: &str| {
+        let told = |events: &[Event]| events.iter().any(|event| event.to_string() == enough);
+        read_until(&mut watcher, told);
+    };
+    net.ip(&format!(
+        "route replace local {four} dev {VIP_LINK} table local proto static scope host"
+    ));
+    log(&format!("{four}: route set by another hand"));
+    manager.assign([four]).unwrap();
+    log(&format!("{four}: route set by this manager"));
+    net.ip(&format!("addr add 192.0.2.77/32 dev {NODE_LINK}"));
+    log("node address 192.0.2.77 set");
+    net.ip(&format!("addr del 192.0.2.77/32 dev {NODE_LINK}"));
+    log("node address 192.0.2.77 removed");
+    let index = net.vip_index();
+    net.ip(&format!("link set {VIP_LINK} down"));
+    log(&format!("the link is down, with index {index}"));
+    net.ip(&format!("link set {VIP_LINK} up"));
+    log(&format!("the link is up, with index {index}"));
+    net.ip(&format!("link del {VIP_LINK}"));
+    log("the link is gone");
+
+    assert_eq!(Event::Resync.to_string(), "notifications were lost");
+    let change = Change::ADDRESS_REMOVED | Change::ROUTE_REMOVED;
+    assert_eq!(change.to_string(), "address removed, route removed");
+    for (origin, by) in [
+        (Origin::Kernel, "the kernel"),
+        (Origin::Unknown, "unknown hands"),
+    ] {
+        assert_eq!(origin.to_string(), by);
+    }
 }
 
 #[test]

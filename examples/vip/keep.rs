@@ -117,31 +117,19 @@ impl<'a> Log<'a> {
     }
 
     fn end(&mut self, counters: Counters) {
-        let Counters {
-            events,
-            looks,
-            repairs,
-            resyncs,
-            fights,
-            ..
-        } = counters;
         if self.written.is_ok() {
             self.written = if self.json {
                 let counters = json!({
-                    "events": events,
-                    "looks": looks,
-                    "repairs": repairs,
-                    "resyncs": resyncs,
-                    "fights": fights,
+                    "events": counters.events,
+                    "looks": counters.looks,
+                    "repairs": counters.repairs,
+                    "resyncs": counters.resyncs,
+                    "fights": counters.fights,
                 });
                 let line = json!({ "time": tell::now(), "counters": counters });
                 print_line(format_args!("{line}"))
             } else {
-                print_line(format_args!(
-                    "{}: ended after {events} events, {looks} looks, {repairs} repairs, \
-                     {resyncs} resyncs, {fights} fights",
-                    self.link
-                ))
+                print_line(format_args!("{}: ended after {counters}", self.link))
             };
         }
     }

@@ -84,7 +84,7 @@ impl Watch {
             line["time"] = tell::now();
             print_line(format_args!("{line}"))
         } else {
-            print_line(format_args!("{}", text(event, &self.common.link)))
+            print_line(format_args!("{}: {event}", self.common.link))
         }
     }
 }
@@ -105,27 +105,6 @@ fn listen(mut watcher: Watcher, to: &Sender<Woken>) {
         if sent.is_err() {
             return;
         }
-    }
-}
-
-fn text(event: &Event, link: &str) -> String {
-    match event {
-        Event::Vip {
-            vip,
-            change,
-            origin,
-        } => format!(
-            "{vip}: {} by {}",
-            changes(*change).join(", ").replace('_', " "),
-            tell::token(origin)
-        ),
-        Event::NodeAddressSet(addr) => format!("node address {addr} set"),
-        Event::NodeAddressRemoved(addr) => format!("node address {addr} removed"),
-        Event::LinkUp(index) => format!("link {link} is up, with index {}", index.get()),
-        Event::LinkDown(index) => format!("link {link} is down, with index {}", index.get()),
-        Event::LinkGone => format!("link {link} is gone"),
-        Event::Resync => "notifications were lost".to_owned(),
-        other => tell::token(other),
     }
 }
 

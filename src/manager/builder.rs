@@ -58,6 +58,12 @@ const fn transit(wanted: Protocol) -> u8 {
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
+///
+/// A link is all that it takes to look and to [`release`](VipManager::release). To put VIPs of a
+/// family on the link it takes that family's [`source`](Self::source), or
+/// [`kernel_source`](Self::kernel_source). A service proxy that owns its link and shares the node
+/// with nobody of its kind needs these and [`create_link`](Self::create_link); everything else has
+/// a default that suits it.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct Builder {
@@ -194,9 +200,8 @@ impl Builder {
     }
 
     /// Lets a call that assigns VIPs and finds no link create it ([`assign`](VipManager::assign),
-    /// [`reconcile`](VipManager::reconcile), a [`Keeper`](crate::Keeper)), without ARP and without an IPv6 address
-    /// of its own (`addrgenmode none`), and implies
-    /// [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
+    /// [`reconcile`](VipManager::reconcile), a [`Keeper`](crate::Keeper)), without ARP and without
+    /// an IPv6 address of its own (`addrgenmode none`), and implies [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
     /// that is there, down and without ARP may be what a killed call has left of it, and gets what
     /// is missing. Takes a link by name.
     pub fn create_link(mut self, kind: LinkKind) -> Self {
@@ -218,7 +223,9 @@ impl Builder {
         self
     }
 
-    /// How long a call may take altogether. Default: as long as the kernel makes progress.
+    /// How long a call may take altogether; VIPs that are not done by then fail as
+    /// [`Cause::NotReached`](crate::Cause::NotReached) or
+    /// [`Cause::Pending`](crate::Cause::Pending). Default: as long as the kernel makes progress.
     pub fn total_timeout(mut self, time: Duration) -> Self {
         self.total = Some(time);
         self

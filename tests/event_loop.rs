@@ -1,0 +1,122 @@
+//! A keeper and a watcher in an event loop of the caller's own, which wakes for what is new and not
+//! for what is left (edge-triggered), as those of asynchronous runtimes do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{timeout, timeout_at};
+use viproute::{Claim, Event, Keeper, Origin, Vip, VipManager, Watcher};
+
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[allow(unsafe_code)]
+fn listening<T: AsRawFd>(inner: T) -> AsyncFd<T> {
+    // SAFETY: keepers and watchers have the same descriptor as long as they live.
+    unsafe { AsyncFd::register(inner) }.unwrap()
+}
+
+/// Dispatches whenever the keeper asks for it, until it has done something.
+async fn until_something_is_done(keeper: &mut AsyncFd<Keeper>) {
+    loop {
+        let done = keeper.get_mut().dispatch(64).unwrap();
+        assert!(done.report.is_complete(), "{done}");
+        if done.report.writes > 0 {
+            return;
+        }
+        wait(keeper).await;
+    }
+}
+
+/// Waits as the documentation of `Keeper` has it.
+async fn wait(keeper: &mut AsyncFd<Keeper>) {
+    match keeper.get_ref().next_deadline() {
+        None => keeper.readable_mut().await.unwrap().clear_ready(),
+        Some(at) => {
+            if let Ok(ready) = timeout_at(at.into(), keeper.readable_mut()).await {
+                ready.unwrap().clear_ready();
+            }
+        }
+    }
+}
+
+/// Reads until somebody of this origin has changed the VIP.
+async fn until_told(watcher: &mut AsyncFd<Watcher>, of: Vip, by: Origin) {
+    let mut events = Vec::new();
+    loop {
+        watcher.get_mut().read(&mut events).unwrap();
+        let told = |event: &Event| match event {
+            Event::Vip { vip, origin, .. } => (*vip, *origin) == (of, by),
+            _ => false,
+        };
+        if events.iter().any(told) {
+            return;
+        }
+        watcher.readable_mut().await.unwrap().clear_ready();
+    }
+}
+
+#[test]
+fn an_edge_triggered_loop_serves_a_keeper_and_a_watcher() {
+    let net = Net::new();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let all = vips(3);
+    let [four, six] = [all[0], all[1]];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let drive = async {
+        let mut watcher = listening(manager.watcher().unwrap());
+        let mut keeper = listening(manager.into_keeper(Claim::link()).unwrap());
+        keeper.get_mut().set_desired(&all[..4]);
+        until_something_is_done(&mut keeper).await;
+        watcher.get_mut().read(&mut Vec::new()).unwrap();
+        for breakage in [
+            format!("addr del {four}/32 dev {VIP_LINK}"),
+            format!("route del local {six} dev {VIP_LINK} table local"),
+            format!("addr del {six}/128 dev {VIP_LINK}"),
+        ] {
+            net.ip(&breakage);
+            until_something_is_done(&mut keeper).await;
+            net.assert_single_route(&all[..4], PROTO_KERNEL);
+        }
+        watcher.get_mut().read(&mut Vec::new()).unwrap();
+        net.ip(&format!(
+            "route del local {four} dev {VIP_LINK} table local"
+        ));
+        until_told(&mut watcher, four.into(), Origin::Other).await;
+        until_something_is_done(&mut keeper).await;
+        // The watcher that the manager made before.
+        until_told(&mut watcher, four.into(), Origin::Ours).await;
+        keeper.get_mut().add_desired(&all[4..]);
+        until_something_is_done(&mut keeper).await;
+        net.assert_single_route(&all, PROTO_KERNEL);
+        keeper.get_mut().remove_desired(&all[..4]);
+        until_something_is_done(&mut keeper).await;
+        net.assert_absent(&all[..4]);
+        net.assert_single_route(&all[4..], PROTO_KERNEL);
+        // Its own changes are read, and then nothing wakes it any more.
+        let began = Instant::now();
+        while timeout(Duration::from_millis(300), wait(&mut keeper))
+            .await
+            .is_ok()
+        {
+            assert_eq!(keeper.get_mut().dispatch(64).unwrap().report.writes, 0);
+            assert!(began.elapsed() < PATIENCE, "it is never idle");
+        }
+    };
+    runtime
+        .block_on(async { timeout(PATIENCE, drive).await })
+        .expect("the loop was not woken");
+}
