@@ -497,12 +497,13 @@ impl Keeper {
     }
 
     fn dispatched(&self, report: Report) -> Dispatched {
-        let now = Instant::now();
+        // What is due now is due at no earlier moment than when that was asked.
+        let next = self.next_deadline();
         Dispatched {
             report,
             missing: self.missing,
             refused: self.refused,
-            more: self.next_deadline().is_some_and(|at| at <= now),
+            more: next.is_some_and(|at| at <= Instant::now()),
         }
     }
 

@@ -724,6 +724,29 @@ fn a_changed_set_is_kept_from_then_on() {
     assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
 }
 
+/// A caller who has other things to do takes a few at a time, and is told that more is due.
+#[test]
+fn a_few_at_a_time_until_no_more_is_due() {
+    let net = Net::new();
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    let all = vips(5);
+    keeper.set_desired(&all);
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    let broken: Vec<_> = all.iter().filter(|vip| vip.is_ipv4()).collect();
+    for vip in &broken {
+        net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
+    }
+    for left in (0..broken.len()).rev() {
+        let done = keeper.dispatch(1).unwrap();
+        assert_eq!((done.report.repaired, done.more), (1, left > 0), "{done}");
+    }
+    net.assert_single_route(&all, PROTO_KERNEL);
+}
+
 /// Who knows what came or went says just that.
 #[test]
 fn vips_are_added_and_removed_one_at_a_time() {
