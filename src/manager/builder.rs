@@ -201,9 +201,9 @@ impl Builder {
 
     /// Lets a call that assigns VIPs and finds no link create it ([`assign`](VipManager::assign),
     /// [`reconcile`](VipManager::reconcile), a [`Keeper`](crate::Keeper)), without ARP and without
-    /// an IPv6 address of its own (`addrgenmode none`), and implies [`bring_up`](Self::bring_up). The link is down until its settings stand; one of this kind
-    /// that is there, down and without ARP may be what a killed call has left of it, and gets what
-    /// is missing. Takes a link by name.
+    /// an IPv6 address of its own (`addrgenmode none`), and implies [`bring_up`](Self::bring_up).
+    /// The link is down until its settings stand; one of this kind that is there, down and without
+    /// ARP may be what a killed call has left of it, and gets what is missing. Takes a link by name.
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
