@@ -436,6 +436,11 @@ impl Keeper {
         self.full = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
+        // What told that it is another one by now may be among lost notifications.
+        match self.manager.find_link() {
+            Ok(link) => self.link = link.map(|link| link.index),
+            Err(error) => return self.conclude(Err(error), false),
+        }
         let mut result = match self.refused {
             None => self.manager.reconcile(&self.claim, &self.desired),
             Some(_) => self.manager.assign(&self.desired),

@@ -404,6 +404,46 @@ fn the_link_is_deleted_and_made_again() {
     }
 }
 
+/// That the link is another one now is among what the keeper could not hear: what happens to the VIPs
+/// of the new one is heard all the same.
+#[test]
+fn the_link_is_made_again_unheard() {
+    let net = Net::new();
+    // A receive buffer for a few notifications.
+    let manager = builder(Binding::Address).receive_buffer(4096);
+    let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    let mut keep_until_good = |after: &str| {
+        let began = Instant::now();
+        loop {
+            while keeper.dispatch(usize::MAX).unwrap().more {}
+            let wrong = net.wrong_vips(&set(), PROTO_KERNEL);
+            if wrong.is_empty() {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{after}: {wrong:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // What the kernel tells of that is dealt with.
+        std::thread::sleep(Duration::from_millis(200));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+    };
+    keep_until_good("at first");
+    let noise: Vec<String> = (0..100)
+        .map(|at| format!("link set node0 mtu {}", 1400 + at))
+        .collect();
+    net.ip_batch(&noise);
+    net.ip(&format!("link del {VIP_LINK}"));
+    net.add_link(VIP_LINK);
+    net.ip_batch(&noise);
+    keep_until_good("made again");
+    for vip in set() {
+        let bits = common::host_bits(vip);
+        net.ip(&format!("addr del {vip}/{bits} dev {VIP_LINK}"));
+        keep_until_good("an address is removed from the new one");
+    }
+}
+
 #[test]
 fn the_link_is_renamed() {
     for_both(|kept| {
