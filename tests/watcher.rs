@@ -312,3 +312,39 @@ fn an_overflow_is_a_resync_not_an_error() {
         }]
     );
 }
+
+/// That the link is another one now is among what was lost.
+#[test]
+fn a_link_that_is_made_again_unheard_is_followed() {
+    let net = Net::new();
+    let manager = VipManager::builder(VIP_LINK).receive_buffer(4096);
+    let mut watcher = manager.open().unwrap().watcher().unwrap();
+    let noise: Vec<String> = (0..100)
+        .map(|at| format!("link set node0 mtu {}", 1400 + at))
+        .collect();
+    let vip = vips(1)[0];
+    for is_there in [true, false, true] {
+        net.ip_batch(&noise);
+        let _ = net.try_ip(&format!("link del {VIP_LINK}"));
+        let index = is_there.then(|| LinkIndex::new(net.add_link(VIP_LINK)).unwrap());
+        net.ip_batch(&noise);
+        let change = index.map_or(Event::LinkGone, Event::LinkUp);
+        let events = read_until(&mut watcher, |e| e.contains(&change));
+        assert_eq!(events, [Event::Resync, change]);
+        assert_eq!(watcher.link(), index);
+        if is_there {
+            net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
+            let events = read_until(&mut watcher, |e| !e.is_empty());
+            let change = Change::ADDRESS_SET | Change::ROUTE_SET;
+            assert_eq!(
+                of_vip(&events, vip),
+                Some((change, Origin::Unknown)),
+                "{events:?}"
+            );
+        }
+        // Where it is the same one, there is nothing to tell of it.
+        net.ip_batch(&noise);
+        let events = read_until(&mut watcher, |e| e.contains(&Event::Resync));
+        assert_eq!(events, [Event::Resync]);
+    }
+}
