@@ -717,7 +717,7 @@ impl Ear<'_> {
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let told = message.link()?;
         let config = self.manager.config();
-        let is_ours = config.is_link(told.index, told.name());
+        let is_ours = config.is_link(&told);
         let known = *self.link == Some(told.index);
         if message.kind == libc::RTM_NEWLINK && is_ours {
             *self.link = Some(told.index);

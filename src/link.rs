@@ -59,7 +59,7 @@ impl LinkIndex {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkRef {
-    /// The link that bears this name.
+    /// The link that bears this name, or has it as an alternative one (`ip link property`).
     Name(String),
     /// The link with this index.
     Index(LinkIndex),

@@ -470,7 +470,7 @@ fn tell(
 
 /// Follows the link by its name.
 fn tell_link(new: bool, told: &Link<'_>, name: &str, link: &mut Option<u32>) -> Option<Event> {
-    let is_ours = told.name() == Some(name);
+    let is_ours = told.is_called(name);
     if new && is_ours {
         *link = Some(told.index);
         return state_of(told);

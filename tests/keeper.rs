@@ -444,6 +444,33 @@ fn the_link_is_made_again_unheard() {
     }
 }
 
+/// The name may be one of the link's alternative ones.
+#[test]
+fn the_link_has_another_name_too() {
+    let net = Net::new();
+    let altname = |what: &str, name: &str| {
+        net.ip(&format!(
+            "link property {what} dev {VIP_LINK} altname {name}"
+        ));
+    };
+    altname("add", "vips0");
+    let manager = VipManager::builder("vips0").source(NODE_V4).source(NODE_V6);
+    let kept = Kept::start(&net, manager, Binding::Address, set());
+    kept.unmoved("mtu", |net| drop(net.ip(&link("mtu 1400"))));
+    for vip in set() {
+        kept.survives("address removed", |net| {
+            let bits = common::host_bits(vip);
+            net.ip(&format!("addr del {vip}/{bits} dev {VIP_LINK}"));
+        });
+    }
+    altname("del", "vips0");
+    kept.wait_until_missing(ErrorKind::LinkNotFound);
+    kept.survives("the name is back", |net| {
+        net.ip(&format!("addr flush dev {VIP_LINK}"));
+        altname("add", "vips0");
+    });
+}
+
 #[test]
 fn the_link_is_renamed() {
     for_both(|kept| {

@@ -348,3 +348,28 @@ fn a_link_that_is_made_again_unheard_is_followed() {
         assert_eq!(events, [Event::Resync]);
     }
 }
+
+/// The name may be one of the link's alternative ones.
+#[test]
+fn the_link_has_another_name_too() {
+    let net = Net::new();
+    let index = LinkIndex::new(net.vip_index()).unwrap();
+    let altname = |what: &str, name: &str| {
+        net.ip(&format!(
+            "link property {what} dev {VIP_LINK} altname {name}"
+        ));
+    };
+    altname("add", "vips0");
+    let manager = VipManager::builder("vips0").open();
+    let mut watcher = manager.unwrap().watcher().unwrap();
+    assert_eq!(watcher.link(), Some(index));
+    for (what, name, change) in [
+        ("add", "vips1", Event::LinkUp(index)),
+        ("del", "vips0", Event::LinkGone),
+        ("add", "vips0", Event::LinkUp(index)),
+    ] {
+        altname(what, name);
+        let events = read_until(&mut watcher, |e| !e.is_empty());
+        assert_eq!(events, [change], "{what} {name}");
+    }
+}
