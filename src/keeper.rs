@@ -716,6 +716,9 @@ impl Ear<'_> {
     /// Whatever happens to the link may have happened to all its VIPs.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let told = message.link()?;
+        if !told.is_itself {
+            return Ok(Heard::Noted);
+        }
         let config = self.manager.config();
         let is_ours = config.is_link(&told);
         let known = *self.link == Some(told.index);

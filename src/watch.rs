@@ -401,6 +401,9 @@ fn tell(
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
             let told = message.link()?;
+            if !told.is_itself {
+                return Ok(None);
+            }
             let new = message.kind == libc::RTM_NEWLINK;
             let event = tell_link(new, &told, name, link);
             if event.is_some() {

@@ -373,3 +373,29 @@ fn the_link_has_another_name_too() {
         assert_eq!(events, [change], "{what} {name}");
     }
 }
+
+/// A port that leaves its bridge is not gone, though the bridge tells so in its own family.
+#[test]
+fn a_bridges_port_that_leaves_is_still_there() {
+    let net = Net::bare();
+    // A bridge cannot be a port.
+    let kinds = ["dummy", "ifb"];
+    let add = |kind: &&str| {
+        net.try_ip(&format!("link add {VIP_LINK} type {kind}"))
+            .is_ok()
+    };
+    if !kinds.iter().any(add) {
+        common::skipped("a port of a bridge", "no link that can be one");
+        return;
+    }
+    net.ip("link add bridge0 type bridge");
+    net.ip(&format!("link set {VIP_LINK} master bridge0 up"));
+    let mut watcher = manager().watcher().unwrap();
+    net.ip(&format!("link set {VIP_LINK} nomaster"));
+    net.ip(&format!("addr add 10.96.0.1/32 dev {VIP_LINK}"));
+    let vip = vips(1)[0];
+    let events = read_until(&mut watcher, |e| of_vip(e, vip).is_some());
+    let index = LinkIndex::new(net.vip_index()).unwrap();
+    assert!(events.contains(&Event::LinkUp(index)), "{events:?}");
+    assert!(!events.contains(&Event::LinkGone), "{events:?}");
+}

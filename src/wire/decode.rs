@@ -249,7 +249,9 @@ impl<'a> Message<'a> {
 
     /// The fixed part and the attributes of an RTM_NEWLINK.
     pub(crate) fn link(&self) -> Result<Link<'a>, Malformed> {
+        let family = self.payload.first().ok_or(Malformed)?;
         Ok(Link {
+            is_itself: i32::from(*family) == libc::AF_UNSPEC,
             index: u32_at(self.payload, 4).ok_or(Malformed)?,
             flags: u32_at(self.payload, 8).ok_or(Malformed)?,
             attributes: self.payload.get(16..).ok_or(Malformed)?,
@@ -356,6 +358,9 @@ pub(crate) struct Label {
 /// One link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link<'a> {
+    /// Whether it is told of for its own sake: where a bridge tells of a port, "deleted" means that
+    /// it is no port any more (`br_ifinfo_notify`, net/bridge/br_netlink.c).
+    pub(crate) is_itself: bool,
     pub(crate) index: u32,
     pub(crate) flags: u32,
     attributes: &'a [u8],
