@@ -351,11 +351,12 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::EmptySet`] (no
-    /// admissible VIP is desired), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
-    /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set
-    /// can be given. Whatever it was, the keeper can go on. What is merely missing, and VIPs that
-    /// fell short, are no errors: see [`Dispatched`].
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::LabelConflict`],
+    /// [`ErrorKind::EmptySet`] (no admissible VIP is desired), [`ErrorKind::Cancelled`] and
+    /// [`ErrorKind::System`]; and [`ErrorKind::TooManyReleases`] for a set that is new: nothing was
+    /// written, and a better set can be given. Whatever it was, the keeper can go on, and but for an
+    /// empty set it tries again. What is merely missing, and VIPs that fell short, are no errors:
+    /// see [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if self.desired.is_empty() {
@@ -534,9 +535,10 @@ impl Keeper {
                 match error.kind() {
                     // Whoever goes on afterwards begins where this ended.
                     ErrorKind::Cancelled => self.resync(Instant::now()),
-                    ErrorKind::System => self.resync(Instant::now() + RETRY),
-                    // It would be refused again: a better set is needed, or an event.
-                    _ => {}
+                    // It would be refused again: a better set is needed.
+                    ErrorKind::EmptySet => {}
+                    // What is to be done about it, no event tells; and what was to be kept is not.
+                    _ => self.resync(Instant::now() + RETRY),
                 }
                 return Err(error);
             }

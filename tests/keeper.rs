@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips};
 use viproute::{
     Binding, Builder, Canceller, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
-    VipManager,
+    SourceAvoidance, VipManager,
 };
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
@@ -834,6 +834,52 @@ fn vips_are_added_and_removed_one_at_a_time() {
     keeper.remove_desired(&all);
     while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
     net.assert_single_route(&all, PROTO_KERNEL);
+}
+
+/// Where a call stops for what the caller, or another hand, can mend, the set is kept all the same
+/// when that is mended; and a VIP that is added meanwhile is not all that is looked at.
+#[test]
+fn after_an_error_the_set_is_kept_all_the_same() {
+    let more: IpAddr = "10.97.0.1".parse().unwrap();
+    for is_new in [true, false] {
+        for adds in [true, false] {
+            let net = Net::new();
+            let manager = builder(Binding::Address).avoid_as_source(SourceAvoidance::AddressLabel);
+            let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+            let mut set = set();
+            if !is_new {
+                keeper.set_desired(&set);
+                keeper.dispatch(usize::MAX).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+                while keeper.dispatch(usize::MAX).unwrap().more {}
+                net.ip(&format!(
+                    "addrlabel del prefix ::/0 dev {VIP_LINK} label 99"
+                ));
+            }
+            net.ip(&format!(
+                "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
+            ));
+            // All of a set that is new, or one VIP that drifts.
+            keeper.set_desired(&set);
+            let _ = net.try_ip(&format!("addr del {}/128 dev {VIP_LINK}", set[1]));
+            let error = keeper.dispatch(usize::MAX).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::LabelConflict, "{error}");
+            net.ip(&format!(
+                "addrlabel del prefix ::/0 dev {VIP_LINK} label 98"
+            ));
+            if adds {
+                keeper.add_desired([more]);
+                set.push(more);
+            }
+            let began = Instant::now();
+            while !net.wrong_vips(&set, PROTO_KERNEL).is_empty() {
+                assert!(began.elapsed() < PATIENCE, "it was forgotten");
+                let at = keeper.next_deadline().expect("it is to be tried again");
+                std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                keeper.dispatch(usize::MAX).unwrap();
+            }
+        }
+    }
 }
 
 /// What another device holds is never fought for; when it lets go, the VIP comes.
