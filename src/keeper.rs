@@ -571,13 +571,11 @@ impl Keeper {
                 Cause::Conflict | Cause::Unrepaired => (1, false),
                 _ => (PATIENCE + 1, true),
             };
-            if self.desired.binary_search(&failure.vip).is_ok() {
-                let paused = pause(&mut self.fights, failure.vip, now, times);
-                self.counters.fights += u64::from(paused && fought);
-                self.dirty.entry(failure.vip).or_default().doubtful = true;
-                if let Some(fight) = self.fights.get_mut(&failure.vip) {
-                    fight.until = fight.until.max(now + RETRY);
-                }
+            let paused = pause(&mut self.fights, failure.vip, now, times);
+            self.counters.fights += u64::from(paused && fought);
+            self.dirty.entry(failure.vip).or_default().doubtful = true;
+            if let Some(fight) = self.fights.get_mut(&failure.vip) {
+                fight.until = fight.until.max(now + RETRY);
             }
         }
         Ok(self.dispatched(report))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips};
 use viproute::{
-    Binding, Builder, Canceller, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
+    Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
     SourceAvoidance, VipManager,
 };
 
@@ -879,6 +879,49 @@ fn after_an_error_the_set_is_kept_all_the_same() {
                 keeper.dispatch(usize::MAX).unwrap();
             }
         }
+    }
+}
+
+/// A VIP that cannot be released yet goes when it can.
+#[test]
+fn a_release_that_fell_short_is_tried_again() {
+    let net = Net::new();
+    let vip = set()[0];
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    for is_few in [true, false] {
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        // Its routes serve an address that is no VIP's, too.
+        net.ip(&format!("addr add {vip}/24 dev {VIP_LINK}"));
+        keeper.dispatch(usize::MAX).unwrap();
+        keeper.remove_desired([vip]);
+        if !is_few {
+            keeper.set_source(NODE_V4).unwrap();
+        }
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
+        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert_eq!(report.writes, 0, "half a release");
+        net.ip(&format!("addr del {vip}/24 dev {VIP_LINK}"));
+        let began = Instant::now();
+        let is_there = || !LocalState::read().addresses_of(vip).is_empty();
+        while is_there() {
+            assert!(began.elapsed() < PATIENCE, "it never went");
+            let at = keeper.next_deadline().expect("it is to be tried again");
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            keeper.dispatch(usize::MAX).unwrap();
+        }
+        net.assert_absent(&[vip]);
+        net.assert_single_route(&set()[1..], PROTO_KERNEL);
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        assert_eq!(keeper.next_deadline(), None, "there is nothing left to do");
     }
 }
 
