@@ -764,9 +764,13 @@ impl Ear<'_> {
         }
         self.counters.events += 1;
         if address.prefix_length == family.host_bits() {
-            self.dirty.entry(vip).or_default().address = Some(there);
+            let is_desired = self.is_desired(vip);
+            let hint = self.dirty.entry(vip).or_default();
+            hint.address = Some(there);
+            // Of one that was not looked at before, no other length was told.
+            hint.doubtful |= there && family == Family::V4 && !is_desired;
             Ok(Heard::Noted)
-        } else if self.is_desired(vip) {
+        } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
             // Looked at one by one it would not show in IPv4.
             Ok(Heard::Resync)
         } else {

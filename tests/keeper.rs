@@ -925,6 +925,36 @@ fn a_release_that_fell_short_is_tried_again() {
     }
 }
 
+/// What is on the link with another prefix length too is not written to, as in every other call, also
+/// where that is told of a VIP that is not desired any more, or never was.
+#[test]
+fn of_a_vip_of_two_lengths_nothing_is_released() {
+    for was_desired in [false, true] {
+        let net = Net::new();
+        let vip = set()[0];
+        let both = [24, 32].map(|bits| format!("addr add {vip}/{bits} dev {VIP_LINK}"));
+        let keeper = builder(Binding::Address).open().unwrap();
+        let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(&set()[usize::from(!was_desired)..]);
+        keeper.dispatch(usize::MAX).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        if was_desired {
+            net.ip(&both[0]);
+            // Before the keeper has heard of it.
+            keeper.remove_desired([vip]);
+        } else {
+            net.ip_batch(&both);
+        }
+        let before = LocalState::read().addresses_of(vip).len();
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
+        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert_eq!(report.writes, 0, "{report:?}");
+        assert_eq!((before, LocalState::read().addresses_of(vip).len()), (2, 2));
+    }
+}
+
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
 fn a_conflict_is_waited_out() {
