@@ -270,6 +270,12 @@ impl Keeper {
         for vip in goes {
             self.fights.remove(vip);
             let mut hint = self.dirty.remove(vip).unwrap_or_default();
+            if !self.manager.could_hold(*vip) {
+                // Nor does any other call release what can be no VIP.
+                continue;
+            }
+            // For want of a source it was never put there.
+            hint.doubtful |= !self.manager.could_assign(*vip);
             self.add_known(*vip, &mut hint);
             self.dirty.insert(*vip, hint);
         }

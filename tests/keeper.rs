@@ -955,6 +955,29 @@ fn of_a_vip_of_two_lengths_nothing_is_released() {
     }
 }
 
+/// A VIP that was rejected was never put on the link: with it nothing goes.
+#[test]
+fn with_a_rejected_vip_nothing_goes() {
+    let net = Net::new();
+    let [four, six] = [set()[0], set()[1]];
+    let never: IpAddr = "127.0.0.9".parse().unwrap();
+    // Without an IPv4 source.
+    let manager = VipManager::builder(VIP_LINK).source(NODE_V6).open();
+    let mut keeper = manager.unwrap().into_keeper(Claim::link()).unwrap();
+    for rejected in [four, never] {
+        keeper.set_desired([rejected, six]);
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        assert_eq!(report.failures.len(), 1, "{report:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        keeper.remove_desired([rejected]);
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let done = (report.released, report.writes, report.failures.len());
+        assert_eq!(done, (0, 0, 0), "{report:?}");
+        net.assert_single_route(&[six], PROTO_KERNEL);
+    }
+}
+
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
 fn a_conflict_is_waited_out() {
