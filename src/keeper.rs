@@ -465,7 +465,10 @@ impl Keeper {
             }
             result = self.manager.assign(&self.desired);
         }
-        let done = self.conclude(result, !expected)?;
+        let done = self.conclude(result, !expected);
+        // Whoever did not get so far is still to do what was asked for.
+        self.expected = expected && (done.is_err() || self.missing.is_some());
+        let done = done?;
         if done.report.writes > 0 && !expected {
             let fight = self.link_fight.get_or_insert(Fight::begin(Instant::now()));
             self.counters.fights += u64::from(fight.repair(Instant::now(), 1));

@@ -1018,6 +1018,31 @@ fn a_conflict_is_waited_out() {
     );
 }
 
+/// A set that would release too many is refused also where something was missing when it was given.
+#[test]
+fn a_wrong_set_is_refused_when_the_source_is_there() {
+    let net = Net::new();
+    let manager = builder(Binding::Address).open().unwrap();
+    let mut keeper = manager.into_keeper(Claim::link().at_most(2)).unwrap();
+    keeper.set_desired(set());
+    keeper.dispatch(usize::MAX).unwrap();
+    net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
+    let new: IpAddr = "10.99.0.1".parse().unwrap();
+    keeper.set_desired([set()[0], new]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.missing, Some(ErrorKind::SourceNotOnNode));
+    net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
+    let error = keeper.dispatch(usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
+    net.assert_absent(&[new]);
+    keeper.set_desired(set());
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert!(
+        done.report.is_complete() && done.refused.is_none(),
+        "{done:?}"
+    );
+}
+
 /// Strangers beyond the claim's bound are left, and are no reason to let the desired VIPs down.
 #[test]
 fn too_many_strangers_do_not_stop_it() {
