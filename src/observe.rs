@@ -240,6 +240,12 @@ impl Observer<'_> {
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
                 rows.join_route(route, frame, None);
             }
+            // IPv6 deletes by metric and protocol: what else that could hit, or whether it is still
+            // there, nobody told.
+            let further = Facts::EXTRA | Facts::PREFIX;
+            let joined = rows.iter().nth(at).map(|row| row.facts);
+            unknown |=
+                vip.family() == Family::V6 && joined.is_some_and(|facts| facts.intersects(further));
         }
         let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
         if *scan_main && self.rows.iter().any(goes) {

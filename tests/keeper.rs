@@ -10,7 +10,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips};
+use common::{
+    LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
+    never_without_local_route, vips,
+};
 use viproute::{
     Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
     SourceAvoidance, VipManager,
@@ -976,6 +979,86 @@ fn with_a_rejected_vip_nothing_goes() {
         assert_eq!(done, (0, 0, 0), "{report:?}");
         net.assert_single_route(&[six], PROTO_KERNEL);
     }
+}
+
+/// The kernel deletes the route of a nexthop object for ours where they differ in the device alone:
+/// a further route that is heard of stays where such a one stands before it.
+#[test]
+fn a_next_hop_objects_route_is_not_deleted_for_what_is_heard_of() {
+    for (table, kind) in [("local", "local "), ("main", "")] {
+        let net = Net::new();
+        let vip = set()[1];
+        net.ip("-6 nexthop add id 62 dev node0");
+        let keeper = builder(Binding::Address).open().unwrap();
+        let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        let further = format!("{kind}{vip} table {table} metric 2000 proto 99");
+        for (is_theirs, by) in [
+            (true, "nhid 62".to_owned()),
+            (false, format!("dev {VIP_LINK}")),
+        ] {
+            std::thread::sleep(Duration::from_millis(100));
+            while keeper.dispatch(usize::MAX).unwrap().more {}
+            net.ip(&format!("-6 route append {further} {by}"));
+            let before = net.snapshot_without(&[]);
+            let report = keeper.dispatch(usize::MAX).unwrap().report;
+            before.assert_same(&net.snapshot_without(&[]));
+            let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
+            assert_eq!(
+                causes,
+                if is_theirs {
+                    vec![]
+                } else {
+                    vec![Cause::Conflict]
+                }
+            );
+        }
+        // Without it there is nothing in the way.
+        net.ip(&format!("-6 route del {further} nhid 62"));
+        let began = Instant::now();
+        let is_there = || {
+            let state = LocalState::read();
+            state
+                .routes_of(vip)
+                .iter()
+                .any(|route| route.metric == 2000)
+        };
+        while is_there() {
+            assert!(began.elapsed() < PATIENCE, "it stays");
+            let at = keeper.next_deadline().expect("it is to be tried again");
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            keeper.dispatch(usize::MAX).unwrap();
+        }
+        net.assert_single_route(&set(), PROTO_KERNEL);
+    }
+}
+
+/// What was heard of and has been replaced since is not deleted: in IPv6 that would hit what has
+/// replaced it.
+#[test]
+fn a_route_that_was_replaced_is_not_deleted() {
+    let net = Net::new();
+    let vip = set()[1];
+    net.ip("addr add 2001:db8::77/128 dev node0 nodad");
+    let keeper = builder(Binding::Address).open().unwrap();
+    let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    keeper.dispatch(usize::MAX).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let before = LocalState::read();
+    let watcher = RouteWatcher::new();
+    let local = format!("local {vip} dev {VIP_LINK} table local");
+    net.ip_batch([
+        format!("route replace {local} proto kernel metric 1024 src 2001:db8::77"),
+        format!("route replace {local} proto kernel metric 1024 src {NODE_V6}"),
+        format!("route append {local} proto 99 metric 2000"),
+    ]);
+    keeper.dispatch(usize::MAX).unwrap();
+    net.assert_single_route(&set(), PROTO_KERNEL);
+    let gaps = never_without_local_route(&watcher.drain(), &before, &[vip], net.vip_index());
+    assert_eq!(gaps, Ok(()));
 }
 
 /// What another device holds is never fought for; when it lets go, the VIP comes.
