@@ -360,6 +360,37 @@ fn what_others_have_on_the_link_is_left_alone() {
     });
 }
 
+/// A local route of any metric shows a VIP, and one of another type does not, also where an address has
+/// just come and gone.
+#[test]
+fn what_shows_a_vip_is_the_same_for_one_as_for_all() {
+    let net = Net::new();
+    let keeper = builder(Binding::Address).open().unwrap();
+    let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    let mut calm_down = || {
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+    };
+    calm_down();
+    let routes = |vip: &str| LocalState::read().routes_of(vip.parse().unwrap()).to_vec();
+    for stranger in ["10.111.0.1", "2001:db8:77::1"] {
+        net.ip(&format!(
+            "route add local {stranger} dev {VIP_LINK} table local proto 99 metric 77"
+        ));
+        calm_down();
+        assert_eq!(routes(stranger), [], "it stays");
+    }
+    net.ip(&format!("addr add 10.111.7.1/30 brd + dev {VIP_LINK}"));
+    calm_down();
+    let before = routes("10.111.7.3");
+    assert_eq!(before.len(), 1, "no broadcast route: {before:?}");
+    net.ip_batch(["add", "del"].map(|what| format!("addr {what} 10.111.7.3/32 dev {VIP_LINK}")));
+    calm_down();
+    assert_eq!(routes("10.111.7.3"), before, "it is another address's");
+}
+
 #[test]
 fn what_breaks_nothing_is_left_alone() {
     for_both(|kept| {
