@@ -10,7 +10,16 @@ use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
-use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+use crate::wire::{IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
+
+/// Whether this is no route in the place of the wanted one, nor the kernel's own local one.
+fn is_further(route: &Route) -> bool {
+    let in_place = match route.family {
+        Family::V4 => route.tos == 0 && route.metric == 0,
+        Family::V6 => matches!(route.metric, 0 | IP6_USER_METRIC),
+    };
+    route.table == TABLE_MAIN || !in_place
+}
 
 /// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
 /// look at all that is on the link.
@@ -252,9 +261,11 @@ impl Observer<'_> {
             unknown |= self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
         }
         self.rows.finish();
-        // A route that a notification told of may be gone: once is enough to try.
+        // What is in the place of the wanted one, look-ups tell. A further one stays told of until it
+        // is tried to be deleted: something else may come first. For one that is gone, once is
+        // enough.
         for (_, hint) in &mut few.hints {
-            hint.routes.clear();
+            hint.routes.retain(is_further);
         }
         if unknown {
             return Ok(false);

@@ -10,8 +10,8 @@ use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
 use crate::observe::{
-    Arrival, FEW, Few, Observer, awaits_kernel, can_be_told, is_in_the_making, known_of_address,
-    note_arrival, route_group,
+    Arrival, FEW, Few, Hint, Observer, awaits_kernel, can_be_told, is_in_the_making,
+    known_of_address, note_arrival, route_group,
 };
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
@@ -558,6 +558,7 @@ impl<'a> Call<'a> {
                     templates.push_delete_route(out, sequence, vip, &key);
                 });
             }
+            self.outdate_hint(vip, |hint| hint.routes.clear());
             return Ok(());
         }
         let few = self.buffers.rows.len() <= FEW;
@@ -572,7 +573,7 @@ impl<'a> Call<'a> {
         if let (Some(vip), Step::AddAddress | Step::DeleteAddress | Step::RenewAddress) =
             (vip, step)
         {
-            self.outdate_hint(vip);
+            self.outdate_hint(vip, |hint| hint.address = None);
         }
         let mut keep = None;
         if step == Step::UpdateAddress {
@@ -593,11 +594,11 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// What a notification told of this row's address before we wrote to it says nothing any more.
-    fn outdate_hint(&mut self, vip: Vip) {
+    /// What a notification told of this row before we wrote to it says nothing any more.
+    fn outdate_hint(&mut self, vip: Vip, outdate: impl Fn(&mut Hint)) {
         for (of, hint) in self.few.iter_mut().flat_map(|few| &mut few.hints) {
             if *of == vip {
-                hint.address = None;
+                outdate(hint);
             }
         }
     }

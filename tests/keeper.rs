@@ -631,6 +631,45 @@ fn our_routes_are_meddled_with() {
     });
 }
 
+/// A further route that came along with something that is to be mended first is not forgotten.
+#[test]
+fn a_further_route_goes_also_where_more_is_wrong() {
+    for_both(|kept| {
+        kept.net.ip("addr add 192.0.2.77/32 dev node0");
+        kept.net.ip("addr add 2001:db8::77/128 dev node0 nodad");
+        kept.net.settle();
+        for vip in &set()[..2] {
+            let (other, host, metric) = if vip.is_ipv4() {
+                ("192.0.2.77", " scope host", "")
+            } else {
+                ("2001:db8::77", "", " metric 1024")
+            };
+            let bits = common::host_bits(*vip);
+            let wrong = [
+                format!(
+                    "route replace local {vip} dev {VIP_LINK} table local proto kernel{host} src {other}{metric}"
+                ),
+                format!("addr del {vip}/{bits} dev {VIP_LINK}"),
+            ];
+            let further = [
+                format!("local {vip} dev {VIP_LINK} table local proto 99{host} metric 2000"),
+                format!("{vip} dev {VIP_LINK} metric 77"),
+            ];
+            for (wrong, further) in wrong
+                .iter()
+                .flat_map(|w| further.each_ref().map(|f| (w, f)))
+            {
+                if wrong.starts_with("addr") && kept.binding == Binding::Route {
+                    continue;
+                }
+                kept.survives("both at once", |net| {
+                    net.ip_batch([wrong.clone(), format!("route append {further}")]);
+                });
+            }
+        }
+    });
+}
+
 #[test]
 fn what_is_not_desired_goes_again() {
     for_both(|kept| {
