@@ -77,6 +77,7 @@ fn read_link(link: &Link<'_>) {
     let name = link.name().map(str::len);
     let kind = link.kind().map(<[u8]>::len);
     let _ = (name, kind, link.in_vrf(), link.ipv6_disabled());
+    let _ = link.is_called(LINK);
 }
 
 /// The replies to a batch, against a count that is done in another way.

@@ -343,6 +343,12 @@ impl Keeper {
         for vip in goes {
             self.fights.remove(vip);
             let mut hint = self.dirty.remove(vip).unwrap_or_default();
+            if !self.manager.could_hold(*vip) {
+                // Nor does any other call release what can be no VIP.
+                continue;
+            }
+            // For want of a source it was never put there.
+            hint.doubtful |= !self.manager.could_assign(*vip);
             self.add_known(*vip, &mut hint);
             self.dirty.insert(*vip, hint);
         }
@@ -426,11 +432,12 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::EmptySet`] (no
-    /// admissible VIP is desired), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
-    /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set
-    /// can be given. Whatever it was, the keeper can go on. What is merely missing, and VIPs that
-    /// fell short, are no errors: see [`Dispatched`].
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::LabelConflict`],
+    /// [`ErrorKind::EmptySet`] (no admissible VIP is desired), [`ErrorKind::Cancelled`] and
+    /// [`ErrorKind::System`]; and [`ErrorKind::TooManyReleases`] for a set that is new: nothing was
+    /// written, and a better set can be given. Whatever it was, the keeper can go on, and but for an
+    /// empty set it tries again. What is merely missing, and VIPs that fell short, are no errors:
+    /// see [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if self.desired.is_empty() {
@@ -512,6 +519,11 @@ impl Keeper {
         self.full = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
+        // What told that it is another one by now may be among lost notifications.
+        match self.manager.find_link() {
+            Ok(link) => self.link = link.map(|link| link.index),
+            Err(error) => return self.conclude(Err(error), false),
+        }
         let mut result = match self.refused {
             None => self.manager.reconcile(&self.claim, &self.desired),
             Some(_) => self.manager.assign(&self.desired),
@@ -529,7 +541,10 @@ impl Keeper {
             }
             result = self.manager.assign(&self.desired);
         }
-        let done = self.conclude(result, !expected)?;
+        let done = self.conclude(result, !expected);
+        // Whoever did not get so far is still to do what was asked for.
+        self.expected = expected && (done.is_err() || self.missing.is_some());
+        let done = done?;
         if done.report.writes > 0 && !expected {
             let fight = self.link_fight.get_or_insert(Fight::begin(Instant::now()));
             self.counters.fights += u64::from(fight.repair(Instant::now(), 1));
@@ -605,9 +620,10 @@ impl Keeper {
                 match error.kind() {
                     // Whoever goes on afterwards begins where this ended.
                     ErrorKind::Cancelled => self.resync(Instant::now()),
-                    ErrorKind::System => self.resync(Instant::now() + RETRY),
-                    // It would be refused again: a better set is needed, or an event.
-                    _ => {}
+                    // It would be refused again: a better set is needed.
+                    ErrorKind::EmptySet => {}
+                    // What is to be done about it, no event tells; and what was to be kept is not.
+                    _ => self.resync(Instant::now() + RETRY),
                 }
                 return Err(error);
             }
@@ -640,13 +656,11 @@ impl Keeper {
                 Cause::Conflict | Cause::Unrepaired => (1, false),
                 _ => (PATIENCE + 1, true),
             };
-            if self.desired.binary_search(&failure.vip).is_ok() {
-                let paused = pause(&mut self.fights, failure.vip, now, times);
-                self.counters.fights += u64::from(paused && fought);
-                self.dirty.entry(failure.vip).or_default().doubtful = true;
-                if let Some(fight) = self.fights.get_mut(&failure.vip) {
-                    fight.until = fight.until.max(now + RETRY);
-                }
+            let paused = pause(&mut self.fights, failure.vip, now, times);
+            self.counters.fights += u64::from(paused && fought);
+            self.dirty.entry(failure.vip).or_default().doubtful = true;
+            if let Some(fight) = self.fights.get_mut(&failure.vip) {
+                fight.until = fight.until.max(now + RETRY);
             }
         }
         Ok(self.dispatched(report))
@@ -795,8 +809,11 @@ impl Ear<'_> {
     /// Whatever happens to the link may have happened to all its VIPs.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let told = message.link()?;
+        if !told.is_itself {
+            return Ok(Heard::Noted);
+        }
         let config = self.manager.config();
-        let is_ours = config.is_link(told.index, told.name());
+        let is_ours = config.is_link(&told);
         let known = *self.link == Some(told.index);
         if message.kind == libc::RTM_NEWLINK && is_ours {
             *self.link = Some(told.index);
@@ -840,9 +857,13 @@ impl Ear<'_> {
         }
         self.counters.events += 1;
         if address.prefix_length == family.host_bits() {
-            self.dirty.entry(vip).or_default().address = Some(there);
+            let is_desired = self.is_desired(vip);
+            let hint = self.dirty.entry(vip).or_default();
+            hint.address = Some(there);
+            // Of one that was not looked at before, no other length was told.
+            hint.doubtful |= there && family == Family::V4 && !is_desired;
             Ok(Heard::Noted)
-        } else if self.is_desired(vip) {
+        } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
             // Looked at one by one it would not show in IPv4.
             Ok(Heard::Resync)
         } else {

@@ -66,7 +66,7 @@ impl fmt::Display for LinkIndex {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkRef {
-    /// The link that bears this name.
+    /// The link that bears this name, or has it as an alternative one (`ip link property`).
     Name(String),
     /// The link with this index.
     Index(LinkIndex),
@@ -135,15 +135,20 @@ pub(crate) fn valid_name(name: &str) -> bool {
             .any(|b| matches!(b, b'/' | b':' | 0) || b.is_ascii_whitespace())
 }
 
-/// Looks the link up; `None` if there is none.
-pub(crate) fn find(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>, Error> {
+/// Asks for one link.
+pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef) {
     let mut request = LinkMessage::default();
     match which {
         LinkRef::Name(name) => request.attributes.push(LinkAttribute::IfName(name.clone())),
         LinkRef::Index(index) => request.header.index = index.get(),
     }
+    write(out, sequence, libc::RTM_GETLINK, 0, &request);
+}
+
+/// Looks the link up; `None` if there is none.
+pub(crate) fn find(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>, Error> {
     let found = talk.get(
-        |out, sequence| write(out, sequence, libc::RTM_GETLINK, 0, &request),
+        |out, sequence| get_link_message(out, sequence, which),
         |message| {
             let link = message.link()?;
             let has = |flag: i32| link.flags & flag.unsigned_abs() != 0;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 
@@ -44,7 +45,12 @@ impl Netns {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let cannot = format!("cannot open {}", path.display());
-        let file = File::open(path).map_err(|error| match error.raw_os_error() {
+        // To open a named pipe would wait for somebody who writes to it.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
             // They say nothing of what is there.
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Error::io(cannot, &error),
             Some(libc::EACCES | libc::EPERM) => {

@@ -11,7 +11,7 @@ use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
 use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
 use crate::wire::repeat::{Addresses, Routes};
-use crate::wire::{TABLE_LOCAL, TABLE_MAIN};
+use crate::wire::{IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
 
 /// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
 /// look at all that is on the link.
@@ -241,15 +241,23 @@ impl Observer<'_> {
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
                 rows.join_route(route, frame, None);
             }
+            // IPv6 deletes by metric and protocol: what else that could hit, or whether it is still
+            // there, nobody told.
+            let further = Facts::EXTRA | Facts::PREFIX;
+            let joined = rows.iter().nth(at).map(|row| row.facts);
+            unknown |=
+                vip.family() == Family::V6 && joined.is_some_and(|facts| facts.intersects(further));
         }
         let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
         if *scan_main && self.rows.iter().any(goes) {
             unknown |= self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
         }
         self.rows.finish();
-        // A route that a notification told of may be gone: once is enough to try.
+        // What is in the place of the wanted one, look-ups tell. A further one stays told of until it
+        // is tried to be deleted: something else may come first. For one that is gone, once is
+        // enough.
         for (_, hint) in &mut few.hints {
-            hint.routes.clear();
+            hint.routes.retain(is_further);
         }
         if unknown {
             return Ok(false);
@@ -580,6 +588,15 @@ const LOOK_UPS: usize = 128;
 /// (`fib6_node_lookup_1`, net/ipv6/ip6_fib.c, reads the tree while it is rebuilt; measured on
 /// 6.18).
 const NEGATIVES: u32 = 3;
+
+/// Whether this is no route in the place of the wanted one, nor the kernel's own local one.
+fn is_further(route: &Route) -> bool {
+    let in_place = match route.family {
+        Family::V4 => route.tos == 0 && route.metric == 0,
+        Family::V6 => matches!(route.metric, 0 | IP6_USER_METRIC),
+    };
+    route.table == TABLE_MAIN || !in_place
+}
 
 /// Whether much follows from it if a look-up of this row finds no local route.
 fn is_expected(row: &Row) -> bool {

@@ -10,8 +10,8 @@ use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::manager::Builder;
 use crate::observe::{
-    Arrival, FEW, Few, Observer, awaits_kernel, can_be_told, is_in_the_making, known_of_address,
-    note_arrival, route_group,
+    Arrival, FEW, Few, Hint, Observer, awaits_kernel, can_be_told, is_in_the_making,
+    known_of_address, note_arrival, route_group,
 };
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
@@ -559,6 +559,7 @@ impl<'a> Call<'a> {
                 templates.push_delete_route(out, sequence, vip, &key);
             })?;
         }
+        self.outdate_hint(vip, |hint| hint.routes.clear());
         Ok(())
     }
 
@@ -588,16 +589,16 @@ impl<'a> Call<'a> {
         if self.few.is_some()
             && let Some(vip) = rows.get(at).map(|row| row.vip)
         {
-            self.outdate_hint(vip);
+            self.outdate_hint(vip, |hint| hint.address = None);
         }
         Ok(())
     }
 
-    /// What a notification told of this row's address before we wrote to it says nothing any more.
-    fn outdate_hint(&mut self, vip: Vip) {
+    /// What a notification told of this row before we wrote to it says nothing any more.
+    fn outdate_hint(&mut self, vip: Vip, outdate: impl Fn(&mut Hint)) {
         for (of, hint) in self.few.iter_mut().flat_map(|few| &mut few.hints) {
             if *of == vip {
-                hint.address = None;
+                outdate(hint);
             }
         }
     }

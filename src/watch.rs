@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::error::Error;
-use crate::link::LinkIndex;
+use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::Screen;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 use crate::vip::{Family, Vip};
@@ -104,7 +104,8 @@ pub enum Event {
     /// The link is gone: deleted, renamed, or moved to another namespace.
     LinkGone,
     /// Notifications were lost. Whatever happened meanwhile must be read anew
-    /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)).
+    /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)). The
+    /// watcher looks the link up itself, and tells if it is another one now.
     Resync,
 }
 
@@ -137,6 +138,9 @@ pub(crate) const GROUPS: [u32; 5] = [
 
 const RECEIVE_ROOM: usize = 64 * 1024;
 
+/// How often one reading asks which link it is now: the answer may be lost, too.
+const QUESTIONS: u32 = 2;
+
 /// Typed events of one link's VIPs, made by
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
@@ -166,6 +170,8 @@ pub struct Watcher {
     socket: Socket,
     name: String,
     link: Option<u32>,
+    /// Something was lost, and with it perhaps that the link is another one now.
+    lost: bool,
     ours: u32,
     receive: Box<[u8]>,
     burst: Burst,
@@ -206,6 +212,7 @@ impl Watcher {
             socket,
             name: name.to_owned(),
             link: None,
+            lost: false,
             ours,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             burst: Burst {
@@ -236,6 +243,30 @@ impl Watcher {
     /// no error but an [`Event::Resync`].
     pub fn read(&mut self, events: &mut Vec<Event>) -> Result<usize, Error> {
         let before = events.len();
+        self.drain(events)?;
+        for _ in 0..QUESTIONS {
+            if !self.lost {
+                break;
+            }
+            self.ask()?;
+            // The kernel has answered by now.
+            self.drain(events)?;
+        }
+        self.burst.flush(events);
+        // What the caller had before is the caller's.
+        let mut end = before;
+        for at in before..events.len() {
+            if end == before || events[at] != events[end - 1] {
+                events[end] = events[at];
+                end += 1;
+            }
+        }
+        events.truncate(end);
+        Ok(end - before)
+    }
+
+    /// Appends what is queued.
+    fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         loop {
             let received = self
                 .socket
@@ -246,12 +277,16 @@ impl Watcher {
                 Received::Overflow => {
                     // What is still queued is older than the loss.
                     events.push(Event::Resync);
+                    self.lost = true;
                     continue;
                 }
-                Received::Nothing => break,
+                Received::Nothing => return Ok(()),
             };
             for message in decode::messages(datagram) {
                 let told = message.and_then(|message| {
+                    if message.port == self.socket.port() {
+                        return answer(&message, &mut self.link, &mut self.lost);
+                    }
                     tell(
                         &message,
                         &self.name,
@@ -267,21 +302,24 @@ impl Watcher {
                         self.burst.flush(events);
                         events.push(event);
                     }
-                    Err(decode::Malformed) => events.push(Event::Resync),
+                    Err(decode::Malformed) => {
+                        events.push(Event::Resync);
+                        self.lost = true;
+                    }
                 }
             }
         }
-        self.burst.flush(events);
-        // What the caller had before is the caller's.
-        let mut end = before;
-        for at in before..events.len() {
-            if end == before || events[at] != events[end - 1] {
-                events[end] = events[at];
-                end += 1;
-            }
-        }
-        events.truncate(end);
-        Ok(end - before)
+    }
+
+    /// Asks the kernel for the link of our name, behind what is queued.
+    fn ask(&mut self) -> Result<(), Error> {
+        let mut request = Vec::new();
+        get_link_message(&mut request, 0, &LinkRef::from(self.name.as_str()));
+        self.socket
+            .send(&request)
+            .map_err(|error| Error::io("cannot look up the link", &error))?;
+        self.lost = false;
+        Ok(())
     }
 
     /// Waits for events until `timeout` has passed, then reads them like [`read`](Self::read).
@@ -386,6 +424,39 @@ impl Burst {
     }
 }
 
+/// What the answer says to the question which link it is now, as an event where it is another one.
+fn answer(
+    message: &Message<'_>,
+    link: &mut Option<u32>,
+    lost: &mut bool,
+) -> Result<Option<Event>, decode::Malformed> {
+    if message.kind == libc::RTM_NEWLINK {
+        let told = message.link()?;
+        if *link == Some(told.index) {
+            return Ok(None);
+        }
+        *link = Some(told.index);
+        return Ok(state_of(&told));
+    }
+    if message.kind != decode::NLMSG_ERROR {
+        return Ok(None);
+    }
+    if message.ack()?.errno == libc::ENODEV {
+        return Ok(link.take().map(|_| Event::LinkGone));
+    }
+    // It says nothing of the link.
+    *lost = true;
+    Ok(None)
+}
+
+/// The event of a link that is there.
+fn state_of(told: &Link<'_>) -> Option<Event> {
+    let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
+    let event = if up { Event::LinkUp } else { Event::LinkDown };
+    // The kernel's are all valid.
+    LinkIndex::new(told.index).map(event)
+}
+
 /// What one notification says: of a VIP, into the burst; of anything else, as an event.
 fn tell(
     message: &Message<'_>,
@@ -402,6 +473,9 @@ fn tell(
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
             let told = message.link()?;
+            if !told.is_itself {
+                return Ok(None);
+            }
             let new = message.kind == libc::RTM_NEWLINK;
             let event = tell_link(new, &told, name, link);
             if event.is_some() {
@@ -471,13 +545,10 @@ fn tell(
 
 /// Follows the link by its name.
 fn tell_link(new: bool, told: &Link<'_>, name: &str, link: &mut Option<u32>) -> Option<Event> {
-    let is_ours = told.name() == Some(name);
+    let is_ours = told.is_called(name);
     if new && is_ours {
         *link = Some(told.index);
-        let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
-        let event = if up { Event::LinkUp } else { Event::LinkDown };
-        // The kernel's are all valid.
-        return LinkIndex::new(told.index).map(event);
+        return state_of(told);
     }
     // Deleted, or our index under another name now.
     (*link == Some(told.index)).then(|| {

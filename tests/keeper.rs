@@ -10,10 +10,13 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips};
+use common::{
+    LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
+    never_without_local_route, vips,
+};
 use viproute::{
-    Binding, Builder, Canceller, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
-    VipManager,
+    Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
+    SourceAvoidance, VipManager,
 };
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
@@ -357,6 +360,37 @@ fn what_others_have_on_the_link_is_left_alone() {
     });
 }
 
+/// A local route of any metric shows a VIP, and one of another type does not, also where an address has
+/// just come and gone.
+#[test]
+fn what_shows_a_vip_is_the_same_for_one_as_for_all() {
+    let net = Net::new();
+    let keeper = builder(Binding::Address).open().unwrap();
+    let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    let mut calm_down = || {
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+    };
+    calm_down();
+    let routes = |vip: &str| LocalState::read().routes_of(vip.parse().unwrap()).to_vec();
+    for stranger in ["10.111.0.1", "2001:db8:77::1"] {
+        net.ip(&format!(
+            "route add local {stranger} dev {VIP_LINK} table local proto 99 metric 77"
+        ));
+        calm_down();
+        assert_eq!(routes(stranger), [], "it stays");
+    }
+    net.ip(&format!("addr add 10.111.7.1/30 brd + dev {VIP_LINK}"));
+    calm_down();
+    let before = routes("10.111.7.3");
+    assert_eq!(before.len(), 1, "no broadcast route: {before:?}");
+    net.ip_batch(["add", "del"].map(|what| format!("addr {what} 10.111.7.3/32 dev {VIP_LINK}")));
+    calm_down();
+    assert_eq!(routes("10.111.7.3"), before, "it is another address's");
+}
+
 #[test]
 fn what_breaks_nothing_is_left_alone() {
     for_both(|kept| {
@@ -402,6 +436,73 @@ fn the_link_is_deleted_and_made_again() {
             net.ip(&format!("link del {VIP_LINK}"));
         });
     }
+}
+
+/// That the link is another one now is among what the keeper could not hear: what happens to the VIPs
+/// of the new one is heard all the same.
+#[test]
+fn the_link_is_made_again_unheard() {
+    let net = Net::new();
+    // A receive buffer for a few notifications.
+    let manager = builder(Binding::Address).receive_buffer(4096);
+    let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    let mut keep_until_good = |after: &str| {
+        let began = Instant::now();
+        loop {
+            while keeper.dispatch(usize::MAX).unwrap().more {}
+            let wrong = net.wrong_vips(&set(), PROTO_KERNEL);
+            if wrong.is_empty() {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{after}: {wrong:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // What the kernel tells of that is dealt with.
+        std::thread::sleep(Duration::from_millis(200));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+    };
+    keep_until_good("at first");
+    let noise: Vec<String> = (0..100)
+        .map(|at| format!("link set node0 mtu {}", 1400 + at))
+        .collect();
+    net.ip_batch(&noise);
+    net.ip(&format!("link del {VIP_LINK}"));
+    net.add_link(VIP_LINK);
+    net.ip_batch(&noise);
+    keep_until_good("made again");
+    for vip in set() {
+        let bits = common::host_bits(vip);
+        net.ip(&format!("addr del {vip}/{bits} dev {VIP_LINK}"));
+        keep_until_good("an address is removed from the new one");
+    }
+}
+
+/// The name may be one of the link's alternative ones.
+#[test]
+fn the_link_has_another_name_too() {
+    let net = Net::new();
+    let altname = |what: &str, name: &str| {
+        net.ip(&format!(
+            "link property {what} dev {VIP_LINK} altname {name}"
+        ));
+    };
+    altname("add", "vips0");
+    let manager = VipManager::builder("vips0").source(NODE_V4).source(NODE_V6);
+    let kept = Kept::start(&net, manager, Binding::Address, set());
+    kept.unmoved("mtu", |net| drop(net.ip(&link("mtu 1400"))));
+    for vip in set() {
+        kept.survives("address removed", |net| {
+            let bits = common::host_bits(vip);
+            net.ip(&format!("addr del {vip}/{bits} dev {VIP_LINK}"));
+        });
+    }
+    altname("del", "vips0");
+    kept.wait_until_missing(ErrorKind::LinkNotFound);
+    kept.survives("the name is back", |net| {
+        net.ip(&format!("addr flush dev {VIP_LINK}"));
+        altname("add", "vips0");
+    });
 }
 
 #[test]
@@ -526,6 +627,45 @@ fn our_routes_are_meddled_with() {
             kept.survives("table local flushed", |net| {
                 net.ip(&format!("{family} route flush table local dev {VIP_LINK}"));
             });
+        }
+    });
+}
+
+/// A further route that came along with something that is to be mended first is not forgotten.
+#[test]
+fn a_further_route_goes_also_where_more_is_wrong() {
+    for_both(|kept| {
+        kept.net.ip("addr add 192.0.2.77/32 dev node0");
+        kept.net.ip("addr add 2001:db8::77/128 dev node0 nodad");
+        kept.net.settle();
+        for vip in &set()[..2] {
+            let (other, host, metric) = if vip.is_ipv4() {
+                ("192.0.2.77", " scope host", "")
+            } else {
+                ("2001:db8::77", "", " metric 1024")
+            };
+            let bits = common::host_bits(*vip);
+            let wrong = [
+                format!(
+                    "route replace local {vip} dev {VIP_LINK} table local proto kernel{host} src {other}{metric}"
+                ),
+                format!("addr del {vip}/{bits} dev {VIP_LINK}"),
+            ];
+            let further = [
+                format!("local {vip} dev {VIP_LINK} table local proto 99{host} metric 2000"),
+                format!("{vip} dev {VIP_LINK} metric 77"),
+            ];
+            for (wrong, further) in wrong
+                .iter()
+                .flat_map(|w| further.each_ref().map(|f| (w, f)))
+            {
+                if wrong.starts_with("addr") && kept.binding == Binding::Route {
+                    continue;
+                }
+                kept.survives("both at once", |net| {
+                    net.ip_batch([wrong.clone(), format!("route append {further}")]);
+                });
+            }
         }
     });
 }
@@ -792,6 +932,228 @@ fn vips_are_added_and_removed_one_at_a_time() {
     net.assert_single_route(&all, PROTO_KERNEL);
 }
 
+/// Where a call stops for what the caller, or another hand, can mend, the set is kept all the same
+/// when that is mended; and a VIP that is added meanwhile is not all that is looked at.
+#[test]
+fn after_an_error_the_set_is_kept_all_the_same() {
+    let more: IpAddr = "10.97.0.1".parse().unwrap();
+    for is_new in [true, false] {
+        for adds in [true, false] {
+            let net = Net::new();
+            let manager = builder(Binding::Address).avoid_as_source(SourceAvoidance::AddressLabel);
+            let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+            let mut set = set();
+            if !is_new {
+                keeper.set_desired(&set);
+                keeper.dispatch(usize::MAX).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+                while keeper.dispatch(usize::MAX).unwrap().more {}
+                net.ip(&format!(
+                    "addrlabel del prefix ::/0 dev {VIP_LINK} label 99"
+                ));
+            }
+            net.ip(&format!(
+                "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
+            ));
+            // All of a set that is new, or one VIP that drifts.
+            keeper.set_desired(&set);
+            let _ = net.try_ip(&format!("addr del {}/128 dev {VIP_LINK}", set[1]));
+            let error = keeper.dispatch(usize::MAX).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::LabelConflict, "{error}");
+            net.ip(&format!(
+                "addrlabel del prefix ::/0 dev {VIP_LINK} label 98"
+            ));
+            if adds {
+                keeper.add_desired([more]);
+                set.push(more);
+            }
+            let began = Instant::now();
+            while !net.wrong_vips(&set, PROTO_KERNEL).is_empty() {
+                assert!(began.elapsed() < PATIENCE, "it was forgotten");
+                let at = keeper.next_deadline().expect("it is to be tried again");
+                std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                keeper.dispatch(usize::MAX).unwrap();
+            }
+        }
+    }
+}
+
+/// A VIP that cannot be released yet goes when it can.
+#[test]
+fn a_release_that_fell_short_is_tried_again() {
+    let net = Net::new();
+    let vip = set()[0];
+    let mut keeper = builder(Binding::Address)
+        .open()
+        .unwrap()
+        .into_keeper(Claim::link())
+        .unwrap();
+    for is_few in [true, false] {
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        // Its routes serve an address that is no VIP's, too.
+        net.ip(&format!("addr add {vip}/24 dev {VIP_LINK}"));
+        keeper.dispatch(usize::MAX).unwrap();
+        keeper.remove_desired([vip]);
+        if !is_few {
+            keeper.set_source(NODE_V4).unwrap();
+        }
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
+        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert_eq!(report.writes, 0, "half a release");
+        net.ip(&format!("addr del {vip}/24 dev {VIP_LINK}"));
+        let began = Instant::now();
+        let is_there = || !LocalState::read().addresses_of(vip).is_empty();
+        while is_there() {
+            assert!(began.elapsed() < PATIENCE, "it never went");
+            let at = keeper.next_deadline().expect("it is to be tried again");
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            keeper.dispatch(usize::MAX).unwrap();
+        }
+        net.assert_absent(&[vip]);
+        net.assert_single_route(&set()[1..], PROTO_KERNEL);
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        assert_eq!(keeper.next_deadline(), None, "there is nothing left to do");
+    }
+}
+
+/// What is on the link with another prefix length too is not written to, as in every other call, also
+/// where that is told of a VIP that is not desired any more, or never was.
+#[test]
+fn of_a_vip_of_two_lengths_nothing_is_released() {
+    for was_desired in [false, true] {
+        let net = Net::new();
+        let vip = set()[0];
+        let both = [24, 32].map(|bits| format!("addr add {vip}/{bits} dev {VIP_LINK}"));
+        let keeper = builder(Binding::Address).open().unwrap();
+        let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(&set()[usize::from(!was_desired)..]);
+        keeper.dispatch(usize::MAX).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        if was_desired {
+            net.ip(&both[0]);
+            // Before the keeper has heard of it.
+            keeper.remove_desired([vip]);
+        } else {
+            net.ip_batch(&both);
+        }
+        let before = LocalState::read().addresses_of(vip).len();
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
+        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert_eq!(report.writes, 0, "{report:?}");
+        assert_eq!((before, LocalState::read().addresses_of(vip).len()), (2, 2));
+    }
+}
+
+/// A VIP that was rejected was never put on the link: with it nothing goes.
+#[test]
+fn with_a_rejected_vip_nothing_goes() {
+    let net = Net::new();
+    let [four, six] = [set()[0], set()[1]];
+    let never: IpAddr = "127.0.0.9".parse().unwrap();
+    // Without an IPv4 source.
+    let manager = VipManager::builder(VIP_LINK).source(NODE_V6).open();
+    let mut keeper = manager.unwrap().into_keeper(Claim::link()).unwrap();
+    for rejected in [four, never] {
+        keeper.set_desired([rejected, six]);
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        assert_eq!(report.failures.len(), 1, "{report:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        keeper.remove_desired([rejected]);
+        let report = keeper.dispatch(usize::MAX).unwrap().report;
+        let done = (report.released, report.writes, report.failures.len());
+        assert_eq!(done, (0, 0, 0), "{report:?}");
+        net.assert_single_route(&[six], PROTO_KERNEL);
+    }
+}
+
+/// The kernel deletes the route of a nexthop object for ours where they differ in the device alone:
+/// a further route that is heard of stays where such a one stands before it.
+#[test]
+fn a_next_hop_objects_route_is_not_deleted_for_what_is_heard_of() {
+    for (table, kind) in [("local", "local "), ("main", "")] {
+        let net = Net::new();
+        let vip = set()[1];
+        net.ip("-6 nexthop add id 62 dev node0");
+        let keeper = builder(Binding::Address).open().unwrap();
+        let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        let further = format!("{kind}{vip} table {table} metric 2000 proto 99");
+        for (is_theirs, by) in [
+            (true, "nhid 62".to_owned()),
+            (false, format!("dev {VIP_LINK}")),
+        ] {
+            std::thread::sleep(Duration::from_millis(100));
+            while keeper.dispatch(usize::MAX).unwrap().more {}
+            net.ip(&format!("-6 route append {further} {by}"));
+            let before = net.snapshot_without(&[]);
+            let report = keeper.dispatch(usize::MAX).unwrap().report;
+            before.assert_same(&net.snapshot_without(&[]));
+            let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
+            assert_eq!(
+                causes,
+                if is_theirs {
+                    vec![]
+                } else {
+                    vec![Cause::Conflict]
+                }
+            );
+        }
+        // Without it there is nothing in the way.
+        net.ip(&format!("-6 route del {further} nhid 62"));
+        let began = Instant::now();
+        let is_there = || {
+            let state = LocalState::read();
+            state
+                .routes_of(vip)
+                .iter()
+                .any(|route| route.metric == 2000)
+        };
+        while is_there() {
+            assert!(began.elapsed() < PATIENCE, "it stays");
+            let at = keeper.next_deadline().expect("it is to be tried again");
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            keeper.dispatch(usize::MAX).unwrap();
+        }
+        net.assert_single_route(&set(), PROTO_KERNEL);
+    }
+}
+
+/// What was heard of and has been replaced since is not deleted: in IPv6 that would hit what has
+/// replaced it.
+#[test]
+fn a_route_that_was_replaced_is_not_deleted() {
+    let net = Net::new();
+    let vip = set()[1];
+    net.ip("addr add 2001:db8::77/128 dev node0 nodad");
+    let keeper = builder(Binding::Address).open().unwrap();
+    let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    keeper.dispatch(usize::MAX).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let before = LocalState::read();
+    let watcher = RouteWatcher::new();
+    let local = format!("local {vip} dev {VIP_LINK} table local");
+    net.ip_batch([
+        format!("route replace {local} proto kernel metric 1024 src 2001:db8::77"),
+        format!("route replace {local} proto kernel metric 1024 src {NODE_V6}"),
+        format!("route append {local} proto 99 metric 2000"),
+    ]);
+    keeper.dispatch(usize::MAX).unwrap();
+    net.assert_single_route(&set(), PROTO_KERNEL);
+    let gaps = never_without_local_route(&watcher.drain(), &before, &[vip], net.vip_index());
+    assert_eq!(gaps, Ok(()));
+}
+
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
 fn a_conflict_is_waited_out() {
@@ -829,6 +1191,31 @@ fn a_conflict_is_waited_out() {
         keeper.next_deadline(),
         None,
         "the rejected one is tried again"
+    );
+}
+
+/// A set that would release too many is refused also where something was missing when it was given.
+#[test]
+fn a_wrong_set_is_refused_when_the_source_is_there() {
+    let net = Net::new();
+    let manager = builder(Binding::Address).open().unwrap();
+    let mut keeper = manager.into_keeper(Claim::link().at_most(2)).unwrap();
+    keeper.set_desired(set());
+    keeper.dispatch(usize::MAX).unwrap();
+    net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
+    let new: IpAddr = "10.99.0.1".parse().unwrap();
+    keeper.set_desired([set()[0], new]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.missing, Some(ErrorKind::SourceNotOnNode));
+    net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
+    let error = keeper.dispatch(usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
+    net.assert_absent(&[new]);
+    keeper.set_desired(set());
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert!(
+        done.report.is_complete() && done.refused.is_none(),
+        "{done:?}"
     );
 }
 

@@ -131,3 +131,17 @@ fn a_namespace_that_may_not_be_entered_says_what_is_needed() {
     assert!(child.status.success(), "{said}");
     assert!(said.contains("1 passed"), "{said}");
 }
+
+/// A named pipe is no namespace, and nobody is waited for at its other end.
+#[test]
+fn a_pipe_is_refused_at_once() {
+    let path = std::env::temp_dir().join(format!("viproute-pipe-{}", std::process::id()));
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let (sender, opened) = std::sync::mpsc::channel();
+    let pipe = path.clone();
+    std::thread::spawn(move || drop(sender.send(Netns::open(pipe).unwrap_err())));
+    let error = opened.recv_timeout(std::time::Duration::from_secs(10));
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(error.expect("it waits").kind(), ErrorKind::InvalidNetns);
+}

@@ -353,3 +353,90 @@ fn an_overflow_is_a_resync_not_an_error() {
         }]
     );
 }
+
+/// That the link is another one now is among what was lost.
+#[test]
+fn a_link_that_is_made_again_unheard_is_followed() {
+    let net = Net::new();
+    let manager = VipManager::builder(VIP_LINK).receive_buffer(4096);
+    let mut watcher = manager.open().unwrap().watcher().unwrap();
+    let noise: Vec<String> = (0..100)
+        .map(|at| format!("link set node0 mtu {}", 1400 + at))
+        .collect();
+    let vip = vips(1)[0];
+    for is_there in [true, false, true] {
+        net.ip_batch(&noise);
+        let _ = net.try_ip(&format!("link del {VIP_LINK}"));
+        let index = is_there.then(|| LinkIndex::new(net.add_link(VIP_LINK)).unwrap());
+        net.ip_batch(&noise);
+        let change = index.map_or(Event::LinkGone, Event::LinkUp);
+        let events = read_until(&mut watcher, |e| e.contains(&change));
+        assert_eq!(events, [Event::Resync, change]);
+        assert_eq!(watcher.link(), index);
+        if is_there {
+            net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
+            let events = read_until(&mut watcher, |e| !e.is_empty());
+            let change = Change::ADDRESS_SET | Change::ROUTE_SET;
+            assert_eq!(
+                of_vip(&events, vip),
+                Some((change, Origin::Unknown)),
+                "{events:?}"
+            );
+        }
+        // Where it is the same one, there is nothing to tell of it.
+        net.ip_batch(&noise);
+        let events = read_until(&mut watcher, |e| e.contains(&Event::Resync));
+        assert_eq!(events, [Event::Resync]);
+    }
+}
+
+/// The name may be one of the link's alternative ones.
+#[test]
+fn the_link_has_another_name_too() {
+    let net = Net::new();
+    let index = LinkIndex::new(net.vip_index()).unwrap();
+    let altname = |what: &str, name: &str| {
+        net.ip(&format!(
+            "link property {what} dev {VIP_LINK} altname {name}"
+        ));
+    };
+    altname("add", "vips0");
+    let manager = VipManager::builder("vips0").open();
+    let mut watcher = manager.unwrap().watcher().unwrap();
+    assert_eq!(watcher.link(), Some(index));
+    for (what, name, change) in [
+        ("add", "vips1", Event::LinkUp(index)),
+        ("del", "vips0", Event::LinkGone),
+        ("add", "vips0", Event::LinkUp(index)),
+    ] {
+        altname(what, name);
+        let events = read_until(&mut watcher, |e| !e.is_empty());
+        assert_eq!(events, [change], "{what} {name}");
+    }
+}
+
+/// A port that leaves its bridge is not gone, though the bridge tells so in its own family.
+#[test]
+fn a_bridges_port_that_leaves_is_still_there() {
+    let net = Net::bare();
+    // A bridge cannot be a port.
+    let kinds = ["dummy", "ifb"];
+    let add = |kind: &&str| {
+        net.try_ip(&format!("link add {VIP_LINK} type {kind}"))
+            .is_ok()
+    };
+    if !kinds.iter().any(add) {
+        common::skipped("a port of a bridge", "no link that can be one");
+        return;
+    }
+    net.ip("link add bridge0 type bridge");
+    net.ip(&format!("link set {VIP_LINK} master bridge0 up"));
+    let mut watcher = manager().watcher().unwrap();
+    net.ip(&format!("link set {VIP_LINK} nomaster"));
+    net.ip(&format!("addr add 10.96.0.1/32 dev {VIP_LINK}"));
+    let vip = vips(1)[0];
+    let events = read_until(&mut watcher, |e| of_vip(e, vip).is_some());
+    let index = LinkIndex::new(net.vip_index()).unwrap();
+    assert!(events.contains(&Event::LinkUp(index)), "{events:?}");
+    assert!(!events.contains(&Event::LinkGone), "{events:?}");
+}

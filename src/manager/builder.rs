@@ -19,6 +19,7 @@ use crate::source::SourceAvoidance;
 use crate::sys::{Socket, Strictness};
 use crate::talk::Talk;
 use crate::vip::{Family, Vip};
+use crate::wire::decode::Link;
 use crate::wire::encode::Wanted;
 
 /// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
@@ -350,11 +351,11 @@ impl Builder {
         self.protocol == Protocol::KERNEL
     }
 
-    /// Whether a link of this index and name is the manager's.
-    pub(crate) fn is_link(&self, index: u32, name: Option<&str>) -> bool {
+    /// Whether this link is the manager's.
+    pub(crate) fn is_link(&self, link: &Link<'_>) -> bool {
         match &self.link {
-            LinkRef::Name(ours) => name == Some(ours),
-            LinkRef::Index(ours) => index == ours.get(),
+            LinkRef::Name(ours) => link.is_called(ours),
+            LinkRef::Index(ours) => link.index == ours.get(),
         }
     }
 

@@ -16,8 +16,10 @@ use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
 use crate::source::{self, SourceAvoidance};
-use crate::state::{Facts, Rows};
+use crate::state::{Facts, Row, Rows};
 use crate::vip::{Family, Vip};
+use crate::wire::TABLE_LOCAL;
+use crate::wire::encode::RouteKey;
 
 /// Whose VIPs a call is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,9 +180,16 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
         }
         Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim),
         Scope::Few(claim) => {
-            // As a discovery would find it: a route in table main alone makes no VIP.
-            let shows = Facts::ADDRESS | Facts::OURS | Facts::SLOT;
-            rows.retain(|row| row.goal != Goal::Release || row.facts.intersects(shows));
+            // As a discovery would find it: a route in table main alone makes no VIP, nor does one
+            // that is not of type local.
+            let is_shown = |row: &&Row| {
+                let by_route =
+                    |key: &RouteKey| key.table == TABLE_LOCAL && key.kind == libc::RTN_LOCAL;
+                row.facts.intersects(Facts::ADDRESS | Facts::OURS)
+                    || rows.others(row.vip).any(by_route)
+            };
+            let shown: Vec<Vip> = rows.iter().filter(is_shown).map(|row| row.vip).collect();
+            rows.retain(|row| row.goal != Goal::Release || shown.contains(&row.vip));
             keep_claimed(rows, claim)
         }
     }

@@ -252,7 +252,9 @@ impl<'a> Message<'a> {
 
     /// The fixed part and the attributes of an RTM_NEWLINK.
     pub(crate) fn link(&self) -> Result<Link<'a>, Malformed> {
+        let family = self.payload.first().ok_or(Malformed)?;
         Ok(Link {
+            is_itself: i32::from(*family) == libc::AF_UNSPEC,
             index: u32_at(self.payload, 4).ok_or(Malformed)?,
             flags: u32_at(self.payload, 8).ok_or(Malformed)?,
             attributes: self.payload.get(16..).ok_or(Malformed)?,
@@ -369,6 +371,9 @@ pub(crate) struct Label {
 /// One link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link<'a> {
+    /// Whether it is told of for its own sake: where a bridge tells of a port, "deleted" means that
+    /// it is no port any more (`br_ifinfo_notify`, net/bridge/br_netlink.c).
+    pub(crate) is_itself: bool,
     pub(crate) index: u32,
     pub(crate) flags: u32,
     attributes: &'a [u8],
@@ -377,6 +382,8 @@ pub(crate) struct Link<'a> {
 /// Attributes of a link (linux/if_link.h).
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
@@ -398,6 +405,17 @@ impl<'a> Link<'a> {
     pub(crate) fn name(&self) -> Option<&'a str> {
         let name = self.attribute(&[libc::IFLA_IFNAME])?;
         std::str::from_utf8(name.strip_suffix(&[0])?).ok()
+    }
+
+    /// Whether this is the link's name, or one of its alternative ones, by which the kernel finds it
+    /// just as well (Linux 5.5).
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let others = self.attribute(&[IFLA_PROP_LIST]).unwrap_or_default();
+        self.name() == Some(name)
+            || attributes(others)
+                .map_while(Result::ok)
+                .filter(|(kind, _)| *kind == IFLA_ALT_IFNAME)
+                .any(|(_, other)| other.strip_suffix(&[0]) == Some(name.as_bytes()))
     }
 
     /// The kind of the link's driver, as `ip link add ... type` names it.
