@@ -119,6 +119,11 @@ impl Error {
         }))
     }
 
+    /// What it says, without the report.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {
         let kind = match error.raw_os_error() {
             Some(libc::EPERM) => ErrorKind::PermissionDenied,

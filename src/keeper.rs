@@ -114,9 +114,10 @@ pub struct Keeper {
     link: Option<u32>,
     /// When the whole link is to be reconciled.
     full: Option<Instant>,
-    missing: Option<ErrorKind>,
+    /// What is missing, and in words.
+    missing: Option<(ErrorKind, String)>,
     /// The claim's bound was passed: nothing is released until a new set is given.
-    refused: Option<ErrorKind>,
+    refused: Option<(ErrorKind, String)>,
     /// What the next reading finds to do was asked for, and is no repair.
     expected: bool,
     dirty: BTreeMap<Vip, Hint>,
@@ -194,15 +195,18 @@ pub struct Dispatched {
     /// others came: the desired VIPs are kept, and nothing is released any more until
     /// [`set_desired`](Keeper::set_desired) is called. The bound is one of each dispatch.
     pub refused: Option<ErrorKind>,
+    /// The one or the other in full: which source it is, how many would have gone.
+    pub detail: Option<String>,
     /// Whether more is due at once: call again.
     pub more: bool,
 }
 
 impl fmt::Display for Dispatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let detail = self.detail.as_deref().unwrap_or_default();
         match (self.missing, self.refused) {
-            (Some(missing), _) => write!(f, "waiting: {missing}"),
-            (None, Some(refused)) => write!(f, "{}; refused: {refused}", self.report),
+            (Some(missing), _) => write!(f, "waiting: {missing} ({detail})"),
+            (None, Some(refused)) => write!(f, "{}; refused: {refused} ({detail})", self.report),
             (None, None) => fmt::Display::fmt(&self.report, f),
         }
     }
@@ -427,8 +431,8 @@ impl Keeper {
         self.manager
     }
 
-    /// Takes what has happened and repairs what is due, at most `max_vips` of the VIPs that drifted
-    /// one by one. Does not wait for events, only for the kernel to finish what it was told.
+    /// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
+    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish what it was told.
     ///
     /// # Errors
     ///
@@ -452,7 +456,7 @@ impl Keeper {
             self.dirty.clear();
             return Ok(self.dispatched(Report::default()));
         }
-        self.keep_dirty(max_vips)
+        self.keep_dirty(max_vips.max(1))
     }
 
     /// Keeps the set until it is cancelled; hands what each round did to `each`.
@@ -506,10 +510,13 @@ impl Keeper {
     fn dispatched(&self, report: Report) -> Dispatched {
         // What is due now is due at no earlier moment than when that was asked.
         let next = self.next_deadline();
+        let kind = |why: &Option<(ErrorKind, String)>| why.as_ref().map(|(kind, _)| *kind);
+        let why = self.missing.as_ref().or(self.refused.as_ref());
         Dispatched {
             report,
-            missing: self.missing,
-            refused: self.refused,
+            missing: kind(&self.missing),
+            refused: kind(&self.refused),
+            detail: why.map(|(_, detail)| detail.clone()),
             more: next.is_some_and(|at| at <= Instant::now()),
         }
     }
@@ -524,7 +531,7 @@ impl Keeper {
             Ok(link) => self.link = link.map(|link| link.index),
             Err(error) => return self.conclude(Err(error), false),
         }
-        let mut result = match self.refused {
+        let mut result = match &self.refused {
             None => self.manager.reconcile(&self.claim, &self.desired),
             Some(_) => self.manager.assign(&self.desired),
         };
@@ -534,7 +541,7 @@ impl Keeper {
         {
             // Too many strangers are no reason to let the desired ones down. But where the set is
             // new, perhaps it is the set that is wrong.
-            self.refused = Some(error.kind());
+            self.refused = Some((error.kind(), error.detail().to_owned()));
             if expected {
                 self.resync(Instant::now());
                 return result.map(|_| Dispatched::default());
@@ -589,7 +596,7 @@ impl Keeper {
             && error.kind() == ErrorKind::TooManyReleases
         {
             // The desired ones among them are looked at with all others.
-            self.refused = Some(error.kind());
+            self.refused = Some((error.kind(), error.detail().to_owned()));
             return self.keep_all();
         }
         self.conclude(result, true)
@@ -608,7 +615,7 @@ impl Keeper {
         let report = match result {
             Ok(report) => report,
             Err(error) if is_missing(error.kind()) => {
-                self.missing = Some(error.kind());
+                self.missing = Some((error.kind(), error.detail().to_owned()));
                 // Most of it comes back with an event, but not every sysctl has one.
                 self.resync(Instant::now() + RETRY);
                 return Ok(self.dispatched(error.into_report().unwrap_or_default()));

@@ -281,6 +281,8 @@ fn the_source_is_changed() {
             net.ip(&format!("addr del {NODE_V6}/128 dev node0"));
             let done = keeper.dispatch(usize::MAX).unwrap();
             assert_eq!(done.missing, Some(ErrorKind::SourceNotOnNode), "{done:?}");
+            // For a log: which one.
+            assert!(done.to_string().contains(&NODE_V4.to_string()), "{done}");
         }
         for source in sources {
             keeper.set_source(source).unwrap();
@@ -881,7 +883,8 @@ fn a_few_at_a_time_until_no_more_is_due() {
         net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
     }
     for left in (0..broken.len()).rev() {
-        let done = keeper.dispatch(1).unwrap();
+        // None at all would never end.
+        let done = keeper.dispatch(left % 2).unwrap();
         assert_eq!((done.report.repaired, done.more), (1, left > 0), "{done}");
     }
     net.assert_single_route(&all, PROTO_KERNEL);
@@ -1240,13 +1243,14 @@ fn too_many_strangers_do_not_stop_it() {
         "route del local {victim} dev {VIP_LINK} table local"
     ));
     let began = Instant::now();
-    let mut refused = None;
-    while !net.wrong_vips(&set(), PROTO_KERNEL).is_empty() || refused.is_none() {
+    let mut done = Dispatched::default();
+    while !net.wrong_vips(&set(), PROTO_KERNEL).is_empty() || done.refused.is_none() {
         assert!(began.elapsed() < PATIENCE, "it was let down");
-        refused = keeper.dispatch(usize::MAX).unwrap().refused;
+        done = keeper.dispatch(usize::MAX).unwrap();
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(refused, Some(ErrorKind::TooManyReleases));
+    assert_eq!(done.refused, Some(ErrorKind::TooManyReleases));
+    assert!(done.detail.unwrap().contains("40"));
     let state = LocalState::read();
     assert!(
         strangers

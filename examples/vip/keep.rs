@@ -109,6 +109,7 @@ impl<'a> Log<'a> {
                 let mut line = tell::report(report);
                 line["time"] = tell::now();
                 line["missing"] = json!(done.missing.map(tell::token));
+                line["detail"] = json!(done.detail);
                 print_line(format_args!("{line}"))
             } else {
                 print_line(format_args!("{}: {done}", self.link))
