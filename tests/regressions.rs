@@ -14,7 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage::NewAddress;
 use broken::manager;
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{Net, PROTO_KERNEL, VIP_LINK, vips_v6};
-use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Report};
+use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Reject, Report};
 
 fn vip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -176,4 +176,47 @@ fn a_route_that_outlived_an_address_does_not_vouch_for_the_next_one() {
     // More than half of them before. Address and route bear no sign of what is to come, so all that
     // a call can do is to wait a little, which on a machine that is busy enough is too short.
     assert!(bad <= 4 * ROUNDS / 10, "{bad}");
+}
+
+/// A desired VIP that is rejected, because its family has no source, is not one that nobody desires:
+/// it stays as it is, though the claim covers it.
+#[test]
+fn a_desired_vip_without_a_source_is_not_released() {
+    let net = Net::new();
+    let (v4, kept, goes) = (
+        vip("10.96.0.1"),
+        vip("2001:db8:42::1"),
+        vip("2001:db8:42::2"),
+    );
+    manager(PROTO_KERNEL).assign([v4, kept, goes]).unwrap();
+    let before = net.snapshot_without(&[v4, goes]);
+    let mut manager = viproute::VipManager::builder(VIP_LINK)
+        .source(common::NODE_V4)
+        .open()
+        .unwrap();
+    let rejected = [(kept, Cause::Rejected(Reject::NoSource))];
+    let plan = manager.plan(&Claim::link(), [v4, kept]).unwrap();
+    assert!(
+        plan.steps
+            .iter()
+            .all(|step| step.vip.map(IpAddr::from) == Some(goes)),
+        "{plan}"
+    );
+    let report = manager
+        .reconcile(&Claim::link(), [v4, kept])
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(causes(&report), rejected, "{report:?}");
+    assert_eq!((report.unchanged, report.released), (1, 1), "{report:?}");
+    net.assert_absent(&[goes]);
+    before.assert_same(&net.snapshot_without(&[v4, goes]));
+    // Nor does it count against the claim's bound.
+    let report = manager
+        .reconcile(&Claim::link().at_most(0), [v4, kept])
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(causes(&report), rejected, "{report:?}");
+    before.assert_same(&net.snapshot_without(&[v4, goes]));
 }
