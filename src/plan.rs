@@ -77,11 +77,11 @@ pub(crate) enum Step {
     RenewAddress,
     /// Add our route; fails where the place is taken, by whatever device.
     AddRoute,
-    /// The same under the transit protocol.
+    /// The same as a route in transit (see [`transit_key`](crate::wire::encode::transit_key)).
     AddTransit,
     /// Replace what is in the place by our route, or add it.
     ReplaceRoute,
-    /// The same under the transit protocol.
+    /// The same as a route in transit.
     ReplaceTransit,
     /// Add our route behind what is in the place, by whatever device; fails where it is there.
     AppendRoute,
@@ -286,7 +286,7 @@ fn settle_v4(facts: Facts) -> Next {
 fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // A route that outlived its address would pass for the wanted one before the kernel's late
-        // one has come. Under the transit protocol it still delivers, and waits to be ours again.
+        // one has come. As a route in transit it still delivers, and waits to be ours again.
         // In a round of its own: were it refused beside the address, it would pass all the same.
         return Next::Steps(if facts.contains(Facts::OURS) {
             &[Step::ReplaceTransit]

@@ -16,7 +16,7 @@ use crate::round::{Call, policy_for};
 use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
-use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, wanted_key};
+use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, transit_key, wanted_key};
 use crate::wire::{
     IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
     TABLE_LOCAL, TABLE_MAIN,
@@ -90,7 +90,8 @@ pub enum Reason {
     /// The kernel puts in a local route of its own after it has answered; to delete it before
     /// would miss it.
     LateRoute,
-    /// Under another protocol the wanted route cannot be hit when the kernel's is deleted.
+    /// As it is then, the wanted route cannot be hit when the kernel's is deleted, nor pass for
+    /// finished before that has come.
     Shelter,
     /// There is no link, and the manager may create it.
     NoLink,
@@ -693,11 +694,13 @@ impl Forecast {
             Step::AddTransit | Step::ReplaceTransit => {
                 self.leave_slot();
                 self.facts.remove(Facts::OURS);
-                self.facts |= Facts::SLOT | Facts::SLOT_PROTOCOL;
-                self.others.push(RouteKey {
-                    protocol: wanted.transit,
-                    ..wanted_key(wanted)
-                });
+                let key = transit_key(wanted);
+                self.facts |= Facts::SLOT;
+                let (source, protocol) = (key.prefsrc, key.protocol);
+                self.facts.set(Facts::SLOT_SOURCE, source != wanted.source);
+                self.facts
+                    .set(Facts::SLOT_PROTOCOL, protocol != wanted.protocol);
+                self.others.push(key);
             }
             Step::ReplaceRoute => self.replace_route(wanted),
             Step::DeleteOurs => self.facts.remove(Facts::OURS),
@@ -915,14 +918,11 @@ fn action(
     keep: Option<&AddressKeep>,
 ) -> Action {
     let link = link.clone();
-    let written = |protocol| {
+    let written = |key: &RouteKey| {
         if wanted.kernel_source {
             return named(&kernel_key(&vip.addr()), vip, &link);
         }
-        PlannedRoute {
-            protocol,
-            ..named(&wanted_key(wanted), vip, &link)
-        }
+        named(key, vip, &link)
     };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
@@ -955,11 +955,11 @@ fn action(
                 protocol: keep.and_then(|keep| keep.protocol),
             },
             Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress { link, vip },
-            Step::AddRoute => Action::AddRoute(written(wanted.protocol)),
-            Step::AddTransit => Action::AddRoute(written(wanted.transit)),
-            Step::AppendRoute => Action::AppendRoute(written(wanted.protocol)),
-            Step::ReplaceRoute => Action::ReplaceRoute(written(wanted.protocol)),
-            Step::ReplaceTransit => Action::ReplaceRoute(written(wanted.transit)),
+            Step::AddRoute => Action::AddRoute(written(&wanted_key(wanted))),
+            Step::AddTransit => Action::AddRoute(written(&transit_key(wanted))),
+            Step::AppendRoute => Action::AppendRoute(written(&wanted_key(wanted))),
+            Step::ReplaceRoute => Action::ReplaceRoute(written(&wanted_key(wanted))),
+            Step::ReplaceTransit => Action::ReplaceRoute(written(&transit_key(wanted))),
             // Of the last one `advance` makes one for each route.
             Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
             Step::DeleteKernel | Step::TryKernel => deleted(&kernel_key(&vip.addr())),
