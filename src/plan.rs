@@ -173,7 +173,7 @@ pub(crate) enum Next {
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
-        Goal::Release => release(facts),
+        Goal::Release => release(facts, phase),
         Goal::Assign | Goal::Normalize => {
             if let Some(next) = obstacle(facts, phase, policy) {
                 return next;
@@ -379,7 +379,7 @@ fn rest(facts: Facts) -> Next {
 
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
-fn release(facts: Facts) -> Next {
+fn release(facts: Facts, phase: Phase) -> Next {
     if facts.contains(Facts::OTHER_LENGTH) {
         // The routes serve that address too, which is not ours to remove: half a release would cut
         // it off.
@@ -394,6 +394,11 @@ fn release(facts: Facts) -> Next {
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
+    if address && phase.contains(Phase::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
+        // The mark is a route's. Did that go first, a call that ends in between would leave an
+        // address that nothing shows to be ours.
+        return Next::Steps(&[Step::DeleteAddress]);
+    }
     let ours = facts.contains(Facts::OURS);
     let others =
         facts.intersects(Facts::SLOT | Facts::EXTRA) || facts.contains(Facts::PREFIX) && !address;

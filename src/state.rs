@@ -102,7 +102,7 @@ bitflags::bitflags! {
         const FOREIGN = 1 << 13;
         /// A look-up answered with the wanted route (see [`Facts::wanted`]).
         const WINS = 1 << 14;
-        /// Its address or a route of it bears the manager's mark.
+        /// Its address or a route of it bears the manager's mark…
         const MARKED = 1 << 15;
         /// IPv6: the route of a nexthop object stands in table local. The kernel compares no device
         /// with such a route (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
@@ -112,6 +112,8 @@ bitflags::bitflags! {
         /// A look-up was answered by a further route, or by what may hide one: a rule's other
         /// table.
         const VEILED = 1 << 18;
+        /// …its address does.
+        const ADDRESS_MARKED = 1 << 19;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -119,7 +121,7 @@ bitflags::bitflags! {
         /// What is known of the address.
         const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::YOUNG.bits()
-            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits();
+            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits();
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
             | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
@@ -208,6 +210,8 @@ bitflags::bitflags! {
         const UNSEEN = 1 << 7;
         /// Whether the kernel's route was deleted then is not known: the replies are lost.
         const UNHEARD = 1 << 8;
+        /// It is released because it bears the mark: that must be the last to go.
+        const BY_MARK = 1 << 9;
     }
 }
 
@@ -518,7 +522,7 @@ impl Rows {
             .set(Facts::YOUNG, is_young(address.created, frame.now));
         let mark = frame.wanted[vip.family() as usize].address_protocol;
         if mark.is_some() && address.protocol == mark {
-            row.facts |= Facts::MARKED;
+            row.facts |= Facts::MARKED | Facts::ADDRESS_MARKED;
         }
         let no_prefix_route = vip.family() == Family::V4 || has(IFA_F_NOPREFIXROUTE);
         row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);

@@ -16,7 +16,7 @@ use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
 use crate::source::{self, SourceAvoidance};
-use crate::state::{Facts, Row};
+use crate::state::{Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 
 /// Whose VIPs a call is about.
@@ -231,6 +231,10 @@ fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
         // rejected for want of a source, is found there like one that nobody desires.
         row.goal != Goal::Release || row.facts.on_link() && claimed() && !is_rejected(row.vip)
     });
+    if claim.needs_mark() {
+        let released = rows.iter_mut().filter(|row| row.goal == Goal::Release);
+        released.for_each(|row| row.phase |= Phase::BY_MARK);
+    }
     let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
     if releases > claim.bound() {
         return Err(Error::new(
