@@ -163,7 +163,8 @@ impl<const N: usize> Stencil<N> {
                 self.open[place] = range;
             }
         }
-        self.is_cut = true;
+        // Without any of them, a default route's, there is nothing to read from one that fits.
+        self.is_cut = self.open.iter().any(|open| !open.is_empty());
     }
 }
 

@@ -681,6 +681,23 @@ fn what_repeats_is_read_by_comparison() {
     }
 }
 
+/// A default route has no destination. A torn dump may tell the same one again.
+#[test]
+fn a_default_route_may_repeat_itself() {
+    for of in Family::ALL {
+        let mut route = route(of, 3);
+        route.attributes.remove(0);
+        let bytes = whole(RouteNetlinkMessage::NewRoute(route), 0);
+        let message = only(&bytes);
+        let mut routes = Routes::default();
+        for _ in 0..4 {
+            let read = routes.read(&message).map(Option::<&_>::copied);
+            assert_eq!(read, message.route());
+            assert_eq!(read.unwrap().unwrap().destination, None);
+        }
+    }
+}
+
 fn datagram() -> Vec<u8> {
     let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
     let attributes = vec![
