@@ -205,7 +205,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
                 if policy.binding == Binding::Route
                     && phase.contains(Phase::WAS_ABSENT | Phase::WRITTEN)
                     && facts.contains(Facts::OURS)
-                    && !facts.contains(Facts::OBJECT_IN_LOCAL) =>
+                    && !facts.contains(Facts::SHIELD_IN_LOCAL) =>
             {
                 Next::Steps(&[Step::DeleteOurs])
             }
@@ -216,10 +216,10 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
         return Some(Next::Fail(Cause::Unrepaired));
     }
     let cured_by_update = !facts.contains(Facts::NO_PREFIX_ROUTE);
-    if facts.contains(Facts::OBJECT_IN_MAIN)
+    if facts.contains(Facts::SHIELD_IN_MAIN)
         && (facts.contains(Facts::EXTRA) || facts.contains(Facts::PREFIX) && !cured_by_update)
     {
-        // A deletion could hit the object's route.
+        // A deletion could hit that one instead.
         return Some(Next::Fail(Cause::Conflict));
     }
     match policy.binding {
@@ -387,10 +387,10 @@ fn release(facts: Facts, phase: Phase) -> Next {
     }
     let local = Facts::OURS | Facts::SLOT | Facts::EXTRA;
     let main = Facts::EXTRA | Facts::PREFIX;
-    if facts.contains(Facts::OBJECT_IN_LOCAL) && facts.intersects(local)
-        || facts.contains(Facts::OBJECT_IN_MAIN) && facts.intersects(main)
+    if facts.contains(Facts::SHIELD_IN_LOCAL) && facts.intersects(local)
+        || facts.contains(Facts::SHIELD_IN_MAIN) && facts.intersects(main)
     {
-        // A deletion could hit the object's route.
+        // A deletion could hit that one instead.
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);

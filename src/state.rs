@@ -104,11 +104,12 @@ bitflags::bitflags! {
         const WINS = 1 << 14;
         /// Its address or a route of it bears the manager's mark…
         const MARKED = 1 << 15;
-        /// IPv6: the route of a nexthop object stands in table local. The kernel compares no device
-        /// with such a route (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
-        const OBJECT_IN_LOCAL = 1 << 16;
-        /// IPv6: a deletion in table main would hit the route of a nexthop object.
-        const OBJECT_IN_MAIN = 1 << 17;
+        /// IPv6: the route of a nexthop object stands in table local, or one through our link that
+        /// has a gateway or several next hops. The kernel compares no device with the one, and no
+        /// gateway with the others (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
+        const SHIELD_IN_LOCAL = 1 << 16;
+        /// A deletion in table main would hit such a route, in IPv4 one of the latter kind.
+        const SHIELD_IN_MAIN = 1 << 17;
         /// A look-up was answered by a further route, or by what may hide one: a rule's other
         /// table.
         const VEILED = 1 << 18;
@@ -699,9 +700,11 @@ fn meaning(route: &Route, frame: &Frame<'_>) -> Option<Facts> {
         return None;
     }
     if route.link != Some(frame.link) || route.indirect {
-        let object = route.by_object && route.family == Family::V6;
-        let fact = if object {
-            Facts::FOREIGN | Facts::OBJECT_IN_LOCAL
+        // The links of several next hops are not told here.
+        let through_ours = route.indirect && route.link.is_none_or(|link| link == frame.link);
+        let shield = route.family == Family::V6 && (route.by_object || through_ours);
+        let fact = if shield {
+            Facts::FOREIGN | Facts::SHIELD_IN_LOCAL
         } else {
             Facts::FOREIGN
         };

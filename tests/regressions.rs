@@ -220,3 +220,94 @@ fn a_desired_vip_without_a_source_is_not_released() {
     assert_eq!(causes(&report), rejected, "{report:?}");
     before.assert_same(&net.snapshot_without(&[v4, goes]));
 }
+
+/// Another hand's route to a VIP through a gateway on our link, or through several links of which
+/// ours is one, stands before a plain one through our link: the kernel compares no gateway where a
+/// deletion names none, so to delete the plain one would take the other.
+#[test]
+fn a_route_with_a_gateway_is_not_taken_for_one_without() {
+    let v4 = (vip("10.96.0.1"), "10.1.1.2/24");
+    let v6 = (vip("2001:db8:42::1"), "2001:db8:1::2/64 nodad");
+    let through_ours = [v4, v6].map(|(_, stranger)| {
+        let (net, _) = stranger.split_once("2/").unwrap();
+        format!("via {net}1 dev {VIP_LINK}")
+    });
+    let [ours_v4, ours_v6] = &through_ours;
+    let (other_v4, other_v6) = ("via 10.1.1.1 dev node0 onlink", "via fe80::1 dev node0");
+    for ((vip, stranger), way, is_hit) in [
+        (v4, ours_v4.clone(), true),
+        (v4, format!("nexthop {ours_v4} nexthop {other_v4}"), true),
+        // IPv4 looks at the first one only, IPv6 at each.
+        (v4, format!("nexthop {other_v4} nexthop {ours_v4}"), false),
+        (v4, other_v4.into(), false),
+        (v6, ours_v6.clone(), true),
+        (v6, format!("nexthop {other_v6} nexthop {ours_v6}"), true),
+        (v6, other_v6.into(), false),
+    ] {
+        for is_first in [true, false] {
+            let net = Net::new();
+            net.ip(&format!("addr add {stranger} dev {VIP_LINK}"));
+            net.settle();
+            let alone = net.snapshot_without(&[]);
+            let append = |way: &str| net.ip(&format!("route append {vip} proto static {way}"));
+            let plain = format!("dev {VIP_LINK}");
+            let order = match is_first {
+                true => [&way, &plain],
+                false => [&plain, &way],
+            };
+            for way in order {
+                append(way);
+            }
+            let before = net.snapshot_without(&[]);
+            for call in 0..3 {
+                let mut manager = manager(PROTO_KERNEL);
+                let result = match call {
+                    0 => manager.assign([vip]),
+                    1 => manager.reconcile(&Claim::link(), [vip]),
+                    _ => manager.release([vip]),
+                };
+                if is_hit && is_first {
+                    let report = result.unwrap_err().into_report().unwrap();
+                    assert_eq!(causes(&report), [(vip, Cause::Conflict)], "{way}");
+                    assert_eq!(report.writes, 0, "{way}");
+                    before.assert_same(&net.snapshot_without(&[]));
+                } else {
+                    result.unwrap_or_else(|error| panic!("{way}: {error}"));
+                }
+            }
+            if !(is_hit && is_first) {
+                // Of the VIP nothing is left but the other route.
+                net.ip(&format!("route del {vip} proto static {way}"));
+                alone.assert_same(&net.snapshot_without(&[]));
+            }
+        }
+    }
+}
+
+/// The same in table local, where IPv6 compares no type either.
+#[test]
+fn a_local_route_is_not_deleted_behind_one_with_a_gateway() {
+    let net = Net::new();
+    let (vip, source) = (vip("2001:db8:42::1"), common::NODE_V6);
+    net.ip(&format!("addr add 2001:db8:1::2/64 dev {VIP_LINK} nodad"));
+    net.settle();
+    for way in [
+        format!("{vip} via 2001:db8:1::1 dev {VIP_LINK}"),
+        format!("local {vip} dev {VIP_LINK} src {source}"),
+    ] {
+        net.ip(&format!(
+            "-6 route append {way} table local proto kernel metric 1024"
+        ));
+    }
+    let before = net.snapshot_without(&[]);
+    let mut manager = manager(PROTO_KERNEL);
+    for call in 0..2 {
+        let result = match call {
+            0 => manager.release([vip]),
+            _ => manager.release_all(&Claim::link()),
+        };
+        let report = result.unwrap_err().into_report().unwrap();
+        assert_eq!(causes(&report), [(vip, Cause::Conflict)]);
+        before.assert_same(&net.snapshot_without(&[]));
+    }
+}

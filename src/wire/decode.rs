@@ -185,6 +185,22 @@ impl<'a> Message<'a> {
         Ok(Some(route))
     }
 
+    /// The links of the next hops of a route that has several of its own, in order.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = u32> {
+        let attributes = attributes(self.payload.get(RTMSG..).unwrap_or_default());
+        let hops = attributes
+            .map_while(Result::ok)
+            .find(|(kind, _)| *kind == libc::RTA_MULTIPATH);
+        let mut rest = hops.map(|(_, hops)| hops).unwrap_or_default();
+        // struct rtnexthop: length, flags, weight, index; and attributes.
+        std::iter::from_fn(move || {
+            let index = u32_at(rest, 4)?;
+            let length = usize::from(u16_at(rest, 0)?).max(RTNEXTHOP);
+            rest = rest.get(aligned(length)..).unwrap_or_default();
+            Some(index)
+        })
+    }
+
     /// Reads an RTM_NEWADDR or RTM_DELADDR; `None` for a family that is not ours.
     pub(crate) fn address(&self) -> Result<Option<Address>, Malformed> {
         let fixed: &[u8; IFADDRMSG] = self.payload.first_chunk().ok_or(Malformed)?;
@@ -267,6 +283,9 @@ const RTA_NH_ID: u16 = 30;
 const IFA_FLAGS: u16 = 8;
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
+
+/// Length of `struct rtnexthop` (linux/rtnetlink.h).
+const RTNEXTHOP: usize = 8;
 
 /// Length of `struct ifaddrlblmsg`, and its attributes (linux/if_addrlabel.h).
 const IFADDRLBLMSG: usize = 12;
