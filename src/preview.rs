@@ -201,6 +201,8 @@ pub enum Action {
         link: Arc<str>,
         /// The VIP.
         vip: Vip,
+        /// The other end, where the address has one. IPv4 only.
+        peer: Option<IpAddr>,
     },
     /// Wait until the kernel has put in its own local route of an IPv6 address. Printed, it is the
     /// look-up that tells: `metric 0`.
@@ -353,9 +355,11 @@ impl fmt::Display for Action {
                 }
                 protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
             }
-            Self::DeleteAddress { link, vip } => {
+            Self::DeleteAddress { link, vip, peer } => {
                 let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr del {vip}/{bits} dev {}", Word(link))
+                write!(f, "{ip} addr del {vip}")?;
+                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
+                write!(f, "/{bits} dev {}", Word(link))
             }
             Self::AwaitRoute { vip, .. } => write!(f, "{} route get fibmatch {vip}", ip(*vip)),
             Self::AddRoute(route) => route.write(f, "add"),
@@ -727,6 +731,7 @@ impl Forecast {
                 | Facts::TENTATIVE
                 | Facts::DAD_FAILED
                 | Facts::YOUNG
+                | Facts::PEER
                 | Facts::KERNEL,
         );
     }
@@ -834,7 +839,25 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
                     reason: reason(what, policy, facts),
                 };
                 if what == Move::Step(Step::DeleteAddress) {
-                    deferred.push((row, step));
+                    let mut ends = rows.ends(row.vip).peekable();
+                    if ends.peek().is_none() {
+                        deferred.push((row, step));
+                        return;
+                    }
+                    deferred.extend(ends.map(|end| {
+                        let action = Action::DeleteAddress {
+                            link: link.clone(),
+                            vip: row.vip,
+                            peer: Some(*end).filter(|end| *end != row.vip.addr()),
+                        };
+                        (
+                            *row,
+                            PlannedStep {
+                                action,
+                                ..step.clone()
+                            },
+                        )
+                    }));
                 } else {
                     plan.steps.push(step);
                 }
@@ -954,7 +977,11 @@ fn action(
                 metric: keep.and_then(|keep| keep.rt_priority),
                 protocol: keep.and_then(|keep| keep.protocol),
             },
-            Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress { link, vip },
+            Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress {
+                link,
+                vip,
+                peer: None,
+            },
             Step::AddRoute => Action::AddRoute(written(&wanted_key(wanted))),
             Step::AddTransit => Action::AddRoute(written(&transit_key(wanted))),
             Step::AppendRoute => Action::AppendRoute(written(&wanted_key(wanted))),

@@ -536,6 +536,10 @@ impl<'a> Call<'a> {
             Step::UpdateAddress => return self.queue_update(at),
             Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
                 self.prepare_address(at, step)?;
+                let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
+                if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
+                    return self.queue_ends(at);
+                }
             }
             _ => {}
         }
@@ -557,6 +561,22 @@ impl<'a> Call<'a> {
             };
             self.push(at, Step::DeleteOthers, |templates, vip, out, sequence| {
                 templates.push_delete_route(out, sequence, vip, &key);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// As many messages as there are addresses that are the VIP: one has a peer.
+    fn queue_ends(&mut self, at: u32) -> Result<(), Stop> {
+        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
+            return Ok(());
+        };
+        for place in 0.. {
+            let Some(end) = self.buffers.rows.ends(vip).nth(place).copied() else {
+                break;
+            };
+            self.push(at, Step::DeleteAddress, |templates, vip, out, sequence| {
+                templates.push_delete_address(out, sequence, vip, &end);
             })?;
         }
         Ok(())

@@ -115,6 +115,8 @@ bitflags::bitflags! {
         const VEILED = 1 << 18;
         /// …its address does.
         const ADDRESS_MARKED = 1 << 19;
+        /// IPv4: there is one with a peer, and [`Rows::ends`] has all of the VIP's.
+        const PEER = 1 << 20;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -122,7 +124,8 @@ bitflags::bitflags! {
         /// What is known of the address.
         const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::YOUNG.bits()
-            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits();
+            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits()
+            | Self::PEER.bits();
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
             | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
@@ -285,6 +288,8 @@ pub(crate) struct Rows {
     others: Vec<(Vip, RouteKey)>,
     /// What an address update must keep.
     keeps: Vec<(Vip, AddressKeep)>,
+    /// The other ends of IPv4 addresses, where one of the VIP's has a peer; the others' is the VIP.
+    ends: Vec<(Vip, IpAddr)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
     /// VIPs, no rows yet, that are on the link with another prefix length.
@@ -318,9 +323,16 @@ impl Rows {
     /// Sorts the rows and drops repetitions. A torn dump may have found a VIP twice.
     pub(crate) fn settle(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.vip);
+        let ends = &mut self.ends;
         self.rows.dedup_by(|again, row| {
             let same = again.vip == row.vip;
             if same {
+                // One of its addresses was found with a peer, and another one without.
+                if (row.facts ^ again.facts).contains(Facts::PEER)
+                    && (row.facts & again.facts).contains(Facts::ADDRESS)
+                {
+                    ends.push((row.vip, row.vip.addr()));
+                }
                 row.facts |= again.facts;
             }
             same
@@ -359,9 +371,11 @@ impl Rows {
         self.clear();
         self.others.clear();
         self.keeps.clear();
+        self.ends.clear();
         self.rows.shrink_to(rows);
         self.others.shrink_to(rows);
         self.keeps.shrink_to(rows);
+        self.ends.shrink_to(rows);
         self.found.shrink_to(rows);
         self.lengths.shrink_to(rows);
     }
@@ -418,6 +432,15 @@ impl Rows {
         self.keeps.get(at).map(|(_, keep)| keep)
     }
 
+    /// The other ends of a VIP's addresses, where one of those has a peer.
+    pub(crate) fn ends(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
+        let from = self.ends.partition_point(|(of, _)| *of < vip);
+        self.ends[from..]
+            .iter()
+            .take_while(move |(of, _)| *of == vip)
+            .map(|(_, end)| end)
+    }
+
     /// How many IPv4 addresses the link has that are none of the rows'.
     pub(crate) fn strangers(&self) -> usize {
         self.strangers
@@ -427,6 +450,7 @@ impl Rows {
     pub(crate) fn begin(&mut self) {
         self.begin_routes(|_| Facts::empty());
         self.keeps.clear();
+        self.ends.clear();
         self.lengths.clear();
         self.seen = 0;
         self.strangers = 0;
@@ -450,6 +474,8 @@ impl Rows {
         self.others.dedup();
         self.keeps.sort_unstable_by_key(|(vip, _)| *vip);
         self.keeps.dedup_by_key(|(vip, _)| *vip);
+        self.ends.sort_unstable();
+        self.ends.dedup();
     }
 
     /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
@@ -515,6 +541,15 @@ impl Rows {
             return;
         }
         let has = |flag| address.flags & flag != 0;
+        if vip.family() == Family::V4 && (address.peer.is_some() || row.facts.contains(Facts::PEER))
+        {
+            // A deletion names the other end.
+            if row.facts & (Facts::ADDRESS | Facts::PEER) == Facts::ADDRESS {
+                self.ends.push((vip, vip.addr()));
+            }
+            row.facts |= Facts::PEER;
+            self.ends.push((vip, address.peer.unwrap_or(vip.addr())));
+        }
         row.order = self.seen;
         row.facts |= Facts::ADDRESS;
         row.facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));

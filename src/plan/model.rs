@@ -546,6 +546,7 @@ impl World {
                 created: if host.young { NOW } else { NOW / 2 },
                 protocol: None,
                 rt_priority: None,
+                peer: None,
             };
             rows.join_address(&address, &frame, None);
         };

@@ -223,6 +223,7 @@ impl<'a> Message<'a> {
             created: 0,
             protocol: None,
             rt_priority: None,
+            peer: None,
         };
         for attribute in attributes(&self.payload[IFADDRMSG..]) {
             let (kind, value) = attribute?;
@@ -238,6 +239,7 @@ impl<'a> Message<'a> {
         }
         // With a peer, IFA_LOCAL is ours and IFA_ADDRESS the other end's.
         address.addr = local.or(peer).ok_or(Malformed)?;
+        address.peer = peer.filter(|peer| *peer != address.addr);
         Ok(Some(address))
     }
 
@@ -364,6 +366,8 @@ pub(crate) struct Address {
     /// IFA_PROTO, Linux 5.18.
     pub(crate) protocol: Option<u8>,
     pub(crate) rt_priority: Option<u32>,
+    /// The other end, where that is another address.
+    pub(crate) peer: Option<IpAddr>,
 }
 
 impl Address {

@@ -294,6 +294,22 @@ impl Templates {
         push_delete_route(out, sequence, vip, self.link, key);
     }
 
+    /// Appends the deletion of the address of `vip` with this other end.
+    pub(crate) fn push_delete_address(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        end: &IpAddr,
+    ) {
+        let ends = [
+            AddressAttribute::Local(*vip),
+            AddressAttribute::Address(*end),
+        ];
+        let header = address_header(self.family, self.link);
+        push(out, sequence, libc::RTM_DELADDR, 0, &header, ends.iter());
+    }
+
     /// Appends the update that gives the address of `vip` `IFA_F_NOPREFIXROUTE` and changes
     /// nothing else of it (`inet6_addr_modify`, net/ipv6/addrconf.c, sets all of these anew).
     pub(crate) fn push_update_address(
