@@ -375,7 +375,8 @@ impl Observer<'_> {
         self.rows.iter().any(awaits_kernel)
     }
 
-    fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
+    /// Reads the addresses of the link.
+    pub(crate) fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         let mut addresses = Addresses::default();
         let dumped = self.talk.dump(
