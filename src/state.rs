@@ -674,7 +674,10 @@ impl Rows {
         // local the answer does not say whether it is there (see [`Route::looked_up`]).
         let host_in_main =
             route.filter(|route| route.table == TABLE_MAIN && route.host().is_some());
+        // The route of a prefix whose source is the VIP tells of its address, with that length.
+        let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
         let veiled = host_in_main.is_some()
+            || route.is_some_and(of_prefix)
             || fact.is_some_and(|fact| fact.intersects(further))
             || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
         let fact = fact.unwrap_or_default() - further;

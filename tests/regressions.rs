@@ -401,3 +401,21 @@ fn where_an_address_stays_none_is_added() {
         }
     }
 }
+
+/// The same where the address of another length has lost its local route, so that nothing leads to the
+/// VIP: the kernel would take the address of one host beside it.
+#[test]
+fn a_vip_of_another_length_without_a_route_is_not_new() {
+    let net = Net::new();
+    let (stays, new) = (vip("10.96.0.2"), vip("10.97.0.1"));
+    net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
+    net.ip(&format!(
+        "route del local {stays} dev {VIP_LINK} table local"
+    ));
+    let before = net.snapshot_without(&[new]);
+    let report = manager(PROTO_KERNEL).assign([stays, new]).unwrap_err();
+    let report = report.into_report().unwrap();
+    assert_eq!(causes(&report), [(stays, Cause::Unrepaired)], "{report:?}");
+    assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
+    before.assert_same(&net.snapshot_without(&[new]));
+}
