@@ -294,6 +294,8 @@ pub(crate) struct Rows {
     found: Vec<Row>,
     /// VIPs, no rows yet, that are on the link with another prefix length.
     lengths: Vec<Vip>,
+    /// The last wanted route that had more to it, and what (see [`Route::more`]).
+    more: Option<(Vip, u32)>,
     /// The last host that a route led to which showed no VIP.
     passed: Option<Vip>,
     /// Whether such a one was found after all: of it this observation does not know all.
@@ -462,6 +464,7 @@ impl Rows {
             row.facts = kept(row);
         }
         self.others.clear();
+        self.more = None;
         self.passed = None;
         self.by_route = false;
         self.cursor = 0;
@@ -597,9 +600,9 @@ impl Rows {
             }
             return false;
         };
-        let row = &mut self.rows[at];
-        row.facts |= fact;
-        let vip = row.vip;
+        let Row { vip, facts, .. } = self.rows[at];
+        let fact = fact | self.twin(vip, facts, fact, route, frame);
+        self.rows[at].facts |= fact;
         self.note_other(vip, route, fact);
         route.table == TABLE_MAIN
     }
@@ -628,10 +631,40 @@ impl Rows {
             self.found.push(Row::new(vip, goal));
             self.by_route |= self.passed == Some(vip);
         }
+        let facts = self.found.last().map(|row| row.facts).unwrap_or_default();
+        let fact = fact | self.twin(vip, facts, fact, route, frame);
         if let Some(row) = self.found.last_mut() {
             row.facts |= fact;
         }
         self.note_other(vip, route, fact);
+    }
+
+    /// Whether a wanted IPv4 route stands beside another one, which differs only in what we do not
+    /// compare: then it is a further one. Of `facts` is what was told before. A torn dump may have
+    /// told the same one twice.
+    #[inline]
+    fn twin(
+        &mut self,
+        vip: Vip,
+        facts: Facts,
+        fact: Facts,
+        route: &Route,
+        frame: &Frame<'_>,
+    ) -> Facts {
+        let told = facts & fact & (Facts::OURS | Facts::KERNEL);
+        if told.is_empty() && route.more == 0 || route.family != Family::V4 {
+            return Facts::empty();
+        }
+        if !fact.contains(frame.wanted_fact(Family::V4)) {
+            return Facts::empty();
+        }
+        let before = self.more.filter(|(of, _)| *of == vip);
+        self.more = Some((vip, route.more));
+        if !told.is_empty() && before.map_or(0, |(_, more)| more) != route.more {
+            Facts::EXTRA
+        } else {
+            Facts::empty()
+        }
     }
 
     /// Remembers a route that is not as wanted, by what it means.

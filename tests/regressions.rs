@@ -419,3 +419,40 @@ fn a_vip_of_another_length_without_a_route_is_not_new() {
     assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
     before.assert_same(&net.snapshot_without(&[new]));
 }
+
+/// IPv4 takes two routes for different ones that differ in their MTU or realm alone. Only one is the
+/// single route, whichever it is.
+#[test]
+fn routes_that_differ_in_their_mtu_are_two() {
+    for binding in [Binding::Address, Binding::Route] {
+        for (first, second) in [("", "mtu 1400"), ("mtu 1400", ""), ("realm 5", "mtu 1400")] {
+            let net = Net::new();
+            let vip = vip("10.96.0.1");
+            net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
+            let mut manager = broken::builder(VIP_LINK, PROTO_KERNEL)
+                .binding(binding)
+                .open()
+                .unwrap();
+            manager.assign([vip]).unwrap();
+            for (verb, more) in [("replace", first), ("append", second)] {
+                net.ip(&format!(
+                    "route {verb} local {vip} dev {VIP_LINK} table local proto kernel scope host \
+                     src {} {more}",
+                    common::NODE_V4
+                ));
+            }
+            let audited = manager.audit().unwrap().vips;
+            assert_eq!(audited[0].drift, Drift::DUPLICATE, "{first} {second}");
+            let plan = manager.plan(&Claim::link(), [vip]).unwrap();
+            assert!(!plan.is_empty());
+            let report = manager.normalize().unwrap();
+            assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
+            let routes = net.ip(&format!("route show table local {vip}"));
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            let report = manager.normalize().unwrap();
+            assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+            manager.release([vip]).unwrap();
+            net.assert_absent(&[vip]);
+        }
+    }
+}

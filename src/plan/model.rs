@@ -516,6 +516,7 @@ impl World {
             metric: route.metric,
             indirect: false,
             by_object: false,
+            more: 0,
         }
     }
 

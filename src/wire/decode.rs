@@ -163,6 +163,7 @@ impl<'a> Message<'a> {
             metric: 0,
             indirect: fixed[2] != 0,
             by_object: false,
+            more: 0,
         };
         for attribute in attributes(&self.payload[RTMSG..]) {
             let (kind, value) = attribute?;
@@ -178,6 +179,12 @@ impl<'a> Message<'a> {
                 }
                 libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP => {
                     route.indirect = true;
+                }
+                libc::RTA_METRICS | libc::RTA_FLOW => {
+                    let digest = |digest: u32, byte: &u8| {
+                        digest.wrapping_mul(31).wrapping_add(u32::from(*byte))
+                    };
+                    route.more = value.iter().fold(route.more ^ u32::from(kind), digest);
                 }
                 _ => {}
             }
@@ -315,6 +322,8 @@ pub(crate) struct Route {
     pub(crate) indirect: bool,
     /// It goes through a nexthop object.
     pub(crate) by_object: bool,
+    /// A digest of what else IPv4 tells routes apart by: an MTU and its like, and realms. 0: none.
+    pub(crate) more: u32,
 }
 
 impl Route {
