@@ -88,7 +88,7 @@ bitflags::bitflags! {
         const OURS = 1 << 6;
         /// Another route of the link in the place that the wanted one would take…
         const SLOT = 1 << 7;
-        /// …with another source (or type, or scope)…
+        /// …with another source (or type, or scope, or with a lifetime)…
         const SLOT_SOURCE = 1 << 8;
         /// …with another protocol.
         const SLOT_PROTOCOL = 1 << 9;
@@ -815,7 +815,8 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     let local = route.kind == libc::RTN_LOCAL;
     let from_source = wanted.source.is_some() && route.prefsrc == wanted.source;
     let mut fact = Facts::empty();
-    fact.set(Facts::SLOT_SOURCE, !local || !scope_fits || !from_source);
+    let form_fits = local && scope_fits && !route.expires;
+    fact.set(Facts::SLOT_SOURCE, !form_fits || !from_source);
     fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
     let marked = route.protocol == wanted.protocol && wanted.protocol != libc::RTPROT_KERNEL;
     let mark = if marked {

@@ -517,6 +517,7 @@ impl World {
             indirect: false,
             by_object: false,
             more: 0,
+            expires: false,
         }
     }
 

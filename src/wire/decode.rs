@@ -164,6 +164,7 @@ impl<'a> Message<'a> {
             indirect: fixed[2] != 0,
             by_object: false,
             more: 0,
+            expires: false,
         };
         for attribute in attributes(&self.payload[RTMSG..]) {
             let (kind, value) = attribute?;
@@ -179,6 +180,10 @@ impl<'a> Message<'a> {
                 }
                 libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP => {
                     route.indirect = true;
+                }
+                // struct rta_cacheinfo: its third member, in IPv6 0 for what does not expire.
+                libc::RTA_CACHEINFO if family == Family::V6 => {
+                    route.expires = u32_at(value, 8).is_some_and(|left| left != 0);
                 }
                 libc::RTA_METRICS | libc::RTA_FLOW => {
                     let digest = |digest: u32, byte: &u8| {
@@ -324,6 +329,9 @@ pub(crate) struct Route {
     pub(crate) by_object: bool,
     /// A digest of what else IPv4 tells routes apart by: an MTU and its like, and realms. 0: none.
     pub(crate) more: u32,
+    /// IPv6: it has a lifetime. When that has passed it serves nobody, and the table still shows it
+    /// for a while.
+    pub(crate) expires: bool,
 }
 
 impl Route {
