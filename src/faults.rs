@@ -19,7 +19,9 @@ use crate::sandbox::{self, Sandbox};
 use crate::sys::{Socket, Strictness};
 use crate::talk::{Dumped, Talk};
 use crate::wire::encode::{HEADER, RouteKey, Templates, Wanted};
-use crate::{Builder, Cause, ErrorKind, Family, Operation, Report, Vip, VipManager};
+use crate::{
+    Builder, Cause, Claim, ErrorKind, Family, Operation, Protocol, Report, Vip, VipManager,
+};
 
 static ENTERED: OnceLock<io::Result<()>> = OnceLock::new();
 
@@ -534,5 +536,90 @@ fn a_look_up_that_finds_nothing_is_repeated() {
             }
             other => panic!("after {blind} blind look-ups: {other:?}"),
         }
+    }
+}
+
+/// A route that has outlived its address, and waits in a disguise for a new one: a call that ends
+/// just then leaves what still bears the mark.
+#[test]
+fn a_route_in_disguise_bears_the_mark() {
+    const MARK: Protocol = Protocol::new(201).unwrap();
+    let mut ended_early = 0;
+    for last in 1.. {
+        let _node = node();
+        let vip = v6(1)[0];
+        let mut vips = builder().protocol(MARK).open().unwrap();
+        vips.assign([vip]).unwrap();
+        ip(&format!("addr del {vip}/128 dev {LINK}"));
+        let canceller = vips.canceller();
+        let mut sends = 0;
+        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+            sends += 1;
+            if sends == last {
+                canceller.cancel();
+            }
+        }));
+        let result = vips.assign([vip]);
+        vips.talk_mut().tamper.0 = None;
+        if result.is_ok() {
+            break;
+        }
+        ended_early += 1;
+        let address = on_link().contains(&vip);
+        vips.release_all(&Claim::mark()).unwrap();
+        let left = vips.audit().unwrap().vips;
+        assert!(
+            left.is_empty(),
+            "ended after send {last}, address {address}: {left:?}"
+        );
+    }
+    assert!(ended_early > 1);
+}
+
+/// A release by mark that ends early, after whatever send: what it leaves still bears the mark, so the
+/// next one finds it.
+#[test]
+fn what_a_call_by_mark_leaves_bears_the_mark() {
+    const MARK: Protocol = Protocol::new(201).unwrap();
+    let both: Vec<IpAddr> = v4(150).into_iter().chain(v6(150)).collect();
+    for protocols in [[Some(MARK), None], [None, Some(MARK)], [Some(MARK); 2]] {
+        let mut ended_early = 0;
+        for last in 1.. {
+            let _node = node();
+            let mut vips = builder();
+            let [route, address] = protocols;
+            if let Some(protocol) = route {
+                vips = vips.protocol(protocol);
+            }
+            if let Some(protocol) = address {
+                vips = vips.address_protocol(protocol);
+            }
+            let mut vips = vips.open().unwrap();
+            vips.assign(&both).unwrap();
+            let canceller = vips.canceller();
+            let mut sends = 0;
+            vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+                sends += 1;
+                if sends == last {
+                    canceller.cancel();
+                }
+            }));
+            let result = vips.release_all(&Claim::mark());
+            vips.talk_mut().tamper.0 = None;
+            if result.is_ok() {
+                break;
+            }
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
+            ended_early += 1;
+            vips.release_all(&Claim::mark()).unwrap();
+            let left = vips.audit().unwrap().vips;
+            assert!(
+                left.is_empty(),
+                "marks {protocols:?}, ended after send {last}: {} left, {:?}",
+                left.len(),
+                left.first()
+            );
+        }
+        assert!(ended_early > 1);
     }
 }

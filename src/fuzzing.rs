@@ -145,7 +145,7 @@ pub fn join(data: &[u8]) {
         }),
         kernel_source: bit(0),
         protocol: if bit(1) { 201 } else { 2 },
-        transit: 251,
+        transit: if bit(1) { 201 } else { 251 },
         address_protocol: bit(2).then_some(7),
         deprecated: false,
     });

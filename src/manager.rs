@@ -93,7 +93,8 @@ impl VipManager {
     /// `Ok` means that every VIP was seen in the single-route state after the last write. Where a
     /// few VIPs are new to the link, they are looked up one by one instead of reading all that is
     /// on it; such a look-up does not tell of IPv4 routes that are for one type of service only
-    /// (`ip route … tos`), which [`normalize`](Self::normalize) finds.
+    /// (`ip route … tos`), nor of an IPv4 address of another prefix length that no route tells of,
+    /// neither its own nor its prefix's. [`normalize`](Self::normalize) finds both.
     ///
     /// # Errors
     ///

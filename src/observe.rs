@@ -206,6 +206,8 @@ impl Observer<'_> {
         self.rows.begin();
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         let mut unknown = heard == Dumped::Torn;
+        // What may stand before a route there, its notification does not tell.
+        let mut told_of_main = [false; 2];
         for at in 0..rows.len() {
             let Some(row) = rows.iter().nth(at).copied() else {
                 break;
@@ -239,7 +241,7 @@ impl Observer<'_> {
                 },
             }
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
-                rows.join_route(route, frame, None);
+                told_of_main[vip.family() as usize] |= rows.join_route(route, frame, None);
             }
             // IPv6 deletes by metric and protocol: what else that could hit, or whether it is still
             // there, nobody told.
@@ -249,8 +251,16 @@ impl Observer<'_> {
                 vip.family() == Family::V6 && joined.is_some_and(|facts| facts.intersects(further));
         }
         let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
-        if *scan_main && self.rows.iter().any(goes) {
-            unknown |= self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
+        let looks = *scan_main && self.rows.iter().any(goes);
+        for family in Family::ALL {
+            let looks = looks && family == Family::V6;
+            if looks || told_of_main[family as usize] {
+                let mut used = false;
+                unknown |= self.scan_main(family, &mut used)? == Dumped::Torn;
+                if looks {
+                    *scan_main = used;
+                }
+            }
         }
         self.rows.finish();
         // What is in the place of the wanted one, look-ups tell. A further one stays told of until it
@@ -308,9 +318,9 @@ impl Observer<'_> {
 
     fn dump_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
         let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
-        if *used && family == Family::V6 {
+        if *used {
             // Something is to be deleted there: what else could that hit?
-            return Ok(dumped.and(self.dump_objects_in_main()?));
+            return Ok(dumped.and(self.dump_shields_in_main(family)?));
         }
         Ok(dumped)
     }
@@ -373,7 +383,8 @@ impl Observer<'_> {
         self.rows.iter().any(awaits_kernel)
     }
 
-    fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
+    /// Reads the addresses of the link.
+    pub(crate) fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         let mut addresses = Addresses::default();
         let dumped = self.talk.dump(
@@ -413,30 +424,34 @@ impl Observer<'_> {
         Ok(dumped)
     }
 
-    /// Finds the rows whose routes in table main a deletion would miss, because the route of a
-    /// nexthop object with the same metric and protocol stands before them.
-    fn dump_objects_in_main(&mut self) -> Result<Dumped, Failed> {
+    /// Finds the rows whose routes in table main a deletion would miss, because another route that it
+    /// matches as well stands before them (see [`stands_for`]).
+    fn dump_shields_in_main(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, frame) = (&mut *self.rows, &self.frame);
-        // The objects' routes to the destination that the dump is at; it tells them in order.
-        let mut objects: Vec<Route> = Vec::new();
+        // In IPv4 only what goes through our link is in the way.
+        let link = (family == Family::V4).then_some(frame.link);
+        // Such routes to the destination that the dump is at; it tells them in order.
+        let mut shields: Vec<Route> = Vec::new();
         self.talk.dump(
-            |out, sequence| dump_routes(out, sequence, Family::V6, Some(TABLE_MAIN), None),
+            |out, sequence| dump_routes(out, sequence, family, Some(TABLE_MAIN), link),
             |message| {
-                let Some(route) = message.route()? else {
+                let Some(route) = message.route()?.filter(|route| route.table == TABLE_MAIN) else {
                     return Ok(());
                 };
-                objects.retain(|object| object.destination == route.destination);
-                let same = |object: &Route| {
-                    (object.metric, object.protocol) == (route.metric, route.protocol)
+                let Some(host) = route.host() else {
+                    return Ok(());
                 };
-                if route.by_object {
-                    objects.push(route);
+                shields.retain(|shield| shield.host() == Some(host));
+                if route.indirect {
+                    if is_shield(&route, message, frame.link) {
+                        shields.push(route);
+                    }
                 } else if route.link == Some(frame.link)
-                    && objects.iter().any(same)
-                    && let Some(at) = route.host().and_then(|host| rows.index_of(host))
+                    && shields.iter().any(|shield| stands_for(shield, &route))
+                    && let Some(at) = rows.index_of(host)
                     && let Some(row) = rows.get_mut(at)
                 {
-                    row.facts |= Facts::OBJECT_IN_MAIN;
+                    row.facts |= Facts::SHIELD_IN_MAIN;
                 }
                 Ok(())
             },
@@ -577,6 +592,33 @@ impl Observer<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the kernel may take this route, which we never make, for one through our link: a deletion
+/// that names no gateway matches any. Of several next hops IPv4 looks at the first (`fib_nh_match`,
+/// net/ipv4/fib_semantics.c) and IPv6 at each, and with one all go (`ip6_route_del`,
+/// net/ipv6/route.c). With nexthop objects IPv4 is exact, and IPv6 compares no device.
+fn is_shield(route: &Route, message: &Message<'_>, link: u32) -> bool {
+    if route.by_object {
+        return route.family == Family::V6;
+    }
+    let looked_at = match route.family {
+        Family::V4 => 1,
+        Family::V6 => usize::MAX,
+    };
+    route.link == Some(link) || message.hops().take(looked_at).any(|hop| hop == link)
+}
+
+/// Whether the deletion of `route` would match `shield`, too.
+fn stands_for(shield: &Route, route: &Route) -> bool {
+    let same = (shield.metric, shield.protocol) == (route.metric, route.protocol);
+    same && match route.family {
+        Family::V6 => true,
+        Family::V4 => {
+            (shield.tos, shield.kind) == (route.tos, route.kind)
+                && (route.prefsrc.is_none() || route.prefsrc == shield.prefsrc)
+        }
     }
 }
 

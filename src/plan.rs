@@ -77,11 +77,11 @@ pub(crate) enum Step {
     RenewAddress,
     /// Add our route; fails where the place is taken, by whatever device.
     AddRoute,
-    /// The same under the transit protocol.
+    /// The same as a route in transit (see [`transit_key`](crate::wire::encode::transit_key)).
     AddTransit,
     /// Replace what is in the place by our route, or add it.
     ReplaceRoute,
-    /// The same under the transit protocol.
+    /// The same as a route in transit.
     ReplaceTransit,
     /// Add our route behind what is in the place, by whatever device; fails where it is there.
     AppendRoute,
@@ -173,7 +173,7 @@ pub(crate) enum Next {
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
-        Goal::Release => release(facts),
+        Goal::Release => release(facts, phase),
         Goal::Assign | Goal::Normalize => {
             if let Some(next) = obstacle(facts, phase, policy) {
                 return next;
@@ -205,7 +205,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
                 if policy.binding == Binding::Route
                     && phase.contains(Phase::WAS_ABSENT | Phase::WRITTEN)
                     && facts.contains(Facts::OURS)
-                    && !facts.contains(Facts::OBJECT_IN_LOCAL) =>
+                    && !facts.contains(Facts::SHIELD_IN_LOCAL) =>
             {
                 Next::Steps(&[Step::DeleteOurs])
             }
@@ -216,10 +216,10 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
         return Some(Next::Fail(Cause::Unrepaired));
     }
     let cured_by_update = !facts.contains(Facts::NO_PREFIX_ROUTE);
-    if facts.contains(Facts::OBJECT_IN_MAIN)
+    if facts.contains(Facts::SHIELD_IN_MAIN)
         && (facts.contains(Facts::EXTRA) || facts.contains(Facts::PREFIX) && !cured_by_update)
     {
-        // A deletion could hit the object's route.
+        // A deletion could hit that one instead.
         return Some(Next::Fail(Cause::Conflict));
     }
     match policy.binding {
@@ -286,7 +286,7 @@ fn settle_v4(facts: Facts) -> Next {
 fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // A route that outlived its address would pass for the wanted one before the kernel's late
-        // one has come. Under the transit protocol it still delivers, and waits to be ours again.
+        // one has come. As a route in transit it still delivers, and waits to be ours again.
         // In a round of its own: were it refused beside the address, it would pass all the same.
         return Next::Steps(if facts.contains(Facts::OURS) {
             &[Step::ReplaceTransit]
@@ -379,7 +379,7 @@ fn rest(facts: Facts) -> Next {
 
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
-fn release(facts: Facts) -> Next {
+fn release(facts: Facts, phase: Phase) -> Next {
     if facts.contains(Facts::OTHER_LENGTH) {
         // The routes serve that address too, which is not ours to remove: half a release would cut
         // it off.
@@ -387,13 +387,18 @@ fn release(facts: Facts) -> Next {
     }
     let local = Facts::OURS | Facts::SLOT | Facts::EXTRA;
     let main = Facts::EXTRA | Facts::PREFIX;
-    if facts.contains(Facts::OBJECT_IN_LOCAL) && facts.intersects(local)
-        || facts.contains(Facts::OBJECT_IN_MAIN) && facts.intersects(main)
+    if facts.contains(Facts::SHIELD_IN_LOCAL) && facts.intersects(local)
+        || facts.contains(Facts::SHIELD_IN_MAIN) && facts.intersects(main)
     {
-        // A deletion could hit the object's route.
+        // A deletion could hit that one instead.
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
+    if address && phase.contains(Phase::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
+        // The mark is a route's. Did that go first, a call that ends in between would leave an
+        // address that nothing shows to be ours.
+        return Next::Steps(&[Step::DeleteAddress]);
+    }
     let ours = facts.contains(Facts::OURS);
     let others =
         facts.intersects(Facts::SLOT | Facts::EXTRA) || facts.contains(Facts::PREFIX) && !address;

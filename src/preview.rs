@@ -16,7 +16,7 @@ use crate::round::{Call, policy_for};
 use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
-use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, wanted_key};
+use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, transit_key, wanted_key};
 use crate::wire::{
     IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
     TABLE_LOCAL, TABLE_MAIN,
@@ -90,7 +90,8 @@ pub enum Reason {
     /// The kernel puts in a local route of its own after it has answered; to delete it before
     /// would miss it.
     LateRoute,
-    /// Under another protocol the wanted route cannot be hit when the kernel's is deleted.
+    /// As it is then, the wanted route cannot be hit when the kernel's is deleted, nor pass for
+    /// finished before that has come.
     Shelter,
     /// There is no link, and the manager may create it.
     NoLink,
@@ -200,6 +201,8 @@ pub enum Action {
         link: Arc<str>,
         /// The VIP.
         vip: Vip,
+        /// The other end, where the address has one. IPv4 only.
+        peer: Option<IpAddr>,
     },
     /// Wait until the kernel has put in its own local route of an IPv6 address. Printed, it is the
     /// look-up that tells: `metric 0`.
@@ -352,9 +355,11 @@ impl fmt::Display for Action {
                 }
                 protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
             }
-            Self::DeleteAddress { link, vip } => {
+            Self::DeleteAddress { link, vip, peer } => {
                 let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr del {vip}/{bits} dev {}", Word(link))
+                write!(f, "{ip} addr del {vip}")?;
+                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
+                write!(f, "/{bits} dev {}", Word(link))
             }
             Self::AwaitRoute { vip, .. } => write!(f, "{} route get fibmatch {vip}", ip(*vip)),
             Self::AddRoute(route) => route.write(f, "add"),
@@ -693,11 +698,13 @@ impl Forecast {
             Step::AddTransit | Step::ReplaceTransit => {
                 self.leave_slot();
                 self.facts.remove(Facts::OURS);
-                self.facts |= Facts::SLOT | Facts::SLOT_PROTOCOL;
-                self.others.push(RouteKey {
-                    protocol: wanted.transit,
-                    ..wanted_key(wanted)
-                });
+                let key = transit_key(wanted);
+                self.facts |= Facts::SLOT;
+                let (source, protocol) = (key.prefsrc, key.protocol);
+                self.facts.set(Facts::SLOT_SOURCE, source != wanted.source);
+                self.facts
+                    .set(Facts::SLOT_PROTOCOL, protocol != wanted.protocol);
+                self.others.push(key);
             }
             Step::ReplaceRoute => self.replace_route(wanted),
             Step::DeleteOurs => self.facts.remove(Facts::OURS),
@@ -724,6 +731,7 @@ impl Forecast {
                 | Facts::TENTATIVE
                 | Facts::DAD_FAILED
                 | Facts::YOUNG
+                | Facts::PEER
                 | Facts::KERNEL,
         );
     }
@@ -831,7 +839,25 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
                     reason: reason(what, policy, facts),
                 };
                 if what == Move::Step(Step::DeleteAddress) {
-                    deferred.push((row, step));
+                    let mut ends = rows.ends(row.vip).peekable();
+                    if ends.peek().is_none() {
+                        deferred.push((row, step));
+                        return;
+                    }
+                    deferred.extend(ends.map(|end| {
+                        let action = Action::DeleteAddress {
+                            link: link.clone(),
+                            vip: row.vip,
+                            peer: Some(*end).filter(|end| *end != row.vip.addr()),
+                        };
+                        (
+                            *row,
+                            PlannedStep {
+                                action,
+                                ..step.clone()
+                            },
+                        )
+                    }));
                 } else {
                     plan.steps.push(step);
                 }
@@ -915,14 +941,11 @@ fn action(
     keep: Option<&AddressKeep>,
 ) -> Action {
     let link = link.clone();
-    let written = |protocol| {
+    let written = |key: &RouteKey| {
         if wanted.kernel_source {
             return named(&kernel_key(&vip.addr()), vip, &link);
         }
-        PlannedRoute {
-            protocol,
-            ..named(&wanted_key(wanted), vip, &link)
-        }
+        named(key, vip, &link)
     };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
@@ -954,12 +977,16 @@ fn action(
                 metric: keep.and_then(|keep| keep.rt_priority),
                 protocol: keep.and_then(|keep| keep.protocol),
             },
-            Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress { link, vip },
-            Step::AddRoute => Action::AddRoute(written(wanted.protocol)),
-            Step::AddTransit => Action::AddRoute(written(wanted.transit)),
-            Step::AppendRoute => Action::AppendRoute(written(wanted.protocol)),
-            Step::ReplaceRoute => Action::ReplaceRoute(written(wanted.protocol)),
-            Step::ReplaceTransit => Action::ReplaceRoute(written(wanted.transit)),
+            Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress {
+                link,
+                vip,
+                peer: None,
+            },
+            Step::AddRoute => Action::AddRoute(written(&wanted_key(wanted))),
+            Step::AddTransit => Action::AddRoute(written(&transit_key(wanted))),
+            Step::AppendRoute => Action::AppendRoute(written(&wanted_key(wanted))),
+            Step::ReplaceRoute => Action::ReplaceRoute(written(&wanted_key(wanted))),
+            Step::ReplaceTransit => Action::ReplaceRoute(written(&transit_key(wanted))),
             // Of the last one `advance` makes one for each route.
             Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
             Step::DeleteKernel | Step::TryKernel => deleted(&kernel_key(&vip.addr())),

@@ -99,8 +99,8 @@ pub enum Cause {
     /// The address cannot be a VIP of this manager. Nothing was written for it.
     Rejected(Reject),
     /// Another device holds a local route for the VIP, and taking it would steal it; or a route to
-    /// it through a nexthop object stands where a deletion could hit it. Nothing was written for it
-    /// once that was seen.
+    /// it through a nexthop object, a gateway or several links stands where a deletion could hit it.
+    /// Nothing was written for it once that was seen.
     Conflict,
     /// The VIP is on the link in a form that this call must not change: with another prefix
     /// length, failed duplicate address detection, a route without its address, or not at all.

@@ -503,18 +503,13 @@ impl<'a> Call<'a> {
     /// the tail, for the rest of the list behind each is gone through more than once
     /// (`__inet_del_ifa`, net/ipv4/devinet.c).
     fn delete_deferred(&mut self) -> Result<(), Stop> {
-        let Buffers { rows, deferred, .. } = &mut *self.buffers;
-        if deferred.is_empty() {
+        if self.buffers.deferred.is_empty() {
             return Ok(());
         }
-        let is_v4 = |at: &u32| {
-            rows.get(*at)
-                .is_some_and(|row| row.vip.family() == Family::V4)
-        };
-        if self.binding == Binding::Route && rows.strangers() == 0 && deferred.iter().any(is_v4) {
-            // Were the link's last IPv4 address to go, every IPv4 route through it would.
-            crate::link::anchor(self.talk, self.link).map_err(Stop::Error)?;
+        if self.binding == Binding::Route {
+            self.keep_an_address()?;
         }
+        let Buffers { rows, deferred, .. } = &mut *self.buffers;
         deferred.sort_unstable_by_key(|at| {
             rows.get(*at).map(|row| match row.vip.family() {
                 Family::V4 => u32::MAX - row.order,
@@ -529,6 +524,23 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    /// Were the link's last IPv4 address to go, every IPv4 route through it would.
+    fn keep_an_address(&mut self) -> Result<(), Stop> {
+        let Buffers { rows, deferred, .. } = &*self.buffers;
+        let is_v4 = |row: &Row| row.vip.family() == Family::V4;
+        if !deferred.iter().any(|at| rows.get(*at).is_some_and(is_v4)) {
+            return Ok(());
+        }
+        if self.few.is_some() {
+            // Of the link's other addresses a look at a few tells nothing.
+            self.observer(None).dump_addresses(Family::V4)?;
+        }
+        if self.buffers.rows.strangers() == 0 {
+            crate::link::anchor(self.talk, self.link).map_err(Stop::Error)?;
+        }
+        Ok(())
+    }
+
     /// Adds the messages of one step to the batch; sends the batch first where it is full.
     fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
         match step {
@@ -536,6 +548,10 @@ impl<'a> Call<'a> {
             Step::UpdateAddress => return self.queue_update(at),
             Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
                 self.prepare_address(at, step)?;
+                let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
+                if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
+                    return self.queue_ends(at);
+                }
             }
             _ => {}
         }
@@ -560,6 +576,22 @@ impl<'a> Call<'a> {
             })?;
         }
         self.outdate_hint(vip, |hint| hint.routes.clear());
+        Ok(())
+    }
+
+    /// As many messages as there are addresses that are the VIP: one has a peer.
+    fn queue_ends(&mut self, at: u32) -> Result<(), Stop> {
+        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
+            return Ok(());
+        };
+        for place in 0.. {
+            let Some(end) = self.buffers.rows.ends(vip).nth(place).copied() else {
+                break;
+            };
+            self.push(at, Step::DeleteAddress, |templates, vip, out, sequence| {
+                templates.push_delete_address(out, sequence, vip, &end);
+            })?;
+        }
         Ok(())
     }
 

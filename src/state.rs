@@ -88,7 +88,7 @@ bitflags::bitflags! {
         const OURS = 1 << 6;
         /// Another route of the link in the place that the wanted one would take…
         const SLOT = 1 << 7;
-        /// …with another source (or type, or scope)…
+        /// …with another source (or type, or scope, or with a lifetime)…
         const SLOT_SOURCE = 1 << 8;
         /// …with another protocol.
         const SLOT_PROTOCOL = 1 << 9;
@@ -102,16 +102,21 @@ bitflags::bitflags! {
         const FOREIGN = 1 << 13;
         /// A look-up answered with the wanted route (see [`Facts::wanted`]).
         const WINS = 1 << 14;
-        /// Its address or a route of it bears the manager's mark.
+        /// Its address or a route of it bears the manager's mark…
         const MARKED = 1 << 15;
-        /// IPv6: the route of a nexthop object stands in table local. The kernel compares no device
-        /// with such a route (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
-        const OBJECT_IN_LOCAL = 1 << 16;
-        /// IPv6: a deletion in table main would hit the route of a nexthop object.
-        const OBJECT_IN_MAIN = 1 << 17;
+        /// IPv6: the route of a nexthop object stands in table local, or one through our link that
+        /// has a gateway or several next hops. The kernel compares no device with the one, and no
+        /// gateway with the others (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
+        const SHIELD_IN_LOCAL = 1 << 16;
+        /// A deletion in table main would hit such a route, in IPv4 one of the latter kind.
+        const SHIELD_IN_MAIN = 1 << 17;
         /// A look-up was answered by a further route, or by what may hide one: a rule's other
         /// table.
         const VEILED = 1 << 18;
+        /// …its address does.
+        const ADDRESS_MARKED = 1 << 19;
+        /// IPv4: there is one with a peer, and [`Rows::ends`] has all of the VIP's.
+        const PEER = 1 << 20;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -119,7 +124,8 @@ bitflags::bitflags! {
         /// What is known of the address.
         const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::YOUNG.bits()
-            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits();
+            | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits()
+            | Self::PEER.bits();
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
             | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
@@ -208,6 +214,8 @@ bitflags::bitflags! {
         const UNSEEN = 1 << 7;
         /// Whether the kernel's route was deleted then is not known: the replies are lost.
         const UNHEARD = 1 << 8;
+        /// It is released because it bears the mark: that must be the last to go.
+        const BY_MARK = 1 << 9;
     }
 }
 
@@ -280,10 +288,14 @@ pub(crate) struct Rows {
     others: Vec<(Vip, RouteKey)>,
     /// What an address update must keep.
     keeps: Vec<(Vip, AddressKeep)>,
+    /// The other ends of IPv4 addresses, where one of the VIP's has a peer; the others' is the VIP.
+    ends: Vec<(Vip, IpAddr)>,
     /// What a discovery found that is no row yet.
     found: Vec<Row>,
     /// VIPs, no rows yet, that are on the link with another prefix length.
     lengths: Vec<Vip>,
+    /// The last wanted route that had more to it, and what (see [`Route::more`]).
+    more: Option<(Vip, u32)>,
     /// The last host that a route led to which showed no VIP.
     passed: Option<Vip>,
     /// Whether such a one was found after all: of it this observation does not know all.
@@ -313,9 +325,16 @@ impl Rows {
     /// Sorts the rows and drops repetitions. A torn dump may have found a VIP twice.
     pub(crate) fn settle(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.vip);
+        let ends = &mut self.ends;
         self.rows.dedup_by(|again, row| {
             let same = again.vip == row.vip;
             if same {
+                // One of its addresses was found with a peer, and another one without.
+                if (row.facts ^ again.facts).contains(Facts::PEER)
+                    && (row.facts & again.facts).contains(Facts::ADDRESS)
+                {
+                    ends.push((row.vip, row.vip.addr()));
+                }
                 row.facts |= again.facts;
             }
             same
@@ -354,9 +373,11 @@ impl Rows {
         self.clear();
         self.others.clear();
         self.keeps.clear();
+        self.ends.clear();
         self.rows.shrink_to(rows);
         self.others.shrink_to(rows);
         self.keeps.shrink_to(rows);
+        self.ends.shrink_to(rows);
         self.found.shrink_to(rows);
         self.lengths.shrink_to(rows);
     }
@@ -413,6 +434,15 @@ impl Rows {
         self.keeps.get(at).map(|(_, keep)| keep)
     }
 
+    /// The other ends of a VIP's addresses, where one of those has a peer.
+    pub(crate) fn ends(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
+        let from = self.ends.partition_point(|(of, _)| *of < vip);
+        self.ends[from..]
+            .iter()
+            .take_while(move |(of, _)| *of == vip)
+            .map(|(_, end)| end)
+    }
+
     /// How many IPv4 addresses the link has that are none of the rows'.
     pub(crate) fn strangers(&self) -> usize {
         self.strangers
@@ -422,6 +452,7 @@ impl Rows {
     pub(crate) fn begin(&mut self) {
         self.begin_routes(|_| Facts::empty());
         self.keeps.clear();
+        self.ends.clear();
         self.lengths.clear();
         self.seen = 0;
         self.strangers = 0;
@@ -433,6 +464,7 @@ impl Rows {
             row.facts = kept(row);
         }
         self.others.clear();
+        self.more = None;
         self.passed = None;
         self.by_route = false;
         self.cursor = 0;
@@ -445,6 +477,8 @@ impl Rows {
         self.others.dedup();
         self.keeps.sort_unstable_by_key(|(vip, _)| *vip);
         self.keeps.dedup_by_key(|(vip, _)| *vip);
+        self.ends.sort_unstable();
+        self.ends.dedup();
     }
 
     /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
@@ -510,6 +544,15 @@ impl Rows {
             return;
         }
         let has = |flag| address.flags & flag != 0;
+        if vip.family() == Family::V4 && (address.peer.is_some() || row.facts.contains(Facts::PEER))
+        {
+            // A deletion names the other end.
+            if row.facts & (Facts::ADDRESS | Facts::PEER) == Facts::ADDRESS {
+                self.ends.push((vip, vip.addr()));
+            }
+            row.facts |= Facts::PEER;
+            self.ends.push((vip, address.peer.unwrap_or(vip.addr())));
+        }
         row.order = self.seen;
         row.facts |= Facts::ADDRESS;
         row.facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));
@@ -518,7 +561,7 @@ impl Rows {
             .set(Facts::YOUNG, is_young(address.created, frame.now));
         let mark = frame.wanted[vip.family() as usize].address_protocol;
         if mark.is_some() && address.protocol == mark {
-            row.facts |= Facts::MARKED;
+            row.facts |= Facts::MARKED | Facts::ADDRESS_MARKED;
         }
         let no_prefix_route = vip.family() == Family::V4 || has(IFA_F_NOPREFIXROUTE);
         row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);
@@ -557,9 +600,9 @@ impl Rows {
             }
             return false;
         };
-        let row = &mut self.rows[at];
-        row.facts |= fact;
-        let vip = row.vip;
+        let Row { vip, facts, .. } = self.rows[at];
+        let fact = fact | self.twin(vip, facts, fact, route, frame);
+        self.rows[at].facts |= fact;
         self.note_other(vip, route, fact);
         route.table == TABLE_MAIN
     }
@@ -588,10 +631,40 @@ impl Rows {
             self.found.push(Row::new(vip, goal));
             self.by_route |= self.passed == Some(vip);
         }
+        let facts = self.found.last().map(|row| row.facts).unwrap_or_default();
+        let fact = fact | self.twin(vip, facts, fact, route, frame);
         if let Some(row) = self.found.last_mut() {
             row.facts |= fact;
         }
         self.note_other(vip, route, fact);
+    }
+
+    /// Whether a wanted IPv4 route stands beside another one, which differs only in what we do not
+    /// compare: then it is a further one. Of `facts` is what was told before. A torn dump may have
+    /// told the same one twice.
+    #[inline]
+    fn twin(
+        &mut self,
+        vip: Vip,
+        facts: Facts,
+        fact: Facts,
+        route: &Route,
+        frame: &Frame<'_>,
+    ) -> Facts {
+        let told = facts & fact & (Facts::OURS | Facts::KERNEL);
+        if told.is_empty() && route.more == 0 || route.family != Family::V4 {
+            return Facts::empty();
+        }
+        if !fact.contains(frame.wanted_fact(Family::V4)) {
+            return Facts::empty();
+        }
+        let before = self.more.filter(|(of, _)| *of == vip);
+        self.more = Some((vip, route.more));
+        if !told.is_empty() && before.map_or(0, |(_, more)| more) != route.more {
+            Facts::EXTRA
+        } else {
+            Facts::empty()
+        }
     }
 
     /// Remembers a route that is not as wanted, by what it means.
@@ -634,7 +707,10 @@ impl Rows {
         // local the answer does not say whether it is there (see [`Route::looked_up`]).
         let host_in_main =
             route.filter(|route| route.table == TABLE_MAIN && route.host().is_some());
+        // The route of a prefix whose source is the VIP tells of its address, with that length.
+        let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
         let veiled = host_in_main.is_some()
+            || route.is_some_and(of_prefix)
             || fact.is_some_and(|fact| fact.intersects(further))
             || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
         let fact = fact.unwrap_or_default() - further;
@@ -695,9 +771,11 @@ fn meaning(route: &Route, frame: &Frame<'_>) -> Option<Facts> {
         return None;
     }
     if route.link != Some(frame.link) || route.indirect {
-        let object = route.by_object && route.family == Family::V6;
-        let fact = if object {
-            Facts::FOREIGN | Facts::OBJECT_IN_LOCAL
+        // The links of several next hops are not told here.
+        let through_ours = route.indirect && route.link.is_none_or(|link| link == frame.link);
+        let shield = route.family == Family::V6 && (route.by_object || through_ours);
+        let fact = if shield {
+            Facts::FOREIGN | Facts::SHIELD_IN_LOCAL
         } else {
             Facts::FOREIGN
         };
@@ -737,7 +815,8 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     let local = route.kind == libc::RTN_LOCAL;
     let from_source = wanted.source.is_some() && route.prefsrc == wanted.source;
     let mut fact = Facts::empty();
-    fact.set(Facts::SLOT_SOURCE, !local || !scope_fits || !from_source);
+    let form_fits = local && scope_fits && !route.expires;
+    fact.set(Facts::SLOT_SOURCE, !form_fits || !from_source);
     fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
     let marked = route.protocol == wanted.protocol && wanted.protocol != libc::RTPROT_KERNEL;
     let mark = if marked {

@@ -46,11 +46,12 @@ impl Protocol {
     }
 }
 
-/// The protocol of our route while it must not pass for the wanted one.
+/// The protocol of our route while it must not pass for the wanted one. One that is a mark stays:
+/// a call may end just then, and the VIP is still claimed.
 const fn transit(wanted: Protocol) -> u8 {
-    match wanted.get() {
-        251 => 250,
-        _ => 251,
+    match wanted {
+        Protocol::KERNEL => 251,
+        mark => mark.get(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
 use crate::source::{self, SourceAvoidance};
-use crate::state::{Facts, Row, Rows};
+use crate::state::{Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 use crate::wire::TABLE_LOCAL;
 use crate::wire::encode::RouteKey;
@@ -124,7 +124,7 @@ impl VipManager {
                         link.index,
                     );
                     call.look(Some(&admit))?;
-                    keep_claimed(&mut call.buffers.rows, claim)?;
+                    keep_claimed(call.buffers, claim)?;
                 }
                 check_ipv6(&link, asked)?;
                 if !releases {
@@ -169,19 +169,20 @@ impl VipManager {
 
 /// Leaves of what was found only the rows that the call is about.
 fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Result<(), Error> {
-    let Buffers { rows, rejected, .. } = buffers;
     match scope {
         Scope::Given(_) => Ok(()),
         Scope::Link | Scope::Rebind => {
+            let Buffers { rows, rejected, .. } = buffers;
             // What went away while it was looked for is not on the link.
             rows.retain(|row| row.facts.on_link());
             rows.reject(|row| screen.reject(row), rejected);
             Ok(())
         }
-        Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(rows, claim),
+        Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(buffers, claim),
         Scope::Few(claim) => {
             // As a discovery would find it: a route in table main alone makes no VIP, nor does one
             // that is not of type local.
+            let rows = &mut buffers.rows;
             let is_shown = |row: &&Row| {
                 let by_route =
                     |key: &RouteKey| key.table == TABLE_LOCAL && key.kind == libc::RTN_LOCAL;
@@ -190,7 +191,7 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             };
             let shown: Vec<Vip> = rows.iter().filter(is_shown).map(|row| row.vip).collect();
             rows.retain(|row| row.goal != Goal::Release || shown.contains(&row.vip));
-            keep_claimed(rows, claim)
+            keep_claimed(buffers, claim)
         }
     }
 }
@@ -229,12 +230,20 @@ pub(super) fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> 
 }
 
 /// Of the VIPs on the link that are not desired, only the claimed ones are of the call.
-fn keep_claimed(rows: &mut Rows, claim: &Claim) -> Result<(), Error> {
+fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
+    let Buffers { rows, rejected, .. } = buffers;
+    // Taken out of the sorted rows, in their order.
+    let is_rejected = |vip| rejected.binary_search_by_key(&vip, |(of, _)| *of).is_ok();
     rows.retain(|row| {
         let claimed = || claim.covers(row.vip, row.facts.contains(Facts::MARKED));
-        // What went away while it was looked for is not on the link.
-        row.goal != Goal::Release || row.facts.on_link() && claimed()
+        // What went away while it was looked for is not on the link. And one that is desired, and
+        // rejected for want of a source, is found there like one that nobody desires.
+        row.goal != Goal::Release || row.facts.on_link() && claimed() && !is_rejected(row.vip)
     });
+    if claim.needs_mark() {
+        let released = rows.iter_mut().filter(|row| row.goal == Goal::Release);
+        released.for_each(|row| row.phase |= Phase::BY_MARK);
+    }
     let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
     if releases > claim.bound() {
         return Err(Error::new(

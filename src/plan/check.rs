@@ -165,10 +165,18 @@ impl Driver {
         })
     }
 
-    fn new() -> Self {
+    /// Of those that release, one claims by the mark of the routes.
+    fn new(policy: Policy) -> Self {
+        let by_mark = policy.goal == Goal::Release
+            && (policy.binding, policy.kernel_source) == (Binding::Address, false)
+            && !policy.as_kernel;
         Self {
             at: At::Addresses,
-            phase: Phase::empty(),
+            phase: if by_mark {
+                Phase::BY_MARK
+            } else {
+                Phase::empty()
+            },
             attempts: 0,
             scan_main: true,
             stalled: false,
@@ -538,7 +546,7 @@ impl Walk {
         let had_local = kernel.has_local();
         self.follow(Moment {
             kernel,
-            driver: Driver::new(),
+            driver: Driver::new(self.course.policy),
             fault: None,
             rival_seen: false,
             had_local,
@@ -626,7 +634,7 @@ impl Walk {
             then.rival_seen = true;
         }
         if fault == Some(Fault::Killed) {
-            then.driver = Driver::new();
+            then.driver = Driver::new(self.course.policy);
         }
         self.follow(then)
     }
@@ -651,6 +659,14 @@ impl Walk {
         };
         if then.had_local && self.course.policy.goal != Goal::Release && !meddled {
             self.demand(then.kernel.has_local(), "a gap");
+        }
+        let marked = |kernel: &Kernel| {
+            let mut ours = kernel.ours();
+            ours.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
+        };
+        if then.driver.phase.contains(Phase::BY_MARK) && then.kernel.addresses.host.is_some() {
+            let kept = !marked(&before.kernel) || marked(&then.kernel);
+            self.demand(kept, "the mark went before the address");
         }
     }
 
@@ -767,7 +783,7 @@ impl Walk {
                     // What no look-up can tell, the next call finds.
                     let mut then = moment.clone();
                     then.fault = Some(Fault::Killed);
-                    then.driver = Driver::new();
+                    then.driver = Driver::new(self.course.policy);
                     return self.follow(then);
                 }
                 self.demand(good, "Done, but not as wanted");
@@ -1334,7 +1350,7 @@ fn two_managers_converge() {
         };
         for kernel in states(&pair.course.world, true) {
             starts += 1;
-            pair.follow(kernel, [Driver::new(), Driver::new()]);
+            pair.follow(kernel, [Driver::new(policy), Driver::new(policy)]);
         }
         println!(
             "{policy:?}: {} moments, {} ends, {} rounds, {} stalls",

@@ -215,9 +215,16 @@ impl Kernel {
             Message::Delete(key) => return self.delete_route(key, world),
         };
         let wanted = world.wanted_route();
-        let transit = Route {
-            protocol: TRANSIT,
-            ..wanted
+        let transit = match world.protocol {
+            KERNEL => Route {
+                protocol: TRANSIT,
+                ..wanted
+            },
+            // A mark stays.
+            _ => Route {
+                source: Source::None,
+                ..wanted
+            },
         };
         match step {
             Step::AddAddress => self.add_address(world),
@@ -474,7 +481,10 @@ impl World {
             source: Source::Node.addr(family).filter(|_| !self.kernel_source),
             kernel_source: self.kernel_source,
             protocol: self.protocol,
-            transit: TRANSIT,
+            transit: match self.protocol {
+                KERNEL => TRANSIT,
+                mark => mark,
+            },
             address_protocol: None,
             deprecated: false,
         })
@@ -506,6 +516,8 @@ impl World {
             metric: route.metric,
             indirect: false,
             by_object: false,
+            more: 0,
+            expires: false,
         }
     }
 
@@ -536,6 +548,7 @@ impl World {
                 created: if host.young { NOW } else { NOW / 2 },
                 protocol: None,
                 rt_priority: None,
+                peer: None,
             };
             rows.join_address(&address, &frame, None);
         };

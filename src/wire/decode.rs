@@ -163,6 +163,8 @@ impl<'a> Message<'a> {
             metric: 0,
             indirect: fixed[2] != 0,
             by_object: false,
+            more: 0,
+            expires: false,
         };
         for attribute in attributes(&self.payload[RTMSG..]) {
             let (kind, value) = attribute?;
@@ -179,10 +181,36 @@ impl<'a> Message<'a> {
                 libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP => {
                     route.indirect = true;
                 }
+                // struct rta_cacheinfo: its third member, in IPv6 0 for what does not expire.
+                libc::RTA_CACHEINFO if family == Family::V6 => {
+                    route.expires = u32_at(value, 8).is_some_and(|left| left != 0);
+                }
+                libc::RTA_METRICS | libc::RTA_FLOW => {
+                    let digest = |digest: u32, byte: &u8| {
+                        digest.wrapping_mul(31).wrapping_add(u32::from(*byte))
+                    };
+                    route.more = value.iter().fold(route.more ^ u32::from(kind), digest);
+                }
                 _ => {}
             }
         }
         Ok(Some(route))
+    }
+
+    /// The links of the next hops of a route that has several of its own, in order.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = u32> {
+        let attributes = attributes(self.payload.get(RTMSG..).unwrap_or_default());
+        let hops = attributes
+            .map_while(Result::ok)
+            .find(|(kind, _)| *kind == libc::RTA_MULTIPATH);
+        let mut rest = hops.map(|(_, hops)| hops).unwrap_or_default();
+        // struct rtnexthop: length, flags, weight, index; and attributes.
+        std::iter::from_fn(move || {
+            let index = u32_at(rest, 4)?;
+            let length = usize::from(u16_at(rest, 0)?).max(RTNEXTHOP);
+            rest = rest.get(aligned(length)..).unwrap_or_default();
+            Some(index)
+        })
     }
 
     /// Reads an RTM_NEWADDR or RTM_DELADDR; `None` for a family that is not ours.
@@ -207,6 +235,7 @@ impl<'a> Message<'a> {
             created: 0,
             protocol: None,
             rt_priority: None,
+            peer: None,
         };
         for attribute in attributes(&self.payload[IFADDRMSG..]) {
             let (kind, value) = attribute?;
@@ -222,6 +251,7 @@ impl<'a> Message<'a> {
         }
         // With a peer, IFA_LOCAL is ours and IFA_ADDRESS the other end's.
         address.addr = local.or(peer).ok_or(Malformed)?;
+        address.peer = peer.filter(|peer| *peer != address.addr);
         Ok(Some(address))
     }
 
@@ -270,6 +300,9 @@ const IFA_FLAGS: u16 = 8;
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
 
+/// Length of `struct rtnexthop` (linux/rtnetlink.h).
+const RTNEXTHOP: usize = 8;
+
 /// Length of `struct ifaddrlblmsg`, and its attributes (linux/if_addrlabel.h).
 const IFADDRLBLMSG: usize = 12;
 const IFAL_ADDRESS: u16 = 1;
@@ -296,6 +329,11 @@ pub(crate) struct Route {
     pub(crate) indirect: bool,
     /// It goes through a nexthop object.
     pub(crate) by_object: bool,
+    /// A digest of what else IPv4 tells routes apart by: an MTU and its like, and realms. 0: none.
+    pub(crate) more: u32,
+    /// IPv6: it has a lifetime. When that has passed it serves nobody, and the table still shows it
+    /// for a while.
+    pub(crate) expires: bool,
 }
 
 impl Route {
@@ -347,6 +385,8 @@ pub(crate) struct Address {
     /// IFA_PROTO, Linux 5.18.
     pub(crate) protocol: Option<u8>,
     pub(crate) rt_priority: Option<u32>,
+    /// The other end, where that is another address.
+    pub(crate) peer: Option<IpAddr>,
 }
 
 impl Address {

@@ -177,7 +177,8 @@ pub(crate) struct Wanted {
     /// The kernel's own route is the wanted one; then there is no source.
     pub(crate) kernel_source: bool,
     pub(crate) protocol: u8,
-    /// The protocol that our route bears while the kernel's is deleted.
+    /// The protocol that our route bears while the kernel's is deleted, or still to come. Where it
+    /// is the same, the route is without its source then.
     pub(crate) transit: u8,
     /// The mark of our addresses (IFA_PROTO), if any.
     pub(crate) address_protocol: Option<u8>,
@@ -207,17 +208,17 @@ pub(crate) struct Templates {
 impl Templates {
     pub(crate) fn new(want: &Wanted) -> Self {
         let Wanted { family, link, .. } = *want;
-        let route = |flags, protocol| {
+        let route = |flags, key: &RouteKey| {
             let protocol = if want.kernel_source {
                 libc::RTPROT_KERNEL
             } else {
-                protocol
+                key.protocol
             };
             let template = Template::route(
                 libc::RTM_NEWROUTE,
                 flags,
                 &route_header(family, protocol, RouteType::Local),
-                &route_attributes(want),
+                &route_attributes(want, key),
             )
             .vip_first(RTMSG);
             if want.kernel_source {
@@ -226,6 +227,7 @@ impl Templates {
                 template
             }
         };
+        let (ours, transit) = (wanted_key(want), transit_key(want));
         Self {
             link,
             family,
@@ -249,12 +251,12 @@ impl Templates {
             )
             .vip_first(IFADDRMSG)
             .vip_twice(family),
-            add_route: route(NLM_F_CREATE | NLM_F_EXCL, want.protocol),
-            add_transit: route(NLM_F_CREATE | NLM_F_EXCL, want.transit),
-            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, want.protocol),
-            replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, want.transit),
-            append_route: route(NLM_F_CREATE | NLM_F_APPEND, want.protocol),
-            delete_ours: delete_route(family, link, &wanted_key(want)),
+            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &ours),
+            add_transit: route(NLM_F_CREATE | NLM_F_EXCL, &transit),
+            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &ours),
+            replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, &transit),
+            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &ours),
+            delete_ours: delete_route(family, link, &ours),
             delete_kernel: match family {
                 Family::V4 => {
                     delete_route(family, link, &kernel_key(&placeholder(family))).vip_last(family)
@@ -290,6 +292,22 @@ impl Templates {
         key: &RouteKey,
     ) {
         push_delete_route(out, sequence, vip, self.link, key);
+    }
+
+    /// Appends the deletion of the address of `vip` with this other end.
+    pub(crate) fn push_delete_address(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        end: &IpAddr,
+    ) {
+        let ends = [
+            AddressAttribute::Local(*vip),
+            AddressAttribute::Address(*end),
+        ];
+        let header = address_header(self.family, self.link);
+        push(out, sequence, libc::RTM_DELADDR, 0, &header, ends.iter());
     }
 
     /// Appends the update that gives the address of `vip` `IFA_F_NOPREFIXROUTE` and changes
@@ -407,15 +425,15 @@ fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
     }
 }
 
-fn route_attributes(want: &Wanted) -> Vec<RouteAttribute> {
+fn route_attributes(want: &Wanted, key: &RouteKey) -> Vec<RouteAttribute> {
+    let destination = placeholder(want.family);
+    let mut attributes = vec![RouteAttribute::Destination(RouteAddress::from(destination))];
     // Of the kernel's own route the VIP itself is the source (in IPv4; no other is ever written).
-    let mut attributes = vec![
-        RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
-        RouteAttribute::PrefSource(RouteAddress::from(
-            want.source.unwrap_or(placeholder(want.family)),
-        )),
-        RouteAttribute::Oif(want.link),
-    ];
+    let own = want.source.is_none().then_some(destination);
+    if let Some(source) = key.prefsrc.or(own) {
+        attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
+    }
+    attributes.push(RouteAttribute::Oif(want.link));
     if want.family == Family::V6 {
         attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));
     }
@@ -608,6 +626,15 @@ pub(crate) fn wanted_key(want: &Wanted) -> RouteKey {
         kind: libc::RTN_LOCAL,
         tos: 0,
         prefsrc: want.source,
+    }
+}
+
+/// The key of our own route while it must not pass for the wanted one.
+pub(crate) fn transit_key(want: &Wanted) -> RouteKey {
+    RouteKey {
+        protocol: want.transit,
+        prefsrc: want.source.filter(|_| want.transit != want.protocol),
+        ..wanted_key(want)
     }
 }
 

@@ -53,8 +53,14 @@ impl Addresses {
         if let Some([local, peer, times]) = self.stencil.openings(message.payload())
             && let Some(address) = &mut self.last
         {
+            let family = Family::of(&address.addr);
             let addr = if local.is_empty() { peer } else { local };
-            address.addr = address_of(Family::of(&address.addr), addr)?;
+            address.addr = address_of(family, addr)?;
+            address.peer = None;
+            if !local.is_empty() && !peer.is_empty() {
+                let peer = address_of(family, peer)?;
+                address.peer = Some(peer).filter(|peer| *peer != address.addr);
+            }
             if !times.is_empty() {
                 address.set_times(times)?;
             }
@@ -163,7 +169,8 @@ impl<const N: usize> Stencil<N> {
                 self.open[place] = range;
             }
         }
-        self.is_cut = true;
+        // Without any of them, a default route's, there is nothing to read from one that fits.
+        self.is_cut = self.open.iter().any(|open| !open.is_empty());
     }
 }
 

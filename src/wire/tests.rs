@@ -681,6 +681,48 @@ fn what_repeats_is_read_by_comparison() {
     }
 }
 
+/// From one address to the next a peer may come and go.
+#[test]
+fn a_peer_is_read_by_comparison() {
+    for of in Family::ALL {
+        let mut addresses = Addresses::default();
+        for (at, has_peer) in [false, false, true, false, true, true]
+            .into_iter()
+            .enumerate()
+        {
+            let end = if has_peer { source(of) } else { vip(of) };
+            let both = [
+                AddressAttribute::Address(end),
+                AddressAttribute::Local(vip(of)),
+            ];
+            let message = RouteNetlinkMessage::NewAddress(address(of, both.into()));
+            let bytes = whole(message, 0);
+            let message = only(&bytes);
+            assert_eq!(addresses.fits(&message), at > 1);
+            let read = addresses.read(&message).unwrap().copied().unwrap();
+            assert_eq!(read, message.address().unwrap().unwrap());
+            assert_eq!((read.addr, read.peer), (vip(of), has_peer.then_some(end)));
+        }
+    }
+}
+
+/// A default route has no destination. A torn dump may tell the same one again.
+#[test]
+fn a_default_route_may_repeat_itself() {
+    for of in Family::ALL {
+        let mut route = route(of, 3);
+        route.attributes.remove(0);
+        let bytes = whole(RouteNetlinkMessage::NewRoute(route), 0);
+        let message = only(&bytes);
+        let mut routes = Routes::default();
+        for _ in 0..4 {
+            let read = routes.read(&message).map(Option::<&_>::copied);
+            assert_eq!(read, message.route());
+            assert_eq!(read.unwrap().unwrap().destination, None);
+        }
+    }
+}
+
 fn datagram() -> Vec<u8> {
     let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
     let attributes = vec![
