@@ -137,6 +137,10 @@ impl Error {
     /// An error reply of the kernel to a message that concerns the whole call.
     pub(crate) fn kernel(detail: impl Into<String>, errno: i32, text: Option<Box<str>>) -> Self {
         let mut new = Self::io(detail, &io::Error::from_raw_os_error(errno));
+        if errno == libc::ENODEV {
+            // It was there when the call began.
+            new.0.kind = ErrorKind::LinkNotFound;
+        }
         if let Some(text) = &text {
             new.0.detail = format!("{}: {text}", new.0.detail);
         }

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::batch::Batch;
+use crate::link;
 use crate::plan::Step;
 use crate::sandbox::{self, Sandbox};
 use crate::sys::{Socket, Strictness};
@@ -536,6 +537,24 @@ fn a_look_up_that_finds_nothing_is_repeated() {
             }
             other => panic!("after {blind} blind look-ups: {other:?}"),
         }
+    }
+}
+
+/// A link that goes away just before it is configured or brought up is missing, like one that was
+/// never there.
+#[test]
+fn a_link_that_goes_before_it_is_up_is_not_found() {
+    let _node = node();
+    let mut vips = manager(1 << 20);
+    let link = vips.find_link().unwrap().unwrap();
+    ip(&format!("link del {LINK}"));
+    let talk = vips.talk_mut();
+    for gone in [
+        link::bring_up(talk, &link),
+        link::no_generated_address(talk, &link),
+        link::anchor(talk, link.index),
+    ] {
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::LinkNotFound);
     }
 }
 
