@@ -243,12 +243,15 @@ impl Observer<'_> {
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
                 told_of_main[vip.family() as usize] |= rows.join_route(route, frame, None);
             }
-            // IPv6 deletes by metric and protocol: what else that could hit, or whether it is still
-            // there, nobody told.
-            let further = Facts::EXTRA | Facts::PREFIX;
-            let joined = rows.iter().nth(at).map(|row| row.facts);
-            unknown |=
-                vip.family() == Family::V6 && joined.is_some_and(|facts| facts.intersects(further));
+            let joined = rows.iter().nth(at).map(|row| row.facts).unwrap_or_default();
+            unknown |= match vip.family() {
+                // It has routes side by side that differ in an MTU only: whether one that was heard of
+                // stands beside another, or in its place, nobody told.
+                Family::V4 => joined.contains(frame.wanted_fact(Family::V4)),
+                // It deletes by metric and protocol: what else that could hit, or whether it is still
+                // there, nobody told.
+                Family::V6 => joined.intersects(Facts::EXTRA | Facts::PREFIX),
+            };
         }
         let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
         let looks = *scan_main && self.rows.iter().any(goes);

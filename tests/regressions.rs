@@ -451,6 +451,22 @@ fn routes_that_differ_in_their_mtu_are_two() {
             assert_eq!(routes.lines().count(), 1, "{routes}");
             let report = manager.normalize().unwrap();
             assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+            // So they are where they are merely heard of.
+            let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+            keeper.set_desired([vip]);
+            while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+            for more in [first, second] {
+                // One of them may be the one that is there.
+                let _ = net.try_ip(&format!(
+                    "route append local {vip} dev {VIP_LINK} table local proto kernel scope host \
+                     src {} {more}",
+                    common::NODE_V4
+                ));
+            }
+            assert!(keeper.dispatch(usize::MAX).unwrap().report.is_complete());
+            let routes = net.ip(&format!("route show table local {vip}"));
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            let mut manager = keeper.into_manager();
             manager.release([vip]).unwrap();
             net.assert_absent(&[vip]);
         }
