@@ -16,7 +16,9 @@ use crate::round::{Call, policy_for};
 use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
-use crate::wire::encode::{AddressKeep, RouteKey, Wanted, kernel_key, transit_key, wanted_key};
+use crate::wire::encode::{
+    AddressKeep, RouteKey, Wanted, kernel_key, transit_key, transit_life, wanted_key,
+};
 use crate::wire::{
     IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
     TABLE_LOCAL, TABLE_MAIN,
@@ -246,6 +248,8 @@ pub struct PlannedRoute {
     /// The preferred source. A deletion has it in IPv4 only, where the kernel compares it; there
     /// `None` means any.
     pub source: Option<IpAddr>,
+    /// How long it lives, in seconds; `None`: for ever.
+    pub lifetime: Option<u32>,
 }
 
 /// A link's name as a word of a shell command.
@@ -394,7 +398,9 @@ impl PlannedRoute {
             write!(f, " scope {scope}")?;
         }
         self.source
-            .map_or(Ok(()), |source| write!(f, " src {source}"))
+            .map_or(Ok(()), |source| write!(f, " src {source}"))?;
+        self.lifetime
+            .map_or(Ok(()), |seconds| write!(f, " expires {seconds}"))
     }
 }
 
@@ -698,13 +704,12 @@ impl Forecast {
             Step::AddTransit | Step::ReplaceTransit => {
                 self.leave_slot();
                 self.facts.remove(Facts::OURS);
-                let key = transit_key(wanted);
                 self.facts |= Facts::SLOT;
-                let (source, protocol) = (key.prefsrc, key.protocol);
-                self.facts.set(Facts::SLOT_SOURCE, source != wanted.source);
                 self.facts
-                    .set(Facts::SLOT_PROTOCOL, protocol != wanted.protocol);
-                self.others.push(key);
+                    .set(Facts::SLOT_SOURCE, transit_life(wanted).is_some());
+                self.facts
+                    .set(Facts::SLOT_PROTOCOL, wanted.transit != wanted.protocol);
+                self.others.push(transit_key(wanted));
             }
             Step::ReplaceRoute => self.replace_route(wanted),
             Step::DeleteOurs => self.facts.remove(Facts::OURS),
@@ -947,6 +952,10 @@ fn action(
         }
         named(key, vip, &link)
     };
+    let in_transit = || PlannedRoute {
+        lifetime: transit_life(wanted),
+        ..written(&transit_key(wanted))
+    };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
         // Not compared in IPv6, which refuses one that is not there.
@@ -983,10 +992,10 @@ fn action(
                 peer: None,
             },
             Step::AddRoute => Action::AddRoute(written(&wanted_key(wanted))),
-            Step::AddTransit => Action::AddRoute(written(&transit_key(wanted))),
+            Step::AddTransit => Action::AddRoute(in_transit()),
             Step::AppendRoute => Action::AppendRoute(written(&wanted_key(wanted))),
             Step::ReplaceRoute => Action::ReplaceRoute(written(&wanted_key(wanted))),
-            Step::ReplaceTransit => Action::ReplaceRoute(written(&transit_key(wanted))),
+            Step::ReplaceTransit => Action::ReplaceRoute(in_transit()),
             // Of the last one `advance` makes one for each route.
             Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
             Step::DeleteKernel | Step::TryKernel => deleted(&kernel_key(&vip.addr())),
@@ -1004,6 +1013,7 @@ fn named(key: &RouteKey, vip: Vip, link: &Arc<str>) -> PlannedRoute {
         kind: key.kind,
         tos: key.tos,
         source: key.prefsrc,
+        lifetime: None,
     }
 }
 

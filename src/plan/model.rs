@@ -220,7 +220,7 @@ impl Kernel {
                 protocol: TRANSIT,
                 ..wanted
             },
-            // A mark stays.
+            // A mark stays. Of a route with a lifetime is seen what is seen of one without source.
             _ => Route {
                 source: Source::None,
                 ..wanted

@@ -178,7 +178,7 @@ pub(crate) struct Wanted {
     pub(crate) kernel_source: bool,
     pub(crate) protocol: u8,
     /// The protocol that our route bears while the kernel's is deleted, or still to come. Where it
-    /// is the same, the route is without its source then.
+    /// is the same, the route has a lifetime then (see [`transit_life`]).
     pub(crate) transit: u8,
     /// The mark of our addresses (IFA_PROTO), if any.
     pub(crate) address_protocol: Option<u8>,
@@ -208,7 +208,7 @@ pub(crate) struct Templates {
 impl Templates {
     pub(crate) fn new(want: &Wanted) -> Self {
         let Wanted { family, link, .. } = *want;
-        let route = |flags, key: &RouteKey| {
+        let route = |flags, key: &RouteKey, life: Option<u32>| {
             let protocol = if want.kernel_source {
                 libc::RTPROT_KERNEL
             } else {
@@ -218,7 +218,7 @@ impl Templates {
                 libc::RTM_NEWROUTE,
                 flags,
                 &route_header(family, protocol, RouteType::Local),
-                &route_attributes(want, key),
+                &route_attributes(want, life),
             )
             .vip_first(RTMSG);
             if want.kernel_source {
@@ -228,6 +228,7 @@ impl Templates {
             }
         };
         let (ours, transit) = (wanted_key(want), transit_key(want));
+        let life = transit_life(want);
         Self {
             link,
             family,
@@ -251,11 +252,11 @@ impl Templates {
             )
             .vip_first(IFADDRMSG)
             .vip_twice(family),
-            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &ours),
-            add_transit: route(NLM_F_CREATE | NLM_F_EXCL, &transit),
-            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &ours),
-            replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, &transit),
-            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &ours),
+            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &ours, None),
+            add_transit: route(NLM_F_CREATE | NLM_F_EXCL, &transit, life),
+            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &ours, None),
+            replace_transit: route(NLM_F_CREATE | NLM_F_REPLACE, &transit, life),
+            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &ours, None),
             delete_ours: delete_route(family, link, &ours),
             delete_kernel: match family {
                 Family::V4 => {
@@ -425,18 +426,19 @@ fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
     }
 }
 
-fn route_attributes(want: &Wanted, key: &RouteKey) -> Vec<RouteAttribute> {
-    let destination = placeholder(want.family);
-    let mut attributes = vec![RouteAttribute::Destination(RouteAddress::from(destination))];
+fn route_attributes(want: &Wanted, life: Option<u32>) -> Vec<RouteAttribute> {
     // Of the kernel's own route the VIP itself is the source (in IPv4; no other is ever written).
-    let own = want.source.is_none().then_some(destination);
-    if let Some(source) = key.prefsrc.or(own) {
-        attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
-    }
-    attributes.push(RouteAttribute::Oif(want.link));
+    let mut attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
+        RouteAttribute::PrefSource(RouteAddress::from(
+            want.source.unwrap_or(placeholder(want.family)),
+        )),
+        RouteAttribute::Oif(want.link),
+    ];
     if want.family == Family::V6 {
         attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));
     }
+    attributes.extend(life.map(RouteAttribute::Expires));
     attributes
 }
 
@@ -633,9 +635,16 @@ pub(crate) fn wanted_key(want: &Wanted) -> RouteKey {
 pub(crate) fn transit_key(want: &Wanted) -> RouteKey {
     RouteKey {
         protocol: want.transit,
-        prefsrc: want.source.filter(|_| want.transit != want.protocol),
         ..wanted_key(want)
     }
+}
+
+/// The lifetime, in seconds, that tells our route from the wanted one meanwhile where its protocol
+/// does not. It delivers as before: without its source it does not, seen on 6.18 as segments that
+/// were lost. IPv6 only, which alone has routes in transit.
+pub(crate) fn transit_life(want: &Wanted) -> Option<u32> {
+    let same = want.transit == want.protocol;
+    (same && want.family == Family::V6).then_some(24 * 60 * 60)
 }
 
 /// The key of the kernel's own local route of `vip`, to delete it.
