@@ -207,7 +207,7 @@ impl Observer<'_> {
         let (rows, frame, admit) = (&mut *self.rows, &self.frame, self.admit);
         let mut unknown = heard == Dumped::Torn;
         // What may stand before a route there, its notification does not tell.
-        let mut told_of_main = [false; 2];
+        let mut told_of_main = false;
         for at in 0..rows.len() {
             let Some(row) = rows.iter().nth(at).copied() else {
                 break;
@@ -241,7 +241,7 @@ impl Observer<'_> {
                 },
             }
             for route in hint.into_iter().flat_map(|hint| &hint.routes) {
-                told_of_main[vip.family() as usize] |= rows.join_route(route, frame, None);
+                told_of_main |= rows.join_route(route, frame, None);
             }
             let joined = rows.iter().nth(at).map(|row| row.facts).unwrap_or_default();
             unknown |= match vip.family() {
@@ -254,16 +254,12 @@ impl Observer<'_> {
             };
         }
         let goes = |row: &Row| row.goal == Goal::Release && few.is_doubtful(row.vip);
-        let looks = *scan_main && self.rows.iter().any(goes);
-        for family in Family::ALL {
-            let looks = looks && family == Family::V6;
-            if looks || told_of_main[family as usize] {
-                let mut used = false;
-                unknown |= self.scan_main(family, &mut used)? == Dumped::Torn;
-                if looks {
-                    *scan_main = used;
-                }
-            }
+        if !unknown && *scan_main && self.rows.iter().any(goes) {
+            unknown = self.scan_main(Family::V6, scan_main)? == Dumped::Torn;
+        }
+        // Of IPv6, whatever was told of table main makes the whole to be read.
+        if !unknown && told_of_main {
+            unknown = self.scan_main(Family::V4, &mut false)? == Dumped::Torn;
         }
         self.rows.finish();
         // What is in the place of the wanted one, look-ups tell. A further one stays told of until it
