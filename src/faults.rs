@@ -558,6 +558,25 @@ fn a_link_that_goes_before_it_is_up_is_not_found() {
     }
 }
 
+/// Makes a call that is cancelled with its so manieth send, if it comes to that.
+fn cancelled_at(
+    last: u32,
+    vips: &mut VipManager,
+    call: impl FnOnce(&mut VipManager) -> Result<Report, crate::Error>,
+) -> Result<Report, crate::Error> {
+    let canceller = vips.canceller();
+    let mut sends = 0;
+    vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+        sends += 1;
+        if sends == last {
+            canceller.cancel();
+        }
+    }));
+    let result = call(vips);
+    vips.talk_mut().tamper.0 = None;
+    result
+}
+
 /// A route that has outlived its address, and waits in a disguise for a new one: a call that ends
 /// just then leaves what still bears the mark.
 #[test]
@@ -570,16 +589,7 @@ fn a_route_in_disguise_bears_the_mark() {
         let mut vips = builder().protocol(MARK).open().unwrap();
         vips.assign([vip]).unwrap();
         ip(&format!("addr del {vip}/128 dev {LINK}"));
-        let canceller = vips.canceller();
-        let mut sends = 0;
-        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
-            sends += 1;
-            if sends == last {
-                canceller.cancel();
-            }
-        }));
-        let result = vips.assign([vip]);
-        vips.talk_mut().tamper.0 = None;
+        let result = cancelled_at(last, &mut vips, |vips| vips.assign([vip]));
         if result.is_ok() {
             break;
         }
@@ -615,16 +625,7 @@ fn what_a_call_by_mark_leaves_bears_the_mark() {
             }
             let mut vips = vips.open().unwrap();
             vips.assign(&both).unwrap();
-            let canceller = vips.canceller();
-            let mut sends = 0;
-            vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
-                sends += 1;
-                if sends == last {
-                    canceller.cancel();
-                }
-            }));
-            let result = vips.release_all(&Claim::mark());
-            vips.talk_mut().tamper.0 = None;
+            let result = cancelled_at(last, &mut vips, |vips| vips.release_all(&Claim::mark()));
             if result.is_ok() {
                 break;
             }

@@ -432,7 +432,8 @@ impl Keeper {
     }
 
     /// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
-    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish what it was told.
+    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish what it
+    /// was told.
     ///
     /// # Errors
     ///
@@ -541,7 +542,7 @@ impl Keeper {
         {
             // Too many strangers are no reason to let the desired ones down. But where the set is
             // new, perhaps it is the set that is wrong.
-            self.refused = Some((error.kind(), error.detail().to_owned()));
+            self.refused = Some(in_words(error));
             if expected {
                 self.resync(Instant::now());
                 return result.map(|_| Dispatched::default());
@@ -596,7 +597,7 @@ impl Keeper {
             && error.kind() == ErrorKind::TooManyReleases
         {
             // The desired ones among them are looked at with all others.
-            self.refused = Some((error.kind(), error.detail().to_owned()));
+            self.refused = Some(in_words(error));
             return self.keep_all();
         }
         self.conclude(result, true)
@@ -615,7 +616,7 @@ impl Keeper {
         let report = match result {
             Ok(report) => report,
             Err(error) if is_missing(error.kind()) => {
-                self.missing = Some((error.kind(), error.detail().to_owned()));
+                self.missing = Some(in_words(&error));
                 // Most of it comes back with an event, but not every sysctl has one.
                 self.resync(Instant::now() + RETRY);
                 return Ok(self.dispatched(error.into_report().unwrap_or_default()));
@@ -717,6 +718,11 @@ impl AsRawFd for Keeper {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
+}
+
+/// An error that is told, and not returned.
+fn in_words(error: &Error) -> (ErrorKind, String) {
+    (error.kind(), error.detail().to_owned())
 }
 
 /// VIPs as a set: in order, each once.

@@ -550,7 +550,8 @@ impl<'a> Call<'a> {
                 self.prepare_address(at, step)?;
                 let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
                 if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
-                    return self.queue_ends(at);
+                    let nth = |rows: &Rows, vip, place| rows.ends(vip).nth(place).copied();
+                    return self.queue_each(at, step, nth, Templates::push_delete_address);
                 }
             }
             _ => {}
@@ -562,34 +563,33 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// As many messages as there are routes; nearly always one.
     fn queue_others(&mut self, at: u32) -> Result<(), Stop> {
-        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
-            return Ok(());
-        };
-        for place in 0.. {
-            let Some(key) = self.buffers.rows.others(vip).nth(place).copied() else {
-                break;
-            };
-            self.push(at, Step::DeleteOthers, |templates, vip, out, sequence| {
-                templates.push_delete_route(out, sequence, vip, &key);
-            })?;
+        let nth = |rows: &Rows, vip, place| rows.others(vip).nth(place).copied();
+        self.queue_each(at, Step::DeleteOthers, nth, Templates::push_delete_route)?;
+        if let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) {
+            self.outdate_hint(vip, |hint| hint.routes.clear());
         }
-        self.outdate_hint(vip, |hint| hint.routes.clear());
         Ok(())
     }
 
-    /// As many messages as there are addresses that are the VIP: one has a peer.
-    fn queue_ends(&mut self, at: u32) -> Result<(), Stop> {
+    /// One message for each thing that was found beside a row, a route or another end of its
+    /// address; nearly always one.
+    fn queue_each<T: Copy>(
+        &mut self,
+        at: u32,
+        step: Step,
+        nth: impl Fn(&Rows, Vip, usize) -> Option<T>,
+        write: impl Fn(&Templates, &mut Vec<u8>, u32, &IpAddr, &T),
+    ) -> Result<(), Stop> {
         let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
             return Ok(());
         };
         for place in 0.. {
-            let Some(end) = self.buffers.rows.ends(vip).nth(place).copied() else {
+            let Some(what) = nth(&self.buffers.rows, vip, place) else {
                 break;
             };
-            self.push(at, Step::DeleteAddress, |templates, vip, out, sequence| {
-                templates.push_delete_address(out, sequence, vip, &end);
+            self.push(at, step, |templates, vip, out, sequence| {
+                write(templates, out, sequence, vip, &what);
             })?;
         }
         Ok(())

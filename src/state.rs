@@ -52,21 +52,29 @@ bitflags::bitflags! {
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, _)) in self.iter_names().enumerate() {
-            if at > 0 {
-                f.write_str(", ")?;
-            }
-            for letter in name.chars() {
-                let letter = if letter == '_' {
-                    ' '
-                } else {
-                    letter.to_ascii_lowercase()
-                };
-                fmt::Write::write_char(f, letter)?;
-            }
-        }
-        Ok(())
+        write_names(f, self.iter_names().map(|(name, _)| name))
     }
+}
+
+/// The names of flags as words: `WRONG_SOURCE` is "wrong source".
+pub(crate) fn write_names<'n>(
+    f: &mut fmt::Formatter<'_>,
+    names: impl Iterator<Item = &'n str>,
+) -> fmt::Result {
+    for (at, name) in names.enumerate() {
+        if at > 0 {
+            f.write_str(", ")?;
+        }
+        for letter in name.chars() {
+            let letter = if letter == '_' {
+                ' '
+            } else {
+                letter.to_ascii_lowercase()
+            };
+            fmt::Write::write_char(f, letter)?;
+        }
+    }
+    Ok(())
 }
 
 bitflags::bitflags! {
@@ -421,11 +429,7 @@ impl Rows {
 
     /// The routes to a VIP that are not as wanted.
     pub(crate) fn others(&self, vip: Vip) -> impl Iterator<Item = &RouteKey> {
-        let from = self.others.partition_point(|(of, _)| *of < vip);
-        self.others[from..]
-            .iter()
-            .take_while(move |(of, _)| *of == vip)
-            .map(|(_, key)| key)
+        of_vip(&self.others, vip)
     }
 
     /// What an update of a VIP's address must keep.
@@ -436,11 +440,7 @@ impl Rows {
 
     /// The other ends of a VIP's addresses, where one of those has a peer.
     pub(crate) fn ends(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
-        let from = self.ends.partition_point(|(of, _)| *of < vip);
-        self.ends[from..]
-            .iter()
-            .take_while(move |(of, _)| *of == vip)
-            .map(|(_, end)| end)
+        of_vip(&self.ends, vip)
     }
 
     /// How many IPv4 addresses the link has that are none of the rows'.
@@ -763,6 +763,15 @@ impl Rows {
         let at = self.find(route.host()?)?;
         Some((at, meaning(route, frame)?))
     }
+}
+
+/// What a sorted list has of one VIP.
+fn of_vip<T>(list: &[(Vip, T)], vip: Vip) -> impl Iterator<Item = &T> {
+    let from = list.partition_point(|(of, _)| *of < vip);
+    list[from..]
+        .iter()
+        .take_while(move |(of, _)| *of == vip)
+        .map(|(_, what)| what)
 }
 
 /// What a route means for the host that it leads to.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::error::Error;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::Screen;
+use crate::state::write_names;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{self, Address, Link, Message, Route};
@@ -37,13 +38,7 @@ bitflags::bitflags! {
 /// `address set, route removed`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, _)) in self.iter_names().enumerate() {
-            if at > 0 {
-                f.write_str(", ")?;
-            }
-            f.write_str(&name.to_lowercase().replace('_', " "))?;
-        }
-        Ok(())
+        write_names(f, self.iter_names().map(|(name, _)| name))
     }
 }
 

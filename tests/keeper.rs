@@ -31,6 +31,16 @@ fn builder(binding: Binding) -> Builder {
         .binding(binding)
 }
 
+fn keeper(binding: Binding) -> Keeper {
+    let manager = builder(binding).open().unwrap();
+    manager.into_keeper(Claim::link()).unwrap()
+}
+
+/// Until there is nothing left to do or to tell.
+fn settle(keeper: &mut Keeper) {
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+}
+
 /// A keeper at work in a thread of its own.
 struct Kept<'a> {
     net: &'a Net,
@@ -706,11 +716,7 @@ fn what_is_not_desired_goes_again() {
 fn one_drift_of_ten_thousand_costs_one() {
     let net = Net::new();
     let set = vips(5_000);
-    let mut keeper = builder(Binding::Address)
-        .open()
-        .unwrap()
-        .into_keeper(Claim::link())
-        .unwrap();
+    let mut keeper = keeper(Binding::Address);
     keeper.set_desired(&set);
     // The first rounds bring them about, and read again what their own events told of.
     let quiet = |keeper: &mut Keeper| {
@@ -824,7 +830,7 @@ fn a_changed_set_is_kept_from_then_on() {
     keeper.set_desired(&all[..8]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 8);
     // What the kernel tells of that is dealt with.
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     let before = keeper.counters();
     keeper.set_desired(&all[4..]);
     let report = keeper.dispatch(usize::MAX).unwrap().report;
@@ -835,7 +841,7 @@ fn a_changed_set_is_kept_from_then_on() {
     let counters = keeper.counters();
     let looked = (counters.looks - before.looks, counters.resyncs);
     assert_eq!(looked, (8, before.resyncs), "{counters:?}");
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     // The same set once more is no news.
     keeper.set_desired(&all[4..]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
@@ -870,14 +876,10 @@ fn a_changed_set_is_kept_from_then_on() {
 #[test]
 fn a_few_at_a_time_until_no_more_is_due() {
     let net = Net::new();
-    let mut keeper = builder(Binding::Address)
-        .open()
-        .unwrap()
-        .into_keeper(Claim::link())
-        .unwrap();
+    let mut keeper = keeper(Binding::Address);
     let all = vips(5);
     keeper.set_desired(&all);
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     let broken: Vec<_> = all.iter().filter(|vip| vip.is_ipv4()).collect();
     for vip in &broken {
         net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
@@ -894,16 +896,12 @@ fn a_few_at_a_time_until_no_more_is_due() {
 #[test]
 fn vips_are_added_and_removed_one_at_a_time() {
     let net = Net::new();
-    let mut keeper = builder(Binding::Address)
-        .open()
-        .unwrap()
-        .into_keeper(Claim::link())
-        .unwrap();
+    let mut keeper = keeper(Binding::Address);
     let all = vips(50);
     // Before there is a set it is one to begin with.
     keeper.add_desired(&all[..80]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 80);
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     let resyncs = keeper.counters().resyncs;
     for (old, new) in all[..20].iter().zip(&all[80..]) {
         // What is there, or is not, is no news.
@@ -916,7 +914,7 @@ fn vips_are_added_and_removed_one_at_a_time() {
         assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 1);
     }
     net.assert_single_route(&all, PROTO_KERNEL);
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     keeper.add_desired(&all);
     keeper.remove_desired(["192.0.2.77".parse::<IpAddr>().unwrap()]);
     assert_eq!(keeper.next_deadline(), None);
@@ -931,7 +929,7 @@ fn vips_are_added_and_removed_one_at_a_time() {
     net.assert_single_route(&all, PROTO_KERNEL);
     // As with a set that is empty.
     keeper.remove_desired(&all);
-    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+    settle(&mut keeper);
     net.assert_single_route(&all, PROTO_KERNEL);
 }
 
@@ -986,11 +984,7 @@ fn after_an_error_the_set_is_kept_all_the_same() {
 fn a_release_that_fell_short_is_tried_again() {
     let net = Net::new();
     let vip = set()[0];
-    let mut keeper = builder(Binding::Address)
-        .open()
-        .unwrap()
-        .into_keeper(Claim::link())
-        .unwrap();
+    let mut keeper = keeper(Binding::Address);
     for is_few in [true, false] {
         keeper.set_desired(set());
         keeper.dispatch(usize::MAX).unwrap();
@@ -1165,11 +1159,7 @@ fn a_conflict_is_waited_out() {
     net.ip(&format!("addr add {vip}/128 dev node0 nodad"));
     net.settle();
     let rivals = net.snapshot_without(&[]);
-    let mut keeper = builder(Binding::Address)
-        .open()
-        .unwrap()
-        .into_keeper(Claim::link())
-        .unwrap();
+    let mut keeper = keeper(Binding::Address);
     // One that can never be a VIP is reported once, and not tried again.
     let never: IpAddr = "127.0.0.9".parse().unwrap();
     keeper.set_desired([vip, never]);

@@ -9,9 +9,7 @@
 
 mod common;
 
-use std::io::Write;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
@@ -107,23 +105,6 @@ fn change(random: &mut Random, vips: &[IpAddr]) -> String {
     }
 }
 
-/// Makes those of the changes that can be made.
-fn make(changes: &[String]) {
-    let mut ip = Command::new("ip")
-        .args(["-force", "-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut input = ip.stdin.take().unwrap();
-    for change in changes {
-        writeln!(input, "{change}").unwrap();
-    }
-    drop(input);
-    ip.wait().unwrap();
-}
-
 /// A keeper with a past.
 struct Run {
     net: Net,
@@ -207,7 +188,7 @@ impl Run {
                 let count = 1 + random.below(5);
                 let changes: Vec<String> = (0..count).map(|_| change(random, &self.vips)).collect();
                 self.past.extend_from_slice(&changes);
-                make(&changes);
+                common::net::ip_batch_forced(&changes.join("\n"));
             }
         }
     }

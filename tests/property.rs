@@ -21,10 +21,8 @@ mod seen;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
@@ -609,17 +607,7 @@ fn execute(command: &str) {
 
 fn run_batch(lines: &mut String) {
     if !lines.is_empty() {
-        let mut child = common::net::ip_command()
-            .args(["-force", "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        input.write_all(lines.as_bytes()).unwrap();
-        drop(input);
-        child.wait().unwrap();
+        common::net::ip_batch_forced(lines);
         lines.clear();
     }
 }

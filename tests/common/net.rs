@@ -231,6 +231,22 @@ pub fn ip_command() -> Command {
     command
 }
 
+/// Runs those of the lines that can be run, through one `ip -batch`, in the calling thread's
+/// namespace.
+pub fn ip_batch_forced(lines: &str) {
+    let mut ip = ip_command()
+        .args(["-force", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("ip -batch");
+    let mut input = ip.stdin.take().unwrap();
+    input.write_all(lines.as_bytes()).unwrap();
+    drop(input);
+    ip.wait().unwrap();
+}
+
 /// What `ip -N -json -d` says to these words, in the calling thread's namespace. A dump that the
 /// kernel marks as torn is repeated.
 #[track_caller]
