@@ -15,7 +15,7 @@ use crate::wire::{
 bitflags::bitflags! {
     /// How a VIP differs from its single-route state. Empty: it does not.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub struct Drift: u16 {
+    pub struct Drift: u32 {
         /// The VIP's address is not on the link.
         const MISSING_ADDRESS = 1;
         /// The address is on the link with another prefix length than /32 or /128.
