@@ -67,11 +67,13 @@ pub enum ErrorKind {
     LinkDown,
     /// The link is enslaved to a VRF, where the routes of table local are not used. Take another.
     LinkInVrf,
-    /// IPv6 is disabled on the link. Set `net.ipv6.conf.LINK.disable_ipv6` to 0.
+    /// The link has no IPv6: it is disabled there (set `net/ipv6/conf/LINK/disable_ipv6` to 0), the
+    /// MTU is below 1280, or the kernel has none. The message says which.
     Ipv6Disabled,
     /// A source is no address of this node. Add it, or give the right one.
     SourceNotOnNode,
-    /// A source is still tentative (duplicate address detection, RFC 4862 5.4). Call again later.
+    /// A source is tentative: duplicate address detection (RFC 4862 5.4) has not ended, cannot end
+    /// on a link that is down, or has failed. The message says which.
     SourceTentative,
     /// The table of address labels has a label for the link's VIPs, or uses
     /// [`SourceAvoidance::LABEL`](crate::SourceAvoidance::LABEL), in another way than
@@ -98,7 +100,7 @@ impl fmt::Display for ErrorKind {
             Self::LinkNotFound => "the link is not there",
             Self::LinkDown => "the link is down",
             Self::LinkInVrf => "the link is in a VRF",
-            Self::Ipv6Disabled => "IPv6 is disabled on the link",
+            Self::Ipv6Disabled => "the link has no IPv6",
             Self::SourceNotOnNode => "a source is not on the node",
             Self::SourceTentative => "a source is tentative",
             Self::LabelConflict => "another address label is in the way",

@@ -345,6 +345,31 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
 }
 
 #[test]
+fn a_vip_that_another_writer_keeps_undoing_is_contended() {
+    let _node = node();
+    let mut vips = manager(BUFFERS[1]);
+    let vip = v4(1)[0];
+    ip(&format!("addr add {vip}/32 dev {LINK}"));
+    let IpAddr::V4(octets) = vip else { panic!() };
+    // What the call writes changes nothing, as if another writer put the old route back each time.
+    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+        for message in split(batch).filter(|message| kind(message) == NEWROUTE) {
+            let at = message.windows(4).position(|w| w == octets.octets());
+            message[at.unwrap()..][..4].copy_from_slice(&[10, 200, 0, 1]);
+        }
+    }));
+    let report = vips
+        .normalize_only([vip])
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!(report.failures[0].cause, Cause::Contended, "{report}");
+    vips.talk_mut().tamper.0 = None;
+    assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
+}
+
+#[test]
 fn a_lost_final_ack_neither_hangs_nor_lies() {
     let _node = node();
     let mut vips = manager(BUFFERS[1]);

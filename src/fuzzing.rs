@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::manager::Screen;
+use crate::manager::{Ranges, Screen};
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::state::{Frame, Phase, Rows};
 use crate::sys::fault::{Found, Line};
@@ -482,15 +482,15 @@ pub fn watch(data: &[u8]) {
         return;
     };
     socket.fault.put(script.clone());
-    let allowed = ["10.96.0.0/12".parse().unwrap()];
+    let allowed = (!data.len().is_multiple_of(2)).then(|| "10.96.0.0/12".parse().unwrap());
+    let ranges = Ranges {
+        allowed: allowed.into_iter().collect(),
+        ..Ranges::default()
+    };
     let screen = Screen {
         sources: [Some(NODE_V4.into()), Some(NODE_V6.into())],
         kernel_source: [false; 2],
-        allowed: if data.len().is_multiple_of(2) {
-            &[]
-        } else {
-            &allowed
-        },
+        ranges: &ranges,
     };
     let Ok(mut watcher) = Watcher::new(socket, LINK, 77, &screen) else {
         return;

@@ -99,7 +99,7 @@ pub use cancel::Canceller;
 pub use claim::Claim;
 pub use error::{Error, ErrorKind};
 pub use keeper::{Counters, Dispatched, Keeper};
-pub use link::{LinkIndex, LinkKind, LinkRef};
+pub use link::{LinkIndex, LinkKind, LinkRef, LinkStatus, SourceStatus};
 pub use manager::{Builder, Protocol, VipManager};
 pub use netns::Netns;
 pub use plan::Binding;

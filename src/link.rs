@@ -11,11 +11,13 @@ use netlink_packet_route::link::{
 };
 
 use crate::error::{Error, ErrorKind};
-use crate::talk::Talk;
+use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::Family;
-use crate::wire::decode::Route;
-use crate::wire::encode::{HEADER, add_host_address_message, get_address_message, look_up_message};
-use crate::wire::{IFA_F_DADFAILED, IFA_F_TENTATIVE, TABLE_LOCAL};
+use crate::wire::decode::{Address, Route};
+use crate::wire::encode::{
+    HEADER, add_host_address_message, dump_addresses, get_address_message, look_up_message,
+};
+use crate::wire::{IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL};
 
 /// What kind of link a manager creates where its link is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,8 +118,68 @@ pub(crate) struct LinkState {
     pub(crate) up: bool,
     pub(crate) loopback: bool,
     pub(crate) in_vrf: bool,
-    pub(crate) ipv6_disabled: bool,
+    /// Whether IPv6 works on the link: [`LinkStatus::Up`], or what is in its way.
+    pub(crate) ipv6: LinkStatus,
 }
+
+impl LinkState {
+    /// Why the link has no IPv6, and what to do about it.
+    pub(crate) fn why_no_ipv6(&self) -> Option<String> {
+        let name = &self.name;
+        Some(match self.ipv6 {
+            // With slashes, because a link's name may have dots.
+            LinkStatus::Ipv6Disabled => format!(
+                "IPv6 is disabled on link {name}: set the sysctl net/ipv6/conf/{name}/disable_ipv6 \
+                 to 0"
+            ),
+            LinkStatus::MtuTooSmall => format!(
+                "link {name} has no IPv6, because its MTU is below {IPV6_MIN_MTU}: raise the MTU"
+            ),
+            LinkStatus::Ipv6Unsupported => format!(
+                "link {name} has no IPv6: this kernel was built or started without it \
+                 (ipv6.disable=1)"
+            ),
+            _ => return None,
+        })
+    }
+}
+
+/// The state of the link, as far as the VIPs of one family rest on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkStatus {
+    /// It is up, and the family works on it.
+    #[default]
+    Up,
+    /// It is down. The kernel has taken the IPv6 VIPs off it, or will not serve them. The routes of
+    /// IPv4 VIPs work.
+    Down,
+    /// It is enslaved to a VRF, where the routes of table local are not used.
+    InVrf,
+    /// IPv6 is disabled on it (`net/ipv6/conf/LINK/disable_ipv6`).
+    Ipv6Disabled,
+    /// It has no IPv6, because its MTU is below 1280 (RFC 8200, section 5; `addrconf_notify`,
+    /// net/ipv6/addrconf.c).
+    MtuTooSmall,
+    /// It has no IPv6, because the kernel has none.
+    Ipv6Unsupported,
+}
+
+impl fmt::Display for LinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::InVrf => "enslaved to a VRF",
+            Self::Ipv6Disabled => "IPv6 is disabled",
+            Self::MtuTooSmall => "no IPv6, because the MTU is below 1280",
+            Self::Ipv6Unsupported => "no IPv6 in this kernel",
+        })
+    }
+}
+
+/// The least MTU with which a link has IPv6 (`IPV6_MIN_MTU`, linux/in6.h).
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// The index of a link that is not there: no link has it.
 pub(crate) const NONE: u32 = 0;
@@ -164,7 +226,14 @@ pub(crate) fn find(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>
                 up: has(libc::IFF_UP),
                 loopback: has(libc::IFF_LOOPBACK),
                 in_vrf: link.in_vrf(),
-                ipv6_disabled: link.ipv6_disabled(),
+                ipv6: match link.ipv6_disabled() {
+                    Some(false) => LinkStatus::Up,
+                    Some(true) => LinkStatus::Ipv6Disabled,
+                    None if link.mtu().is_some_and(|mtu| mtu < IPV6_MIN_MTU) => {
+                        LinkStatus::MtuTooSmall
+                    }
+                    None => LinkStatus::Ipv6Unsupported,
+                },
             })
         },
     );
@@ -253,17 +322,74 @@ fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &Link
     message.emit(&mut out[at + HEADER..]);
 }
 
-/// Checks that the kernel will take `source` as a preferred source: it is a local address of the
-/// node and, in IPv6, not tentative (`ip6_route_info_create`, net/ipv6/route.c;
-/// `fib_valid_prefsrc`, net/ipv4/fib_semantics.c).
+/// The state of a family's source: whether the kernel takes it as the preferred source of routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceStatus {
+    /// It is an address of the node, and the kernel takes it.
+    Present,
+    /// Duplicate address detection has not ended (RFC 4862, 5.4): the kernel does not take it yet.
+    Tentative,
+    /// Duplicate address detection found it in use elsewhere: the kernel does not take it.
+    DadFailed,
+    /// It is on a link that is down, where duplicate address detection cannot end.
+    LinkDown,
+    /// It is no address of the node.
+    Missing,
+    /// None was given, and the family does not
+    /// [keep the kernel's](crate::Builder::kernel_source).
+    #[default]
+    NotGiven,
+    /// The family [keeps the kernel's](crate::Builder::kernel_source): each VIP is its own.
+    Kernel,
+}
+
+impl fmt::Display for SourceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Present => "present",
+            Self::Tentative => "tentative",
+            Self::DadFailed => "in use elsewhere (duplicate address detection failed)",
+            Self::LinkDown => "on a link that is down",
+            Self::Missing => "no address of this node",
+            Self::NotGiven => "not given",
+            Self::Kernel => "the kernel's",
+        })
+    }
+}
+
+/// Checks that the kernel will take `source` as a preferred source.
 pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error> {
-    let missing = || {
-        Error::new(
+    let status = source_status(talk, source)
+        .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?;
+    let (kind, text) = match status {
+        SourceStatus::Missing => (
             ErrorKind::SourceNotOnNode,
-            format!("source {source} is no address of this node: add it first, or give another"),
-        )
+            "is no address of this node: add it first, or give another",
+        ),
+        SourceStatus::Tentative => (
+            ErrorKind::SourceTentative,
+            "is tentative: wait until duplicate address detection has ended, or add the address \
+             without it (nodad)",
+        ),
+        SourceStatus::DadFailed => (
+            ErrorKind::SourceTentative,
+            "is in use by another node, as duplicate address detection found: end that, then delete \
+             the address and add it again",
+        ),
+        SourceStatus::LinkDown => (
+            ErrorKind::SourceTentative,
+            "is tentative, and its link is down: bring that up, or add the address to another link",
+        ),
+        SourceStatus::Present | SourceStatus::NotGiven | SourceStatus::Kernel => return Ok(()),
     };
-    let cannot = format!("cannot look up source {source}");
+    Err(Error::new(kind, format!("source {source} {text}")))
+}
+
+/// Whether the kernel would take `source` as a preferred source: it is a local address of the node
+/// (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c) and, in IPv6, not tentative
+/// (`ip6_route_info_create`, net/ipv6/route.c).
+pub(crate) fn source_status(talk: &mut Talk, source: &IpAddr) -> Result<SourceStatus, Failed> {
     match Family::of(source) {
         Family::V4 => {
             let local = talk.get(
@@ -272,31 +398,70 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
             );
             match local {
                 Ok(Some(route)) if route.kind == libc::RTN_LOCAL && route.table == TABLE_LOCAL => {
-                    Ok(())
+                    Ok(SourceStatus::Present)
                 }
-                Err(failed) if failed.says_nothing() => Err(failed.into_error(cannot)),
-                Ok(_) | Err(_) => Err(missing()),
+                Err(failed) if failed.says_nothing() => Err(failed),
+                Ok(_) | Err(_) => Ok(SourceStatus::Missing),
             }
         }
         Family::V6 => {
-            let flags = talk.get(
+            // Of several equal addresses on different links this answers with one.
+            let one = talk.get(
                 |out, sequence| get_address_message(out, sequence, source, 0),
-                |message| Ok(message.address()?.map(|address| address.flags)),
+                |message| message.address(),
             );
-            match flags {
-                Ok(Some(flags)) if flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0 => Ok(()),
-                Ok(Some(_)) => Err(Error::new(
-                    ErrorKind::SourceTentative,
-                    format!(
-                        "source {source} is tentative: wait until duplicate address detection has \
-                         ended, or add the address without it (nodad)"
-                    ),
-                )),
-                Err(failed) if failed.says_nothing() => Err(failed.into_error(cannot)),
-                Ok(None) | Err(_) => Err(missing()),
+            match one {
+                Ok(Some(address)) if is_usable(&address) => Ok(SourceStatus::Present),
+                Ok(Some(address)) => status_on_links(talk, address),
+                Err(failed) if failed.says_nothing() => Err(failed),
+                Ok(None) | Err(_) => Ok(SourceStatus::Missing),
             }
         }
     }
+}
+
+/// How often an interrupted dump of addresses is repeated.
+const DUMPS: u32 = 3;
+
+/// The status of a source, of which this unusable address is one: the kernel takes any that is
+/// usable, on whatever link.
+fn status_on_links(talk: &mut Talk, first: Address) -> Result<SourceStatus, Failed> {
+    let mut all = vec![first];
+    for _ in 0..DUMPS {
+        all.truncate(1);
+        let dumped = talk.dump(
+            |out, sequence| dump_addresses(out, sequence, Family::V6, NONE),
+            |message| {
+                all.extend(message.address()?.filter(|other| other.addr == first.addr));
+                Ok(())
+            },
+        )?;
+        if all.iter().any(is_usable) {
+            return Ok(SourceStatus::Present);
+        }
+        if dumped == Dumped::Whole {
+            break;
+        }
+    }
+    let has_failed = |address: &Address| address.flags & IFA_F_DADFAILED != 0;
+    if all.iter().all(has_failed) {
+        return Ok(SourceStatus::DadFailed);
+    }
+    for address in all.iter().filter(|address| !has_failed(address)) {
+        let link = LinkIndex::new(address.link).map(LinkRef::Index);
+        let link = link.and_then(|link| find(talk, &link).ok().flatten());
+        if link.is_none_or(|link| link.up) {
+            return Ok(SourceStatus::Tentative);
+        }
+    }
+    Ok(SourceStatus::LinkDown)
+}
+
+/// Whether the kernel takes this IPv6 address as a preferred source: an optimistic one it does (RFC
+/// 4429; `__ipv6_chk_addr_and_flags`, net/ipv6/addrconf.c).
+fn is_usable(address: &Address) -> bool {
+    let has = |flag| address.flags & flag != 0;
+    !has(IFA_F_DADFAILED) && (!has(IFA_F_TENTATIVE) || has(IFA_F_OPTIMISTIC))
 }
 
 #[cfg(test)]

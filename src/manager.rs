@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use builder::{Builder, Protocol};
-pub(crate) use screen::Screen;
+pub(crate) use screen::{Ranges, Screen};
 
 use crate::audit::{Audit, Audited};
 use crate::cancel::{Cancelled, Canceller};
@@ -365,7 +365,7 @@ impl VipManager {
             return Err(Error::new(
                 ErrorKind::InvalidNetns,
                 "the calling thread is in another network namespace than the manager: call from \
-                 that one, or open the manager with Builder::netns",
+                 that one, or name the namespace when the manager is opened",
             ));
         }
         Ok(socket)

@@ -111,6 +111,9 @@ pub enum Cause {
     /// The kernel did not finish in time: the address stays tentative, or its own route was still
     /// to come when the stall time-out passed. The same call later continues.
     Pending,
+    /// Another writer kept undoing what this call did for the VIP, until the call gave up on it.
+    /// Find that writer; two that want different states never converge.
+    Contended,
     /// The call ended before this VIP was seen as wanted: cancelled, out of time, or the link went
     /// away. What had been written for it by then stays, and the same call later goes on from there.
     NotReached,
@@ -124,6 +127,7 @@ impl fmt::Display for Cause {
             Self::Unrepaired => f.write_str("in a form that this call must not change"),
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),
+            Self::Contended => f.write_str("another writer keeps undoing it"),
             Self::NotReached => f.write_str("the call ended before it was done"),
         }
     }

@@ -459,7 +459,7 @@ impl<'a> Call<'a> {
                 if refused {
                     Cause::Kernel
                 } else {
-                    Cause::Pending
+                    Cause::Contended
                 },
             );
             return Ok(false);

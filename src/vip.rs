@@ -260,7 +260,8 @@ pub enum Reject {
     /// In 224.0.0.0/4 or ff00::/8.
     #[error("a multicast address names no host")]
     Multicast,
-    /// In 169.254.0.0/16 or fe80::/10.
+    /// In fe80::/10; or in 169.254.0.0/16, and no range within that was given to
+    /// [`Builder::allow`](crate::Builder::allow).
     #[error("a link-local address has no meaning beyond its link")]
     LinkLocal,
     /// 255.255.255.255.
@@ -275,6 +276,9 @@ pub enum Reject {
     /// Outside every range given to [`Builder::allow`](crate::Builder::allow).
     #[error("it is outside the allowed ranges")]
     OutsideAllowed,
+    /// In a range given to [`Builder::deny`](crate::Builder::deny).
+    #[error("it is in a denied range")]
+    Denied,
     /// No source of its family was given to [`Builder::source`](crate::Builder::source), and the
     /// family does not [keep the kernel's](crate::Builder::kernel_source) either.
     #[error("no source address of its family was given")]

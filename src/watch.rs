@@ -7,11 +7,9 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use crate::error::Error;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
-use crate::manager::Screen;
+use crate::manager::{Ranges, Screen};
 use crate::state::write_names;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 use crate::vip::{Family, Vip};
@@ -175,7 +173,7 @@ pub struct Watcher {
 /// What is told in one go, and what it is told from.
 struct Burst {
     sources: [Option<IpAddr>; 2],
-    allowed: Vec<IpNet>,
+    ranges: Ranges,
     /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
     /// kernel's own route goes after its address.
     wide: BTreeMap<IpAddr, bool>,
@@ -212,7 +210,7 @@ impl Watcher {
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             burst: Burst {
                 sources: screen.sources,
-                allowed: screen.allowed.to_vec(),
+                ranges: screen.ranges.clone(),
                 wide: BTreeMap::new(),
                 vips: BTreeMap::new(),
             },
@@ -377,7 +375,7 @@ impl Burst {
             sources: self.sources,
             // Only of those that a call is about.
             kernel_source: [false; 2],
-            allowed: &self.allowed,
+            ranges: &self.ranges,
         };
         let vip = Vip::from(addr);
         if !screen.is_on_link(vip) {

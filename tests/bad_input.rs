@@ -30,7 +30,7 @@ fn refused<T: std::fmt::Debug>(
     kind: ErrorKind,
     text: &str,
     call: impl FnOnce() -> Result<T, Error>,
-) {
+) -> String {
     let before = net.snapshot_without(&[]);
     let error = call().expect_err("it was taken");
     assert_eq!(error.kind(), kind, "{error}");
@@ -41,6 +41,7 @@ fn refused<T: std::fmt::Debug>(
             .is_none_or(|report| report.writes == 0 || kind == ErrorKind::PermissionDenied)
     );
     before.assert_same(&net.snapshot_without(&[]));
+    error.to_string()
 }
 
 #[test]
@@ -204,7 +205,7 @@ fn no_such_link() {
             call(&mut manager, vips(2))
         });
     }
-    refused(&net, ErrorKind::LinkNotFound, "create_link", || {
+    refused(&net, ErrorKind::LinkNotFound, "allow its creation", || {
         manager.normalize()
     });
 }
@@ -214,10 +215,10 @@ fn a_link_that_is_down() {
     let net = Net::new();
     net.ip(&format!("link set {VIP_LINK} down"));
     let mut manager = builder().open().unwrap();
-    refused(&net, ErrorKind::LinkDown, "bring_up", || {
+    refused(&net, ErrorKind::LinkDown, "bring it up", || {
         manager.assign(vips(2))
     });
-    refused(&net, ErrorKind::LinkDown, "bring_up", || {
+    refused(&net, ErrorKind::LinkDown, "bring it up", || {
         manager.normalize()
     });
     // With the caller's leave it is brought up.
@@ -232,17 +233,45 @@ fn ipv6_disabled_on_the_link() {
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
     net.ip(&format!("link set {VIP_LINK} down"));
     let mut manager = builder().bring_up().open().unwrap();
-    refused(&net, ErrorKind::Ipv6Disabled, "disable_ipv6=0", || {
+    let sysctl = format!("net/ipv6/conf/{VIP_LINK}/disable_ipv6");
+    refused(&net, ErrorKind::Ipv6Disabled, &sysctl, || {
         manager.assign(vips(2))
     });
     // IPv4 alone does not need it.
     assert_eq!(manager.assign(common::vips_v4(2)).unwrap().assigned, 2);
-    // Nor does a link whose MTU leaves IPv6 no room have it.
-    net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "0");
-    net.ip(&format!("link set {VIP_LINK} mtu 1000"));
-    refused(&net, ErrorKind::Ipv6Disabled, VIP_LINK, || {
+}
+
+#[test]
+fn an_mtu_without_room_for_ipv6_is_named_as_the_reason() {
+    let net = Net::new();
+    net.ip(&format!("link set {VIP_LINK} mtu 1279"));
+    let mut manager = builder().open().unwrap();
+    let error = refused(&net, ErrorKind::Ipv6Disabled, "MTU", || {
         manager.assign(vips(2))
     });
+    // There is no such file.
+    assert!(!error.contains("disable_ipv6"), "{error}");
+    net.ip(&format!("link set {VIP_LINK} mtu 1280"));
+    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
+}
+
+#[test]
+fn advice_names_a_file_that_is_there_where_a_link_name_has_dots() {
+    let net = Net::new();
+    net.add_link("vip.100");
+    net.set_sysctl("ipv6/conf/vip.100/disable_ipv6", "1");
+    let mut manager = VipManager::builder("vip.100")
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    let vip = addr("2001:db8:42::1");
+    let error = refused(&net, ErrorKind::Ipv6Disabled, "net/", || {
+        manager.assign([vip])
+    });
+    let path = error.split(' ').find(|word| word.starts_with("net/"));
+    let path = path.unwrap().strip_prefix("net/").unwrap();
+    net.set_sysctl(path, "0");
+    assert_eq!(manager.assign([vip]).unwrap().assigned, 1);
 }
 
 #[test]
@@ -311,6 +340,175 @@ fn a_source_that_is_tentative() {
     refused(&net, ErrorKind::SourceTentative, "tentative", || {
         manager.assign([addr("2001:db8:42::1")])
     });
+}
+
+fn with_source_v6(source: &str) -> VipManager {
+    VipManager::builder(VIP_LINK)
+        .source(addr(source))
+        .open()
+        .unwrap()
+}
+
+#[test]
+fn a_source_that_is_usable_on_any_link_is_taken() {
+    // Which of the two the kernel answers with goes by the order in which they were added.
+    for tentative_first in [false, true] {
+        let net = Net::new();
+        without_carrier(&net);
+        net.ip("link set lo up");
+        let mut adds = [
+            "addr add 2001:db8:9::9/128 dev lo nodad",
+            "addr add 2001:db8:9::9/64 dev idle0",
+        ];
+        if tentative_first {
+            adds.reverse();
+        }
+        adds.iter().for_each(|add| {
+            net.ip(add);
+        });
+        let vip = addr("2001:db8:42::1");
+        let report = with_source_v6("2001:db8:9::9").assign([vip]).unwrap();
+        assert_eq!(report.assigned, 1);
+        // Without the usable one, it is tentative.
+        net.ip("addr del 2001:db8:9::9/128 dev lo");
+        let mut manager = with_source_v6("2001:db8:9::9");
+        refused(&net, ErrorKind::SourceTentative, "tentative: wait", || {
+            manager.assign([addr("2001:db8:42::2")])
+        });
+    }
+}
+
+#[test]
+fn an_optimistic_source_is_taken() {
+    let net = Net::new();
+    without_carrier(&net);
+    net.set_sysctl("ipv6/conf/idle0/optimistic_dad", "1");
+    net.ip("addr add 2001:db8:9::9/64 dev idle0 optimistic");
+    let shown = net.ip("addr show dev idle0");
+    assert!(
+        shown.contains("tentative") && shown.contains("optimistic"),
+        "{shown}"
+    );
+    let vip = addr("2001:db8:42::1");
+    let report = with_source_v6("2001:db8:9::9").assign([vip]).unwrap();
+    assert_eq!(report.assigned, 1);
+}
+
+#[test]
+fn a_source_on_a_link_that_is_down_is_not_waited_for() {
+    let net = Net::new();
+    net.ip("link add idle0 type veth peer name peer0");
+    net.ip("addr add 2001:db8:9::9/64 dev idle0");
+    let mut manager = with_source_v6("2001:db8:9::9");
+    let error = refused(&net, ErrorKind::SourceTentative, "its link is down", || {
+        manager.assign([addr("2001:db8:42::1")])
+    });
+    assert!(!error.contains("wait"), "{error}");
+}
+
+#[test]
+fn a_source_that_is_in_use_elsewhere_is_not_waited_for() {
+    let net = Net::new();
+    net.ip("link add dup0 type veth peer name peer0");
+    net.ip("link set peer0 up");
+    // The other end answers for the address.
+    net.set_sysctl("ipv6/conf/all/forwarding", "1");
+    net.set_sysctl("ipv6/conf/peer0/proxy_ndp", "1");
+    net.set_sysctl("ipv6/neigh/peer0/proxy_delay", "0");
+    net.ip("addr add fe80::77/64 dev peer0 nodad");
+    net.ip("neigh add proxy 2001:db8:9::9 dev peer0");
+    net.ip("link set dup0 up");
+    net.ip("addr add 2001:db8:9::9/64 dev dup0");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !net.ip("addr show dev dup0").contains("dadfailed") {
+        assert!(std::time::Instant::now() < deadline, "it never failed");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let mut manager = with_source_v6("2001:db8:9::9");
+    let error = refused(&net, ErrorKind::SourceTentative, "in use", || {
+        manager.assign([addr("2001:db8:42::1")])
+    });
+    assert!(!error.contains("wait"), "{error}");
+}
+
+#[test]
+fn a_range_within_169_254_admits_its_vips() {
+    let net = Net::new();
+    // That of node-local-dns.
+    let vip = addr("169.254.20.10");
+    let allowing = |ranges: &[&str]| {
+        let ranges = ranges.iter().map(|range| range.parse().unwrap());
+        ranges.fold(builder(), |builder, range: ipnet::IpNet| {
+            builder.allow(range)
+        })
+    };
+    for ranges in [
+        &[][..],
+        &["169.254.20.11/32"],
+        // It does not name link-local addresses, it only holds them.
+        &["0.0.0.0/0"],
+        &["169.0.0.0/8", "169.254.0.0/20"],
+    ] {
+        let mut manager = allowing(ranges).open().unwrap();
+        let error = manager.assign([vip]).unwrap_err();
+        let failures = &error.report().unwrap().failures;
+        assert_eq!(
+            failures[0].cause,
+            Cause::Rejected(Reject::LinkLocal),
+            "{ranges:?}"
+        );
+    }
+    for range in ["169.254.20.10/32", "169.254.0.0/16"] {
+        let mut manager = allowing(&["10.96.0.0/12", range]).open().unwrap();
+        assert_eq!(manager.assign([vip]).unwrap().assigned, 1);
+        net.assert_single_route(&[vip], PROTO_KERNEL);
+        // It is found, and goes, like any other.
+        assert_eq!(manager.normalize().unwrap().unchanged, 1);
+        assert_eq!(manager.audit().unwrap().vips.len(), 1);
+        assert_eq!(
+            manager
+                .release_all(&viproute::Claim::link())
+                .unwrap()
+                .released,
+            1
+        );
+    }
+}
+
+#[test]
+fn a_denied_range_is_never_touched() {
+    let net = Net::new();
+    let nodes = "10.96.7.0/24".parse::<ipnet::IpNet>().unwrap();
+    let nodes_v6 = "2001:db8:42:7::/64".parse::<ipnet::IpNet>().unwrap();
+    let mut manager = builder()
+        .allow("10.96.0.0/12".parse::<ipnet::IpNet>().unwrap())
+        .allow("2001:db8:42::/48".parse::<ipnet::IpNet>().unwrap())
+        .deny(nodes)
+        .deny(nodes_v6)
+        .open()
+        .unwrap();
+    let good = [addr("10.96.0.1"), addr("2001:db8:42::1")];
+    let denied = [addr("10.96.7.1"), addr("2001:db8:42:7::1")];
+    let check = |result: Result<viproute::Report, Error>| {
+        let report = result.unwrap_err().into_report().unwrap();
+        let causes: Vec<_> = report.failures.iter().map(|f| (f.vip, f.cause)).collect();
+        let wanted = denied.map(|vip| (Vip::from(vip), Cause::Rejected(Reject::Denied)));
+        assert_eq!(causes, wanted);
+    };
+    check(manager.assign(good.iter().chain(&denied)));
+    net.assert_single_route(&good, PROTO_KERNEL);
+    net.assert_absent(&denied);
+    // Nor if it is there, whatever is claimed.
+    for vip in denied {
+        net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
+    }
+    let before = net.snapshot_without(&good);
+    check(manager.release(denied));
+    manager.normalize().unwrap();
+    manager.reconcile(&viproute::Claim::link(), good).unwrap();
+    assert_eq!(manager.audit().unwrap().vips.len(), 2);
+    manager.release_all(&viproute::Claim::link()).unwrap();
+    before.assert_same(&net.snapshot_without(&good));
 }
 
 #[test]

@@ -277,7 +277,7 @@ fn calls_against_an_adversary() {
                     // Fought over, or for `normalize` not there at all.
                     let fits = matches!(
                         failure.cause,
-                        Cause::Pending | Cause::Kernel | Cause::Unrepaired
+                        Cause::Contended | Cause::Pending | Cause::Kernel | Cause::Unrepaired
                     );
                     assert!(fits, "{failure}");
                 }

@@ -141,7 +141,7 @@ fn errors_name_the_link_that_the_index_stands_for() {
     let mut manager = builder(index).bring_up().open().unwrap();
     assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
-    let sysctl = format!("net.ipv6.conf.{VIP_LINK}.disable_ipv6=0");
+    let sysctl = format!("net/ipv6/conf/{VIP_LINK}/disable_ipv6");
     refused(manager.assign(vips(2)), ErrorKind::Ipv6Disabled, &sysctl);
 }
 

@@ -68,6 +68,9 @@ struct Args {
     /// Take for VIPs only addresses in this range, or in another one given
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<IpNet>,
+    /// Take no address in this range for a VIP, whatever else allows it
+    #[arg(long, value_name = "PREFIX")]
+    deny: Vec<IpNet>,
     /// Look at the file so often
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse::seconds)]
     poll: Duration,
@@ -90,6 +93,9 @@ impl Args {
         }
         for range in &self.allow {
             builder = builder.allow(*range);
+        }
+        for range in &self.deny {
+            builder = builder.deny(*range);
         }
         match self.create_link {
             None => builder,

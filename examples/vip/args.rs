@@ -34,9 +34,13 @@ pub(crate) struct Common {
     /// Bind VIPs by their routes alone, without an address on the link
     #[arg(long)]
     route_only: bool,
-    /// Take for VIPs only addresses in this range, or in another one given; required on `lo`
+    /// Take for VIPs only addresses in this range, or in another one given; required on `lo`, and
+    /// for 169.254.0.0/16
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<IpNet>,
+    /// Take no address in this range for a VIP, whatever else allows it; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    deny: Vec<IpNet>,
     /// Work in this network namespace: its file (/run/netns/NAME), or the id of a process or
     /// thread in it
     #[arg(long, value_name = "PATH|PID")]
@@ -65,6 +69,9 @@ impl Common {
         }
         for range in &self.allow {
             builder = builder.allow(*range);
+        }
+        for range in &self.deny {
+            builder = builder.deny(*range);
         }
         if self.route_only {
             builder = builder.binding(Binding::Route);

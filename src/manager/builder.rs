@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::VipManager;
-use super::screen::Screen;
+use super::screen::{Ranges, Screen};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkKind, LinkRef};
@@ -75,7 +75,7 @@ pub struct Builder {
     /// Which families keep the kernel's own route.
     pub(super) kernel_source: [bool; 2],
     pub(super) protocol: Protocol,
-    pub(super) allowed: Vec<IpNet>,
+    pub(super) ranges: Ranges,
     pub(super) create: Option<LinkKind>,
     pub(super) bring_up: bool,
     pub(super) binding: Binding,
@@ -96,7 +96,7 @@ impl Builder {
             sources: Vec::new(),
             kernel_source: [false; 2],
             protocol: Protocol::KERNEL,
-            allowed: Vec::new(),
+            ranges: Ranges::default(),
             create: None,
             bring_up: false,
             binding: Binding::default(),
@@ -193,11 +193,37 @@ impl Builder {
         self
     }
 
-    /// Admits only VIPs in this range, or in another one given. Without any, every admissible
-    /// address is a VIP. On a loopback link at least one is required, because its own addresses
-    /// look like VIPs.
+    /// Admits only VIPs in this range. May be repeated: an address is admitted if any range
+    /// contains it. Without any range, every admissible address is a VIP. On a loopback link at
+    /// least one is required, because its own addresses look like VIPs.
+    ///
+    /// A range within 169.254.0.0/16 admits link-local IPv4 addresses, like those of Kubernetes'
+    /// node-local-dns; a wider range admits none of them.
     pub fn allow(mut self, range: impl Into<IpNet>) -> Self {
-        self.allowed.push(range.into());
+        self.ranges.allowed.push(range.into());
+        self
+    }
+
+    /// Admits no VIP in this range, whatever else allows it. May be repeated. No call touches an
+    /// address in it: a VIP of the range that is on the link already stays there.
+    ///
+    /// For addresses of other hosts that somebody may ask for as VIPs: a node that holds another
+    /// node's address as a VIP cannot reach that node any more, as it happened to Kubernetes nodes
+    /// by external IPs of Services.
+    ///
+    /// ```no_run
+    /// use ipnet::IpNet;
+    /// use viproute::VipManager;
+    ///
+    /// let nodes: IpNet = "192.0.2.0/24".parse()?;
+    /// let mut vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .deny(nodes)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn deny(mut self, range: impl Into<IpNet>) -> Self {
+        self.ranges.denied.push(range.into());
         self
     }
 
@@ -343,7 +369,7 @@ impl Builder {
         Screen {
             sources,
             kernel_source: self.kernel_source,
-            allowed: &self.allowed,
+            ranges: &self.ranges,
         }
     }
 

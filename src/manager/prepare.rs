@@ -71,8 +71,8 @@ impl VipManager {
         if matches!(scope, Scope::Claimed(_)) && !assigns {
             return Err(Error::new(
                 ErrorKind::EmptySet,
-                "the desired set has no admissible VIP: to take all claimed VIPs off the link, \
-                 call release_all",
+                "the desired set has no admissible VIP: to take all claimed VIPs off the link is \
+                 another call",
             ));
         }
         let releases =

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::builder::Builder;
 use crate::error::{Error, ErrorKind};
-use crate::link::{self, LinkRef, LinkState};
+use crate::link::{self, LinkRef, LinkState, LinkStatus};
 use crate::preview::Groundwork;
 use crate::talk::Talk;
 use crate::vip::Family;
@@ -34,7 +34,7 @@ pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, 
     let link = link::find(talk, which)?;
     let Some(link) = link else {
         let what_to_do = match which {
-            LinkRef::Name(_) => "create it, or let Builder::create_link",
+            LinkRef::Name(_) => "create it, or allow its creation",
             LinkRef::Index(_) => "give its name to find it again under another index",
         };
         return Err(Error::new(
@@ -43,12 +43,12 @@ pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, 
         ));
     };
     let name = &link.name;
-    if link.loopback && config.allowed.is_empty() {
+    if link.loopback && config.ranges.allowed.is_empty() {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
             format!(
-                "{name} is a loopback link, where the node's own addresses look like VIPs: name \
-                 the VIPs' ranges with Builder::allow"
+                "{name} is a loopback link, where the node's own addresses look like VIPs: allow \
+                 the VIPs' ranges by name"
             ),
         ));
     }
@@ -71,7 +71,7 @@ pub(super) fn survey(
                 up: false,
                 loopback: false,
                 in_vrf: false,
-                ipv6_disabled: false,
+                ipv6: LinkStatus::Up,
             }
         }
         found => found?,
@@ -114,7 +114,7 @@ fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
     if !link.up && !config.bring_up && config.create.is_none() {
         return Err(Error::new(
             ErrorKind::LinkDown,
-            format!("link {name} is down: bring it up, or let Builder::bring_up"),
+            format!("link {name} is down: bring it up, or allow that it is brought up"),
         ));
     }
     Ok(())
@@ -122,14 +122,10 @@ fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
 
 /// IPv6 must not be off on the link where VIPs of it are to be put or kept there.
 pub(super) fn check_ipv6(link: &LinkState, families: [bool; 2]) -> Result<(), Error> {
-    let name = &link.name;
-    if link.ipv6_disabled && families[Family::V6 as usize] {
-        return Err(Error::new(
-            ErrorKind::Ipv6Disabled,
-            format!("IPv6 is disabled on link {name}: set net.ipv6.conf.{name}.disable_ipv6=0"),
-        ));
+    match link.why_no_ipv6() {
+        Some(why) if families[Family::V6 as usize] => Err(Error::new(ErrorKind::Ipv6Disabled, why)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The sources of these families must be on the node.

@@ -7,11 +7,42 @@ use ipnet::IpNet;
 use crate::state::Row;
 use crate::vip::{Reject, Vip};
 
+/// The ranges of addresses that may be VIPs of a manager, and those that may not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ranges {
+    /// Empty: all that is not denied.
+    pub(crate) allowed: Vec<IpNet>,
+    pub(crate) denied: Vec<IpNet>,
+}
+
+impl Ranges {
+    fn reject(&self, vip: Vip) -> Option<Reject> {
+        let holds = |range: &&IpNet| range.contains(&vip.addr());
+        if self.denied.iter().any(|range| holds(&range)) {
+            return Some(Reject::Denied);
+        }
+        let mut allowing = self.allowed.iter().filter(holds);
+        match vip.inadmissible() {
+            // A range that is link-local as a whole means what it says.
+            Some(Reject::LinkLocal) if allowing.clone().any(is_link_local_v4) => None,
+            Some(why) => Some(why),
+            None if self.allowed.is_empty() || allowing.next().is_some() => None,
+            None => Some(Reject::OutsideAllowed),
+        }
+    }
+}
+
+/// Whether all of this range is in 169.254.0.0/16 (RFC 3927), where node-local-dns has its VIP.
+fn is_link_local_v4(range: &IpNet) -> bool {
+    matches!(range, IpNet::V4(range)
+        if range.network().is_link_local() && range.broadcast().is_link_local())
+}
+
 /// Which addresses are VIPs of this manager.
 pub(crate) struct Screen<'a> {
     pub(crate) sources: [Option<IpAddr>; 2],
     pub(crate) kernel_source: [bool; 2],
-    pub(crate) allowed: &'a [IpNet],
+    pub(crate) ranges: &'a Ranges,
 }
 
 impl Screen<'_> {
@@ -25,19 +56,10 @@ impl Screen<'_> {
     }
 
     fn reject_vip(&self, vip: Vip) -> Option<Reject> {
-        if let Some(why) = vip.inadmissible() {
-            Some(why)
-        } else if self.sources.contains(&Some(vip.addr())) {
-            Some(Reject::IsSource)
-        } else if !self.allows(vip) {
-            Some(Reject::OutsideAllowed)
-        } else {
-            None
+        if self.sources.contains(&Some(vip.addr())) {
+            return Some(Reject::IsSource);
         }
-    }
-
-    fn allows(&self, vip: Vip) -> bool {
-        self.allowed.is_empty() || self.allowed.iter().any(|range| range.contains(&vip.addr()))
+        self.ranges.reject(vip)
     }
 
     /// Whether an address found on the link is a VIP. One without a source is, and will be

@@ -470,12 +470,18 @@ impl<'a> Link<'a> {
             .is_some_and(|kind| kind.starts_with(b"vrf"))
     }
 
-    /// Whether IPv6 is off on the link: disabled, or never there (a small MTU, no module).
-    pub(crate) fn ipv6_disabled(&self) -> bool {
+    /// Whether IPv6 is disabled on the link. `None` where the link has no IPv6 that could be: its
+    /// MTU is too small, or the kernel has none.
+    pub(crate) fn ipv6_disabled(&self) -> Option<bool> {
         let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
         self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
             .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
-            .is_none_or(|value| value != 0)
+            .map(|value| value != 0)
+    }
+
+    /// The link's MTU.
+    pub(crate) fn mtu(&self) -> Option<u32> {
+        number(self.attribute(&[libc::IFLA_MTU])?).ok()
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) const IP6_USER_METRIC: u32 = 1024;
 /// Route and address flags that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
 pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
 pub(crate) const IFA_F_NODAD: u32 = 0x02;
+pub(crate) const IFA_F_OPTIMISTIC: u32 = 0x04;
 pub(crate) const IFA_F_DADFAILED: u32 = 0x08;
 pub(crate) const IFA_F_HOMEADDRESS: u32 = 0x10;
 pub(crate) const IFA_F_TENTATIVE: u32 = 0x40;
