@@ -5,6 +5,8 @@
 
 mod corpus;
 mod forged;
+mod keeper;
+mod late;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -117,12 +119,13 @@ fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
 
-/// The IPv4 VIP that a message names, in whatever attribute.
+/// Whether a message names this VIP, in whatever attribute.
 fn names(message: &[u8], vip: &IpAddr) -> bool {
-    let IpAddr::V4(vip) = vip else {
-        panic!("IPv4 only")
-    };
-    message.windows(4).any(|bytes| bytes == vip.octets())
+    let is_in = |octets: &[u8]| message.windows(octets.len()).any(|bytes| bytes == octets);
+    match vip {
+        IpAddr::V4(vip) => is_in(&vip.octets()),
+        IpAddr::V6(vip) => is_in(&vip.octets()),
+    }
 }
 
 /// Makes the kernel refuse an RTM_NEWADDR: no prefix is 255 bits long.

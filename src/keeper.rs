@@ -706,6 +706,25 @@ impl Keeper {
     }
 }
 
+/// Doors for the tests.
+#[cfg(test)]
+impl Keeper {
+    /// Makes all that is remembered so much older, as if that time had passed.
+    pub(crate) fn age(&mut self, by: Duration) {
+        for fight in self.fights.values_mut().chain(&mut self.link_fight) {
+            fight.last -= by;
+            fight.until -= by;
+        }
+        if let Some(at) = &mut self.full {
+            *at -= by;
+        }
+    }
+
+    pub(crate) fn manager_mut(&mut self) -> &mut VipManager {
+        &mut self.manager
+    }
+}
+
 impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

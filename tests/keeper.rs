@@ -786,39 +786,6 @@ fn an_idle_keeper_sleeps() {
 
 /// An adversary that deletes one route as fast as it can: bounded work, and peace when it stops.
 #[test]
-fn a_fight_is_put_off_and_ends() {
-    let net = Net::new();
-    let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
-    let vip = set()[1];
-    let began = Instant::now();
-    let mut deleted = 0;
-    while began.elapsed() < Duration::from_secs(3) {
-        let gone = net.try_ip(&format!(
-            "route del local {vip} dev {VIP_LINK} table local proto kernel"
-        ));
-        deleted += usize::from(gone.is_ok());
-    }
-    // The others are not touched by it.
-    let want = Want {
-        link: VIP_LINK,
-        sources: &SOURCES,
-        protocol: PROTO_KERNEL,
-        address: true,
-    };
-    let others: Vec<IpAddr> = set().into_iter().filter(|other| *other != vip).collect();
-    LocalState::read().assert_single_route(&others, &want);
-    kept.wait_until_good("the adversary has stopped");
-    let counters = kept.stop();
-    println!("{deleted} deletions, {counters:?}");
-    assert!(deleted > 4, "no fight took place");
-    assert!(counters.fights > 0);
-    assert!(
-        deleted < 30,
-        "it was repaired {deleted} times in three seconds"
-    );
-}
-
-#[test]
 fn a_changed_set_is_kept_from_then_on() {
     let net = Net::new();
     let mut keeper = builder(Binding::Address)
@@ -1253,32 +1220,4 @@ fn too_many_strangers_do_not_stop_it() {
     let before = keeper.counters();
     keeper.dispatch(usize::MAX).unwrap();
     assert_eq!(keeper.counters(), before);
-}
-
-/// A link that flaps on and on: its VIPs come back each time, but not as fast as it flaps.
-#[test]
-fn a_flapping_link_is_not_fought_without_pause() {
-    let net = Net::new();
-    let many = vips(100);
-    let kept = Kept::start(
-        &net,
-        builder(Binding::Address),
-        Binding::Address,
-        many.clone(),
-    );
-    let mut flaps = 0_u64;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(3) {
-        net.ip(&link("down"));
-        net.ip(&link("up"));
-        flaps += 1;
-    }
-    kept.wait_until_good("it flaps no more");
-    let counters = kept.stop();
-    println!("{flaps} flaps, {counters:?}");
-    assert!(flaps > 20, "{flaps} flaps are no test");
-    assert!(
-        counters.resyncs < flaps,
-        "it was read at each flap: {counters:?}"
-    );
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{
-    FLAGS_AT, LINK, NODE_V4, NODE_V6, assert_accounted, builder, ip, kind, names, node, on_link,
-    split, v4, v6,
+    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split, v4,
+    v6,
 };
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
@@ -25,12 +25,15 @@ impl<F: FnMut(&mut dyn FnMut() -> Found) -> Found + Send> Line for Hear<F> {
     }
 }
 
-fn hear(socket: &Socket, how: impl FnMut(&mut dyn FnMut() -> Found) -> Found + Send + 'static) {
+pub(super) fn hear(
+    socket: &Socket,
+    how: impl FnMut(&mut dyn FnMut() -> Found) -> Found + Send + 'static,
+) {
     socket.fault.put(Hear(how));
 }
 
 /// Sends in its own way.
-struct Say<F>(F);
+pub(super) struct Say<F>(pub(super) F);
 
 impl<F: FnMut(&[u8]) -> Option<std::io::Result<()>> + Send> Line for Say<F> {
     fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<()>> {
@@ -38,12 +41,12 @@ impl<F: FnMut(&[u8]) -> Option<std::io::Result<()>> + Send> Line for Say<F> {
     }
 }
 
-fn both(n: u32) -> Vec<IpAddr> {
+pub(super) fn both(n: u32) -> Vec<IpAddr> {
     v4(n).into_iter().chain(v6(n)).collect()
 }
 
 /// However busy the machine.
-fn patient() -> VipManager {
+pub(super) fn patient() -> VipManager {
     builder().open().unwrap()
 }
 
@@ -63,7 +66,7 @@ fn is_write(message: &[u8]) -> bool {
 }
 
 /// An error reply to the message with this sequence number, capped as ours are.
-fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
+pub(super) fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
     let length = u32::try_from(HEADER + 4 + HEADER).unwrap();
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(NLMSG_ERROR.to_ne_bytes());
@@ -75,12 +78,12 @@ fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
     bytes
 }
 
-fn sequence(message: &[u8]) -> u32 {
+pub(super) fn sequence(message: &[u8]) -> u32 {
     u32::from_ne_bytes(message[8..12].try_into().unwrap())
 }
 
 /// What the kernel has, by a manager that hears well.
-fn wrong(vips: &[IpAddr]) -> Vec<String> {
+pub(super) fn wrong(vips: &[IpAddr]) -> Vec<String> {
     let audit = patient().audit().unwrap();
     let good: BTreeSet<IpAddr> = audit
         .vips
@@ -378,7 +381,7 @@ fn the_smallest_receive_buffer_serves() {
 
 /// Makes the kernel pass over the messages of a batch for which `which` gives an error number, and
 /// answers them with that.
-fn refuse(
+pub(super) fn refuse(
     vips: &mut VipManager,
     mut which: impl FnMut(&[u8]) -> Option<i32> + Send + Sync + 'static,
 ) -> Arc<AtomicUsize> {
@@ -781,43 +784,4 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
         assert!(error.report().is_none());
         assert_eq!(on_link(), BTreeSet::new());
     }
-}
-
-/// An acked address need not be there any more. While this call looks at routes only, another hand
-/// finishes its VIPs and then takes the addresses away again: the routes that leak look as wanted.
-#[test]
-fn an_acked_address_is_looked_at_before_it_is_believed() {
-    let _node = node();
-    let mut vips = builder().open().unwrap();
-    // More than are looked at one by one.
-    let set = v6(20);
-    let others = set.clone();
-    let met = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&met);
-    hear(vips.talk_mut().ask(), move |kernel| {
-        let found = kernel();
-        let there = on_link().len() == others.len();
-        if there && count.fetch_add(1, Ordering::Relaxed) == 0 {
-            for vip in &others {
-                let kernels = format!("-6 route del local {vip} dev {LINK} table local metric 0");
-                let listed = || ip(&format!("-6 route show table local {vip}"));
-                while !listed().contains("metric 0") {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                ip(&kernels);
-                ip(&format!(
-                    "-6 route add local {vip} dev {LINK} table local proto kernel src {NODE_V6} \
-                     metric 1024"
-                ));
-                ip(&format!("addr del {vip}/128 dev {LINK}"));
-            }
-        }
-        found
-    });
-    let report = vips.assign(&set);
-    vips.talk_mut().ask().fault.clear();
-    assert!(met.load(Ordering::Relaxed) > 0, "the other hand was there");
-    assert_accounted(report.as_ref().unwrap(), set.len());
-    assert_eq!(on_link().len(), set.len(), "{report:?}");
-    assert_eq!(wrong(&set), [""; 0]);
 }

@@ -1,0 +1,286 @@
+//! What a keeper puts off, and for how long, without a clock: the tests make its memory older
+//! instead of waiting.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::forged::{both, hear, patient, wrong};
+use super::{LINK, NODE_V4, ip, node, v4};
+use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, Report};
+
+/// Repairs without a pause, before and after a fight.
+const FREE: u64 = 3;
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const CALM: Duration = Duration::from_secs(60);
+
+/// The pause after so many repairs.
+fn pause(repairs: u64) -> Duration {
+    let doubled = u32::try_from(repairs.checked_sub(FREE + 1).unwrap()).unwrap();
+    (Duration::from_millis(50) * (1 << doubled)).min(LONGEST_PAUSE)
+}
+
+/// Until there is nothing left to do or to tell.
+fn settle(keeper: &mut Keeper) {
+    while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+}
+
+/// A keeper whose VIPs are there.
+fn keeper(set: &[IpAddr]) -> Keeper {
+    let mut keeper = patient().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set);
+    let report = dispatch(&mut keeper);
+    assert_eq!(report.assigned, set.len(), "{report}");
+    settle(&mut keeper);
+    keeper
+}
+
+fn dispatch(keeper: &mut Keeper) -> Report {
+    keeper.dispatch(usize::MAX).unwrap().report
+}
+
+/// Another hand deletes the wanted route of a VIP.
+fn undo(vip: IpAddr) {
+    ip(&format!(
+        "route del local {vip} dev {LINK} table local proto kernel"
+    ));
+}
+
+/// Something happens to the link that makes the keeper read all of it.
+fn touch_the_link() {
+    ip(&format!("link set {LINK} alias touched"));
+}
+
+/// Whether the next repair waits for as long as it should after so many, counted from a moment
+/// between these two.
+fn is_put_off(keeper: &Keeper, repairs: u64, between: [Instant; 2]) -> bool {
+    let [earliest, latest] = between.map(|at| at + pause(repairs));
+    let at = keeper.next_deadline().expect("it is to be tried again");
+    (earliest..=latest).contains(&at)
+}
+
+#[test]
+fn a_fight_is_put_off_and_ends() {
+    let _node = node();
+    let set = v4(2);
+    let (vip, other) = (set[0], set[1]);
+    let mut keeper = keeper(&set);
+    let mut repairs = 0;
+    let mut between = [Instant::now(); 2];
+    // Up to a pause so long that no machine is as slow.
+    while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
+        undo(vip);
+        keeper.age(LONGEST_PAUSE);
+        between[0] = Instant::now();
+        assert_eq!(dispatch(&mut keeper).repaired, 1);
+        between[1] = Instant::now();
+        repairs += 1;
+        assert_eq!(keeper.counters().fights, repairs.saturating_sub(FREE));
+        settle(&mut keeper);
+    }
+    undo(vip);
+    assert_eq!(dispatch(&mut keeper).writes, 0, "it was not put off");
+    assert!(is_put_off(&keeper, repairs, between));
+    // The others do not wait for it.
+    undo(other);
+    assert_eq!(dispatch(&mut keeper).repaired, 1);
+    assert_eq!(wrong(&set), [vip.to_string()]);
+    assert!(is_put_off(&keeper, repairs, between));
+    // The pause is over.
+    keeper.age(LONGEST_PAUSE);
+    assert_eq!(dispatch(&mut keeper).repaired, 1);
+    settle(&mut keeper);
+    // So is the fight, after a while in which nothing happened.
+    keeper.age(CALM);
+    let fights = keeper.counters().fights;
+    for _ in 0..FREE {
+        undo(vip);
+        assert_eq!(dispatch(&mut keeper).repaired, 1, "the fight never ended");
+        settle(&mut keeper);
+    }
+    assert_eq!(keeper.counters().fights, fights);
+}
+
+/// What is undone is a different VIP each time, but all of it with the link, which is read as a
+/// whole: that is put off, too.
+#[test]
+fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
+    for begins_with_a_source in [false, true] {
+        let _node = node();
+        let set = v4(20);
+        let mut victims = set.iter().copied();
+        let mut keeper = keeper(&set);
+        if begins_with_a_source {
+            // Neither a new set nor a new source is a repair.
+            ip("addr add 192.0.2.11/32 dev node0");
+            keeper
+                .set_source(std::net::Ipv4Addr::new(192, 0, 2, 11))
+                .unwrap();
+            assert_eq!(dispatch(&mut keeper).repaired, set.len());
+            settle(&mut keeper);
+        }
+        let mut undo_another = || {
+            undo(victims.next().unwrap());
+            touch_the_link();
+        };
+        let mut repairs = 0;
+        let mut between = [Instant::now(); 2];
+        while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
+            undo_another();
+            keeper.age(LONGEST_PAUSE);
+            between[0] = Instant::now();
+            let resyncs = keeper.counters().resyncs;
+            assert_eq!(dispatch(&mut keeper).repaired, 1);
+            between[1] = Instant::now();
+            assert_eq!(keeper.counters().resyncs, resyncs + 1);
+            repairs += 1;
+            assert_eq!(keeper.counters().fights, repairs.saturating_sub(FREE));
+            settle(&mut keeper);
+        }
+        touch_the_link();
+        let resyncs = keeper.counters().resyncs;
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
+        assert_eq!(keeper.counters().resyncs, resyncs, "it was not put off");
+        assert!(is_put_off(&keeper, repairs, between));
+        keeper.age(LONGEST_PAUSE);
+        settle(&mut keeper);
+        assert_eq!(keeper.counters().resyncs, resyncs + 1);
+        // It is over after a while in which nothing happened.
+        keeper.age(CALM);
+        let resyncs = keeper.counters().resyncs;
+        for repairs in 1..=FREE {
+            undo_another();
+            assert_eq!(dispatch(&mut keeper).repaired, 1);
+            let done = keeper.counters().resyncs - resyncs;
+            assert_eq!(done, repairs, "the fight never ended");
+            settle(&mut keeper);
+        }
+    }
+}
+
+/// What cannot be mended is not tried without a pause, though nobody fights over it.
+#[test]
+fn what_is_not_there_yet_is_retried_after_a_second() {
+    // Another device has the VIP; the link is down; a source is missing.
+    for (breaks, mends, missing) in [
+        (
+            "addr add 10.96.0.1/32 dev node0".into(),
+            "addr del 10.96.0.1/32 dev node0".into(),
+            None,
+        ),
+        (
+            format!("link set {LINK} down"),
+            format!("link set {LINK} up"),
+            Some(ErrorKind::LinkDown),
+        ),
+        (
+            format!("addr del {NODE_V4}/32 dev node0"),
+            format!("addr add {NODE_V4}/32 dev node0"),
+            Some(ErrorKind::SourceNotOnNode),
+        ),
+    ] {
+        let _node = node();
+        let set = v4(1);
+        let mut keeper = patient().into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(&set);
+        ip(&breaks);
+        for _ in 0..3 {
+            let before = Instant::now();
+            let done = keeper.dispatch(usize::MAX).unwrap();
+            assert_eq!(done.missing, missing);
+            let conflicts = done.report.failures.iter();
+            assert!(
+                conflicts
+                    .clone()
+                    .all(|failure| failure.cause == Cause::Conflict)
+            );
+            let at = keeper.next_deadline().expect("it is to be tried again");
+            assert!(at >= before + RETRY, "{breaks}: in {:?}", at - before);
+            // Not before.
+            let resyncs = keeper.counters().resyncs;
+            let looks = keeper.counters().looks;
+            assert_eq!(
+                keeper.dispatch(usize::MAX).unwrap().report,
+                Report::default()
+            );
+            assert_eq!(
+                (keeper.counters().resyncs, keeper.counters().looks),
+                (resyncs, looks)
+            );
+            keeper.age(RETRY);
+        }
+        ip(&mends);
+        settle(&mut keeper);
+        assert_eq!(wrong(&set), [""; 0], "{breaks}");
+    }
+}
+
+/// A dispatch that was cancelled did not do its work: the next one does.
+#[test]
+fn a_cancelled_keeper_goes_on_where_it_was() {
+    let _node = node();
+    let set = both(2);
+    let mut keeper = patient().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(&set);
+    let cancelled = |keeper: &mut Keeper| {
+        keeper.canceller().cancel();
+        let error = keeper.dispatch(usize::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        let at = keeper.next_deadline().expect("there is work to do");
+        assert!(at <= Instant::now());
+    };
+    // All, at first; one of them later; and a link that is read as a whole.
+    cancelled(&mut keeper);
+    assert_eq!(dispatch(&mut keeper).assigned, 4);
+    settle(&mut keeper);
+    for vip in &set {
+        undo(*vip);
+        if vip.is_ipv4() {
+            touch_the_link();
+        }
+        cancelled(&mut keeper);
+        assert_eq!(dispatch(&mut keeper).repaired, 1);
+        settle(&mut keeper);
+    }
+    assert_eq!(wrong(&set), [""; 0]);
+}
+
+/// A further IPv4 route that notifications told of: what was told of it before we deleted it says
+/// nothing any more.
+#[test]
+fn a_route_that_was_heard_of_is_deleted_once() {
+    let _node = node();
+    let set = v4(1);
+    let further = |metric: u32| {
+        ip(&format!(
+            "route append local {} dev {LINK} table local proto 99 scope host metric {metric}",
+            set[0]
+        ));
+    };
+    let mut keeper = keeper(&set);
+    further(2000);
+    let report = dispatch(&mut keeper);
+    assert_eq!(
+        (report.repaired, report.writes, report.retries),
+        (1, 1, 0),
+        "{report}"
+    );
+    settle(&mut keeper);
+    // One that comes while the link is read is seen, and deleted, before it is heard of.
+    touch_the_link();
+    let mut comes = true;
+    let set_at = set[0];
+    hear(keeper.manager_mut().talk_mut().ask(), move |kernel| {
+        if std::mem::take(&mut comes) {
+            ip(&format!(
+                "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
+            ));
+        }
+        kernel()
+    });
+    let report = dispatch(&mut keeper);
+    assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
+    let report = dispatch(&mut keeper);
+    assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+    assert_eq!(wrong(&set), [""; 0]);
+}

@@ -1,0 +1,256 @@
+//! The kernel's late IPv6 route: what a call must wait for, and must not take for granted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::forged::{Say, both, hear, patient, refusal, refuse, wrong};
+use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, v6};
+use crate::batch::Batch;
+use crate::plan::Step;
+use crate::sys::fault::Found;
+use crate::sys::{Received, Socket, Strictness};
+use crate::talk::{Dumped, Talk};
+use crate::wire::encode::HEADER;
+
+/// Waits until the kernel's own route to a new address is there.
+fn until_the_kernels_is_there(vip: &IpAddr) {
+    let listed = || ip(&format!("-6 route show table local {vip}"));
+    while !listed().contains("metric 0") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Adds the address as we do, and waits for the kernel's route.
+fn add_address(vip: &IpAddr) {
+    ip(&format!(
+        "addr add {vip}/128 dev {LINK} nodad noprefixroute"
+    ));
+    until_the_kernels_is_there(vip);
+}
+
+/// Deletes the first local route: the kernel's, or without that ours.
+fn delete_first(vip: &IpAddr) {
+    ip(&format!("-6 route del local {vip} dev {LINK} table local"));
+}
+
+/// A young address beside our route: the kernel's may still be on its way. Here it comes just after
+/// the link was read.
+#[test]
+fn a_young_address_beside_our_route_is_watched_for_a_while() {
+    let vip = v6(1)[0];
+    for attempt in 1.. {
+        let _node = node();
+        let mut vips = patient();
+        vips.assign([vip]).unwrap();
+        // Our route outlives its address, and the next address is young.
+        ip(&format!("addr del {vip}/128 dev {LINK}"));
+        add_address(&vip);
+        delete_first(&vip);
+        let came = Arc::new(AtomicBool::new(false));
+        let comes = Arc::clone(&came);
+        vips.talk_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+            if names(bytes, &vip) && !comes.swap(true, Ordering::Relaxed) {
+                ip(&format!("addr del {vip}/128 dev {LINK}"));
+                add_address(&vip);
+            }
+        }));
+        // It reads the link, and looks nothing up but what it waits for.
+        let report = vips.normalize().unwrap();
+        assert_eq!(wrong(&[vip]), [""; 0]);
+        if came.load(Ordering::Relaxed) {
+            assert_eq!(report.repaired, 1, "{report}");
+            break;
+        }
+        // A machine may be so slow that the while is over when the link was read.
+        assert!(attempt < 20, "nobody looked again");
+    }
+}
+
+/// An acked address need not be there any more. Behind acked addresses this call looks at routes
+/// only. Just before, another hand finishes its VIPs and takes the addresses away again: the routes
+/// that leak look as wanted.
+#[test]
+fn an_acked_address_is_looked_at_before_it_is_believed() {
+    let _node = node();
+    let mut vips = patient();
+    // More than are looked at one by one.
+    let set = v6(20);
+    let (good, bad) = set.split_at(10);
+    // Behind the acks, the kernel's routes are tried to be deleted. All of them are there; but of
+    // some VIPs that is refused, so that they fail, and the others are looked at.
+    let tried = Arc::new(AtomicBool::new(false));
+    let was_tried = Arc::clone(&tried);
+    let (all, fail) = (set.clone(), bad.to_vec());
+    refuse(&mut vips, move |message| {
+        if kind(message) != libc::RTM_DELROUTE {
+            return None;
+        }
+        if !tried.swap(true, Ordering::Relaxed) {
+            all.iter().for_each(until_the_kernels_is_there);
+        }
+        fail.iter()
+            .any(|vip| names(message, vip))
+            .then_some(libc::EINVAL)
+    });
+    // Before the call reads routes, it empties the socket of their notifications.
+    let met = Arc::new(AtomicBool::new(false));
+    let meets = Arc::clone(&met);
+    let others = good.to_vec();
+    hear(vips.talk_mut().listener(), move |kernel| {
+        if was_tried.load(Ordering::Relaxed) && !meets.swap(true, Ordering::Relaxed) {
+            for vip in &others {
+                ip(&format!(
+                    "-6 route add local {vip} dev {LINK} table local proto kernel src {NODE_V6} \
+                     metric 1024"
+                ));
+                ip(&format!("addr del {vip}/128 dev {LINK}"));
+            }
+        }
+        kernel()
+    });
+    let report = vips.assign(&set).unwrap_err().into_report().unwrap();
+    assert!(met.load(Ordering::Relaxed), "the other hand was there");
+    assert_accounted(&report, set.len());
+    assert_eq!(report.assigned, good.len(), "{report}");
+    assert_eq!(wrong(good), [""; 0]);
+}
+
+/// A refusal in the middle of a batch is lost, and its last ack is not.
+#[test]
+fn an_overflow_in_the_middle_of_a_batch_is_told() {
+    let _node = node();
+    let mut talk = Talk::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
+    let (templates, keys) = super::deletions();
+    let mut batch = Batch::default();
+    batch.begin(talk.sequence());
+    for (row, vip) in (0..10).zip(&keys) {
+        batch.push(row, Step::DeleteOurs, |out, sequence| {
+            templates.push_delete_route(out, sequence, vip, &super::key());
+        });
+    }
+    let mut replies = 0;
+    hear(talk.ask(), move |kernel| {
+        let found = kernel();
+        replies += 1;
+        if replies == 3 { Found::Overflow } else { found }
+    });
+    let mut heard = 0;
+    let mut sealed = batch.seal();
+    let end = talk.exchange(&mut sealed, |_| heard += 1).unwrap();
+    assert!(sealed.is_complete());
+    assert_eq!((end, heard), (Dumped::Torn, 9));
+}
+
+/// A call that waits for a tentative address, and loses what is told of its end, looks again at
+/// once. It does not wait for something else to happen.
+#[test]
+fn notifications_lost_in_a_wait_end_it() {
+    let _node = node();
+    let vip = v6(1)[0];
+    // On a bridge without a port, detection does not even begin.
+    ip(&format!("link set {LINK} arp on"));
+    ip(&format!("addr add {vip}/128 dev {LINK}"));
+    let shown = ip(&format!("-6 addr show dev {LINK} tentative"));
+    assert!(shown.contains(&vip.to_string()), "{shown}");
+    let mut vips = builder()
+        .stall_timeout(Duration::from_secs(3600))
+        // For the case that it fails.
+        .total_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let loses = Arc::new(AtomicBool::new(false));
+    let has_lost = Arc::new(AtomicUsize::new(0));
+    let unanswered = Arc::new(AtomicBool::new(false));
+    let (now, looked) = (Arc::clone(&loses), Arc::clone(&unanswered));
+    // The last look before the wait finds nothing new, and then it comes.
+    let mut first = true;
+    vips.talk_mut().tamper_look_up.0 = Some(Box::new(move |_| {
+        if std::mem::take(&mut first) {
+            ip(&format!("addr del {vip}/128 dev {LINK}"));
+            add_address(&vip);
+            now.store(true, Ordering::Relaxed);
+            looked.store(true, Ordering::Relaxed);
+        }
+    }));
+    hear(vips.talk_mut().ask(), move |kernel| {
+        let found = kernel();
+        if unanswered.load(Ordering::Relaxed) {
+            unanswered.store(matches!(found, Found::Datagram(_)), Ordering::Relaxed);
+            return Found::Nothing;
+        }
+        found
+    });
+    let lost = Arc::clone(&has_lost);
+    hear(vips.talk_mut().listener(), move |kernel| {
+        let mut found = kernel();
+        if loses.load(Ordering::Relaxed) && matches!(found, Found::Datagram(_)) {
+            while matches!(found, Found::Datagram(_)) {
+                found = kernel();
+            }
+            loses.store(false, Ordering::Relaxed);
+            lost.fetch_add(1, Ordering::Relaxed);
+            return Found::Overflow;
+        }
+        found
+    });
+    let report = vips.normalize().unwrap();
+    assert_eq!(has_lost.load(Ordering::Relaxed), 1);
+    assert_eq!(report.repaired, 1, "{report}");
+    assert_eq!(wrong(&[vip]), [""; 0]);
+}
+
+/// One has lost its route, but not its address: look-ups do not tell all of that, so the link is
+/// read again, and nothing is asked for besides.
+#[test]
+fn what_look_ups_cannot_tell_is_not_asked_for() {
+    let _node = node();
+    let set = v6(10);
+    let mut vips = patient();
+    vips.assign(&set).unwrap();
+    delete_first(&set[0]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    vips.talk_mut().ask().fault.put(Say(move |bytes: &[u8]| {
+        // One of our VIPs, not a source.
+        let names_vip = bytes.windows(8).any(|bytes| bytes == super::V6_NETWORK);
+        if kind(bytes) == libc::RTM_GETADDR && names_vip {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    }));
+    let report = vips.normalize().unwrap();
+    assert_eq!((report.repaired, report.unchanged), (1, 9), "{report}");
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+/// Any process with the right to may write to our port. It is not the kernel for that.
+#[test]
+fn what_another_process_sends_is_not_heard() {
+    use netlink_sys::SocketAddr;
+    let _node = node();
+    let socket = Socket::open(1 << 20, Strictness::Preferred).unwrap();
+    let mut other = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+    other.bind_auto().unwrap();
+    let send = |to: u32, bytes: &[u8]| {
+        let sent = other.send_to(bytes, &SocketAddr::new(to, 0), 0).unwrap();
+        assert_eq!(sent, bytes.len());
+    };
+    send(socket.port(), &refusal(1, libc::EPERM));
+    let mut buffer = [0; 1024];
+    let received = socket.receive(&mut buffer).unwrap();
+    assert!(matches!(received, Received::Nothing), "{received:?}");
+    // Refusals of all that a call is about to send.
+    let set = both(5);
+    let mut vips = patient();
+    let talk = vips.talk_mut();
+    let (port, first) = (talk.port(), talk.sequence());
+    for sequence in first..first + 100 {
+        let mut bytes = refusal(sequence, libc::EPERM);
+        bytes.truncate(HEADER + 4 + HEADER);
+        send(port, &bytes);
+    }
+    assert_eq!(vips.assign(&set).unwrap().assigned, 10);
+    assert_eq!(wrong(&set), [""; 0]);
+}
