@@ -123,6 +123,16 @@ pub(crate) struct LinkState {
 }
 
 impl LinkState {
+    /// Whether the VIPs of this family can be reached through the link, as far as the link goes.
+    pub(crate) fn status(&self, family: Family) -> LinkStatus {
+        match family {
+            _ if self.in_vrf => LinkStatus::InVrf,
+            Family::V6 if self.ipv6 != LinkStatus::Up => self.ipv6,
+            _ if !self.up => LinkStatus::Down,
+            _ => LinkStatus::Up,
+        }
+    }
+
     /// Why the link has no IPv6, and what to do about it.
     pub(crate) fn why_no_ipv6(&self) -> Option<String> {
         let name = &self.name;

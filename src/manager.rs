@@ -16,7 +16,7 @@ use crate::cancel::{Cancelled, Canceller};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::keeper::Keeper;
-use crate::link::{self, LinkRef, LinkState};
+use crate::link::{self, LinkRef, LinkState, SourceStatus};
 use crate::netns::Netns;
 use crate::observe::Hint;
 use crate::plan::{Binding, Goal};
@@ -217,16 +217,16 @@ impl VipManager {
         self.run(Scope::Wipe(claim))
     }
 
-    /// Looks at every VIP on the link and says how each differs from its single-route state. Writes
-    /// nothing and needs no privilege.
+    /// Looks at every VIP on the link and says how each differs from its single-route state, and
+    /// what the reachability of all of them rests on: the state of the link and of each source.
+    /// Writes nothing and needs no privilege.
     ///
     /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
     /// not with the node's. They do not show what other devices hold, nor, unless an
     /// address may have made a prefix route, further routes in table main: see
-    /// [`audit_deep`](Self::audit_deep). A VIP whose family has no source, and does not
-    /// [keep the kernel's](Builder::kernel_source), shows as
-    /// [`Drift::WRONG_SOURCE`](crate::Drift::WRONG_SOURCE) or
-    /// [`Drift::MISSING_ROUTE`](crate::Drift::MISSING_ROUTE).
+    /// [`audit_deep`](Self::audit_deep). The source of a VIP is
+    /// [not judged](Audited::is_judged) where its family was given none and does not
+    /// [keep the kernel's](Builder::kernel_source).
     ///
     /// While other hands change the tables, the kernel's dumps may leave entries out. They are
     /// repeated, a limited number of times, and VIPs that are found are then looked up one by one.
@@ -474,11 +474,28 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.look_deep()?,
         };
+        let mut sources = [SourceStatus::NotGiven; 2];
+        for family in Family::ALL {
+            let place = family as usize;
+            sources[place] = match self.sources[place] {
+                _ if self.config.kernel_source[place] => SourceStatus::Kernel,
+                None => SourceStatus::NotGiven,
+                Some(source) => link::source_status(call.talk, &source).map_err(|failed| {
+                    failed.into_error(format!("cannot look up source {source}"))
+                })?,
+            };
+        }
         let policies = call.policies;
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.
         let vips = rows.filter(|row| row.facts.on_link()).map(|row| {
-            let mut drift = row.facts.drift(policies[row.vip.family() as usize]);
+            let place = row.vip.family() as usize;
+            let is_judged = sources[place] != SourceStatus::NotGiven;
+            let mut drift = if is_judged {
+                row.facts.drift(policies[place])
+            } else {
+                row.facts.drift_of_any_source(policies[place])
+            };
             drift.set(
                 Drift::OTHER_TABLE,
                 elsewhere.binary_search(&row.vip).is_ok(),
@@ -486,10 +503,13 @@ impl VipManager {
             Audited {
                 vip: row.vip,
                 drift,
+                is_judged,
             }
         });
         Ok(Audit {
             vips: vips.collect(),
+            links: Family::ALL.map(|family| link.status(family)),
+            sources,
         })
     }
 }

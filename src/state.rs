@@ -193,6 +193,18 @@ impl Facts {
         drift
     }
 
+    /// The same where the wanted source is not known: what differs whichever it is. The kernel's own
+    /// route may be the wanted one, or the one in the place of ours; both are one too many.
+    pub(crate) fn drift_of_any_source(self, policy: Policy) -> Drift {
+        let either = self & (Self::KERNEL | Self::SLOT);
+        let mut drift = self.drift(policy) - Drift::KERNEL_LOCAL_ROUTE;
+        drift.set(Drift::MISSING_ROUTE, either.is_empty());
+        if either == Self::KERNEL | Self::SLOT {
+            drift |= Drift::DUPLICATE;
+        }
+        drift
+    }
+
     /// Whether the VIP is on the link at all, in whatever state.
     pub(crate) fn on_link(self) -> bool {
         self.intersects(Self::ADDRESS | Self::OTHER_LENGTH | Self::ANY_ROUTE)
@@ -822,7 +834,8 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
         return Facts::EXTRA;
     }
     let local = route.kind == libc::RTN_LOCAL;
-    let from_source = wanted.source.is_some() && route.prefsrc == wanted.source;
+    // Where no source is wanted none is wrong, but nothing is as wanted either.
+    let from_source = wanted.source.is_none() || route.prefsrc == wanted.source;
     let mut fact = Facts::empty();
     let form_fits = local && scope_fits && !route.expires;
     fact.set(Facts::SLOT_SOURCE, !form_fits || !from_source);
@@ -833,7 +846,7 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     } else {
         Facts::empty()
     };
-    if fact.is_empty() {
+    if fact.is_empty() && wanted.source.is_some() {
         Facts::OURS | mark
     } else {
         fact | Facts::SLOT | mark

@@ -25,7 +25,7 @@ use common::{
     NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
     vips, vips_v4, vips_v6,
 };
-use viproute::{Audit, Binding, Drift, ErrorKind, VipManager};
+use viproute::{Audit, Binding, Drift, ErrorKind, Family, LinkStatus, SourceStatus, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -243,13 +243,145 @@ fn what_is_no_vip_is_not_told() {
     for result in [absent.audit(), absent.audit_deep()] {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::LinkNotFound);
     }
-    // A family without a source: its VIPs are not as wanted, and not forgotten.
-    let mut without = VipManager::builder(VIP_LINK)
-        .source(NODE_V6)
+}
+
+/// A manager that was given no source.
+fn sourceless() -> VipManager {
+    VipManager::builder(VIP_LINK).open().unwrap()
+}
+
+#[test]
+fn without_a_source_only_what_every_source_lacks_is_drift() {
+    let net = Net::new();
+    let vips = vips(6);
+    manager(PROTO_KERNEL).assign(&vips).unwrap();
+    let judged = sourceless().audit().unwrap();
+    assert_eq!(judged.vips.len(), 12);
+    for audited in &judged.vips {
+        assert_eq!(audited.drift, Drift::empty(), "{audited}");
+        assert!(!audited.is_judged && audited.to_string().contains("not judged"));
+    }
+    assert!(!judged.is_clean() && judged.is_usable(Family::V4) && judged.is_usable(Family::V6));
+    assert!(judged.to_string().contains("IPv6 not judged"), "{judged}");
+    for family in [Family::V4, Family::V6] {
+        assert_eq!(judged.source(family), SourceStatus::NotGiven);
+        assert!(!judged.is_judged(family));
+    }
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = vips.iter().partition(|vip| vip.is_ipv4());
+    let anew = |v4: &IpAddr, v6: &IpAddr| {
+        vec![
+            format!("addr del {v4}/32 dev {VIP_LINK}"),
+            format!("addr add {v4}/32 dev {VIP_LINK}"),
+            format!("addr del {v6}/128 dev {VIP_LINK}"),
+            format!("addr add {v6}/128 dev {VIP_LINK} noprefixroute nodad"),
+        ]
+    };
+    net.ip_batch(v4.iter().zip(&v6).enumerate().flat_map(|(at, (v4, v6))| {
+        let of = |vip: &IpAddr| format!("local {vip} dev {VIP_LINK} table local");
+        match at {
+            // No route at all.
+            0 => vec![
+                format!("route del {}", of(v4)),
+                format!("route del {}", of(v6)),
+            ],
+            1 => vec![
+                format!("route replace {} proto 99 src {NODE_V4}", of(v4)),
+                format!("route replace {} proto 99 src {NODE_V6}", of(v6)),
+            ],
+            // The kernel's own instead of ours, as far as is known the wanted one.
+            2 => [
+                vec![
+                    format!("route del {}", of(v4)),
+                    format!("route del {}", of(v6)),
+                ],
+                anew(v4, v6),
+            ]
+            .concat(),
+            // The kernel's beside ours, which outlives its address.
+            3 => anew(v4, v6),
+            _ => vec![],
+        }
+    }));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let count = |vip| net.local_state().routes_of(vip).len();
+    while count(v6[2]) < 1 || count(v6[3]) < 2 {
+        assert!(Instant::now() < deadline, "the kernel's route never came");
+    }
+    let found = drifts(&sourceless().audit().unwrap());
+    for pair in [&v4, &v6] {
+        let got: Vec<_> = pair.iter().map(|vip| found[vip]).collect();
+        let want = [
+            Drift::MISSING_ROUTE,
+            Drift::WRONG_PROTOCOL,
+            Drift::empty(),
+            Drift::DUPLICATE,
+            Drift::empty(),
+            Drift::empty(),
+        ];
+        assert_eq!(got, want, "{pair:?}");
+    }
+}
+
+#[test]
+fn what_vips_rest_on_is_told() {
+    let net = Net::new();
+    let vips = vips(2);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&vips).unwrap();
+    let audit = manager.audit().unwrap();
+    for family in [Family::V4, Family::V6] {
+        assert_eq!(audit.link(family), LinkStatus::Up);
+        assert_eq!(audit.source(family), SourceStatus::Present);
+    }
+    assert!(audit.is_clean());
+    // The node's addresses change: every route is as it was, and no VIP answers.
+    net.ip_batch([
+        format!("addr del {NODE_V4}/32 dev {NODE_LINK}"),
+        format!("addr del {NODE_V6}/128 dev {NODE_LINK}"),
+    ]);
+    let audit = manager.audit_deep().unwrap();
+    for family in [Family::V4, Family::V6] {
+        assert_eq!(audit.source(family), SourceStatus::Missing);
+        assert!(!audit.is_usable(family));
+    }
+    assert!(!audit.is_clean());
+    let text = audit.to_string();
+    assert!(
+        text.contains("IPv6 source: no address of this node"),
+        "{text}"
+    );
+    // Tentative, which only IPv6 knows.
+    net.ip("link add idle0 type veth peer name peer0");
+    net.ip("link set idle0 up");
+    net.ip(&format!("addr add {NODE_V6}/128 dev idle0"));
+    let audit = manager.audit().unwrap();
+    assert_eq!(audit.source(Family::V6), SourceStatus::Tentative);
+    net.ip("link set idle0 down");
+    net.ip(&format!("addr add {NODE_V6}/128 dev idle0"));
+    let audit = manager.audit().unwrap();
+    assert_eq!(audit.source(Family::V6), SourceStatus::LinkDown);
+    // A family that keeps the kernel's has no source that could be missing; one that the manager
+    // does not serve is nobody's concern.
+    let mut keeps = VipManager::builder(VIP_LINK)
+        .kernel_source(Family::V4)
         .open()
         .unwrap();
-    let audit = drifts(&without.audit().unwrap());
-    assert!(audit[&other].contains(Drift::MISSING_ROUTE), "{audit:?}");
+    let audit = keeps.audit().unwrap();
+    assert_eq!(audit.source(Family::V4), SourceStatus::Kernel);
+    net.ip_batch(
+        vips.iter()
+            .filter(|vip| vip.is_ipv6())
+            .map(|vip| format!("addr del {vip}/128 dev {VIP_LINK}")),
+    );
+    net.ip(&format!(
+        "-6 route flush table local dev {VIP_LINK} proto kernel"
+    ));
+    net.ip(&format!("link set {VIP_LINK} mtu 1000"));
+    let audit = keeps.audit().unwrap();
+    assert_eq!(audit.link(Family::V6), LinkStatus::MtuTooSmall);
+    assert!(audit.is_usable(Family::V6), "{audit}");
+    let audit = manager.audit().unwrap();
+    assert!(!audit.is_usable(Family::V6), "{audit}");
 }
 
 #[test]
@@ -262,7 +394,16 @@ fn a_link_that_is_down_can_be_looked_at() {
     // All of IPv6 is gone; IPv4 stands.
     let audit = manager.audit().unwrap();
     assert_eq!(audit.vips.len(), 3, "{audit:?}");
-    assert!(audit.is_clean(), "{audit:?}");
+    assert_eq!(audit.drifted().count(), 0, "{audit:?}");
+    assert!(audit.is_usable(Family::V4), "{audit:?}");
+    // Nor is all well: IPv6 VIPs have no place there.
+    assert_eq!(audit.link(Family::V6), LinkStatus::Down);
+    assert!(!audit.is_usable(Family::V6) && !audit.is_clean());
+    let mut v4_only = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    assert!(v4_only.audit().unwrap().is_clean());
 }
 
 /// The processor time of this thread, of the kernel on its behalf included.

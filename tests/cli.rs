@@ -349,6 +349,101 @@ fn audit_in_json() {
     assert_eq!(ran.json()["error"]["kind"], "link_not_found");
 }
 
+/// What `ip route get` says of a VIP, with the node's own source.
+fn answers(net: &Net, vip: &str) -> bool {
+    net.try_ip(&format!("route get {vip}"))
+        .is_ok_and(|answer| answer.starts_with("local "))
+}
+
+#[test]
+fn audit_fails_where_the_source_is_gone() {
+    for (family, source) in [
+        ("IPv4", format!("{NODE_V4}/32")),
+        ("IPv6", format!("{NODE_V6}/128")),
+    ] {
+        let net = Net::new();
+        usually("assign", BOTH).exits(0);
+        usually("audit", "").exits(0);
+        net.ip(&format!("addr del {source} dev {NODE_LINK}"));
+        let ran = usually("audit", "").exits(1);
+        let line = format!("{VIP_LINK}: {family}: link: up; source: no address of this node");
+        assert!(ran.out.contains(&line), "{ran:?}");
+        let document = usually("audit", "--json").exits(1).json();
+        assert_eq!(document["clean"], false);
+        let of = |at: usize| document["families"][at]["source"].clone();
+        let (gone, other) = if family == "IPv4" { (0, 1) } else { (1, 0) };
+        assert_eq!(of(gone), "missing");
+        assert_eq!(of(other), "present");
+        // Who asks for VIPs of the other family only is not bothered.
+        let vip = ["2001:db8:42:1::d45a", "10.96.0.10"][gone];
+        usually("audit", vip).exits(0);
+    }
+}
+
+#[test]
+fn audit_fails_where_the_link_has_no_ipv6() {
+    let net = Net::new();
+    usually("assign", BOTH).exits(0);
+    for (break_it, mend_it, text, token) in [
+        (
+            format!("link set {VIP_LINK} down"),
+            format!("link set {VIP_LINK} up"),
+            "IPv6: link: down",
+            "down",
+        ),
+        (
+            format!("link set {VIP_LINK} mtu 1279"),
+            format!("link set {VIP_LINK} mtu 1500"),
+            "IPv6: link: no IPv6, because the MTU is below 1280",
+            "mtu_too_small",
+        ),
+    ] {
+        net.ip(&break_it);
+        // The IPv6 VIP is gone, so nothing on the link shows a fault.
+        let ran = usually("audit", "").exits(1);
+        assert!(ran.out.contains(text), "{ran:?}");
+        assert!(ran.out.contains(": 1 VIPs, 0 drifted in "), "{ran:?}");
+        let document = usually("audit", "--json").exits(1).json();
+        assert_eq!(document["families"][1]["link"], token);
+        assert_eq!(document["families"][0]["usable"], true);
+        // IPv4 works all the same.
+        assert!(answers(&net, "10.96.0.10"));
+        usually("audit", "10.96.0.10").exits(0);
+        net.ip(&mend_it);
+        usually("assign", BOTH).exits(0);
+        usually("audit", "").exits(0);
+    }
+    net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
+    let ran = usually("audit", "").exits(1);
+    assert!(ran.out.contains("IPv6: link: IPv6 is disabled"), "{ran:?}");
+}
+
+#[test]
+fn audit_without_a_source_judges_no_source() {
+    let net = Net::new();
+    usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
+    let audit = |more: &str| vip(&format!("audit --link {VIP_LINK} {more}"));
+    let ran = audit("").exits(3).quiet();
+    assert_row(&ran, &["10.96.0.10", "not judged", ""]);
+    assert!(
+        ran.out
+            .contains(": 3 VIPs, 0 drifted, 3 not judged for want of --source in "),
+        "{ran:?}"
+    );
+    let document = audit("--json").exits(3).json();
+    assert_eq!(document["clean"], false);
+    assert_eq!(document["judged"], false);
+    assert_eq!(document["vips"][0]["state"], "not_judged");
+    // What is wrong with every source shows all the same.
+    net.ip(&format!(
+        "route del local 10.96.0.10 dev {VIP_LINK} table local"
+    ));
+    let ran = audit("").exits(1);
+    assert_row(&ran, &["10.96.0.10", "drifted", "missing route"]);
+    audit("10.96.0.11").exits(3);
+    audit(&format!("--source {NODE_V4} 10.96.0.11")).exits(0);
+}
+
 #[test]
 fn a_deep_audit_sees_other_devices_and_tables() {
     let net = Net::new();

@@ -10,7 +10,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use viproute::{Claim, Drift, Error, Vip, VipManager};
+use viproute::{Claim, Drift, Error, Family, LinkStatus, SourceStatus, Vip, VipManager};
 
 use crate::Stop;
 use crate::args::Common;
@@ -21,17 +21,55 @@ use crate::tell::{self, print_line};
 pub(crate) struct Audit {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Look for what other devices hold and into further tables too, which reads every route of
-    /// the node
+    /// Look for what other devices hold, into further tables, and for routing rules that divert
+    /// VIPs, too, which reads every route of the node
     #[arg(long)]
     deep: bool,
-    /// Show all VIPs, not only those that drifted
+    /// Show all VIPs, and the state of the link and of each source, not only what is wrong
     #[arg(long)]
     all: bool,
 }
 
 /// A VIP; `None` if it is not on the link.
-type Found = (Vip, Option<Drift>);
+type Found = (Vip, Option<Seen>);
+
+/// What was seen of a VIP.
+#[derive(Clone, Copy)]
+struct Seen {
+    drift: Drift,
+    is_judged: bool,
+}
+
+/// What was found of the VIPs that the audit is about, and what those of their families rest on.
+struct Findings {
+    vips: Vec<Found>,
+    bases: Vec<Basis>,
+}
+
+/// What the VIPs of one family rest on.
+struct Basis {
+    family: Family,
+    link: LinkStatus,
+    source: SourceStatus,
+    is_usable: bool,
+}
+
+impl Findings {
+    fn drifted(&self) -> usize {
+        self.vips.iter().filter(|found| drifted(found)).count()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.drifted() > 0 || self.bases.iter().any(|basis| !basis.is_usable)
+    }
+
+    fn is_judged(&self) -> bool {
+        !self.vips.iter().any(not_judged)
+    }
+}
+
+/// The exit code where nothing is known to be wrong, and not all could be judged.
+const NOT_JUDGED: u8 = 3;
 
 impl Audit {
     pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
@@ -40,8 +78,9 @@ impl Audit {
         let found = progress::during("audit", || self.look(&asked));
         let elapsed = begun.elapsed();
         let code = match &found {
-            Ok(found) if !found.iter().any(drifted) => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
+            Ok(found) if found.is_broken() => ExitCode::FAILURE,
+            Ok(found) if !found.is_judged() => ExitCode::from(NOT_JUDGED),
+            Ok(_) => ExitCode::SUCCESS,
             Err(error) => tell::failed("audit", error),
         };
         let written = match &found {
@@ -55,42 +94,71 @@ impl Audit {
     }
 
     /// The VIPs on the link, or those asked for, in order of address.
-    fn look(&self, asked: &BTreeSet<Vip>) -> Result<Vec<Found>, Error> {
+    fn look(&self, asked: &BTreeSet<Vip>) -> Result<Findings, Error> {
         let mut manager = self.common.builder()?.open()?;
         let audit = if self.deep {
             manager.audit_deep()?
         } else {
             manager.audit()?
         };
-        let on_link = audit.vips.iter().map(|seen| (seen.vip, Some(seen.drift)));
         // Not `asked.is_empty()`: an empty list must never mean the whole link.
-        if self.common.vips.is_empty() {
-            return Ok(on_link.collect());
-        }
-        let mut found: Vec<_> = on_link.filter(|(vip, _)| asked.contains(vip)).collect();
-        let seen: BTreeSet<_> = found.iter().map(|(vip, _)| *vip).collect();
+        let all = self.common.vips.is_empty();
+        let is_asked = |vip: &Vip| all || asked.contains(vip);
+        let on_link = audit.vips.iter().filter(|seen| is_asked(&seen.vip));
+        let mut vips: Vec<Found> = on_link
+            .map(|seen| {
+                let found = Seen {
+                    drift: seen.drift,
+                    is_judged: seen.is_judged,
+                };
+                (seen.vip, Some(found))
+            })
+            .collect();
+        let seen: BTreeSet<_> = vips.iter().map(|(vip, _)| *vip).collect();
         let absent: Vec<Vip> = asked.difference(&seen).copied().collect();
-        let strange = with_another_length(&mut manager, &absent);
-        found.extend(absent.iter().map(|vip| (*vip, strange.get(vip).copied())));
-        found.sort_unstable_by_key(|(vip, _)| *vip);
-        Ok(found)
+        if !absent.is_empty() {
+            let strange = with_another_length(&mut manager, &absent);
+            let drift = |vip| {
+                strange.get(vip).map(|drift| Seen {
+                    drift: *drift,
+                    is_judged: true,
+                })
+            };
+            vips.extend(absent.iter().map(|vip| (*vip, drift(vip))));
+            vips.sort_unstable_by_key(|(vip, _)| *vip);
+        }
+        let concerned = [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| all || vips.iter().any(|(vip, _)| vip.family() == *family));
+        let bases = concerned.map(|family| Basis {
+            family,
+            link: audit.link(family),
+            source: audit.source(family),
+            is_usable: audit.is_usable(family),
+        });
+        Ok(Findings {
+            bases: bases.collect(),
+            vips,
+        })
     }
 
     fn shown<'a>(&self, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
         let all = self.all;
-        found.iter().filter(move |found| all || drifted(found))
+        found
+            .iter()
+            .filter(move |found| all || drifted(found) || not_judged(found))
     }
 
-    fn table(&self, found: &[Found], elapsed: Duration) -> io::Result<()> {
+    fn table(&self, found: &Findings, elapsed: Duration) -> io::Result<()> {
         let mut table = Table::new();
         table
             .load_style(UTF8_FULL_CONDENSED)
             .set_header(["VIP", "state", "drift"]);
-        for (vip, drift) in self.shown(found) {
+        for (vip, seen) in self.shown(&found.vips) {
             table.add_row([
                 vip.to_string(),
-                state(*drift).replace('_', " "),
-                drift.unwrap_or_default().to_string(),
+                state(*seen).replace('_', " "),
+                drift(*seen).to_string(),
             ]);
         }
         if !table.is_empty() {
@@ -98,32 +166,59 @@ impl Audit {
                 print_line(format_args!("{}", line.trim_end()))?;
             }
         }
+        let link = &self.common.link;
+        for basis in &found.bases {
+            if self.all || !basis.is_usable {
+                print_line(format_args!(
+                    "{link}: {}: link: {}; source: {}",
+                    basis.family, basis.link, basis.source
+                ))?;
+            }
+        }
+        let unjudged = found.vips.iter().filter(|found| not_judged(found)).count();
+        let unjudged = match unjudged {
+            0 => String::new(),
+            vips => format!(", {vips} not judged for want of --source"),
+        };
         print_line(format_args!(
-            "{}: {} VIPs, {} drifted in {:.1} ms",
-            self.common.link,
-            found.len(),
-            found.iter().filter(|found| drifted(found)).count(),
+            "{link}: {} VIPs, {} drifted{unjudged} in {:.1} ms",
+            found.vips.len(),
+            found.drifted(),
             elapsed.as_secs_f64() * 1e3
         ))
     }
 
-    fn document(&self, found: &Result<Vec<Found>, Error>, elapsed: Duration) -> Value {
-        let all = found.as_deref().unwrap_or_default();
-        let vip = |(vip, drift): &Found| {
+    fn document(&self, found: &Result<Findings, Error>, elapsed: Duration) -> Value {
+        let vip = |(vip, seen): &Found| {
             json!({
                 "vip": vip.to_string(),
-                "state": state(*drift),
-                "drift": tell::drift(drift.unwrap_or_default()),
+                "state": state(*seen),
+                "drift": tell::drift(drift(*seen)),
             })
         };
+        let basis = |basis: &Basis| {
+            json!({
+                "family": basis.family.to_string(),
+                "link": tell::token(basis.link),
+                "source": tell::token(basis.source),
+                "usable": basis.is_usable,
+            })
+        };
+        let none = Findings {
+            vips: Vec::new(),
+            bases: Vec::new(),
+        };
+        let all = found.as_ref().unwrap_or(&none);
         json!({
             "command": "audit",
             "link": self.common.link,
-            "clean": found.is_ok() && !all.iter().any(drifted),
+            "clean": found.is_ok() && !all.is_broken() && all.is_judged(),
+            "judged": found.is_ok() && all.is_judged(),
             "elapsed_seconds": elapsed.as_secs_f64(),
-            "total": all.len(),
-            "drifted": all.iter().filter(|found| drifted(found)).count(),
-            "vips": self.shown(all).map(vip).collect::<Vec<_>>(),
+            "total": all.vips.len(),
+            "drifted": all.drifted(),
+            "families": all.bases.iter().map(basis).collect::<Vec<_>>(),
+            "vips": self.shown(&all.vips).map(vip).collect::<Vec<_>>(),
             "error": found.as_ref().err().map(tell::error),
         })
     }
@@ -145,14 +240,24 @@ fn with_another_length(manager: &mut VipManager, absent: &[Vip]) -> BTreeMap<Vip
 }
 
 /// Whether it is not as wanted. One that was asked for is wanted.
-fn drifted((_, drift): &Found) -> bool {
-    drift.is_none_or(|drift| !drift.is_empty())
+fn drifted((_, seen): &Found) -> bool {
+    seen.is_none_or(|seen| !seen.drift.is_empty())
 }
 
-fn state(drift: Option<Drift>) -> &'static str {
-    match drift {
+/// Whether nothing is known to be wrong with it, and not all could be judged.
+fn not_judged((_, seen): &Found) -> bool {
+    seen.is_some_and(|seen| seen.drift.is_empty() && !seen.is_judged)
+}
+
+fn drift(seen: Option<Seen>) -> Drift {
+    seen.map(|seen| seen.drift).unwrap_or_default()
+}
+
+fn state(seen: Option<Seen>) -> &'static str {
+    match seen {
         None => "not_on_link",
-        Some(drift) if drift.is_empty() => "as_wanted",
-        Some(_) => "drifted",
+        Some(seen) if !seen.drift.is_empty() => "drifted",
+        Some(seen) if seen.is_judged => "as_wanted",
+        Some(_) => "not_judged",
     }
 }

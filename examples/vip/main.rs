@@ -43,9 +43,10 @@ Exit codes:
 
 const AUDIT_EXIT_CODES: &str = "\
 Exit codes:
-  0  every VIP was seen in the kernel as wanted
-  1  some VIP drifted, or the link could not be read
-  2  wrong usage";
+  0  every VIP was seen in the kernel as wanted, and so were the link and the sources
+  1  some VIP drifted, the link or a source does not let VIPs be reached, or the link could not be read
+  2  wrong usage
+  3  nothing is known to be wrong, but some VIP was not judged, because its --source was not given";
 
 const PLAN_EXIT_CODES: &str = "\
 Exit codes:
@@ -124,7 +125,8 @@ enum Command {
     Keep(Keep),
     /// Say how VIPs differ from their single-route state: those given, or else all on the link
     ///
-    /// A VIP that is given but not on the link has drifted. Writes nothing.
+    /// A VIP that is given but not on the link has drifted. Says, too, if the link or a source does
+    /// not let VIPs be reached. Writes nothing.
     #[command(after_help = AUDIT_EXIT_CODES)]
     Audit(Audit),
     /// Print what happens to the VIPs, one event a line: to those given, or else to all of the link
