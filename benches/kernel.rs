@@ -11,8 +11,8 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::contest::timed;
 use common::floor::{self, Floor};
+use common::time::timed;
 use common::{LINK, NODE_V4, NODE_V6, Node};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};

@@ -3,10 +3,9 @@
 
 //! What the benches share: a node of its own, VIPs, the floor, and a witness of the end state.
 
-pub mod contest;
 pub mod dump;
 pub mod floor;
-pub mod peers;
+pub mod time;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

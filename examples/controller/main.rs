@@ -1,7 +1,7 @@
 //! A small controller, as one embeds `viproute`: the VIPs of a file are kept on a link.
 //!
 //! ```text
-//! cargo run --example controller -- --link kube-dummy-if --create-link \
+//! cargo run -p controller --example controller -- --link kube-dummy-if --create-link \
 //!     --source 192.0.2.10 --source 2001:db8::10 --file vips.txt
 //! ```
 //!

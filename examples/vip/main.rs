@@ -1,7 +1,7 @@
 //! Puts VIPs on a link, audits and repairs them, and takes them off: `viproute` as a command.
 //!
 //! ```text
-//! cargo run --example vip -- assign --link kube-dummy-if --create-link \
+//! cargo run -p vip --example vip -- assign --link kube-dummy-if --create-link \
 //!     --source 192.0.2.10 --source 2001:db8::10 10.96.0.10 2001:db8:42:1::d45a
 //! ```
 //!

@@ -1,4 +1,5 @@
-//! The examples as programs: built, run, and watched while they run.
+//! The examples as programs: built, run, and watched while they run. For the tests of a member that
+//! has an example (`examples/vip` and its like).
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -12,10 +13,7 @@ use serde_json::Value;
 
 use super::VIP_LINK;
 
-/// The examples that tests run.
-const EXAMPLES: [&str; 3] = ["vip", "quickstart", "controller"];
-
-/// An example of this package, built. `cargo test` builds them beside the tests, but not with
+/// An example of the package of this test, built. `cargo test` builds it beside the tests, but not with
 /// `--test NAME` alone: then this does it.
 pub fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
@@ -24,7 +22,7 @@ pub fn example(name: &str) -> PathBuf {
     let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST-*");
     let path = |name: &str| profile.join("examples").join(name);
     BUILT.get_or_init(|| {
-        if !EXAMPLES.iter().all(|name| fresh(&path(name))) {
+        if !fresh(&path(name)) {
             build(profile);
         }
     });
@@ -54,7 +52,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().ok()?.modified().ok()
 }
 
-/// Builds the examples into `target/PROFILE`, if this test runs under cargo.
+/// Builds the examples of the package into `target/PROFILE`, if this test runs under cargo.
 fn build(profile: &Path) {
     let Some(cargo) = std::env::var_os("CARGO") else {
         return;

@@ -1,3 +1,5 @@
+#![allow(unreachable_pub)]
+
 //! How others would do it. Each is asked for the same end state and given its best way to it.
 
 use std::fmt::Write as _;
@@ -9,9 +11,9 @@ use futures_util::StreamExt;
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::RouteNetlinkMessage as M;
 
-use super::contest::{Time, timed};
-use super::floor::{self, Floor};
-use super::{LINK, source};
+use crate::common::floor::{self, Floor};
+use crate::common::time::{Time, timed};
+use crate::common::{LINK, source};
 
 /// What `ip -batch` needs to be told: the addresses; then the kernel's IPv6 routes away, and ours.
 ///

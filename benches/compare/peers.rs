@@ -1,4 +1,4 @@
-//! Ours beside what a user would take instead, and beside the floor: `cargo bench --bench peers`.
+//! Ours beside what a user would take instead, and beside the floor: `cargo bench -p compare --bench peers`.
 //!
 //! Who: viproute; the floor (`common/floor.rs`); the crate `rtnetlink` with 64 VIPs in flight;
 //! `ip -batch`; and kube-router's method (`common/peers.rs`). The runs are interleaved, each on a
@@ -7,7 +7,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod contest;
+mod others;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -15,10 +18,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use common::contest::{Contestant, Figures, Time, contestant, floor, race, ratio, timed};
 use common::floor::{self, Floor};
-use common::peers::{self, Rtnetlink};
+use common::time::{Time, timed};
 use common::{LINK, NODE_V4, NODE_V6, Node, Vips};
+use contest::{Contestant, Figures, contestant, floor, race, ratio};
+use others::Rtnetlink;
 use viproute::{Binding, VipManager};
 
 /// Compares viproute with what a user would take instead.
@@ -147,7 +151,7 @@ impl Bench {
                     (time, wrong(&set, true))
                 }),
                 contestant("ip -batch", |_| {
-                    let time = peers::ip_batch(&peers::lines_for_ip(&set));
+                    let time = others::ip_batch(&others::lines_for_ip(&set));
                     (time, wrong(&set, true))
                 }),
             ];
@@ -174,7 +178,7 @@ impl Bench {
                     expected.as_secs()
                 )),
                 None => contestants.push(contestant("kube-router's method", |link| {
-                    let time = peers::kube_router(&mut third, link, &set);
+                    let time = others::kube_router(&mut third, link, &set);
                     (time, wrong(&set, true))
                 })),
             }

@@ -1,5 +1,5 @@
 //! What a call costs the process itself: its own CPU time, heap allocations and memory:
-//! `cargo bench --bench cost`.
+//! `cargo bench -p compare --bench cost`.
 //!
 //! The kernel's time is left out, and so is what it takes to make a fresh link each time. The system
 //! tells user time by sampling its ticks, so each work is repeated, in a process of its own, until
@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Instructions of the pure parts, counted by callgrind, so that they do not depend on the machine's
-//! mood: `cargo bench --bench instructions`. Needs valgrind.
+//! mood: `cargo bench -p compare --bench instructions`. Needs valgrind.
 //!
-//! Compares with `benches/instructions.txt` and fails where a count is more than 5 % above it.
+//! Compares with `benches/compare/instructions.txt` and fails where a count is more than 5 % above it.
 //! `-- --renew` writes that file anew. Another rustc brings another standard library and other
 //! optimisations: the file names the one it was made with, and a difference is told.
 //!
@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::fmt::Write as _;
@@ -166,7 +167,7 @@ fn main() -> ExitCode {
     }
     let rustc = rustc();
     let counts: Vec<u64> = WORKS.iter().map(Work::count).collect();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.txt");
     if options.renew {
         let mut text = format!("{rustc}\n");
         for (work, count) in WORKS.iter().zip(&counts) {
@@ -175,7 +176,7 @@ fn main() -> ExitCode {
         std::fs::write(&path, text).unwrap();
     }
     let baseline =
-        std::fs::read_to_string(&path).expect("benches/instructions.txt: --renew makes it");
+        std::fs::read_to_string(&path).expect("benches/compare/instructions.txt: --renew makes it");
     let mut lines = baseline.lines();
     let made_with = lines.next().unwrap_or_default();
     let before: Vec<(&str, f64)> = lines
@@ -215,15 +216,15 @@ fn main() -> ExitCode {
         println!(
             "\n!!! The counts to compare with were made with another compiler:\n!!!   {made_with}\n\
              !!!   {rustc} is this one.\n!!! A change above may be the compiler's. Renew them: \
-             cargo bench --bench instructions -- --renew\n"
+             cargo bench -p compare --bench instructions -- --renew\n"
         );
     }
     if worse.is_empty() {
-        println!("None is more than {ALLOWED} % above benches/instructions.txt.");
+        println!("None is more than {ALLOWED} % above benches/compare/instructions.txt.");
         return ExitCode::SUCCESS;
     }
     println!(
-        "More than {ALLOWED} % above benches/instructions.txt: {}.\nIf that is meant, renew it: cargo \
+        "More than {ALLOWED} % above benches/compare/instructions.txt: {}.\nIf that is meant, renew it: cargo \
          bench --bench instructions -- --renew",
         worse.join(", ")
     );

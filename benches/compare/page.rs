@@ -49,6 +49,8 @@ fn main() {
     if options.test {
         return;
     }
+    // Paths are meant from the root of the repository; cargo starts a bench in its package.
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
     let data = fs::read_to_string(options.from.join("peers.tsv")).unwrap();
     fs::create_dir_all(&options.plots).unwrap();
     let mut made = String::new();

@@ -1,19 +1,13 @@
+// Each bench uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
 //! Contestants that do the same work in turn, so that a busy machine is as unjust to one as to the
 //! other.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Node;
-
-/// What a run took.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Time {
-    /// From its beginning to its end.
-    pub wall: Duration,
-    /// Of this thread on a core, in the kernel too: what others made it wait for is not in it, nor
-    /// what the kernel's workers or another process did for it.
-    pub cpu: Duration,
-}
+use crate::common::Node;
+use crate::common::time::Time;
 
 /// One run: what it took, and how many VIPs came out wrong.
 pub type Run = (Time, usize);
@@ -84,31 +78,6 @@ pub fn floor(figures: &[Figures]) -> Option<&Figures> {
 
 pub fn ratio(of: Duration, to: Duration) -> f64 {
     of.as_secs_f64() / to.as_secs_f64()
-}
-
-pub fn timed(work: impl FnOnce()) -> Time {
-    let (began, before) = (Instant::now(), thread_time());
-    work();
-    let cpu = thread_time() - before;
-    Time {
-        wall: began.elapsed(),
-        cpu,
-    }
-}
-
-#[allow(unsafe_code)]
-fn thread_time() -> Duration {
-    // SAFETY: all zeros is a valid timespec, and clock_gettime writes one to the place it is given.
-    let time = unsafe {
-        let mut time: libc::timespec = std::mem::zeroed();
-        let clock = libc::CLOCK_THREAD_CPUTIME_ID;
-        assert_eq!(libc::clock_gettime(clock, &raw mut time), 0);
-        time
-    };
-    Duration::new(
-        time.tv_sec.try_into().unwrap(),
-        time.tv_nsec.try_into().unwrap(),
-    )
 }
 
 /// Lets each run so often, and brief ones more often, on a fresh link each time where there is a

@@ -1,4 +1,4 @@
-//! Ours against the floor (`common/floor.rs`): `cargo bench --bench ratio`.
+//! Ours against the floor (`common/floor.rs`): `cargo bench -p compare --bench ratio`.
 //!
 //! Runs are interleaved and the medians compared, so that a busy machine is as unjust to one as to
 //! the other. Works that make something new begin with a link that was just made, in a private
@@ -9,7 +9,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod contest;
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -18,9 +20,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use common::contest::{Contestant, Figures, Time, contestant, floor, race, ratio, timed};
 use common::floor::{self, Floor};
+use common::time::{Time, timed};
 use common::{LINK, NODE_V4, NODE_V6, Node, Vips};
+use contest::{Contestant, Figures, contestant, floor, race, ratio};
 use viproute::{Binding, Claim, VipManager};
 
 /// Compares viproute with the kernel's own cost.

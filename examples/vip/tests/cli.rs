@@ -1,9 +1,9 @@
-//! The examples as programs: `vip` by its exit codes, its output and what it left in the kernel,
-//! and `quickstart` by its verdict.
+//! `vip` as a program: its exit codes, its output and what it left in the kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "common/broken.rs"]
+#[path = "../../../tests/common/broken.rs"]
 mod broken;
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 
 use std::fs::{File, OpenOptions};
@@ -1187,36 +1187,4 @@ fn a_full_standard_output_is_an_error() {
     Ran::from(output)
         .exits(1)
         .complains(&["cannot write to standard output"]);
-}
-
-// ---------------------------------------------------------------------------------------------
-// The quickstart
-
-#[test]
-fn quickstart_shows_that_all_is_as_it_says() {
-    let output = Command::new(example("quickstart"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let ran = Ran::from(output).exits(0).quiet();
-    let verdict = ran.out.lines().last().unwrap();
-    assert!(
-        verdict.starts_with("Verdict: as it should be."),
-        "{}",
-        ran.out
-    );
-    // Before the cure the node's connections come from the VIP, afterwards from the node.
-    for (vip, node) in both().iter().zip([IpAddr::from(NODE_V4), NODE_V6.into()]) {
-        let seen: Vec<_> = ran
-            .out
-            .lines()
-            .filter_map(|line| {
-                line.split_once(&format!("to {vip}: the listener sees "))?
-                    .1
-                    .into()
-            })
-            .collect();
-        assert!(seen.first().unwrap().starts_with(&format!("{vip}, ")));
-        assert!(seen.last().unwrap().starts_with(&format!("{node}, ")));
-    }
 }

@@ -2,7 +2,7 @@
 //! privileges:
 //!
 //! ```text
-//! cargo run --example quickstart
+//! cargo run -p quickstart --example quickstart
 //! ```
 //!
 //! Everything happens in a network namespace of the process's own. It checks each thing that it
