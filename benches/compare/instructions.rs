@@ -224,8 +224,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!(
-        "More than {ALLOWED} % above benches/compare/instructions.txt: {}.\nIf that is meant, renew it: cargo \
-         bench --bench instructions -- --renew",
+        "More than {ALLOWED} % above benches/compare/instructions.txt: {}.\nIf that is meant, renew it: \
+         cargo bench -p compare --bench instructions -- --renew",
         worse.join(", ")
     );
     ExitCode::FAILURE
