@@ -84,7 +84,7 @@ mod plan;
 mod preview;
 mod report;
 mod round;
-#[cfg(feature = "sandbox")]
+#[cfg(any(test, feature = "sandbox"))]
 pub mod sandbox;
 mod source;
 mod state;

@@ -20,7 +20,7 @@ pub(crate) fn kind(ns: BorrowedFd<'_>) -> io::Result<libc::c_int> {
 ///
 /// A new user namespace moves the process, which therefore must be single-threaded (`EINVAL`
 /// otherwise); a new network namespace moves only the calling thread.
-#[cfg(feature = "sandbox")]
+#[cfg(any(test, feature = "sandbox"))]
 pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: unshare takes no pointer. With the flags used here (CLONE_NEWUSER, CLONE_NEWNET) it
     // changes only the namespaces and credentials of the caller, on which no memory safety rests;
@@ -36,7 +36,7 @@ pub(crate) fn set_netns(ns: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The effective user and group: what the kernel compares a one-line id mapping with.
-#[cfg(feature = "sandbox")]
+#[cfg(any(test, feature = "sandbox"))]
 pub(crate) fn effective_ids() -> (libc::uid_t, libc::gid_t) {
     // SAFETY: geteuid and getegid take nothing and cannot fail.
     unsafe { (libc::geteuid(), libc::getegid()) }
