@@ -13,7 +13,6 @@ use crate::link::{ANCHOR, LinkKind};
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::report::{Cause, Failure};
 use crate::round::{Call, policy_for};
-use crate::source::SourceAvoidance;
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 use crate::wire::encode::{
@@ -566,6 +565,7 @@ pub(crate) struct Groundwork {
     pub(crate) bring_up: bool,
     /// Prefixes whose addresses on the link are to have our label.
     pub(crate) labels: Vec<Ipv6Net>,
+    pub(crate) label: u32,
 }
 
 /// One thing that happens to a row.
@@ -932,7 +932,7 @@ fn prepare_link(plan: &mut Plan, link: &Arc<str>, groundwork: &Groundwork) {
         let action = Action::AddLabel {
             link: link.clone(),
             prefix: *prefix,
-            label: SourceAvoidance::LABEL,
+            label: groundwork.label,
         };
         push(action, Reason::SourceChoice);
     }

@@ -24,9 +24,11 @@ use crate::wire::encode::{add_label_message, dump_labels};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceAvoidance {
-    /// By the label [`LABEL`](Self::LABEL) for the addresses of the link, as
+    /// By a label for the addresses of the link, [`LABEL`](Self::LABEL) or that of
+    /// [`Builder::address_label`](crate::Builder::address_label), as
     /// `ip addrlabel add prefix ::/0 dev LINK label 99` would put it (RFC 6724, rule 6: prefer
-    /// matching label).
+    /// matching label). An entry for the link that is there already may have any label that no
+    /// destination has.
     ///
     /// The first call that puts or repairs VIPs adds the entries that are missing: one for `::/0`,
     /// and one for each longer prefix of the table that VIPs are in, which would win over it. In
@@ -48,19 +50,27 @@ pub enum SourceAvoidance {
 }
 
 impl SourceAvoidance {
-    /// The label of [`AddressLabel`](Self::AddressLabel). It matters only that no destination has
-    /// it; the kernel's own table goes up to 12.
+    /// The default label of [`AddressLabel`](Self::AddressLabel). It matters only that no
+    /// destination has it; the kernel's own table goes up to 12. It is pacemaker's default, too
+    /// (`lvs_ipv6_addrlabel_value` of its IPaddr2), which gives it to destinations.
     pub const LABEL: u32 = 99;
 }
 
 /// How often the table is read, when others write to it.
 const ATTEMPTS: u32 = 5;
 
+/// A label, and the link whose VIPs are to have it.
+#[derive(Clone, Copy)]
+pub(crate) struct Labelling<'a> {
+    pub(crate) link: u32,
+    pub(crate) name: &'a str,
+    pub(crate) label: u32,
+}
+
 /// Sees to it that these VIPs, on this link, have our label. Returns how many messages that took.
 pub(crate) fn label(
     talk: &mut Talk,
-    link: u32,
-    name: &str,
+    how: Labelling<'_>,
     vips: impl Iterator<Item = Vip> + Clone,
 ) -> Result<u64, Error> {
     if !vips.clone().any(|vip| vip.family() == Family::V6) {
@@ -68,7 +78,7 @@ pub(crate) fn label(
     }
     let mut writes = 0;
     for _ in 0..ATTEMPTS {
-        let Some(missing) = unlabelled(talk, link, name, vips.clone())? else {
+        let Some(missing) = unlabelled(talk, how, vips.clone())? else {
             continue;
         };
         if missing.is_empty() {
@@ -76,7 +86,7 @@ pub(crate) fn label(
         }
         for prefix in missing {
             let added = talk.set(|out, sequence| {
-                add_label_message(out, sequence, &prefix, link, SourceAvoidance::LABEL);
+                add_label_message(out, sequence, &prefix, how.link, how.label);
             });
             writes += 1;
             match added {
@@ -84,45 +94,45 @@ pub(crate) fn label(
                 Err(failed) if failed.errno() == Some(libc::EEXIST) => {}
                 Err(failed) => {
                     return Err(failed.into_error(format!(
-                        "cannot add an address label for {prefix} on link {name}"
+                        "cannot add an address label for {prefix} on link {}",
+                        how.name
                     )));
                 }
                 Ok(()) => {}
             }
         }
     }
-    Err(restless(name))
+    Err(restless(how.name))
 }
 
 /// The prefixes to which [`label`] would give our label. Writes nothing.
 pub(crate) fn preview(
     talk: &mut Talk,
-    link: u32,
-    name: &str,
+    how: Labelling<'_>,
     vips: impl Iterator<Item = Vip> + Clone,
 ) -> Result<Vec<Ipv6Net>, Error> {
     if !vips.clone().any(|vip| vip.family() == Family::V6) {
         return Ok(Vec::new());
     }
     for _ in 0..ATTEMPTS {
-        if let Some(missing) = unlabelled(talk, link, name, vips.clone())? {
+        if let Some(missing) = unlabelled(talk, how, vips.clone())? {
             return Ok(missing);
         }
     }
-    Err(restless(name))
+    Err(restless(how.name))
 }
 
 /// The prefixes that lack our label; `None` if the table could not be read as a whole.
 fn unlabelled(
     talk: &mut Talk,
-    link: u32,
-    name: &str,
+    how: Labelling<'_>,
     vips: impl Iterator<Item = Vip>,
 ) -> Result<Option<Vec<Ipv6Net>>, Error> {
     let Some(table) = read(talk)? else {
         return Ok(None);
     };
-    let missing = missing(&table, link, vips).map_err(|entry| conflict(&entry, name))?;
+    let missing =
+        missing(&table, how.link, how.label, vips).map_err(|entry| conflict(&entry, how))?;
     Ok(Some(missing))
 }
 
@@ -145,7 +155,7 @@ fn read(talk: &mut Talk) -> Result<Option<Vec<Label>>, Error> {
     Ok((dumped == Dumped::Whole).then_some(table))
 }
 
-fn conflict(entry: &Label, name: &str) -> Error {
+fn conflict(entry: &Label, how: Labelling<'_>) -> Error {
     let Label {
         prefix,
         link,
@@ -154,13 +164,13 @@ fn conflict(entry: &Label, name: &str) -> Error {
     let text = if *link == 0 {
         format!(
             "destinations in {prefix} have the address label {label}, by which VIPs would be \
-             chosen as their source: change that entry"
+             chosen as their source: give VIPs another label, or change that entry"
         )
     } else {
         format!(
-            "addresses in {prefix} on link {name} have the address label {label} instead of {}: \
-             remove that entry",
-            SourceAvoidance::LABEL
+            "addresses in {prefix} on link {} have the address label {label}, which destinations \
+             have, too, whose source they would be: remove that entry",
+            how.name
         )
     };
     Error::new(ErrorKind::LabelConflict, text)
@@ -174,12 +184,14 @@ fn conflict(entry: &Label, name: &str) -> Error {
 fn missing(
     table: &[Label],
     link: u32,
+    label: u32,
     vips: impl Iterator<Item = Vip>,
 ) -> Result<Vec<Ipv6Net>, Label> {
-    let of_others = |entry: &&Label| entry.link == 0 && entry.label == SourceAvoidance::LABEL;
-    if let Some(entry) = table.iter().find(of_others) {
-        return Err(*entry);
-    }
+    // Which destinations have this label.
+    let destinations = |label| {
+        let has = move |entry: &&Label| entry.link == 0 && entry.label == label;
+        table.iter().find(has).copied()
+    };
     let mut entries: Vec<&Label> = table
         .iter()
         .filter(|entry| entry.link == 0 || entry.link == link)
@@ -193,11 +205,18 @@ fn missing(
         };
         let entry = entries.iter().find(|entry| entry.prefix.contains(&addr));
         let prefix = match entry {
-            Some(entry) if of_link(entry) && entry.label == SourceAvoidance::LABEL => continue,
-            Some(entry) if of_link(entry) => return Err(**entry),
+            Some(entry) if of_link(entry) => match destinations(entry.label) {
+                // Whichever label it is, no destination has it.
+                None => continue,
+                Some(other) if entry.label == label => return Err(other),
+                Some(_) => return Err(**entry),
+            },
             Some(entry) => entry.prefix,
             None => Ipv6Net::default(),
         };
+        if let Some(other) = destinations(label) {
+            return Err(other);
+        }
         if !missing.contains(&prefix) {
             missing.push(prefix);
         }
@@ -236,7 +255,7 @@ mod tests {
 
     fn missing_of(table: &[Label], vips: &[&str]) -> Result<Vec<String>, Label> {
         let vips = vips.iter().map(|vip| vip.parse::<Vip>().unwrap());
-        let missing = missing(table, LINK, vips)?;
+        let missing = missing(table, LINK, SourceAvoidance::LABEL, vips)?;
         Ok(missing.iter().map(Ipv6Net::to_string).collect())
     }
 
@@ -252,7 +271,8 @@ mod tests {
         assert_eq!(missing_of(&[], &both).unwrap(), ["::/0"]);
         // The entries for all links are not those of a link that is yet to come.
         let vips = both.map(|vip| vip.parse::<Vip>().unwrap());
-        let missing = missing(&table, link::NONE, vips.into_iter()).unwrap();
+        let missing =
+            missing(&table, link::NONE, SourceAvoidance::LABEL, vips.into_iter()).unwrap();
         assert_eq!(
             missing,
             ["fc00::/7", "::/0"].map(|net| net.parse().unwrap())
@@ -276,7 +296,8 @@ mod tests {
 
     #[test]
     fn entries_in_the_way() {
-        let other = entry("::/0", LINK, 98);
+        // VIPs would be the source of traffic to global destinations.
+        let other = entry("::/0", LINK, 1);
         let mut table = kernels();
         table.push(other);
         assert_eq!(missing_of(&table, &["2001:db8::1"]), Err(other));
@@ -287,5 +308,16 @@ mod tests {
         let mut table = kernels();
         table.push(destinations);
         assert_eq!(missing_of(&table, &["fd00::1"]), Err(destinations));
+    }
+
+    #[test]
+    fn a_label_that_no_destination_has_is_as_good() {
+        let mut table = kernels();
+        table.push(entry("::/0", LINK, 98));
+        let none: [&str; 0] = [];
+        assert_eq!(missing_of(&table, &["2001:db8::1"]).unwrap(), none);
+        // Pacemaker gives 99 to its own address, as a destination: of no concern to 98.
+        table.push(entry("2001:db8:9::9/128", 0, SourceAvoidance::LABEL));
+        assert_eq!(missing_of(&table, &["2001:db8::1"]).unwrap(), none);
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{NLM_F_DUMP, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::addrlabel::AddrLabelMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use viproute::{Binding, Builder, ErrorKind, SourceAvoidance, VipManager};
+use viproute::{Binding, Builder, Claim, ErrorKind, SourceAvoidance, VipManager};
 
 mod common;
 use common::raw::Raw;
@@ -315,7 +315,8 @@ fn assert_reached_from_the_node_freely(net: &Net, vip: IpAddr) {
 
 #[test]
 fn an_entry_in_the_way_is_told_before_anything_is_written() {
-    let ours = format!("dev {VIP_LINK} label 98");
+    // The kernel's label of all destinations.
+    let ours = format!("dev {VIP_LINK} label 1");
     let destinations = "label 99";
     for (entry, word) in [
         (format!("prefix ::/0 {ours}"), "remove that entry"),
@@ -345,6 +346,51 @@ fn an_entry_in_the_way_is_told_before_anything_is_written() {
         assert_eq!(manager.assign(vips(5)).unwrap().assigned, 10);
         assert_eq!(source_to(&net, NEAR_V6), NODE_V6);
     }
+}
+
+#[test]
+fn an_entry_whose_label_no_destination_has_is_as_good() {
+    let net = node_on_lo();
+    // By another hand, with a label of its own.
+    net.ip(&format!(
+        "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
+    ));
+    let before = label_writes();
+    avoiding(SourceAvoidance::AddressLabel)
+        .assign(vips(5))
+        .unwrap();
+    assert_eq!(label_writes(), before);
+    assert_eq!(source_to(&net, NEAR_V6), NODE_V6);
+}
+
+#[test]
+fn a_label_of_choice_goes_beside_anothers() {
+    let net = node_on_lo();
+    // As pacemaker's IPaddr2 adds it for an address of its own.
+    net.ip("addrlabel add prefix 2001:db8:7::7/128 label 99");
+    let error = avoiding(SourceAvoidance::AddressLabel)
+        .assign(vips(5))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LabelConflict, "{error}");
+    assert!(
+        error.to_string().contains("give VIPs another label"),
+        "{error}"
+    );
+    let mut manager = builder().address_label(4711).open().unwrap();
+    assert_eq!(manager.assign(vips(5)).unwrap().assigned, 10);
+    let line = format!("prefix ::/0 dev {VIP_LINK} label 4711");
+    assert_eq!(labels(&net), [line.clone()]);
+    assert_eq!(source_to(&net, NEAR_V6), NODE_V6);
+    assert_eq!(
+        manager.reconcile(&Claim::link(), vips(5)).unwrap().writes,
+        0
+    );
+    net.ip(&format!("addrlabel del {line}"));
+    let plan = manager.plan(&Claim::link(), vips(5)).unwrap();
+    assert!(plan.to_string().contains("label 4711"), "{plan}");
+    // What the kernel takes for no label at all is refused at once.
+    let error = builder().address_label(u32::MAX).open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
 
 #[test]

@@ -55,6 +55,9 @@ const fn transit(wanted: Protocol) -> u8 {
     }
 }
 
+/// What the kernel takes for no label (`IPV6_ADDR_LABEL_DEFAULT`, net/ipv6/addrlabel.c).
+const NO_LABEL: u32 = u32::MAX;
+
 /// Asks for a receive buffer that holds the replies of a full batch with room to spare; the kernel
 /// grants what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -81,6 +84,7 @@ pub struct Builder {
     pub(super) binding: Binding,
     pub(crate) address_protocol: Option<Protocol>,
     pub(super) avoidance: Option<SourceAvoidance>,
+    pub(crate) label: u32,
     pub(super) stall: Duration,
     pub(super) total: Option<Duration>,
     pub(super) receive_buffer: usize,
@@ -102,6 +106,7 @@ impl Builder {
             binding: Binding::default(),
             address_protocol: None,
             avoidance: None,
+            label: SourceAvoidance::LABEL,
             stall: Duration::from_secs(5),
             total: None,
             receive_buffer: RECEIVE_BUFFER,
@@ -193,6 +198,14 @@ impl Builder {
         self
     }
 
+    /// Like [`avoid_as_source`](Self::avoid_as_source) by
+    /// [`SourceAvoidance::AddressLabel`], with this label instead of [`SourceAvoidance::LABEL`]: for
+    /// nodes where that is another program's. No destination may have it (`ip addrlabel`).
+    pub fn address_label(mut self, label: u32) -> Self {
+        self.label = label;
+        self.avoid_as_source(SourceAvoidance::AddressLabel)
+    }
+
     /// Admits only VIPs in this range. May be repeated: an address is admitted if any range
     /// contains it. Without any range, every admissible address is a VIP. On a loopback link at
     /// least one is required, because its own addresses look like VIPs.
@@ -280,7 +293,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for
+    /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for the address label
+    /// 0xffffffff, which the kernel has for "none", for
     /// [`create_link`](Self::create_link) without a name, for two sources of one family, for one
     /// that no node can have, and for [`kernel_source`](Self::kernel_source) beside a source of that
     /// family or with [`Binding::Route`]; [`ErrorKind::PermissionDenied`] if the namespace cannot be
@@ -303,6 +317,12 @@ impl Builder {
                 ));
             }
             LinkRef::Name(_) | LinkRef::Index(_) => {}
+        }
+        if self.label == NO_LABEL {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("{NO_LABEL} is no address label: give a lower one"),
+            ));
         }
         let mut sources = [None; 2];
         for source in &self.sources {

@@ -15,7 +15,7 @@ use crate::observe::{FEW, Few, Hint, can_be_told};
 use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
-use crate::source::{self, SourceAvoidance};
+use crate::source::{self, Labelling, SourceAvoidance};
 use crate::state::{Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 use crate::wire::TABLE_LOCAL;
@@ -161,7 +161,7 @@ impl VipManager {
         if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.config.binding == Binding::Address
         {
-            label(&mut call, &link, labels)?;
+            label(&mut call, &link, self.config.label, labels)?;
         }
         Ok(call)
     }
@@ -201,15 +201,21 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
 fn label(
     call: &mut Call<'_>,
     link: &LinkState,
+    label: u32,
     preview: Option<&mut Vec<Ipv6Net>>,
 ) -> Result<(), Error> {
     let rows = call.buffers.rows.iter().filter(|row| {
         row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
     });
     let vips = rows.map(|row| row.vip);
+    let how = Labelling {
+        link: link.index,
+        name: &link.name,
+        label,
+    };
     match preview {
-        Some(labels) => *labels = source::preview(call.talk, link.index, &link.name, vips)?,
-        None => call.report.writes += source::label(call.talk, link.index, &link.name, vips)?,
+        Some(labels) => *labels = source::preview(call.talk, how, vips)?,
+        None => call.report.writes += source::label(call.talk, how, vips)?,
     }
     Ok(())
 }

@@ -79,6 +79,7 @@ pub(super) fn survey(
     check_ready(config, &link)?;
     groundwork.bring_up = !link.up;
     groundwork.name.clone_from(&link.name);
+    groundwork.label = config.label;
     Ok(link)
 }
 
