@@ -6,6 +6,8 @@
 mod corpus;
 mod forged;
 mod keeper;
+#[path = "../tests/common/kit.rs"]
+mod kit;
 mod late;
 
 use std::collections::BTreeSet;
@@ -14,6 +16,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
+
+use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
 
 use crate::batch::Batch;
 use crate::link;
@@ -79,20 +83,8 @@ fn builder() -> Builder {
         .stall_timeout(Duration::from_secs(60))
 }
 
-fn v4(n: u32) -> Vec<IpAddr> {
-    let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
-    (1..=n).map(|i| Ipv4Addr::from(base + i).into()).collect()
-}
-
 /// Of all IPv6 VIPs here.
 const V6_NETWORK: [u8; 8] = [0x20, 0x01, 0x0d, 0xb8, 0, 0x42, 0, 0];
-
-fn v6(n: u32) -> Vec<IpAddr> {
-    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
-    (1..=n)
-        .map(|i| Ipv6Addr::from(base + u128::from(i)).into())
-        .collect()
-}
 
 const NEWADDR: u16 = libc::RTM_NEWADDR;
 const NEWROUTE: u16 = libc::RTM_NEWROUTE;
@@ -162,12 +154,7 @@ const BUFFERS: [usize; 3] = [212_992 / 2, 1 << 20, 1];
 
 /// Whether the kernel gives its reason when it refuses an address: since 6.6.
 fn says_why_no_address() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>());
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        panic!("{release}");
-    };
-    (major, minor) >= (6, 6)
+    kernel_since(6, 6)
 }
 
 #[test]

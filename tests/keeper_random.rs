@@ -12,7 +12,7 @@ mod common;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
+use common::{NODE_V4, NODE_V6, Net, Random, VIP_LINK, vips};
 use viproute::{Binding, Builder, Claim, Family, Keeper, Protocol, VipManager};
 
 /// Longer than the longest pause of a VIP that is fought over.
@@ -21,60 +21,28 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs of each test: a few seconds.
 const RUNS: u64 = 12;
 
-/// A pseudo-random sequence (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        for _ in 0..5 {
-            random.below(1);
-        }
-        random
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap() % end
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-
-    /// One of so many times.
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-}
-
 /// One change by another hand, as a line for `ip -batch`, whether it can be made or not.
 fn change(random: &mut Random, vips: &[IpAddr]) -> String {
-    let vip = *random.pick(vips);
+    let vip = random.pick(vips);
     let six = vip.is_ipv6();
     let host = common::host_bits(vip);
     let (wide, other, node) = match six {
         true => (64, "2001:db8::77", NODE_V6.to_string()),
         false => (24, "192.0.2.77", NODE_V4.to_string()),
     };
-    let dev = *random.pick(&[VIP_LINK, VIP_LINK, VIP_LINK, VIP_LINK, "node0"]);
-    let source = random.pick(&[other.to_owned(), node]).clone();
-    let protocol = *random.pick(&["kernel", "99", "static"]);
-    let metric = *random.pick(&["", "", "metric 1024", "metric 2000", "metric 77"]);
-    let verb = *random.pick(&["add", "append", "replace", "del", "del"]);
+    let dev = random.pick(&[VIP_LINK, VIP_LINK, VIP_LINK, VIP_LINK, "node0"]);
+    let source = random.pick(&[other, &node]);
+    let protocol = random.pick(&["kernel", "99", "static"]);
+    let metric = random.pick(&["", "", "metric 1024", "metric 2000", "metric 77"]);
+    let verb = random.pick(&["add", "append", "replace", "del", "del"]);
     let (scope, flags) = match six {
-        true => ("", *random.pick(&["nodad", "nodad noprefixroute"])),
-        false => (
-            *random.pick(&["scope host", "scope host", "scope link"]),
-            "",
-        ),
+        true => ("", random.pick(&["nodad", "nodad noprefixroute"])),
+        false => (random.pick(&["scope host", "scope host", "scope link"]), ""),
     };
     // What else tells routes apart, and a life that ends long after the test.
     let more = match six {
-        true => *random.pick(&["", "", "mtu 1400", "expires 600"]),
-        false => *random.pick(&["", "", "mtu 1400", "realm 5"]),
+        true => random.pick(&["", "", "mtu 1400", "expires 600"]),
+        false => random.pick(&["", "", "mtu 1400", "realm 5"]),
     };
     let local = format!("local {vip} dev {dev} table local");
     match random.below(15) {
@@ -164,7 +132,7 @@ impl Run {
     }
 
     fn go_on(&mut self, random: &mut Random) {
-        let vip = *random.pick(&self.vips);
+        let vip = random.pick(&self.vips);
         match random.below(8) {
             0 => {
                 self.past.push(format!("add_desired({vip})"));
@@ -181,7 +149,7 @@ impl Run {
             2 => {
                 // Late routes of the kernel are nobody's change.
                 std::thread::sleep(Duration::from_millis(20));
-                let most = *random.pick(&[1, usize::MAX]);
+                let most = random.pick(&[1, usize::MAX]);
                 self.dispatch(most);
             }
             _ => {
@@ -222,7 +190,7 @@ fn run(builder: &Builder, claim: &Claim) {
     let mut worked = 0;
     for seed in seed..seed + RUNS {
         println!("VIPROUTE_SEED={seed}");
-        let mut random = Random::new(seed);
+        let mut random = Random::seeded(seed);
         let mut run = Run::new(builder, claim);
         for _ in 0..3 + random.below(10) {
             run.go_on(&mut random);

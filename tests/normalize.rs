@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage::NewAddress;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol, CacheInfo};
 
-use broken::{Random, State, assert_single_route, manager, put};
+use broken::{Random, State, assert_single_route, builder, manager, put};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
-    Event, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, never_without_local_route,
-    vips, vips_v4, vips_v6,
+    Event, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, kernel_since,
+    never_without_local_route, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
-use viproute::{Cause, Drift, Error, ErrorKind, Report};
+use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report};
 
 /// Both kinds of wanted protocol.
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -314,17 +314,6 @@ fn kept(vip: IpAddr, link: u32) -> Kept {
     kept
 }
 
-/// Whether the kernel has IFA_PROTO (5.18) and returns it.
-fn has_address_protocol(net: &Net) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap(), numbers.next().unwrap());
-    assert!(net.vip_index() > 0);
-    version >= (5, 18)
-}
-
 /// Flags, valid and preferred lifetime, protocol, priority of the prefix route, peer.
 type Made = (
     AddressFlags,
@@ -352,7 +341,7 @@ fn the_cause_of_the_prefix_route_goes_and_all_else_of_the_address_stays() {
     ];
     for protocol in PROTOCOLS {
         let net = Net::new();
-        let with_protocol = has_address_protocol(&net);
+        let with_protocol = kernel_since(5, 18);
         let link = net.vip_index();
         net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
         let vips = vips_v6(made.len() + 1);
@@ -587,5 +576,58 @@ fn the_look_ups_see_a_gap() {
             .iter()
             .any(|line| line.starts_with(&format!("{vip}: ")));
         assert_eq!(seen, vips[98..].contains(vip), "{vip}: {not_local:#?}");
+    }
+}
+
+/// IPv4 takes two routes for different ones that differ in their MTU or realm alone. Only one is the
+/// single route, whichever it is.
+#[test]
+fn routes_that_differ_in_their_mtu_are_two() {
+    for binding in [Binding::Address, Binding::Route] {
+        for (first, second) in [("", "mtu 1400"), ("mtu 1400", ""), ("realm 5", "mtu 1400")] {
+            let net = Net::new();
+            let vip = common::vip("10.96.0.1");
+            net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
+            let mut manager = builder(VIP_LINK, PROTO_KERNEL)
+                .binding(binding)
+                .open()
+                .unwrap();
+            manager.assign([vip]).unwrap();
+            for (verb, more) in [("replace", first), ("append", second)] {
+                net.ip(&format!(
+                    "route {verb} local {vip} dev {VIP_LINK} table local proto kernel scope host \
+                     src {} {more}",
+                    NODE_V4
+                ));
+            }
+            let audited = manager.audit().unwrap().vips;
+            assert_eq!(audited[0].drift, Drift::DUPLICATE, "{first} {second}");
+            let plan = manager.plan(&Claim::link(), [vip]).unwrap();
+            assert!(!plan.is_empty());
+            let report = manager.normalize().unwrap();
+            assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
+            let routes = net.ip(&format!("route show table local {vip}"));
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            let report = manager.normalize().unwrap();
+            assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+            // So they are where they are merely heard of.
+            let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+            keeper.set_desired([vip]);
+            while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+            for more in [first, second] {
+                // One of them may be the one that is there.
+                let _ = net.try_ip(&format!(
+                    "route append local {vip} dev {VIP_LINK} table local proto kernel scope host \
+                     src {} {more}",
+                    NODE_V4
+                ));
+            }
+            assert!(keeper.dispatch(usize::MAX).unwrap().report.is_complete());
+            let routes = net.ip(&format!("route show table local {vip}"));
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            let mut manager = keeper.into_manager();
+            manager.release([vip]).unwrap();
+            net.assert_absent(&[vip]);
+        }
     }
 }

@@ -16,9 +16,9 @@ use broken::{State, assert_single_route, builder, put};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot,
-    VIP_LINK, Want, vips, vips_v4, vips_v6,
+    VIP_LINK, Want, causes, vip, vips, vips_v4, vips_v6,
 };
-use viproute::{Cause, Drift, Error, ErrorKind, Failure, Report, VipManager};
+use viproute::{Binding, Cause, Claim, Drift, Error, ErrorKind, Failure, Report, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -625,4 +625,231 @@ fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
     let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
     assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
     before.assert_same(&Snapshot::take(&[]));
+}
+
+/// A VIP that is on the link twice, as a host and with another prefix length, is not ours to
+/// change, also where the call finds it by itself.
+#[test]
+fn a_vip_of_two_lengths_is_found_with_both() {
+    for other_first in [false, true] {
+        let net = Net::new();
+        let (stays, goes) = (vip("10.96.0.2"), vip("10.96.0.3"));
+        let other = || net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
+        if other_first {
+            other();
+            net.ip(&format!("addr add {stays}/32 dev {VIP_LINK}"));
+        }
+        let mut manager = broken::manager(PROTO_KERNEL);
+        if !other_first {
+            manager.assign([stays, goes]).unwrap();
+            other();
+        }
+        let before = net.snapshot_without(&[goes]);
+        let desired = [vip("10.96.0.9")];
+        for call in 0..3 {
+            let result = match call {
+                0 => manager.reconcile(&Claim::link(), desired),
+                1 => manager.normalize(),
+                _ => manager.release_all(&Claim::link()),
+            };
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incomplete);
+            let report = error.into_report().unwrap();
+            assert_eq!(report.failures.len(), 1, "{report:?}");
+            assert_eq!(report.failures[0].vip.addr(), stays);
+            assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+            let drift = report.failures[0].drift;
+            assert!(drift.contains(Drift::WRONG_PREFIX_LENGTH), "{drift}");
+        }
+        before.assert_same(&net.snapshot_without(&[goes]));
+    }
+}
+
+/// The same where only a route makes it a VIP, which the call finds after it has read the addresses.
+#[test]
+fn a_vip_that_its_route_tells_of_may_have_another_length() {
+    for binding in [Binding::Route, Binding::Address] {
+        let net = Net::new();
+        let (stays, goes) = (vip("10.96.0.2"), vip("10.96.0.1"));
+        let mut manager = builder(VIP_LINK, PROTO_KERNEL)
+            .binding(binding)
+            .open()
+            .unwrap();
+        manager.assign([goes, stays]).unwrap();
+        if binding == Binding::Address {
+            net.ip(&format!("addr del {stays}/32 dev {VIP_LINK}"));
+        }
+        net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
+        let before = net.snapshot_without(&[goes]);
+        for call in 0..5 {
+            let result = match call {
+                0 => manager.normalize(),
+                1 => manager.set_binding(binding),
+                2 => manager.set_source(NODE_V4),
+                3 => manager.reconcile(&Claim::link(), [goes]),
+                _ => manager.release_all(&Claim::link()),
+            };
+            let report = result.unwrap_err().into_report().unwrap();
+            let unrepaired = [(stays, Cause::Unrepaired)];
+            assert_eq!(causes(&report), unrepaired, "call {call}: {report:?}");
+            before.assert_same(&net.snapshot_without(&[goes]));
+        }
+    }
+}
+
+/// The same where the address of another length has lost its local route, so that nothing leads to the
+/// VIP: the kernel would take the address of one host beside it.
+#[test]
+fn a_vip_of_another_length_without_a_route_is_not_new() {
+    let net = Net::new();
+    let (stays, new) = (vip("10.96.0.2"), vip("10.97.0.1"));
+    net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
+    net.ip(&format!(
+        "route del local {stays} dev {VIP_LINK} table local"
+    ));
+    let before = net.snapshot_without(&[new]);
+    let report = broken::manager(PROTO_KERNEL)
+        .assign([stays, new])
+        .unwrap_err();
+    let report = report.into_report().unwrap();
+    assert_eq!(causes(&report), [(stays, Cause::Unrepaired)], "{report:?}");
+    assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
+    before.assert_same(&net.snapshot_without(&[new]));
+}
+
+/// Another device's IPv4 route to a VIP in table local that is not of type local: while the tables
+/// share a trie, a look-up calls that table main.
+#[test]
+fn another_devices_route_of_another_type_is_a_conflict() {
+    for (route, protocol) in [("dev node0", PROTO_KERNEL), ("nhid 52", 201)] {
+        let net = Net::new();
+        net.ip("nexthop add id 52 dev node0");
+        let (taken, free) = (vip("10.96.0.1"), vip("10.96.0.2"));
+        net.ip(&format!("route add {taken} {route} table local"));
+        let before = net.snapshot_without(&[free]);
+        let mut manager = broken::manager(protocol);
+        let report = manager
+            .assign([taken, free])
+            .unwrap_err()
+            .into_report()
+            .unwrap();
+        assert_eq!(causes(&report), [(taken, Cause::Conflict)], "{report:?}");
+        // Nothing for the one.
+        assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
+        before.assert_same(&net.snapshot_without(&[free]));
+    }
+}
+
+/// A route through the link in table main, behind another device's: no look-up tells of it, also not
+/// where the VIP is one of a few that are new.
+#[test]
+fn a_route_in_main_behind_another_devices_goes() {
+    for (vip, source) in [
+        (vip("10.96.0.1"), IpAddr::from(NODE_V4)),
+        (vip("2001:db8:42::1"), NODE_V6.into()),
+    ] {
+        let net = Net::new();
+        net.ip(&format!("route add {vip} dev node0 metric 10"));
+        let before = net.snapshot_without(&[]);
+        net.ip(&format!("route add {vip} dev {VIP_LINK} metric 2000"));
+        let mut manager = broken::manager(PROTO_KERNEL);
+        manager.assign([vip]).unwrap();
+        net.assert_single_route(&[vip], PROTO_KERNEL);
+        net.ip(&format!(
+            "route add {vip} dev {VIP_LINK} metric 2000 src {source}"
+        ));
+        manager.release([vip]).unwrap();
+        before.assert_same(&net.snapshot_without(&[]));
+    }
+}
+
+/// Another hand's route to a VIP through a gateway on our link, or through several links of which
+/// ours is one, stands before a plain one through our link: the kernel compares no gateway where a
+/// deletion names none, so to delete the plain one would take the other.
+#[test]
+fn a_route_with_a_gateway_is_not_taken_for_one_without() {
+    let v4 = (vip("10.96.0.1"), "10.1.1.2/24");
+    let v6 = (vip("2001:db8:42::1"), "2001:db8:1::2/64 nodad");
+    let through_ours = [v4, v6].map(|(_, stranger)| {
+        let (net, _) = stranger.split_once("2/").unwrap();
+        format!("via {net}1 dev {VIP_LINK}")
+    });
+    let [ours_v4, ours_v6] = &through_ours;
+    let (other_v4, other_v6) = ("via 10.1.1.1 dev node0 onlink", "via fe80::1 dev node0");
+    for ((vip, stranger), way, is_hit) in [
+        (v4, ours_v4.clone(), true),
+        (v4, format!("nexthop {ours_v4} nexthop {other_v4}"), true),
+        // IPv4 looks at the first one only, IPv6 at each.
+        (v4, format!("nexthop {other_v4} nexthop {ours_v4}"), false),
+        (v4, other_v4.into(), false),
+        (v6, ours_v6.clone(), true),
+        (v6, format!("nexthop {other_v6} nexthop {ours_v6}"), true),
+        (v6, other_v6.into(), false),
+    ] {
+        for is_first in [true, false] {
+            let net = Net::new();
+            net.ip(&format!("addr add {stranger} dev {VIP_LINK}"));
+            net.settle();
+            let alone = net.snapshot_without(&[]);
+            let append = |way: &str| net.ip(&format!("route append {vip} proto static {way}"));
+            let plain = format!("dev {VIP_LINK}");
+            let order = match is_first {
+                true => [&way, &plain],
+                false => [&plain, &way],
+            };
+            for way in order {
+                append(way);
+            }
+            let before = net.snapshot_without(&[]);
+            for call in 0..3 {
+                let mut manager = broken::manager(PROTO_KERNEL);
+                let result = match call {
+                    0 => manager.assign([vip]),
+                    1 => manager.reconcile(&Claim::link(), [vip]),
+                    _ => manager.release([vip]),
+                };
+                if is_hit && is_first {
+                    let report = result.unwrap_err().into_report().unwrap();
+                    assert_eq!(causes(&report), [(vip, Cause::Conflict)], "{way}");
+                    assert_eq!(report.writes, 0, "{way}");
+                    before.assert_same(&net.snapshot_without(&[]));
+                } else {
+                    result.unwrap_or_else(|error| panic!("{way}: {error}"));
+                }
+            }
+            if !(is_hit && is_first) {
+                // Of the VIP nothing is left but the other route.
+                net.ip(&format!("route del {vip} proto static {way}"));
+                alone.assert_same(&net.snapshot_without(&[]));
+            }
+        }
+    }
+}
+
+/// The same in table local, where IPv6 compares no type either.
+#[test]
+fn a_local_route_is_not_deleted_behind_one_with_a_gateway() {
+    let net = Net::new();
+    let (vip, source) = (vip("2001:db8:42::1"), NODE_V6);
+    net.ip(&format!("addr add 2001:db8:1::2/64 dev {VIP_LINK} nodad"));
+    net.settle();
+    for way in [
+        format!("{vip} via 2001:db8:1::1 dev {VIP_LINK}"),
+        format!("local {vip} dev {VIP_LINK} src {source}"),
+    ] {
+        net.ip(&format!(
+            "-6 route append {way} table local proto kernel metric 1024"
+        ));
+    }
+    let before = net.snapshot_without(&[]);
+    let mut manager = broken::manager(PROTO_KERNEL);
+    for call in 0..2 {
+        let result = match call {
+            0 => manager.release([vip]),
+            _ => manager.release_all(&Claim::link()),
+        };
+        let report = result.unwrap_err().into_report().unwrap();
+        assert_eq!(causes(&report), [(vip, Cause::Conflict)]);
+        before.assert_same(&net.snapshot_without(&[]));
+    }
 }

@@ -20,10 +20,10 @@ use broken::{State, assert_single_route, builder, manager, put};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want,
-    never_without_local_route, vips, vips_v4,
+    causes, never_without_local_route, vip, vips, vips_v4,
 };
 use lookups::LookUps;
-use viproute::{Binding, Claim, Error, ErrorKind, Protocol, Report};
+use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Reject, Report};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 const NONE: [IpAddr; 0] = [];
@@ -512,4 +512,47 @@ fn the_old_source_went_away_before() {
         }
         assert_eq!(manager.assign(&vips).unwrap().writes, 0);
     }
+}
+
+/// A desired VIP that is rejected, because its family has no source, is not one that nobody desires:
+/// it stays as it is, though the claim covers it.
+#[test]
+fn a_desired_vip_without_a_source_is_not_released() {
+    let net = Net::new();
+    let (v4, kept, goes) = (
+        vip("10.96.0.1"),
+        vip("2001:db8:42::1"),
+        vip("2001:db8:42::2"),
+    );
+    manager(PROTO_KERNEL).assign([v4, kept, goes]).unwrap();
+    let before = net.snapshot_without(&[v4, goes]);
+    let mut manager = viproute::VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .open()
+        .unwrap();
+    let rejected = [(kept, Cause::Rejected(Reject::NoSource))];
+    let plan = manager.plan(&Claim::link(), [v4, kept]).unwrap();
+    assert!(
+        plan.steps
+            .iter()
+            .all(|step| step.vip.map(IpAddr::from) == Some(goes)),
+        "{plan}"
+    );
+    let report = manager
+        .reconcile(&Claim::link(), [v4, kept])
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(causes(&report), rejected, "{report:?}");
+    assert_eq!((report.unchanged, report.released), (1, 1), "{report:?}");
+    net.assert_absent(&[goes]);
+    before.assert_same(&net.snapshot_without(&[v4, goes]));
+    // Nor does it count against the claim's bound.
+    let report = manager
+        .reconcile(&Claim::link().at_most(0), [v4, kept])
+        .unwrap_err()
+        .into_report()
+        .unwrap();
+    assert_eq!(causes(&report), rejected, "{report:?}");
+    before.assert_same(&net.snapshot_without(&[v4, goes]));
 }

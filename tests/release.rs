@@ -14,7 +14,7 @@ use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, vips, vips_v4, vips_v6,
 };
-use viproute::{Cause, Drift, ErrorKind, Protocol, Reject, Report, VipManager};
+use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Protocol, Reject, Report, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -441,4 +441,64 @@ fn what_is_not_there_needs_nothing_not_even_a_message() {
         lost.release(&vips).unwrap_err().kind(),
         ErrorKind::LinkNotFound
     );
+}
+
+/// An IPv4 address with a peer has a prefix of one host, the peer's, and is the VIP's for all that.
+/// A deletion has to name the peer, or it finds nothing when the routes are gone already.
+#[test]
+fn an_ipv4_address_with_a_peer_goes() {
+    let vip = common::vip("10.96.0.1");
+    let (plain, peer) = (format!("{vip}/32"), format!("{vip} peer 10.96.0.2/32"));
+    let other = format!("{vip} peer 10.96.0.3/32");
+    for addresses in [&[&peer][..], &[&plain, &peer], &[&peer, &other, &plain]] {
+        for call in 0..5 {
+            let net = Net::new();
+            // With the last IPv4 address all routes go.
+            net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
+            let before = net.snapshot_without(&[vip]);
+            for address in addresses {
+                net.ip(&format!("addr add {address} dev {VIP_LINK}"));
+            }
+            let mut manager = manager(PROTO_KERNEL);
+            let report = manager.assign([vip]).unwrap();
+            assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
+            let (left, result) = match call {
+                0 => (false, manager.release([vip])),
+                1 => (false, manager.release_all(&Claim::link())),
+                2 => (true, manager.set_binding(Binding::Route)),
+                3 => {
+                    let plan = manager.plan(&Claim::link(), [common::vip("2001:db8:42::1")]);
+                    run(&plan.unwrap());
+                    (false, manager.release([vip, common::vip("2001:db8:42::1")]))
+                }
+                _ => (
+                    false,
+                    manager.reconcile(&Claim::link(), [common::vip("10.96.0.9")]),
+                ),
+            };
+            let report = result.unwrap_or_else(|error| panic!("{addresses:?}: {error}"));
+            assert_eq!(report.retries, 0, "{report}");
+            if call == 3 {
+                assert_eq!(report.unchanged, 1, "by the script: {report}");
+            }
+            if left {
+                manager.release([vip]).unwrap();
+            }
+            if call == 4 {
+                manager.release([common::vip("10.96.0.9")]).unwrap();
+            }
+            before.assert_same(&net.snapshot_without(&[vip]));
+            net.assert_absent(&[vip]);
+        }
+    }
+}
+
+/// Runs a plan's script.
+fn run(plan: &viproute::Plan) {
+    let script = format!("{plan}");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{script}\n{output:?}");
 }

@@ -18,10 +18,10 @@ use broken::{Random, State, builder, put};
 use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     Event, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want, never_without_local_route,
-    vips, vips_v4, vips_v6,
+    vip, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
-use viproute::{Binding, Cause, Claim, Drift, Error, ErrorKind, Report, VipManager};
+use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -634,5 +634,35 @@ fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<UdpSocket> {
         Ok(socket)
     } else {
         Err(std::io::Error::last_os_error())
+    }
+}
+
+/// A keeper of route-only VIPs takes an address away that another hand has added to one. The link
+/// has a further address of its own, so it needs none to keep its routes.
+#[test]
+fn where_an_address_stays_none_is_added() {
+    for has_address in [true, false] {
+        let net = Net::new();
+        let all = [vip("10.96.0.1"), vip("10.96.0.2")];
+        if has_address {
+            net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
+        }
+        let manager = builder(VIP_LINK, PROTO_KERNEL)
+            .binding(Binding::Route)
+            .open()
+            .unwrap();
+        let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(all);
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 2);
+        while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
+        let before = net.snapshot_without(&[]);
+        net.ip(&format!("addr add {}/32 dev {VIP_LINK}", all[0]));
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.repaired, 1);
+        let addresses = net.ip(&format!("-4 -o addr show dev {VIP_LINK}"));
+        assert_eq!(addresses.lines().count(), 1, "{addresses}");
+        assert_eq!(addresses.contains("127.86.73.80"), !has_address);
+        if has_address {
+            before.assert_same(&net.snapshot_without(&[]));
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::kit::Random;
 use super::{
     FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split, v4,
     v6,
@@ -41,7 +42,7 @@ impl<F: FnMut(&[u8]) -> Option<std::io::Result<()>> + Send> Line for Say<F> {
     }
 }
 
-pub(super) fn both(n: u32) -> Vec<IpAddr> {
+pub(super) fn both(n: usize) -> Vec<IpAddr> {
     v4(n).into_iter().chain(v6(n)).collect()
 }
 
@@ -95,19 +96,6 @@ pub(super) fn wrong(vips: &[IpAddr]) -> Vec<String> {
     missing.map(|vip| format!("{vip}")).collect()
 }
 
-/// A small generator, so that a failure names a seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
-}
-
 /// What happens to a datagram.
 #[derive(Clone, Copy, Debug)]
 enum Mishap {
@@ -115,7 +103,8 @@ enum Mishap {
     Lost,
     /// The receive buffer was full.
     Overflowed,
-    /// It comes after the next one, or in a later call.
+    /// It comes after the next one, or in a later call. Not so a part of a dump: the kernel never
+    /// sends it behind the end, and a dump whose end has come is whole.
     Late,
     Twice,
     /// Behind a copy that is meant for another request.
@@ -141,13 +130,18 @@ const MISHAPS: [Mishap; 9] = [
     Mishap::Damaged,
 ];
 
+fn is_of_dump(datagram: &[u8]) -> bool {
+    let flags = u16::from_ne_bytes([datagram[FLAGS_AT], datagram[FLAGS_AT + 1]]);
+    flags & netlink_packet_core::NLM_F_MULTIPART != 0
+}
+
 impl Mishap {
     /// Puts it on a socket, for one datagram of `odds` behind the first `spared`; returns how often
     /// it has happened.
     fn befall(self, socket: &Socket, seed: u64, spared: u64, odds: usize) -> Arc<AtomicUsize> {
         let count = Arc::new(AtomicUsize::new(0));
         let happened = Arc::clone(&count);
-        let mut random = Random(seed);
+        let mut random = Random::seeded(seed);
         let mut spared = spared;
         let mut queue = VecDeque::new();
         hear(socket, move |kernel| {
@@ -160,6 +154,9 @@ impl Mishap {
             };
             if spared > 0 || random.below(odds) > 0 {
                 spared = spared.saturating_sub(1);
+                return Found::Datagram(bytes);
+            }
+            if matches!(self, Self::Late) && is_of_dump(&bytes) {
                 return Found::Datagram(bytes);
             }
             happened.fetch_add(1, Ordering::Relaxed);
@@ -568,9 +565,7 @@ fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
             return found;
         };
         let is_dump = |kind| matches!(kind, libc::RTM_NEWADDR | libc::RTM_NEWROUTE);
-        let multi = u16::from_ne_bytes([bytes[FLAGS_AT], bytes[FLAGS_AT + 1]])
-            & netlink_packet_core::NLM_F_MULTIPART;
-        if !is_dump(kind(&bytes)) || multi == 0 || torn.load(Ordering::Relaxed) >= times {
+        if !is_dump(kind(&bytes)) || !is_of_dump(&bytes) || torn.load(Ordering::Relaxed) >= times {
             return Found::Datagram(bytes);
         }
         torn.fetch_add(1, Ordering::Relaxed);
@@ -695,15 +690,13 @@ fn a_look_up_that_fails_is_no_answer() {
             let Found::Datagram(bytes) = &found else {
                 return found;
             };
-            let multi = u16::from_ne_bytes([bytes[FLAGS_AT], bytes[FLAGS_AT + 1]])
-                & netlink_packet_core::NLM_F_MULTIPART;
             match kind(bytes) {
                 // Every dump is in doubt.
                 NLMSG_DONE if torn < 100 => {
                     torn += 1;
                     Found::Overflow
                 }
-                libc::RTM_NEWROUTE if multi == 0 => {
+                libc::RTM_NEWROUTE if !is_of_dump(bytes) => {
                     count.fetch_add(1, Ordering::Relaxed);
                     Found::Datagram(refusal(sequence(bytes), errno))
                 }

@@ -1,7 +1,7 @@
 //! VIPs in every state that a node can leave them in, in bulk.
 //!
 //! Not part of `common/mod.rs`: a test takes it with `#[path = "common/broken.rs"] mod broken;`.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use crate::common::{
     LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, VIP_LINK, Want,
 };
 use viproute::{Builder, Protocol, VipManager};
+
+pub use crate::common::Random;
 
 /// Another node's address that is on this node.
 pub const OTHER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
@@ -439,39 +441,6 @@ pub fn builder(link: &str, protocol: u8) -> Builder {
 /// A manager of [`VIP_LINK`].
 pub fn manager(protocol: u8) -> VipManager {
     builder(VIP_LINK, protocol).open().unwrap()
-}
-
-/// A generator of numbers, from a seed.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Seeded by `VIPROUTE_SEED` or by the clock; prints the seed.
-    pub fn new() -> Self {
-        let seed = std::env::var("VIPROUTE_SEED").map_or_else(
-            |_| {
-                let since = std::time::UNIX_EPOCH.elapsed().unwrap();
-                u64::try_from(since.as_nanos() & 0xffff_ffff).unwrap()
-            },
-            |text| text.parse().expect("VIPROUTE_SEED is a number"),
-        );
-        println!("to repeat: VIPROUTE_SEED={seed}");
-        Self(seed.wrapping_mul(2) | 1)
-    }
-
-    /// A number below `below` (xorshift64*).
-    pub fn below(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(number).unwrap() % below
-    }
-
-    /// One of these.
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
 }
 
 /// The addresses of a link as the kernel sends them, all attributes.

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod example;
 pub mod hammer;
+pub mod kit;
 pub mod net;
 pub mod raw;
 pub mod snapshot;
@@ -22,6 +23,7 @@ pub mod state;
 pub mod watch;
 
 pub use hammer::Hammer;
+pub use kit::{Random, kernel_since, vips_v4, vips_v6};
 pub use net::Net;
 pub use snapshot::Snapshot;
 pub use state::{Address, LocalState, Route, Want};
@@ -59,23 +61,6 @@ pub const TYPE_LOCAL: u32 = 2;
 /// Route type `broadcast`.
 pub const TYPE_BROADCAST: u32 = 3;
 
-/// `n` VIPs out of 10.96.0.0/12, from 10.96.0.1 on.
-pub fn vips_v4(n: usize) -> Vec<IpAddr> {
-    assert!(n < (1 << 20) - 1, "10.96.0.0/12 has no {n} hosts");
-    let base = u32::from(Ipv4Addr::new(10, 96, 0, 0));
-    (1..=u32::try_from(n).unwrap())
-        .map(|host| IpAddr::V4(Ipv4Addr::from(base + host)))
-        .collect()
-}
-
-/// `n` VIPs out of 2001:db8:42::/64, from 2001:db8:42::1 on.
-pub fn vips_v6(n: usize) -> Vec<IpAddr> {
-    let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, 0));
-    (1..=n as u128)
-        .map(|host| IpAddr::V6(Ipv6Addr::from(base + host)))
-        .collect()
-}
-
 /// `n` VIPs of each family, in turns.
 pub fn vips(n: usize) -> Vec<IpAddr> {
     vips_v4(n)
@@ -85,19 +70,20 @@ pub fn vips(n: usize) -> Vec<IpAddr> {
         .collect()
 }
 
+/// The address that this text says.
+pub fn vip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Which VIPs failed, and why.
+pub fn causes(report: &viproute::Report) -> Vec<(IpAddr, viproute::Cause)> {
+    let failures = report.failures.iter();
+    failures.map(|f| (f.vip.addr(), f.cause)).collect()
+}
+
 /// The length of a host prefix.
 pub fn host_bits(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
-}
-
-/// Whether the running kernel is this version or later.
-pub fn kernel_since(major: u32, minor: u32) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>());
-    let (Some(Ok(of)), Some(Ok(number))) = (numbers.next(), numbers.next()) else {
-        panic!("a release as no kernel has it: {release}");
-    };
-    (of, number) >= (major, minor)
 }
 
 /// `n`, or the number in `VIPROUTE_AT_MOST` where that is less: for processors on which ten thousand
