@@ -622,7 +622,9 @@ fn half_a_dump_without_the_flag_would_be_believed() {
     vips.assign(&set).unwrap();
     hear(vips.talk_mut().ask(), |kernel| {
         let mut found = kernel();
-        if let Found::Datagram(bytes) = &mut found {
+        if let Found::Datagram(bytes) = &mut found
+            && is_of_dump(bytes)
+        {
             for message in split(bytes)
                 .filter(|m| kind(m) == libc::RTM_NEWADDR)
                 .step_by(2)
