@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::report::Report;
+use crate::sys::OtherProcess;
 
 /// Why a call did not do all that it was asked for.
 ///
@@ -84,6 +85,10 @@ pub enum ErrorKind {
     /// The kernel refused for lack of privilege: `CAP_NET_ADMIN` in the user namespace that owns
     /// the network namespace.
     PermissionDenied,
+    /// The manager, keeper or watcher was opened in another process, from which this one was forked.
+    /// Parent and child share its sockets, and each would take the other's answers. Open one in this
+    /// process.
+    OtherProcess,
     /// The kernel or the operating system failed in another way; see the message.
     System,
 }
@@ -105,6 +110,7 @@ impl fmt::Display for ErrorKind {
             Self::SourceTentative => "a source is tentative",
             Self::LabelConflict => "another address label is in the way",
             Self::PermissionDenied => "permission denied",
+            Self::OtherProcess => "it belongs to another process",
             Self::System => "the system failed",
         })
     }
@@ -129,6 +135,11 @@ impl Error {
     pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {
         let kind = match error.raw_os_error() {
             Some(libc::EPERM) => ErrorKind::PermissionDenied,
+            // The link was there when the call began.
+            Some(libc::ENODEV) => ErrorKind::LinkNotFound,
+            _ if error.get_ref().is_some_and(|why| why.is::<OtherProcess>()) => {
+                ErrorKind::OtherProcess
+            }
             _ => ErrorKind::System,
         };
         let mut new = Self::new(kind, format!("{}: {error}", detail.into()));
@@ -139,10 +150,6 @@ impl Error {
     /// An error reply of the kernel to a message that concerns the whole call.
     pub(crate) fn kernel(detail: impl Into<String>, errno: i32, text: Option<Box<str>>) -> Self {
         let mut new = Self::io(detail, &io::Error::from_raw_os_error(errno));
-        if errno == libc::ENODEV {
-            // It was there when the call began.
-            new.0.kind = ErrorKind::LinkNotFound;
-        }
         if let Some(text) = &text {
             new.0.detail = format!("{}: {text}", new.0.detail);
         }

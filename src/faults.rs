@@ -334,6 +334,55 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
     }
 }
 
+/// Another link gets the index in the middle of a call.
+fn pass_index_on() {
+    let links = ip(&format!("-oneline link show dev {LINK}"));
+    let (index, _) = links.split_once(':').unwrap();
+    ip(&format!("link del {LINK}"));
+    ip(&format!("link add dev {LINK} index {index} type bridge"));
+    ip(&format!("link set {LINK} arp off up"));
+}
+
+#[test]
+fn a_call_does_not_go_on_with_another_link_of_the_index() {
+    for set in [v4(2000), v6(2000)] {
+        let _node = node();
+        let mut vips = manager(BUFFERS[1]);
+        let mut sends = 0;
+        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+            sends += 1;
+            assert!(sends <= 3, "it goes on");
+            if sends == 3 {
+                pass_index_on();
+            }
+        }));
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
+        assert_accounted(error.report().unwrap(), 2000);
+        vips.talk_mut().tamper.0 = None;
+        // By its name it is found again.
+        let report = vips.release(&set).unwrap();
+        assert!(report.released <= 256, "{report}");
+    }
+}
+
+#[test]
+fn what_is_seen_on_another_link_of_the_index_is_not_believed() {
+    let _node = node();
+    let mut vips = manager(BUFFERS[1]);
+    vips.assign(v4(1)).unwrap();
+    // The only send of this call, all of which the other link takes.
+    let mut is_first = true;
+    vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+        if std::mem::take(&mut is_first) {
+            pass_index_on();
+        }
+    }));
+    let error = vips.assign(v4(3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
+    assert_accounted(error.report().unwrap(), 3);
+}
+
 #[test]
 fn a_vip_that_another_writer_keeps_undoing_is_contended() {
     let _node = node();

@@ -492,7 +492,10 @@ pub fn watch(data: &[u8]) {
         kernel_source: [false; 2],
         ranges: &ranges,
     };
-    let Ok(mut watcher) = Watcher::new(socket, LINK, 77, &screen) else {
+    let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {
+        return;
+    };
+    let Ok(mut watcher) = Watcher::new(socket, &LINK.into(), None, requests.into(), &screen) else {
         return;
     };
     watcher.follow(Some(INDEX));

@@ -76,6 +76,7 @@ mod faults;
 #[allow(missing_docs)]
 pub mod fuzzing;
 mod keeper;
+mod lifetime;
 mod link;
 mod manager;
 mod netns;

@@ -63,8 +63,9 @@ impl fmt::Display for LinkIndex {
 /// Which link: by its name or by its index.
 ///
 /// A *name* is looked up anew by every call, so the manager follows a link that is deleted and
-/// created again, and whatever link bears the name then. An *index* stays with one link while that
-/// is renamed and ends with it: a link created again has another index.
+/// created again, and whatever link bears the name then. An *index* means one link, also while that
+/// is renamed, and ends with it: the kernel may give the number to another link afterwards, which is
+/// never taken for the first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkRef {
@@ -217,8 +218,40 @@ pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef
     write(out, sequence, libc::RTM_GETLINK, 0, &request);
 }
 
-/// Looks the link up; `None` if there is none.
+/// Finds the link; `None` if there is none, or the one that had the index is gone. From then on
+/// the conversation is about this link, and ends with it.
 pub(crate) fn find(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>, Error> {
+    if let LinkRef::Index(_) = which {
+        let found = look_up(talk, which)?;
+        let lifetime = talk.lifetime();
+        if found.is_none() {
+            lifetime.end();
+        }
+        return Ok(found.filter(|_| !lifetime.has_ended()));
+    }
+    let mut expected = talk.lifetime().heard();
+    loop {
+        hold(talk, expected)?;
+        let Some(link) = look_up(talk, which)? else {
+            talk.lifetime().forget();
+            return Ok(None);
+        };
+        if link.index == expected {
+            return Ok(Some(link));
+        }
+        // Another link than in the last call: its end has to be heard before it is looked up.
+        expected = link.index;
+    }
+}
+
+/// Begins with the link of this index, and hears of its end from now on.
+pub(crate) fn hold(talk: &mut Talk, index: u32) -> Result<(), Error> {
+    let begun = talk.lifetime().begin(index);
+    begun.map_err(|error| Error::io("cannot listen to notifications", &error))
+}
+
+/// Looks the link up; `None` if there is none.
+fn look_up(talk: &mut Talk, which: &LinkRef) -> Result<Option<LinkState>, Error> {
     let found = talk.get(
         |out, sequence| get_link_message(out, sequence, which),
         |message| {

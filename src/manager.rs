@@ -16,6 +16,7 @@ use crate::cancel::{Cancelled, Canceller};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
 use crate::keeper::Keeper;
+use crate::lifetime::Lifetime;
 use crate::link::{self, LinkRef, LinkState, SourceStatus};
 use crate::netns::Netns;
 use crate::observe::Hint;
@@ -81,8 +82,10 @@ impl VipManager {
     /// [`LinkIndex`](crate::LinkIndex).
     ///
     /// A link by name is followed when it comes and goes: every call takes the one that bears the
-    /// name then. A link by index is followed through renames, and
-    /// [not found](ErrorKind::LinkNotFound) once it is deleted, even if it is created again.
+    /// name then. A link by index is the one that has the index when the manager is
+    /// [opened](Builder::open). It is followed through renames, and
+    /// [not found](ErrorKind::LinkNotFound) for good once it is deleted or moved to another
+    /// namespace, even if the same or another link gets its index.
     pub fn builder(link: impl Into<LinkRef>) -> Builder {
         Builder::new(link.into())
     }
@@ -303,20 +306,26 @@ impl VipManager {
     /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
     /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`Builder::netns`] in another
     /// network namespace than the calling thread's. The link need not exist where the manager has
-    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if there is no such link; the
-    /// watcher then follows the name that the link has now.
+    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if that link is gone.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
         let socket = self.open_listener()?;
-        let port = self.talk.port();
-        let name = match &self.config.link {
-            LinkRef::Name(name) => name.clone(),
-            LinkRef::Index(_) => find_link(&mut self.talk, &self.config)?.name,
-        };
+        let requests = self.talk.requests();
+        let mut lifetime = None;
+        if let LinkRef::Index(index) = &self.config.link {
+            let mut own = Lifetime::new(self.open_listener()?);
+            own.begin(index.get()).map_err(cannot)?;
+            lifetime = Some(own);
+        }
         let screen = self.config.screen(self.sources);
-        let mut watcher = Watcher::new(socket, &name, port, &screen).map_err(cannot)?;
+        let mut watcher =
+            Watcher::new(socket, &self.config.link, lifetime, requests, &screen).map_err(cannot)?;
         // Only now, so that no change in between is missed.
-        let link = link::find(&mut self.talk, &self.config.link)?.map(|link| link.index);
+        let link = match &self.config.link {
+            LinkRef::Name(_) => link::find(&mut self.talk, &self.config.link)?,
+            LinkRef::Index(_) => Some(find_link(&mut self.talk, &self.config)?),
+        };
+        let link = link.map(|link| link.index);
         watcher.follow(link);
         for family in Family::ALL {
             let Some(link) = link else { break };

@@ -151,6 +151,9 @@ impl Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ENODEV) {
+            return Self::link_gone();
+        }
         Self::Error(Error::io("the netlink socket failed", &error))
     }
 }
@@ -267,6 +270,8 @@ impl<'a> Call<'a> {
             // It listens for itself, and ends all of it.
             self.listening = false;
         }
+        // What was seen is this link's only if it still is there.
+        self.talk.check_link()?;
         self.observed = true;
         // Where the kernel's own routes for them are the wanted ones, one look is to tell all.
         self.only_new = !self.wanted[Family::V6 as usize].kernel_source;

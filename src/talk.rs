@@ -1,9 +1,11 @@
 //! Conversations with the kernel: a request with its answer, a dump, a batch, notifications.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::batch::{Refused, Sealed};
 use crate::error::is_shortage;
+use crate::lifetime::Lifetime;
 use crate::sys::{Received, Socket};
 use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR};
 
@@ -15,11 +17,13 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Room for the largest request but a batch: as many look-ups as are sent at once.
 const SEND_ROOM: usize = 8 * 1024;
 
-/// Two sockets of one network namespace, one to ask and one to listen, and their buffers.
+/// Three sockets of one network namespace, to ask, to listen and to hear of the link's end, and
+/// their buffers.
 #[derive(Debug)]
 pub(crate) struct Talk {
-    ask: Socket,
+    ask: Arc<Socket>,
     listen: Socket,
+    lifetime: Lifetime,
     sequence: u32,
     /// A dump was not read to its end.
     unfinished: bool,
@@ -122,11 +126,12 @@ impl Dumped {
 }
 
 impl Talk {
-    /// Over two sockets that `open` makes.
+    /// Over sockets that `open` makes.
     pub(crate) fn open<E>(open: impl Fn() -> Result<Socket, E>) -> Result<Self, E> {
         Ok(Self {
-            ask: open()?,
+            ask: Arc::new(open()?),
             listen: open()?,
+            lifetime: Lifetime::new(open()?),
             sequence: 1,
             unfinished: false,
             hears_addresses: false,
@@ -144,9 +149,28 @@ impl Talk {
         self.ask.port()
     }
 
+    /// The socket of our requests: as long as it is open, nobody else can have its port id.
+    pub(crate) fn requests(&self) -> Arc<Socket> {
+        self.ask.clone()
+    }
+
     /// The socket of the notifications.
     pub(crate) fn listener(&self) -> &Socket {
         &self.listen
+    }
+
+    /// The life of the link that the conversation is about: nothing is written once it has ended.
+    pub(crate) fn lifetime(&mut self) -> &mut Lifetime {
+        &mut self.lifetime
+    }
+
+    /// Fails as the kernel does for a link that is not there, where the link's index may be another
+    /// link's by now.
+    pub(crate) fn check_link(&mut self) -> io::Result<()> {
+        if self.lifetime.has_ended() {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        Ok(())
     }
 
     /// Whether the listener shall hear of IPv4 addresses that come and go.
@@ -238,6 +262,7 @@ impl Talk {
 
     /// Sends one request with an ack and waits for that.
     pub(crate) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> Result<(), Failed> {
+        self.check_link()?;
         let sequence = self.request(|out, sequence| {
             write(out, sequence);
             crate::wire::encode::request_ack(out, 0);
@@ -295,6 +320,7 @@ impl Talk {
         batch: &mut Sealed<'_>,
         mut refused: impl FnMut(Refused<'_>),
     ) -> io::Result<Dumped> {
+        self.check_link()?;
         let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
         self.sequence = self.sequence.wrapping_add(count);
         #[cfg(test)]

@@ -5,9 +5,11 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::lifetime::Lifetime;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::{Ranges, Screen};
 use crate::state::write_names;
@@ -94,7 +96,8 @@ pub enum Event {
     LinkUp(LinkIndex),
     /// The link is there and down.
     LinkDown(LinkIndex),
-    /// The link is gone: deleted, renamed, or moved to another namespace.
+    /// The link is gone: deleted or moved to another namespace; where it is followed by its name,
+    /// also renamed.
     LinkGone,
     /// Notifications were lost. Whatever happened meanwhile must be read anew
     /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)). The
@@ -134,6 +137,9 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// How often one reading asks which link it is now: the answer may be lost, too.
 const QUESTIONS: u32 = 2;
 
+/// The sequence number of these questions.
+const QUESTION: u32 = 0x7669_7072;
+
 /// Typed events of one link's VIPs, made by
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
@@ -161,13 +167,25 @@ const QUESTIONS: u32 = 2;
 /// [`read`](Self::read), which reads all that is there, so that the loop may be edge-triggered.
 pub struct Watcher {
     socket: Socket,
-    name: String,
-    link: Option<u32>,
+    followed: Followed,
     /// Something was lost, and with it perhaps that the link is another one now.
     lost: bool,
-    ours: u32,
+    /// The kernel was asked, and has not answered yet.
+    asked: bool,
+    /// The manager's requests. While this is open, no other socket can take its port id.
+    requests: Arc<Socket>,
     receive: Box<[u8]>,
     burst: Burst,
+}
+
+/// The link that is followed.
+#[derive(Debug)]
+struct Followed {
+    which: LinkRef,
+    /// Where it is given by its index.
+    lifetime: Option<Lifetime>,
+    /// Its index while it is there.
+    link: Option<u32>,
 }
 
 /// What is told in one go, and what it is told from.
@@ -183,19 +201,19 @@ struct Burst {
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watcher")
-            .field("name", &self.name)
-            .field("link", &self.link)
+            .field("followed", &self.followed)
             .finish_non_exhaustive()
     }
 }
 
 impl Watcher {
-    /// `socket` is in the manager's namespace; `ours` is the port id of the manager's requests. It
-    /// tells of what `screen` lets through.
+    /// `socket` is in the manager's namespace, `requests` the manager's. It tells of what `screen`
+    /// lets through.
     pub(crate) fn new(
         socket: Socket,
-        name: &str,
-        ours: u32,
+        which: &LinkRef,
+        lifetime: Option<Lifetime>,
+        requests: Arc<Socket>,
         screen: &Screen<'_>,
     ) -> io::Result<Self> {
         for group in GROUPS {
@@ -203,10 +221,14 @@ impl Watcher {
         }
         Ok(Self {
             socket,
-            name: name.to_owned(),
-            link: None,
+            followed: Followed {
+                which: which.clone(),
+                lifetime,
+                link: None,
+            },
             lost: false,
-            ours,
+            asked: false,
+            requests,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             burst: Burst {
                 sources: screen.sources,
@@ -219,7 +241,7 @@ impl Watcher {
 
     /// Begins with the link of this index.
     pub(crate) fn follow(&mut self, link: Option<u32>) {
-        self.link = link;
+        self.followed.link = link;
     }
 
     /// Takes note of an address that is on that link already.
@@ -277,16 +299,17 @@ impl Watcher {
             };
             for message in decode::messages(datagram) {
                 let told = message.and_then(|message| {
-                    if message.port == self.socket.port() {
-                        return answer(&message, &mut self.link, &mut self.lost);
+                    // A link that was made from another namespace is told with the port id of a
+                    // socket there, which may be the same number.
+                    if self.asked
+                        && message.port == self.socket.port()
+                        && message.sequence == QUESTION
+                    {
+                        self.asked = false;
+                        return answer(&message, &mut self.followed, &mut self.lost);
                     }
-                    tell(
-                        &message,
-                        &self.name,
-                        &mut self.link,
-                        self.ours,
-                        &mut self.burst,
-                    )
+                    let ours = self.requests.port();
+                    tell(&message, &mut self.followed, ours, &mut self.burst)
                 });
                 match told {
                     Ok(None) => {}
@@ -304,14 +327,14 @@ impl Watcher {
         }
     }
 
-    /// Asks the kernel for the link of our name, behind what is queued.
+    /// Asks the kernel for the link, behind what is queued.
     fn ask(&mut self) -> Result<(), Error> {
         let mut request = Vec::new();
-        get_link_message(&mut request, 0, &LinkRef::from(self.name.as_str()));
+        get_link_message(&mut request, QUESTION, &self.followed.which);
         self.socket
             .send(&request)
             .map_err(|error| Error::io("cannot look up the link", &error))?;
-        self.lost = false;
+        (self.lost, self.asked) = (false, true);
         Ok(())
     }
 
@@ -337,10 +360,11 @@ impl Watcher {
         }
     }
 
-    /// The index of the link, as far as is known; `None` while there is none of that name.
+    /// The index of the link, as far as is known; `None` while there is none of that name, or
+    /// once the one that had the index is gone.
     #[must_use]
     pub fn link(&self) -> Option<LinkIndex> {
-        self.link.and_then(LinkIndex::new)
+        self.followed.link.and_then(LinkIndex::new)
     }
 }
 
@@ -420,22 +444,25 @@ impl Burst {
 /// What the answer says to the question which link it is now, as an event where it is another one.
 fn answer(
     message: &Message<'_>,
-    link: &mut Option<u32>,
+    followed: &mut Followed,
     lost: &mut bool,
 ) -> Result<Option<Event>, decode::Malformed> {
     if message.kind == libc::RTM_NEWLINK {
         let told = message.link()?;
-        if *link == Some(told.index) {
+        if !followed.is(&told) {
+            return Ok(followed.link.take().map(|_| Event::LinkGone));
+        }
+        if followed.link == Some(told.index) {
             return Ok(None);
         }
-        *link = Some(told.index);
+        followed.link = Some(told.index);
         return Ok(state_of(&told));
     }
     if message.kind != decode::NLMSG_ERROR {
         return Ok(None);
     }
     if message.ack()?.errno == libc::ENODEV {
-        return Ok(link.take().map(|_| Event::LinkGone));
+        return Ok(followed.link.take().map(|_| Event::LinkGone));
     }
     // It says nothing of the link.
     *lost = true;
@@ -453,8 +480,7 @@ fn state_of(told: &Link<'_>) -> Option<Event> {
 /// What one notification says: of a VIP, into the burst; of anything else, as an event.
 fn tell(
     message: &Message<'_>,
-    name: &str,
-    link: &mut Option<u32>,
+    followed: &mut Followed,
     ours: u32,
     burst: &mut Burst,
 ) -> Result<Option<Event>, decode::Malformed> {
@@ -470,10 +496,12 @@ fn tell(
                 return Ok(None);
             }
             let new = message.kind == libc::RTM_NEWLINK;
-            let event = tell_link(new, &told, name, link);
+            let event = followed.tell(new, &told);
             if event.is_some() {
                 // Their routes may have gone without a word.
-                burst.wide.retain(|_, there| *there && link.is_some());
+                burst
+                    .wide
+                    .retain(|_, there| *there && followed.link.is_some());
             }
             return Ok(event);
         }
@@ -482,7 +510,7 @@ fn tell(
                 return Ok(None);
             };
             let new = message.kind == libc::RTM_NEWADDR;
-            if Some(address.link) != *link {
+            if Some(address.link) != followed.link {
                 return Ok(Some(if new {
                     Event::NodeAddressSet(address.addr)
                 } else {
@@ -518,7 +546,7 @@ fn tell(
                 return Ok(None);
             }
             let new = message.kind == libc::RTM_NEWROUTE;
-            if route.link.is_some() && route.link == *link {
+            if route.link.is_some() && route.link == followed.link {
                 let change = if new {
                     Change::ROUTE_SET
                 } else {
@@ -536,16 +564,28 @@ fn tell(
     Ok(None)
 }
 
-/// Follows the link by its name.
-fn tell_link(new: bool, told: &Link<'_>, name: &str, link: &mut Option<u32>) -> Option<Event> {
-    let is_ours = told.is_called(name);
-    if new && is_ours {
-        *link = Some(told.index);
-        return state_of(told);
+impl Followed {
+    /// Whether it is this link.
+    fn is(&mut self, told: &Link<'_>) -> bool {
+        match &self.which {
+            LinkRef::Name(name) => told.is_called(name),
+            LinkRef::Index(index) => {
+                told.index == index.get()
+                    && !self.lifetime.as_mut().is_some_and(Lifetime::has_ended)
+            }
+        }
     }
-    // Deleted, or our index under another name now.
-    (*link == Some(told.index)).then(|| {
-        *link = None;
-        Event::LinkGone
-    })
+
+    /// Takes note of what a notification says of a link.
+    fn tell(&mut self, new: bool, told: &Link<'_>) -> Option<Event> {
+        if new && self.is(told) {
+            self.link = Some(told.index);
+            return state_of(told);
+        }
+        // Gone, or our index is another link's or under another name now.
+        (self.link == Some(told.index)).then(|| {
+            self.link = None;
+            Event::LinkGone
+        })
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use viproute::{Builder, Claim, Error, ErrorKind, Event, LinkIndex, LinkKind, LinkRef, VipManager};
+use viproute::{Builder, Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef, VipManager};
 
 mod common;
 use common::{
@@ -221,21 +221,6 @@ fn a_keeper_by_index_follows_the_link_through_a_rename() {
     // It still hears of this link.
     net.ip(&format!("addr flush dev {RENAMED}"));
     keep(RENAMED);
-}
-
-#[test]
-fn a_watcher_by_index_follows_the_name_that_the_link_had() {
-    let net = Net::new();
-    let index = index_of(&net, VIP_LINK);
-    let mut watcher = builder(index).open().unwrap().watcher().unwrap();
-    assert_eq!(watcher.link(), Some(index));
-    net.ip(&format!("link set dev {VIP_LINK} down"));
-    let mut events = Vec::new();
-    watcher.wait(&mut events, Duration::from_secs(5)).unwrap();
-    assert!(events.contains(&Event::LinkDown(index)), "{events:?}");
-    net.ip(&format!("link set dev {VIP_LINK} name {RENAMED}"));
-    watcher.wait(&mut events, Duration::from_secs(5)).unwrap();
-    assert!(events.contains(&Event::LinkGone), "{events:?}");
 }
 
 /// Gives a bridge a port, so that it has a carrier, on which the kernel makes a link-local address.

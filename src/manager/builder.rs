@@ -289,7 +289,8 @@ impl Builder {
 
     /// Checks the configuration and opens the sockets, in the calling thread's network namespace or
     /// in the one that [`netns`](Self::netns) names. Writes nothing, and does not need the link to
-    /// exist.
+    /// exist. A link by index is the one that has this index now: where there is none, no later call
+    /// finds it.
     ///
     /// # Errors
     ///
@@ -346,7 +347,12 @@ impl Builder {
         }
         self.check_binding(self.binding)?;
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
-        let talk = Talk::open(|| self.open_socket())?;
+        let mut talk = Talk::open(|| self.open_socket())?;
+        if let LinkRef::Index(index) = &self.link {
+            // Which link it is, is decided now: a later one of this index is another.
+            link::hold(&mut talk, index.get())?;
+            link::find(&mut talk, &self.link)?;
+        }
         Ok(VipManager {
             talk,
             cancelled: Cancelled::new().map_err(cannot)?,

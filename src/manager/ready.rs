@@ -35,7 +35,10 @@ pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, 
     let Some(link) = link else {
         let what_to_do = match which {
             LinkRef::Name(_) => "create it, or allow its creation",
-            LinkRef::Index(_) => "give its name to find it again under another index",
+            LinkRef::Index(_) => {
+                "it is gone for good, even if another link has its index by now; a name follows a \
+                 link that is made anew"
+            }
         };
         return Err(Error::new(
             ErrorKind::LinkNotFound,

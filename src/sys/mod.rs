@@ -5,8 +5,10 @@ mod clock;
 pub(crate) mod fault;
 pub(crate) mod ns;
 mod poll;
+mod process;
 mod socket;
 
 pub(crate) use clock::hundredths_since_boot;
 pub(crate) use poll::{Woken, wait_readable};
+pub(crate) use process::OtherProcess;
 pub(crate) use socket::{Received, Socket, Strictness};

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 #[cfg(any(test, fuzzing))]
 use super::fault::Found;
+use super::process::{OtherProcess, Process};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -38,6 +39,8 @@ pub(crate) enum Received<'a> {
 #[derive(Debug)]
 pub(crate) struct Socket {
     inner: netlink_sys::Socket,
+    /// The process that opened it.
+    process: Process,
     port: u32,
     replies: usize,
     /// What tests put between the socket and the kernel.
@@ -70,11 +73,21 @@ impl Socket {
         let replies = (inner.get_rx_buf_sz()? / REPLY_COST).max(1);
         Ok(Self {
             inner,
+            process: Process::current()?,
             port,
             replies,
             #[cfg(any(test, fuzzing))]
             fault: super::fault::Slot::default(),
         })
+    }
+
+    /// The socket, for the process that opened it.
+    fn inner(&self) -> io::Result<&netlink_sys::Socket> {
+        if Process::current()? == self.process {
+            Ok(&self.inner)
+        } else {
+            Err(io::Error::other(OtherProcess))
+        }
     }
 
     /// The socket's own port id, which the notifications of its requests bear.
@@ -115,9 +128,10 @@ impl Socket {
         if let Some(result) = self.fault.send(bytes) {
             return result;
         }
+        let inner = self.inner()?;
         let kernel = SocketAddr::new(0, 0);
         loop {
-            match self.inner.send_to(bytes, &kernel, 0) {
+            match inner.send_to(bytes, &kernel, 0) {
                 // rtnetlink takes a datagram whole or not at all.
                 Ok(_) => return Ok(()),
                 // Before the kernel looked at the first message: nothing is done yet.
@@ -160,9 +174,10 @@ impl Socket {
     }
 
     fn receive_queued<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+        let inner = self.inner()?;
         loop {
             let mut room = &mut *buffer;
-            match self.inner.recv_from(&mut room, libc::MSG_TRUNC) {
+            match inner.recv_from(&mut room, libc::MSG_TRUNC) {
                 // Another process may write to our port: only the kernel's word counts.
                 Ok((_, from)) if from.port_number() != 0 => {}
                 Ok((len, _)) => {
@@ -183,12 +198,57 @@ impl Socket {
 
     /// Begins to receive the notifications of a multicast group (`RTNLGRP_*`).
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
-        self.inner.add_membership(group)
+        self.inner()?.add_membership(group)
+    }
+
+    /// From now on receives only notifications that the link of this index is gone: deleted, or
+    /// moved to another namespace. What is filtered out does not fill the receive buffer
+    /// (`do_one_broadcast`, net/netlink/af_netlink.c).
+    #[allow(unsafe_code)]
+    pub(crate) fn hear_only_end_of(&self, link: u32) -> io::Result<()> {
+        // A load of a cBPF program reads big-endian.
+        let kind = u16::from_be_bytes(libc::RTM_DELLINK.to_ne_bytes());
+        let index = u32::from_be_bytes(link.to_ne_bytes());
+        // The offsets of nlmsg_type, ifi_family and ifi_index (linux/netlink.h, linux/rtnetlink.h).
+        // A port that leaves its bridge is told with family AF_BRIDGE, and its own index.
+        let mut program = [
+            load(libc::BPF_H, 4),
+            skip_unless(u32::from(kind), 5),
+            load(libc::BPF_B, 16),
+            skip_unless(libc::AF_UNSPEC.unsigned_abs(), 3),
+            load(libc::BPF_W, 20),
+            skip_unless(index, 1),
+            // So many bytes of it.
+            give(24),
+            give(0),
+        ];
+        let filter = libc::sock_fprog {
+            len: 8,
+            filter: program.as_mut_ptr(),
+        };
+        let inner = self.inner()?;
+        // SAFETY: the descriptor is open for as long as its socket is borrowed. `filter` points to
+        // as many instructions as it says, both outlive the call, and the kernel copies them and
+        // checks that they end (`bpf_check_classic`, net/core/filter.c).
+        let result = unsafe {
+            libc::setsockopt(
+                inner.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Ends it.
     pub(crate) fn leave(&self, group: u32) -> io::Result<()> {
-        self.inner.drop_membership(group)
+        self.inner()?.drop_membership(group)
     }
 }
 
@@ -196,4 +256,28 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
+}
+
+/// A cBPF instruction (linux/filter.h).
+fn instruction(code: u32, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        // The codes have 8 bits.
+        code: u16::try_from(code).unwrap_or_default(),
+        jt: 0,
+        jf,
+        k,
+    }
+}
+
+fn load(size: u32, offset: u32) -> libc::sock_filter {
+    instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, offset)
+}
+
+/// Goes on if what was loaded is `k`, else behind the next `skip` instructions.
+fn skip_unless(k: u32, skip: u8) -> libc::sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, k)
+}
+
+fn give(bytes: u32) -> libc::sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, bytes)
 }

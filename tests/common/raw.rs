@@ -55,6 +55,11 @@ impl Raw {
     pub fn new() -> Self {
         let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
         socket.bind_auto().unwrap();
+        Self::over(socket)
+    }
+
+    /// Over a socket that is bound.
+    pub fn over(socket: Socket) -> Self {
         socket.set_cap_ack(true).unwrap();
         socket.set_ext_ack(true).unwrap();
         Self { socket, seq: 0 }
