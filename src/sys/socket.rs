@@ -236,7 +236,7 @@ impl Socket {
                 libc::SOL_SOCKET,
                 libc::SO_ATTACH_FILTER,
                 (&raw const filter).cast(),
-                size_of::<libc::sock_fprog>() as libc::socklen_t,
+                libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or_default(),
             )
         };
         if result == 0 {
