@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, wrong};
-use super::{LINK, NODE_V4, ip, node, v4};
+use super::{LINK, NODE_V4, ip, node, on_link, v4};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, Report};
 
 /// Repairs without a pause, before and after a fight.
@@ -283,4 +283,26 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     let report = dispatch(&mut keeper);
     assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
     assert_eq!(wrong(&set), [""; 0]);
+}
+
+/// Once the claim's bound was passed, nothing is released, also not one by one.
+#[test]
+fn a_keeper_that_has_refused_releases_no_stranger() {
+    let _node = node();
+    let all = v4(5);
+    let (set, strangers) = all.split_at(1);
+    let mut keeper = patient().into_keeper(Claim::link().at_most(1)).unwrap();
+    keeper.set_desired(set);
+    assert_eq!(dispatch(&mut keeper).assigned, 1);
+    settle(&mut keeper);
+    let comes = |vip: &IpAddr| ip(&format!("addr add {vip}/32 dev {LINK}"));
+    let (many, one) = strangers.split_at(3);
+    many.iter().for_each(|vip| drop(comes(vip)));
+    touch_the_link();
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.refused, Some(ErrorKind::TooManyReleases));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    comes(&one[0]);
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    assert_eq!(on_link(), all.iter().copied().collect());
 }

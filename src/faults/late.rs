@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::forged::{Say, both, hear, patient, refusal, refuse, wrong};
-use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, v6};
+use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, split, v4, v6};
+use crate::Family;
 use crate::batch::Batch;
 use crate::plan::Step;
 use crate::sys::fault::Found;
 use crate::sys::{Received, Socket, Strictness};
 use crate::talk::{Dumped, Talk};
-use crate::wire::encode::HEADER;
+use crate::wire::encode::{HEADER, dump_addresses};
 
 /// Waits until the kernel's own route to a new address is there.
 fn until_the_kernels_is_there(vip: &IpAddr) {
@@ -253,4 +254,68 @@ fn what_another_process_sends_is_not_heard() {
     }
     assert_eq!(vips.assign(&set).unwrap().assigned, 10);
     assert_eq!(wrong(&set), [""; 0]);
+}
+
+/// A part of a dump is lost, and its end is not.
+#[test]
+fn an_overflow_in_the_middle_of_a_dump_is_told() {
+    let _node = node();
+    let link = u32::from(patient().find_link().unwrap().unwrap().index);
+    ip(&format!("addr add 10.96.0.1/32 dev {LINK}"));
+    for loses in [false, true] {
+        let mut talk = Talk::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
+        let mut first = true;
+        hear(talk.ask(), move |kernel| {
+            let found = kernel();
+            let is_lost = std::mem::take(&mut first) && loses;
+            if is_lost { Found::Overflow } else { found }
+        });
+        let mut count = 0;
+        let dumped = talk.dump(
+            |out, sequence| dump_addresses(out, sequence, Family::V4, link),
+            |_| {
+                count += 1;
+                Ok(())
+            },
+        );
+        let expected = if loses { Dumped::Torn } else { Dumped::Whole };
+        assert_eq!((dumped.unwrap(), count), (expected, usize::from(!loses)));
+    }
+}
+
+/// A dump of routes passes over one while another hand changes the table. No flag tells of that, but
+/// the notification of the change.
+#[test]
+fn a_route_dump_beside_a_change_is_repeated() {
+    for set in [v4(3), v6(3)] {
+        let _node = node();
+        let mut vips = patient();
+        vips.assign(&set).unwrap();
+        let passed_over = set[1];
+        let table = if passed_over.is_ipv6() { "-6 " } else { "" };
+        let mut first = true;
+        let changes = format!("{table}route add local {{}} dev node0 table local");
+        let other = if passed_over.is_ipv6() {
+            "2001:db8:77::1"
+        } else {
+            "198.51.100.77"
+        };
+        let changes = changes.replace("{}", other);
+        hear(vips.talk_mut().ask(), move |kernel| {
+            let mut found = kernel();
+            let Found::Datagram(bytes) = &mut found else {
+                return found;
+            };
+            for message in split(bytes) {
+                let is_it = kind(message) == libc::RTM_NEWROUTE && names(message, &passed_over);
+                if is_it && std::mem::take(&mut first) {
+                    ip(&changes);
+                    message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+                }
+            }
+            found
+        });
+        let report = vips.normalize().unwrap();
+        assert_eq!((report.unchanged, report.writes), (3, 0), "{report}");
+    }
 }
