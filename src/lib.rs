@@ -81,6 +81,7 @@ mod link;
 mod manager;
 mod netns;
 mod observe;
+mod obstacle;
 mod plan;
 mod preview;
 mod report;

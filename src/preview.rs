@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnet::Ipv6Net;
 
 use crate::link::{ANCHOR, LinkKind};
+use crate::obstacle;
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
 use crate::report::{Cause, Failure};
 use crate::round::{Call, policy_for};
@@ -904,6 +905,7 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
     });
     plan.failures.extend(rejected);
     plan.failures.sort_by_key(|failure| failure.vip);
+    obstacle::explain(call.talk, call.link, &mut plan.failures);
     plan
 }
 

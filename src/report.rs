@@ -66,7 +66,8 @@ pub struct Failure {
     pub operation: Option<Operation>,
     /// The error number of that refusal (positive, as in `errno.h`).
     pub errno: Option<i32>,
-    /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any.
+    /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any. For
+    /// [`Cause::Conflict`] the route in the way and its device.
     pub text: Option<Box<str>>,
     /// How the VIP differed from the wanted state when it was last seen; what was written for it
     /// after that does not show.

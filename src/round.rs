@@ -13,6 +13,7 @@ use crate::observe::{
     Arrival, FEW, Few, Hint, Observer, awaits_kernel, can_be_told, is_in_the_making,
     known_of_address, note_arrival, route_group,
 };
+use crate::obstacle;
 use crate::plan::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
@@ -294,7 +295,8 @@ impl<'a> Call<'a> {
         if let Err(error) = self.stop_listening() {
             stopped.get_or_insert(error.into());
         }
-        let report = self.conclude(stopped.is_some());
+        let mut report = self.conclude(stopped.is_some());
+        obstacle::explain(self.talk, self.link, &mut report.failures);
         match stopped {
             Some(Stop::Cancelled) => {
                 Err(Error::new(ErrorKind::Cancelled, "the call was cancelled").with_report(report))

@@ -47,6 +47,9 @@ fn conflicts(report: &Report) -> BTreeSet<IpAddr> {
     for failure in &report.failures {
         assert_eq!(failure.cause, Cause::Conflict, "{failure}");
         assert!(failure.drift.contains(Drift::CONFLICT), "{failure}");
+        let text = failure.to_string();
+        let names_it = text.contains("route through ") && text.contains(", table local, metric ");
+        assert!(names_it, "{failure}");
     }
     report
         .failures
@@ -619,6 +622,11 @@ fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
     let report = report(manager(PROTO_KERNEL).normalize());
     let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
     assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
+    let text = report.failures[0].to_string();
+    assert!(
+        text.contains("through device other0 by a nexthop object, table main, metric 1024"),
+        "{text}"
+    );
     before.assert_same(&Snapshot::take(&[]));
     // Nor by a release, which has to delete the same.
     let report = self::report(manager(PROTO_KERNEL).release([vip]));
