@@ -379,7 +379,7 @@ fn a_label_of_choice_goes_beside_anothers() {
     let mut manager = builder().address_label(4711).open().unwrap();
     assert_eq!(manager.assign(vips(5)).unwrap().assigned, 10);
     let line = format!("prefix ::/0 dev {VIP_LINK} label 4711");
-    assert_eq!(labels(&net), [line.clone()]);
+    assert_eq!(labels(&net), std::slice::from_ref(&line));
     assert_eq!(source_to(&net, NEAR_V6), NODE_V6);
     assert_eq!(
         manager.reconcile(&Claim::link(), vips(5)).unwrap().writes,
