@@ -41,9 +41,7 @@ const LEAST_PAIRS: usize = 50;
 const FEW_PAIRS: usize = 12;
 
 fn repairs() -> usize {
-    std::env::var("VIPROUTE_REPAIRS").map_or(10_000, |text| {
-        text.parse().expect("VIPROUTE_REPAIRS is a number")
-    })
+    common::number("VIPROUTE_REPAIRS", 10_000, 2000)
 }
 
 /// A thread that connects to a listener on each VIP in turn, without pause.

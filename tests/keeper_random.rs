@@ -19,7 +19,9 @@ use viproute::{Binding, Builder, Claim, Family, Keeper, Protocol, VipManager};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs of each test: a few seconds.
-const RUNS: u64 = 12;
+fn runs() -> u64 {
+    common::full_or_quick(12, 5)
+}
 
 /// One change by another hand, as a line for `ip -batch`, whether it can be made or not.
 fn change(random: &mut Random, vips: &[IpAddr]) -> String {
@@ -188,7 +190,7 @@ impl Run {
 fn run(builder: &Builder, claim: &Claim) {
     let seed = std::env::var("VIPROUTE_SEED").map_or(1, |seed| seed.parse().unwrap());
     let mut worked = 0;
-    for seed in seed..seed + RUNS {
+    for seed in seed..seed + runs() {
         println!("VIPROUTE_SEED={seed}");
         let mut random = Random::seeded(seed);
         let mut run = Run::new(builder, claim);

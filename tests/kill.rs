@@ -68,9 +68,7 @@ fn settings() -> [Setting; 4] {
 }
 
 fn kills() -> usize {
-    std::env::var("VIPROUTE_KILLS").map_or(500, |text| {
-        text.parse().expect("VIPROUTE_KILLS is a number")
-    })
+    common::number("VIPROUTE_KILLS", 500, 80)
 }
 
 /// Things of others, on the link and elsewhere, about the VIPs too.

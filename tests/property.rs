@@ -56,7 +56,9 @@ const ANCHOR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 86, 73, 80));
 const WORKERS: u32 = 2;
 
 /// Cases of each test unless PROPTEST_CASES says otherwise.
-const CASES: u32 = 150;
+fn usual_cases() -> u32 {
+    common::full_or_quick(150, 60)
+}
 
 /// The VIPs, four of each family. Few, so that changes meet.
 fn universe() -> Vec<IpAddr> {
@@ -1631,9 +1633,10 @@ fn hold(strategy: fn() -> BoxedStrategy<Case>) -> Tally {
 }
 
 fn cases_to_run() -> u32 {
-    std::env::var("PROPTEST_CASES").map_or(CASES, |text| {
-        text.parse().expect("PROPTEST_CASES is a number")
-    })
+    std::env::var("PROPTEST_CASES").map_or_else(
+        |_| usual_cases(),
+        |text| text.parse().expect("PROPTEST_CASES is a number"),
+    )
 }
 
 fn search(
@@ -1673,7 +1676,7 @@ fn search(
 /// the first lot of them.
 fn hold_for_worth(strategy: fn() -> BoxedStrategy<Case>) {
     let sum = hold(strategy);
-    if sum.cases.get() < u64::from(CASES) {
+    if sum.cases.get() < u64::from(usual_cases()) {
         println!("too few cases to ask what they met");
         return;
     }

@@ -46,9 +46,7 @@ const SLACK: usize = 3 << 10;
 const ENV: &str = "VIPROUTE_SOAK_CHILD";
 
 fn seconds() -> u64 {
-    std::env::var("VIPROUTE_SOAK_SECONDS").map_or(10, |text| {
-        text.parse().expect("VIPROUTE_SOAK_SECONDS is a number")
-    })
+    common::number("VIPROUTE_SOAK_SECONDS", 10, 4)
 }
 
 /// What is wrong with a keeper, on purpose.

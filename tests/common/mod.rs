@@ -103,6 +103,26 @@ pub fn at_most(n: usize) -> usize {
     n.min(limit)
 }
 
+/// How often, how many or how long: the first with `VIPROUTE_TESTS=full` (`tests/run --full`), else the
+/// second, which shows the same behaviour with less confidence.
+pub fn full_or_quick<N>(full: N, quick: N) -> N {
+    match std::env::var("VIPROUTE_TESTS").as_deref() {
+        Ok("full") => full,
+        Ok("quick") | Err(_) => quick,
+        Ok(other) => panic!("VIPROUTE_TESTS is full or quick, not {other:?}"),
+    }
+}
+
+/// The number in this environment variable, or else [`full_or_quick`].
+pub fn number<N: std::str::FromStr>(variable: &str, full: N, quick: N) -> N {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")),
+        Err(_) => full_or_quick(full, quick),
+    }
+}
+
 /// Says on the real standard error, past libtest's capture, that a test could not run in full and
 /// why.
 pub fn skipped(test: &str, why: &str) {
