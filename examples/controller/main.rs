@@ -7,7 +7,7 @@
 //!
 //! The file has one VIP a line; `#` begins a comment. It is read anew when it has changed, and on
 //! SIGHUP. Whoever writes it had better write another and rename that, but a file that is missing,
-//! half-written, empty or wrong changes nothing: see [`file`]. What others do to the VIPs is
+//! half-written, empty or wrong changes nothing: see [`file`](mod@file). What others do to the VIPs is
 //! repaired: see [`keep`]. SIGTERM or SIGINT ends it; the VIPs stay, unless `--release-on-exit`.
 //!
 //! In a controller of your own the desired VIPs come from elsewhere, say from a watch of services;
