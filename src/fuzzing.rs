@@ -10,10 +10,11 @@ use std::time::Duration;
 use crate::batch::Batch;
 use crate::manager::{Ranges, Screen};
 use crate::plan::{Binding, Goal, Next, Policy, Step, next};
-use crate::state::{Frame, Phase, Rows};
+use crate::state::{Answer, Frame, Phase, Rows};
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
 use crate::watch::Watcher;
+use crate::wire::TABLE_LOCAL;
 use crate::wire::decode::{Link, NLMSG_ERROR, messages};
 use crate::wire::encode::{Templates, Wanted};
 use crate::wire::repeat::{Addresses, Routes};
@@ -51,10 +52,9 @@ pub fn wire(datagram: &[u8]) {
             message.address()
         );
         if let Ok(Some(route)) = message.route() {
-            let looked_up = route.looked_up();
-            let _ = (route.host(), route.is_kernels_own(), looked_up.table);
+            let _ = (route.host(), route.is_kernels_own());
         }
-        let _ = message.label();
+        let _ = (message.label(), message.rule());
         if let Ok(link) = message.link() {
             read_link(&link);
         }
@@ -173,13 +173,17 @@ pub fn join(data: &[u8]) {
             rows.join_route(&route, &frame, admit);
         }
         if let libc::RTM_GETROUTE | NLMSG_ERROR = message.kind {
-            look_ups.push(message.route().ok().flatten());
+            look_ups.push(match message.route().ok().flatten() {
+                Some(route) if route.table == TABLE_LOCAL => Answer::Local(route),
+                None if look_ups.len() % 2 == 1 => Answer::Unknown,
+                other => Answer::NotLocal(other),
+            });
         }
     }
     rows.finish();
     rows.adopt();
-    for (row, route) in (0..).zip(&look_ups) {
-        rows.join_look_up(row, route.as_ref(), &frame);
+    for (row, answer) in (0..).zip(&look_ups) {
+        rows.join_look_up(row, answer, &frame);
     }
     let known: Vec<Vip> = rows.iter().map(|row| row.vip).collect();
     assert!(
@@ -205,7 +209,7 @@ pub fn join(data: &[u8]) {
                 Next::Done if row.goal == Goal::Assign => {
                     assert!(drift.is_empty(), "done with {drift} ({:?})", row.facts);
                 }
-                Next::Done | Next::Wait | Next::Fail(_) => {}
+                Next::Done | Next::Wait | Next::Read | Next::Fail(_) => {}
             }
         }
         // Each can be deleted.

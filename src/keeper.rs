@@ -661,7 +661,7 @@ impl Keeper {
                 // It can never be one.
                 Cause::Rejected(_) => continue,
                 // It is another's, or in a form that is not ours to change: until that ends.
-                Cause::Conflict | Cause::Unrepaired => (1, false),
+                Cause::Conflict | Cause::Unrepaired | Cause::Unread => (1, false),
                 _ => (PATIENCE + 1, true),
             };
             let paused = pause(&mut self.fights, failure.vip, now, times);

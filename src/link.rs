@@ -1,6 +1,7 @@
 //! The link that holds the VIPs, and the sources on the node.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
@@ -13,11 +14,12 @@ use netlink_packet_route::link::{
 use crate::error::{Error, ErrorKind};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::Family;
-use crate::wire::decode::{Address, Route};
+use crate::wire::decode::Address;
 use crate::wire::encode::{
-    HEADER, add_host_address_message, dump_addresses, get_address_message, look_up_message,
+    HEADER, add_host_address_message, dump_addresses, dump_routes, get_address_message,
+    look_up_message,
 };
-use crate::wire::{IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL};
+use crate::wire::{IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN};
 
 /// What kind of link a manager creates where its link is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -434,19 +436,11 @@ pub(crate) fn check_source(talk: &mut Talk, source: &IpAddr) -> Result<(), Error
 /// (`ip6_route_info_create`, net/ipv6/route.c).
 pub(crate) fn source_status(talk: &mut Talk, source: &IpAddr) -> Result<SourceStatus, Failed> {
     match Family::of(source) {
-        Family::V4 => {
-            let local = talk.get(
-                |out, sequence| look_up_message(out, sequence, source),
-                |message| Ok(message.route()?.map(Route::looked_up)),
-            );
-            match local {
-                Ok(Some(route)) if route.kind == libc::RTN_LOCAL && route.table == TABLE_LOCAL => {
-                    Ok(SourceStatus::Present)
-                }
-                Err(failed) if failed.says_nothing() => Err(failed),
-                Ok(_) | Err(_) => Ok(SourceStatus::Missing),
-            }
-        }
+        Family::V4 => Ok(if is_local_v4(talk, source)? {
+            SourceStatus::Present
+        } else {
+            SourceStatus::Missing
+        }),
         Family::V6 => {
             // Of several equal addresses on different links this answers with one.
             let one = talk.get(
@@ -463,7 +457,7 @@ pub(crate) fn source_status(talk: &mut Talk, source: &IpAddr) -> Result<SourceSt
     }
 }
 
-/// How often an interrupted dump of addresses is repeated.
+/// How often an interrupted dump is repeated.
 const DUMPS: u32 = 3;
 
 /// The status of a source, of which this unusable address is one: the kernel takes any that is
@@ -505,6 +499,51 @@ fn status_on_links(talk: &mut Talk, first: Address) -> Result<SourceStatus, Fail
 fn is_usable(address: &Address) -> bool {
     let has = |flag| address.flags & flag != 0;
     !has(IFA_F_DADFAILED) && (!has(IFA_F_TENTATIVE) || has(IFA_F_OPTIMISTIC))
+}
+
+/// Whether the longest match of table local is of type local, as the kernel demands of a preferred
+/// source (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c).
+///
+/// A look-up tells it quickly. But a routing rule before the one for table local may answer it
+/// instead, and then the table is read.
+fn is_local_v4(talk: &mut Talk, source: &IpAddr) -> Result<bool, Failed> {
+    let answer = talk.get(
+        |out, sequence| look_up_message(out, sequence, source),
+        |message| message.route(),
+    );
+    match answer {
+        // IPv4 says *main* for both while they share one trie. Were it main's, the kernel would refuse
+        // the first route.
+        Ok(Some(route))
+            if route.kind == libc::RTN_LOCAL && matches!(route.table, TABLE_LOCAL | TABLE_MAIN) =>
+        {
+            return Ok(true);
+        }
+        Err(failed) if failed.says_nothing() => return Err(failed),
+        Ok(_) | Err(_) => {}
+    }
+    for _ in 0..DUMPS {
+        // The longest prefix so far, and its type.
+        let mut longest = None;
+        let dumped = talk.dump(
+            |out, sequence| dump_routes(out, sequence, Family::V4, Some(TABLE_LOCAL), None),
+            |message| {
+                if let Some(route) = message.route()?
+                    && route.table == TABLE_LOCAL
+                    && route.leads_to(source)
+                    && longest.is_none_or(|(length, _)| length < route.prefix_length)
+                {
+                    longest = Some((route.prefix_length, route.kind));
+                }
+                Ok(())
+            },
+        )?;
+        let is_local = longest.is_some_and(|(_, kind)| kind == libc::RTN_LOCAL);
+        if is_local || dumped == Dumped::Whole {
+            return Ok(is_local);
+        }
+    }
+    Err(Failed::Io(io::Error::other("the table keeps changing")))
 }
 
 #[cfg(test)]

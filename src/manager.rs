@@ -233,8 +233,10 @@ impl VipManager {
     ///
     /// While other hands change the tables, the kernel's dumps may leave entries out. They are
     /// repeated, a limited number of times, and VIPs that are found are then looked up one by one.
-    /// So what is said of a VIP is right, but under changes without a pause one that only a route
-    /// tells of may, rarely, not be found.
+    /// Where a routing rule comes before the one for table local, no look-up can tell, and a VIP
+    /// whose routes no dump showed is [`Drift::UNREAD`](crate::Drift::UNREAD). So what is said of a
+    /// VIP is right, but under changes without a pause one that only a route tells of may, rarely,
+    /// not be found.
     ///
     /// # Errors
     ///
@@ -497,7 +499,8 @@ impl VipManager {
         let policies = call.policies;
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.
-        let vips = rows.filter(|row| row.facts.on_link()).map(|row| {
+        let is_there = |row: &&Row| row.facts.on_link() || row.facts.is_unread();
+        let vips = rows.filter(is_there).map(|row| {
             let place = row.vip.family() as usize;
             let is_judged = sources[place] != SourceStatus::NotGiven;
             let mut drift = if is_judged {

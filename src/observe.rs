@@ -5,7 +5,7 @@ use std::io;
 
 use crate::error::is_shortage;
 use crate::plan::{Binding, Goal};
-use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
+use crate::state::{Admit, Answer, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
@@ -299,7 +299,10 @@ impl Observer<'_> {
             && !row.facts.contains(Facts::ADDRESS)
             && row.facts.on_link()
             && !row.phase.contains(Phase::WAS_ABSENT);
-        row.facts.intersects(Facts::FOREIGN | Facts::VEILED) || hidden || untold
+        row.facts
+            .intersects(Facts::FOREIGN | Facts::VEILED | Facts::UNREAD)
+            || hidden
+            || untold
     }
 
     /// Reads table main, guarded as an observation of everything is.
@@ -482,11 +485,17 @@ impl Observer<'_> {
                 && !row.facts.intersects(Facts::ADDRESS | Facts::OTHER_LENGTH)
                 && is_in_doubt(row, &frame)
         };
+        let mut is_read = false;
         for _ in 0..DISCOVERIES {
             let is_left_out = self.rows.iter().any(|row| lacks(row, Family::V4));
-            if !is_left_out || self.dump_addresses(Family::V4)? == Dumped::Whole {
+            is_read = !is_left_out || self.dump_addresses(Family::V4)? == Dumped::Whole;
+            if is_read {
                 break;
             }
+        }
+        for row in self.rows.iter_mut() {
+            let is_unread = !is_read && lacks(row, Family::V4);
+            row.facts.set(Facts::UNREAD_ADDRESS, is_unread);
         }
         let most = self.talk.reply_capacity().min(LOOK_UPS);
         let mut from = 0;
@@ -496,7 +505,7 @@ impl Observer<'_> {
             let mut asked = [None; LOOK_UPS];
             let mut count = 0;
             for (at, row) in some.filter(|(_, row)| lacks(row, Family::V6)).take(most) {
-                asked[count] = Some(row.vip.addr());
+                asked[count] = Some((at, row.vip.addr()));
                 count += 1;
                 from = at + 1;
             }
@@ -506,15 +515,27 @@ impl Observer<'_> {
             let mut found = [None; LOOK_UPS];
             self.talk.look_up(
                 asked.iter().flatten(),
-                |out, sequence, addr| get_address_message(out, sequence, addr, frame.link),
+                |out, sequence, (_, addr)| get_address_message(out, sequence, addr, frame.link),
                 |place, message| {
-                    if let (Some(found), Some(message)) = (found.get_mut(place), message) {
-                        *found = message.address().ok().flatten();
+                    if let Some(found) = found.get_mut(place) {
+                        *found = match message.map(|message| message.address()) {
+                            Ok(address) => address.ok(),
+                            Err(_) => Some(None),
+                        };
                     }
                 },
             )?;
-            for address in found.iter().flatten() {
-                self.rows.join_address(address, &frame, admit);
+            for ((at, _), found) in asked.iter().flatten().zip(&found) {
+                match found {
+                    Some(Some(address)) => self.rows.join_address(address, &frame, admit),
+                    Some(None) => {}
+                    // The reply is lost.
+                    None => {
+                        if let Some(row) = self.rows.iter_mut().nth(*at) {
+                            row.facts |= Facts::UNREAD_ADDRESS;
+                        }
+                    }
+                }
             }
         }
         self.rows.finish();
@@ -551,7 +572,17 @@ impl Observer<'_> {
         let mut count = asked.len();
         for attempt in 1..=NEGATIVES {
             let (rows, frame, templates) = (&mut *self.rows, &self.frame, self.templates);
-            let mut answers = [None; LOOK_UPS];
+            let families = Family::ALL.map(|family| {
+                let of_family =
+                    |at: &u32| rows.get(*at).is_some_and(|row| row.vip.family() == family);
+                asked[..count].iter().any(of_family)
+            });
+            let mut local_first = [false; 2];
+            for family in Family::ALL {
+                local_first[family as usize] =
+                    families[family as usize] && self.talk.is_local_first(family)?;
+            }
+            let mut replies = [Reply::Lost; LOOK_UPS];
             self.talk.look_up(
                 asked[..count]
                     .iter()
@@ -563,26 +594,40 @@ impl Observer<'_> {
                         .push(out, sequence, &vip.addr());
                 },
                 |place, message| {
-                    if let Some(answer) = answers.get_mut(place) {
-                        // A reply that cannot be read is as good as lost.
-                        *answer = message
-                            .map_or(Some(None), |message| message.route().ok())
-                            .map(|route| route.map(Route::looked_up));
+                    if let Some(reply) = replies.get_mut(place) {
+                        *reply = match message.map(|message| message.route()) {
+                            Ok(Ok(Some(route))) => Reply::Route(route),
+                            // One that cannot be read is as good as lost.
+                            Ok(_) => Reply::Lost,
+                            Err(errno) => Reply::Error(errno),
+                        };
                     }
                 },
             )?;
-            let mut open = 0;
-            for place in 0..count {
-                let at = asked[place];
-                let Some(route) = &answers[place] else {
-                    continue;
+            let replies = &replies[..count];
+            self.talk.names_local |= replies.iter().any(Reply::names_ipv4_local);
+            for family in Family::ALL {
+                let asks = |(reply, at): (&Reply, &u32)| {
+                    !reply.names_local()
+                        && rows.get(*at).is_some_and(|row| row.vip.family() == family)
                 };
-                let negative = route.is_none_or(|route| route.table != TABLE_LOCAL);
-                if negative && attempt < NEGATIVES && rows.get(at).is_some_and(is_expected) {
+                let known = &mut local_first[family as usize];
+                if *known && replies.iter().zip(&*asked).any(asks) {
+                    *known = self.talk.was_local_first(family)?;
+                }
+            }
+            let names_local = self.talk.names_local;
+            let mut open = 0;
+            for (place, reply) in replies.iter().enumerate() {
+                let at = asked[place];
+                let Some(row) = rows.get(at) else { continue };
+                let answer = reply.answer(local_first[row.vip.family() as usize], names_local);
+                let negative = matches!(answer, Answer::NotLocal(_));
+                if negative && attempt < NEGATIVES && is_expected(row) {
                     asked[open] = at;
                     open += 1;
                 } else {
-                    rows.join_look_up(at, route.as_ref(), frame);
+                    rows.join_look_up(at, &answer, frame);
                 }
             }
             count = open;
@@ -591,6 +636,52 @@ impl Observer<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What the kernel replies to a look-up.
+#[derive(Clone, Copy, Debug)]
+enum Reply {
+    Lost,
+    Route(Route),
+    Error(i32),
+}
+
+impl Reply {
+    /// Whether it names table local, which needs no further proof.
+    fn names_local(&self) -> bool {
+        matches!(self, Self::Route(route) if route.table == TABLE_LOCAL)
+    }
+
+    fn names_ipv4_local(&self) -> bool {
+        matches!(self, Self::Route(route) if route.table == TABLE_LOCAL && route.family == Family::V4)
+    }
+
+    /// What it says of table local, where that was or was not the first to be looked at.
+    ///
+    /// `names_local`: IPv4 names it where it answers. While the two share one trie it says *main*
+    /// for both, of which the route in table local comes first (`fib_find_alias`,
+    /// net/ipv4/fib_trie.c).
+    fn answer(&self, local_first: bool, names_local: bool) -> Answer {
+        match *self {
+            Self::Route(route) if route.table == TABLE_LOCAL => Answer::Local(route),
+            Self::Route(route) if local_first => {
+                let shared =
+                    route.family == Family::V4 && !names_local && route.table == TABLE_MAIN;
+                match (shared, route.kind == libc::RTN_LOCAL) {
+                    (true, true) => Answer::Local(Route {
+                        table: TABLE_LOCAL,
+                        ..route
+                    }),
+                    // It may stand in either.
+                    (true, false) if route.host().is_some() => Answer::Unknown,
+                    _ => Answer::NotLocal(Some(route)),
+                }
+            }
+            // Any other error may be said by a route, in table local too.
+            Self::Error(libc::ENETUNREACH) if local_first => Answer::NotLocal(None),
+            _ => Answer::Unknown,
+        }
     }
 }
 
@@ -651,7 +742,8 @@ fn is_expected(row: &Row) -> bool {
 fn is_all_told(row: &Row) -> bool {
     let is_new = row.phase.contains(Phase::WAS_ABSENT);
     let begins = !row.phase.contains(Phase::WRITTEN);
-    let further = Facts::FOREIGN | Facts::VEILED | Facts::OTHER_LENGTH | Facts::SLOT;
+    let further =
+        Facts::FOREIGN | Facts::VEILED | Facts::OTHER_LENGTH | Facts::SLOT | Facts::UNREAD;
     if row.facts.intersects(further) {
         return false;
     }

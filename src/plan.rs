@@ -161,6 +161,8 @@ pub(crate) enum Next {
     Steps(&'static [Step]),
     /// Send nothing; the kernel has something to finish.
     Wait,
+    /// Send nothing; more may be there than was seen.
+    Read,
     /// It cannot be made as wanted.
     Fail(Cause),
 }
@@ -173,6 +175,7 @@ pub(crate) enum Next {
 pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
+        _ if facts.is_unread() => Next::Read,
         Goal::Release => release(facts, phase),
         Goal::Assign | Goal::Normalize => {
             if let Some(next) = obstacle(facts, phase, policy) {

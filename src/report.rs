@@ -115,6 +115,10 @@ pub enum Cause {
     /// Another writer kept undoing what this call did for the VIP, until the call gave up on it.
     /// Find that writer; two that want different states never converge.
     Contended,
+    /// The VIP could not be read, and nothing was written for it since: other hands kept changing
+    /// the tables, so that every dump was interrupted, and what such a dump does not show may be
+    /// there. A look-up tells only where no routing rule comes before the one for table local.
+    Unread,
     /// The call ended before this VIP was seen as wanted: cancelled, out of time, or the link went
     /// away. What had been written for it by then stays, and the same call later goes on from there.
     NotReached,
@@ -129,6 +133,7 @@ impl fmt::Display for Cause {
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),
             Self::Contended => f.write_str("another writer keeps undoing it"),
+            Self::Unread => f.write_str("it could not be read: the table keeps changing"),
             Self::NotReached => f.write_str("the call ended before it was done"),
         }
     }

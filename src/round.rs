@@ -32,6 +32,9 @@ const ATTEMPTS: u16 = 20;
 /// Rounds after which a VIP's next one waits first: more than an undisturbed one takes.
 pub(crate) const PATIENT_AFTER: u16 = 6;
 
+/// Rounds in a row in which a VIP could not be read, each of several dumps, before it fails.
+const READINGS: u32 = 10;
+
 /// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
 /// It is late by microseconds, by milliseconds under load.
 const QUIET: Duration = Duration::from_millis(500);
@@ -85,6 +88,16 @@ impl Buffers {
         self.rejected.clear();
         // A call that stopped may have left messages unsent.
         self.batch.begin(0);
+    }
+
+    /// Fails what could not be read, unless `belongs` says that it is of the call all the same.
+    pub(crate) fn fail_unread(&mut self, belongs: impl Fn(&Row) -> bool) {
+        for (at, row) in (0..).zip(self.rows.iter_mut()) {
+            if row.facts.is_unread() && !belongs(row) {
+                row.phase |= Phase::FAILED;
+                self.failed.push((at, Cause::Unread));
+            }
+        }
     }
 
     pub(crate) fn shrink_to(&mut self, rows: usize) {
@@ -225,7 +238,7 @@ impl<'a> Call<'a> {
             Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
         })?;
         for row in self.buffers.rows.iter_mut() {
-            if !row.facts.on_link() {
+            if !row.facts.on_link() && !row.facts.is_unread() {
                 row.phase |= Phase::WAS_ABSENT;
             }
         }
@@ -310,8 +323,8 @@ impl<'a> Call<'a> {
     /// Where all but a few were seen as wanted, goes on with those alone, looked at one by one: what
     /// this call does not touch need not be read again.
     fn narrow(&mut self) -> Result<(), Stop> {
-        // Look-ups do not show what table main holds.
-        if self.few.is_some() || self.scan_main {
+        // Look-ups do not show what table main holds, and failures are noted by their rows' places.
+        if self.few.is_some() || self.scan_main || !self.buffers.failed.is_empty() {
             return Ok(());
         }
         let policies = self.policies;
@@ -342,7 +355,9 @@ impl<'a> Call<'a> {
 
     /// Begins with the facts of [`look`](Self::look).
     fn rounds(&mut self) -> Result<(), Stop> {
+        let policies = self.policies;
         let mut stalled = false;
+        let mut unread = 0;
         loop {
             self.check_time()?;
             let open = |row: &&Row| !row.phase.contains(Phase::FAILED);
@@ -359,6 +374,13 @@ impl<'a> Call<'a> {
             }
             self.delete_deferred()?;
             self.flush()?;
+            let reads = self.buffers.rows.iter().any(is_to_be_read);
+            unread = if reads { unread + 1 } else { 0 };
+            if unread > READINGS {
+                self.fail_where(Cause::Unread, is_to_be_read);
+            } else if reads {
+                self.pause(Duration::from_millis(1 << unread.min(6)))?;
+            }
             self.only_new &= self.report.writes != writes;
             if self.report.writes != writes {
                 // What was just written deserves a wait of its own.
@@ -366,15 +388,16 @@ impl<'a> Call<'a> {
                 if self.only_new && self.goes_on_unseen() {
                     continue;
                 }
-            } else if !waiting && self.assumed {
-                // Another hand did the rest. An ack is no sight: this time addresses are read, too.
+            } else if !waiting && (self.assumed || reads) {
+                // Another hand did the rest, or made the tables unreadable. An ack is no sight: this
+                // time addresses are read, too.
             } else if !waiting {
                 return Ok(());
             } else if !self.assumed
                 && (stalled || self.gained.elapsed() >= self.limits.stall.max(AGES))
             {
                 // Seen once more, and it still is not there. Or others move, to no avail.
-                self.give_up_waiting();
+                self.fail_where(Cause::Pending, |row| next_for(row, &policies) == Next::Wait);
                 return Ok(());
             } else {
                 stalled = self.wait()? == Waited::Stalled;
@@ -445,6 +468,7 @@ impl<'a> Call<'a> {
         let steps = match self.next(&row) {
             Next::Done => return Ok(!self.rests_for(quiet_for(&row))),
             Next::Wait => return Ok(true),
+            Next::Read => return Ok(false),
             Next::Fail(cause) => {
                 self.fail(at, cause);
                 return Ok(false);
@@ -495,7 +519,8 @@ impl<'a> Call<'a> {
     /// Where the address was refused, its route went in alone: nothing is left for a VIP that
     /// failed.
     fn take_back(&mut self, at: u32, row: &Row) -> Result<(), Stop> {
-        let alone = row.facts.contains(Facts::OURS) && !row.facts.contains(Facts::ADDRESS);
+        let alone = row.facts.contains(Facts::OURS)
+            && !row.facts.intersects(Facts::ADDRESS | Facts::UNREAD_ADDRESS);
         if !row.phase.contains(Phase::APPENDED) || !alone {
             return Ok(());
         }
@@ -822,7 +847,8 @@ impl<'a> Call<'a> {
         let waits = move |row: &Row| {
             !row.phase.contains(Phase::FAILED)
                 && !row.facts.contains(Facts::KERNEL)
-                && (!quiet_for(row).is_zero() || next_for(row, &policies) == Next::Wait)
+                && (!quiet_for(row).is_zero()
+                    || matches!(next_for(row, &policies), Next::Wait | Next::Read))
         };
         // What came before we listened is found by looking, what comes after by listening.
         let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
@@ -894,12 +920,11 @@ impl<'a> Call<'a> {
         Ok((heard == Dumped::Whole).then_some(arrived))
     }
 
-    /// The kernel stalled: whatever still waits is pending.
-    fn give_up_waiting(&mut self) {
+    /// Fails the rows that `which` picks.
+    fn fail_where(&mut self, cause: Cause, which: impl Fn(&Row) -> bool) {
         for at in self.indices() {
-            let waits = |row: &Row| self.next(row) == Next::Wait;
-            if self.buffers.rows.get(at).is_some_and(waits) {
-                self.fail(at, Cause::Pending);
+            if self.buffers.rows.get(at).is_some_and(&which) {
+                self.fail(at, cause);
             }
         }
     }
@@ -996,6 +1021,11 @@ impl<'a> Call<'a> {
         report.failures.sort_by_key(|failure| failure.vip);
         report
     }
+}
+
+/// Whether more of the row may be there than was seen.
+fn is_to_be_read(row: &Row) -> bool {
+    row.facts.is_unread() && row.goal != Goal::Look && !row.phase.contains(Phase::FAILED)
 }
 
 /// The policy of a row's family, with the row's own goal.

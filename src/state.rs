@@ -47,6 +47,10 @@ bitflags::bitflags! {
         const UNWANTED_ADDRESS = 1 << 12;
         /// A further table has a route to the VIP through the link. Only a deep audit looks.
         const OTHER_TABLE = 1 << 13;
+        /// The VIP could not be read: other hands kept changing the tables, so that every dump was
+        /// interrupted, and no look-up could tell, because of the node's routing rules. What else is
+        /// said of the VIP was seen; what is not said may be so all the same.
+        const UNREAD = 1 << 14;
     }
 }
 
@@ -118,13 +122,18 @@ bitflags::bitflags! {
         const SHIELD_IN_LOCAL = 1 << 16;
         /// A deletion in table main would hit such a route, in IPv4 one of the latter kind.
         const SHIELD_IN_MAIN = 1 << 17;
-        /// A look-up was answered by a further route, or by what may hide one: a rule's other
-        /// table.
+        /// A look-up was answered by a further route, or by what may hide one.
         const VEILED = 1 << 18;
         /// …its address does.
         const ADDRESS_MARKED = 1 << 19;
         /// IPv4: there is one with a peer, and [`Rows::ends`] has all of the VIP's.
         const PEER = 1 << 20;
+        /// A route in table local may be there all the same: an interrupted dump showed none, and
+        /// no look-up could tell.
+        const UNREAD_ROUTE = 1 << 21;
+        /// So may its address.
+        const UNREAD_ADDRESS = 1 << 22;
+        const UNREAD = Self::UNREAD_ROUTE.bits() | Self::UNREAD_ADDRESS.bits();
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -137,7 +146,12 @@ bitflags::bitflags! {
         /// What a look-up answers afresh.
         const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
             | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
-            | Self::VEILED.bits();
+            | Self::VEILED.bits() | Self::UNREAD_ROUTE.bits();
+        /// What a route in table local shows. A dump visits all routes of a destination at once
+        /// (`fib6_dump_node`, net/ipv6/ip6_fib.c; `fn_trie_dump_leaf`, net/ipv4/fib_trie.c), so one
+        /// that showed any has shown the others.
+        const IN_LOCAL = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
+            | Self::FOREIGN.bits();
     }
 }
 
@@ -190,6 +204,11 @@ impl Facts {
             Drift::CONFLICT,
             self.contains(Self::FOREIGN) && !self.contains(Self::WINS),
         );
+        if self.is_unread() {
+            // What was not seen may be there.
+            drift -= Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE | Drift::STALE;
+            drift |= Drift::UNREAD;
+        }
         drift
     }
 
@@ -198,11 +217,16 @@ impl Facts {
     pub(crate) fn drift_of_any_source(self, policy: Policy) -> Drift {
         let either = self & (Self::KERNEL | Self::SLOT);
         let mut drift = self.drift(policy) - Drift::KERNEL_LOCAL_ROUTE;
-        drift.set(Drift::MISSING_ROUTE, either.is_empty());
+        drift.set(Drift::MISSING_ROUTE, either.is_empty() && !self.is_unread());
         if either == Self::KERNEL | Self::SLOT {
             drift |= Drift::DUPLICATE;
         }
         drift
+    }
+
+    /// Whether more may be there than was seen.
+    pub(crate) fn is_unread(self) -> bool {
+        self.intersects(Self::UNREAD)
     }
 
     /// Whether the VIP is on the link at all, in whatever state.
@@ -324,6 +348,20 @@ pub(crate) struct Rows {
     seen: u32,
     /// IPv4 addresses of the link that are no row's.
     strangers: usize,
+}
+
+/// What a look-up says of table local.
+///
+/// Look-ups follow the node's routing rules (`fib_rules_lookup`, net/core/fib_rules.c), and a rule
+/// before the one for table local may answer instead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    /// This route of table local is the one that is used.
+    Local(Route),
+    /// No route of table local leads there; one of a later table may.
+    NotLocal(Option<Route>),
+    /// Nothing.
+    Unknown,
 }
 
 /// Which VIPs a discovery admits, and what for.
@@ -706,42 +744,43 @@ impl Rows {
     }
 
     /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
-    /// `None`: no route was found at all.
-    pub(crate) fn join_look_up(&mut self, row: u32, route: Option<&Route>, frame: &Frame<'_>) {
+    pub(crate) fn join_look_up(&mut self, row: u32, answer: &Answer, frame: &Frame<'_>) {
         let Some(Row { vip, facts, .. }) = self.get(row).copied() else {
             return;
         };
+        let (local, route) = match answer {
+            Answer::Local(route) => (Some(route), Some(route)),
+            Answer::NotLocal(route) => (None, route.as_ref()),
+            Answer::Unknown => {
+                if let Some(row) = self.get_mut(row) {
+                    row.facts
+                        .set(Facts::UNREAD_ROUTE, !facts.intersects(Facts::IN_LOCAL));
+                }
+                return;
+            }
+        };
         let fact = route
             .and_then(|route| self.classify(route, frame))
-            .map(|(_, fact)| fact);
+            .map(|(_, fact)| fact)
+            .unwrap_or_default();
         let further = Facts::PREFIX | Facts::EXTRA;
-        // Behind such a route in table main ours may stand. And of an IPv4 one that is not of type
-        // local the answer does not say whether it is there (see [`Route::looked_up`]).
-        let host_in_main =
-            route.filter(|route| route.table == TABLE_MAIN && route.host().is_some());
         // The route of a prefix whose source is the VIP tells of its address, with that length.
         let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
-        let veiled = host_in_main.is_some()
-            || route.is_some_and(of_prefix)
-            || fact.is_some_and(|fact| fact.intersects(further))
-            || route.is_some_and(|route| !matches!(route.table, TABLE_LOCAL | TABLE_MAIN));
-        let fact = fact.unwrap_or_default() - further;
+        let veiled = fact.intersects(further) || route.is_some_and(of_prefix);
+        let fact = if local.is_some() {
+            fact - further
+        } else {
+            Facts::empty()
+        };
         // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
         // there stays. IPv4 can have several routes in the place of the wanted one.
-        let is_foreign = host_in_main.is_some_and(|route| route.family == Family::V4)
-            && facts.contains(Facts::FOREIGN);
-        let hides = is_foreign
-            || route.is_some_and(|route| {
-                route.table == TABLE_LOCAL
-                    && match route.family {
-                        Family::V4 => route.metric == 0,
-                        Family::V6 => {
-                            route.metric <= IP6_USER_METRIC
-                                && !fact.intersects(Facts::OURS | Facts::SLOT)
-                        }
-                    }
-            });
-        if let Some(route) = route.filter(|_| fact.contains(Facts::SLOT)) {
+        let hides = local.is_some_and(|route| match route.family {
+            Family::V4 => route.metric == 0,
+            Family::V6 => {
+                route.metric <= IP6_USER_METRIC && !fact.intersects(Facts::OURS | Facts::SLOT)
+            }
+        });
+        if let Some(route) = local.filter(|_| fact.contains(Facts::SLOT)) {
             let other = (vip, key_of(route));
             if let Err(place) = self.others.binary_search(&other) {
                 self.others.insert(place, other);
@@ -754,7 +793,8 @@ impl Rows {
         if route.is_none() && vip.family() == Family::V6 && seen {
             // The kernel's own route, put in once more after it was deleted (`arp on`, `arp off`),
             // is marked as being destroyed, and IPv6 answers "unreachable" for it, to packets too
-            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). Only that hides what was seen.
+            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). Only that hides what was seen:
+            // table local answered, and no rule.
             // Where it is the wanted one it counts as missing: it serves nobody.
             row.facts
                 .set(Facts::KERNEL, !frame.keeps_kernels(vip.family()));
@@ -767,6 +807,7 @@ impl Rows {
         let wanted = frame.wanted_fact(vip.family());
         row.facts.set(Facts::WINS, fact.contains(wanted));
         row.facts.set(Facts::VEILED, veiled);
+        row.facts.remove(Facts::UNREAD_ROUTE);
         row.facts |= fact;
     }
 

@@ -7,7 +7,9 @@ use crate::batch::{Refused, Sealed};
 use crate::error::is_shortage;
 use crate::lifetime::Lifetime;
 use crate::sys::{Received, Socket};
-use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR};
+use crate::vip::Family;
+use crate::wire::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR, Rule};
+use crate::wire::encode::dump_rules;
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
 
@@ -17,13 +19,21 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Room for the largest request but a batch: as many look-ups as are sent at once.
 const SEND_ROOM: usize = 8 * 1024;
 
-/// Three sockets of one network namespace, to ask, to listen and to hear of the link's end, and
-/// their buffers.
+/// Four sockets of one network namespace, to ask, to listen, to hear of the link's end and of
+/// routing rules, and their buffers.
 #[derive(Debug)]
 pub(crate) struct Talk {
     ask: Arc<Socket>,
     listen: Socket,
     lifetime: Lifetime,
+    /// Hears of routing rules from the first look-up on, and of nothing else.
+    rules: Socket,
+    hears_rules: bool,
+    /// Whether look-ups of a family, IPv4 or IPv6, go to table local before anything else.
+    local_first: [Option<bool>; 2],
+    /// IPv4 has answered with table local: it does not share a trie with table main, and never will
+    /// again (`fib_trie_unmerge`, net/ipv4/fib_trie.c).
+    pub(crate) names_local: bool,
     sequence: u32,
     /// A dump was not read to its end.
     unfinished: bool,
@@ -132,6 +142,10 @@ impl Talk {
             ask: Arc::new(open()?),
             listen: open()?,
             lifetime: Lifetime::new(open()?),
+            rules: open()?,
+            hears_rules: false,
+            local_first: [None; 2],
+            names_local: false,
             sequence: 1,
             unfinished: false,
             hears_addresses: false,
@@ -349,14 +363,74 @@ impl Talk {
         Ok(heard)
     }
 
+    /// Whether a look-up of this family, sent from now on, goes to table local before anything else:
+    /// the first rule that can match it says so. Only [`was_local_first`](Self::was_local_first)
+    /// tells whether it did.
+    pub(crate) fn is_local_first(&mut self, family: Family) -> io::Result<bool> {
+        self.note_rules()?;
+        match self.local_first[family as usize] {
+            Some(known) => Ok(known),
+            None => self.read_rules(family),
+        }
+    }
+
+    /// Whether all look-ups since [`is_local_first`](Self::is_local_first) went to table local first.
+    ///
+    /// A rule that was there only meanwhile was heard of before it could be deleted: both changes
+    /// hold the RTNL until they are told (`fib_nl_newrule`, net/core/fib_rules.c). One that is there
+    /// still may not be told yet, but is read.
+    pub(crate) fn was_local_first(&mut self, family: Family) -> io::Result<bool> {
+        let before = self.local_first[family as usize] == Some(true);
+        let is_so = before && self.read_rules(family)?;
+        self.note_rules()?;
+        Ok(is_so && self.local_first[family as usize] == Some(true))
+    }
+
+    /// Forgets what is known of the rules where they have changed.
+    fn note_rules(&mut self) -> io::Result<()> {
+        if !self.hears_rules {
+            self.rules.join(libc::RTNLGRP_IPV4_RULE)?;
+            self.rules.join(libc::RTNLGRP_IPV6_RULE)?;
+            self.hears_rules = true;
+        }
+        while !matches!(self.rules.receive(&mut self.receive)?, Received::Nothing) {
+            self.local_first = [None; 2];
+        }
+        Ok(())
+    }
+
+    fn read_rules(&mut self, family: Family) -> io::Result<bool> {
+        let mut first = None;
+        let dumped = self.dump(
+            |out, sequence| dump_rules(out, sequence, family),
+            |message| {
+                let rule = message.rule()?;
+                if first.is_none() && rule != Rule::ForMarked {
+                    first = Some(rule);
+                }
+                Ok(())
+            },
+        );
+        let local_first = match dumped {
+            Ok(dumped) => dumped == Dumped::Whole && first == Some(Rule::LookUpLocal),
+            // A kernel without rules.
+            Err(Failed::Refused(refusal)) => {
+                matches!(refusal.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+            }
+            Err(Failed::Io(error)) => return Err(error),
+        };
+        self.local_first[family as usize] = Some(local_first);
+        Ok(local_first)
+    }
+
     /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
-    /// place to `each`: a message, or `None` where there is no route. What stays unanswered was
-    /// lost, or the kernel could not say.
+    /// place to `each`: a message, or the error number. What stays unanswered was lost, or the kernel
+    /// could not say.
     pub(crate) fn look_up<T>(
         &mut self,
         items: impl Iterator<Item = T>,
         write: impl Fn(&mut Vec<u8>, u32, &T),
-        mut each: impl FnMut(usize, Option<&Message<'_>>),
+        mut each: impl FnMut(usize, Result<&Message<'_>, i32>),
     ) -> io::Result<()> {
         let first = self.sequence;
         self.send.clear();
@@ -379,9 +453,11 @@ impl Talk {
                             continue;
                         }
                         if message.kind != NLMSG_ERROR {
-                            each(place as usize, Some(&message));
-                        } else if message.ack().is_ok_and(|ack| !is_shortage(ack.errno)) {
-                            each(place as usize, None);
+                            each(place as usize, Ok(&message));
+                        } else if let Ok(ack) = message.ack()
+                            && !is_shortage(ack.errno)
+                        {
+                            each(place as usize, Err(ack.errno));
                         }
                     }
                 }

@@ -103,9 +103,9 @@ fn every_descriptor_is_closed_on_exec() {
     keeper.set_desired(common::vips(2));
     keeper.dispatch(usize::MAX).unwrap();
     let new: Vec<i32> = open().difference(&before).copied().collect();
-    // Two managers of three sockets and a pair for their cancellers, a watcher's and a keeper's socket,
+    // Two managers of four sockets and a pair for their cancellers, a watcher's and a keeper's socket,
     // a namespace's, and the test's own.
-    assert_eq!(new.len(), 2 * 5 + 2 + 1 + 1, "{new:?}");
+    assert_eq!(new.len(), 2 * 6 + 2 + 1 + 1, "{new:?}");
     for fd in &new {
         let name = std::fs::read_link(format!("/proc/self/fd/{fd}"));
         assert_eq!(flags(*fd), Some(libc::FD_CLOEXEC), "{fd}: {name:?}");
@@ -141,7 +141,7 @@ fn without_descriptors_nothing_opens_and_nothing_leaks() {
             };
             match with_room_for(more, || builder.open()) {
                 Ok(mut vips) => {
-                    assert_eq!(more, 5);
+                    assert_eq!(more, 6);
                     assert_eq!(vips.audit().unwrap().vips.len(), 0);
                     break;
                 }

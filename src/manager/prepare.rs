@@ -174,8 +174,9 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
         Scope::Link | Scope::Rebind => {
             let Buffers { rows, rejected, .. } = buffers;
             // What went away while it was looked for is not on the link.
-            rows.retain(|row| row.facts.on_link());
+            rows.retain(|row| row.facts.on_link() || row.facts.is_unread());
             rows.reject(|row| screen.reject(row), rejected);
+            buffers.fail_unread(|row| row.facts.on_link());
             Ok(())
         }
         Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(buffers, claim),
@@ -186,7 +187,8 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             let is_shown = |row: &&Row| {
                 let by_route =
                     |key: &RouteKey| key.table == TABLE_LOCAL && key.kind == libc::RTN_LOCAL;
-                row.facts.intersects(Facts::ADDRESS | Facts::OURS)
+                row.facts
+                    .intersects(Facts::ADDRESS | Facts::OURS | Facts::UNREAD)
                     || rows.others(row.vip).any(by_route)
             };
             let shown: Vec<Vip> = rows.iter().filter(is_shown).map(|row| row.vip).collect();
@@ -240,11 +242,14 @@ fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
     let Buffers { rows, rejected, .. } = buffers;
     // Taken out of the sorted rows, in their order.
     let is_rejected = |vip| rejected.binary_search_by_key(&vip, |(of, _)| *of).is_ok();
+    let is_claimed =
+        |row: &Row| row.facts.on_link() && claim.covers(row.vip, row.facts.contains(Facts::MARKED));
+    let may_be_claimed = |row: &Row| row.facts.is_unread() && claim.covers(row.vip, true);
     rows.retain(|row| {
-        let claimed = || claim.covers(row.vip, row.facts.contains(Facts::MARKED));
         // What went away while it was looked for is not on the link. And one that is desired, and
         // rejected for want of a source, is found there like one that nobody desires.
-        row.goal != Goal::Release || row.facts.on_link() && claimed() && !is_rejected(row.vip)
+        row.goal != Goal::Release
+            || (is_claimed(row) || may_be_claimed(row)) && !is_rejected(row.vip)
     });
     if claim.needs_mark() {
         let released = rows.iter_mut().filter(|row| row.goal == Goal::Release);
@@ -261,5 +266,6 @@ fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
             ),
         ));
     }
+    buffers.fail_unread(|row| row.goal != Goal::Release || is_claimed(row));
     Ok(())
 }

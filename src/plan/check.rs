@@ -10,8 +10,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use super::model::{
-    Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Route, STATIC, Seen, Source,
-    TRANSIT, World, user_metric,
+    Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Missed, Route, STATIC, Seen,
+    Source, TRANSIT, World, user_metric,
 };
 use super::{Binding, Goal, Next, Policy, Refusal, Step, next};
 use crate::observe::awaits_kernel;
@@ -82,6 +82,9 @@ enum Fault {
     Torn,
     /// A dump was torn and a route was not told.
     Missed,
+    /// A dump was torn, perhaps without any of the VIP's routes in table local, or the VIP is looked
+    /// up while it is waited for; and a routing rule answers the look-up.
+    Diverted,
     /// Another hand deletes the address.
     Deleted,
     /// Another hand deletes the kernel's route, as every other tool for this job does.
@@ -207,6 +210,8 @@ struct Fate {
     applied: bool,
     refused: bool,
     heard: bool,
+    /// A routing rule answers the look-up.
+    diverted: bool,
 }
 
 impl Fate {
@@ -214,10 +219,12 @@ impl Fate {
         applied: true,
         refused: false,
         heard: true,
+        diverted: false,
     };
 
     fn of(fault: Fault) -> Option<Self> {
         let (applied, refused, heard) = match fault {
+            Fault::Diverted => (true, false, true),
             Fault::Vanished => (false, false, true),
             Fault::Dropped => (false, false, false),
             Fault::Unheard => (true, false, false),
@@ -228,6 +235,7 @@ impl Fate {
             applied,
             refused,
             heard,
+            diverted: fault == Fault::Diverted,
         })
     }
 }
@@ -270,7 +278,8 @@ impl Course {
             release: self.policy.goal == Goal::Release,
             main,
             torn: None,
-            missed: None,
+            missed: Missed::Nothing,
+            diverted: false,
         }
     }
 
@@ -282,7 +291,7 @@ impl Course {
     fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
         let seen = self.observe(addresses, &kernel.routes, look);
         driver.scan_main = seen.main_used;
-        if !driver.looked && !seen.facts.on_link() {
+        if !driver.looked && !seen.facts.on_link() && !seen.facts.is_unread() {
             driver.phase |= Phase::WAS_ABSENT;
         }
         driver.looked = true;
@@ -314,6 +323,8 @@ impl Course {
                 });
                 return;
             }
+            // Whatever is read next is another moment.
+            Next::Read => return driver.at = At::Addresses,
             Next::Wait => {
                 driver.at = if driver.stalled {
                     At::Over(Outcome::Pending)
@@ -393,12 +404,13 @@ impl Course {
                 driver.at = At::Addresses;
             }
             At::LookUp(facts) => {
-                let facts = self.world.look_up(*facts, &kernel.routes);
+                let facts = self.world.look_up(*facts, &kernel.routes, fate.diverted);
                 let mut row = Row::new(self.world.vip(), self.policy.goal);
                 row.facts = facts;
                 row.phase = driver.phase;
+                let next = self.next(facts, driver.phase);
                 let waits =
-                    !facts.contains(Facts::KERNEL) && self.next(facts, driver.phase) == Next::Wait;
+                    !facts.contains(Facts::KERNEL) && matches!(next, Next::Wait | Next::Read);
                 driver.at = if waits {
                     let ages = !awaits_kernel(&row) && !facts.contains(Facts::TENTATIVE);
                     At::Listen { ages }
@@ -686,8 +698,9 @@ impl Walk {
             (
                 Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
                 At::Send(_),
-            ) => self.act(moment, Some(fault)),
-            (Fault::Torn | Fault::Missed, At::Routes(addresses)) => {
+            )
+            | (Fault::Diverted, At::LookUp(_)) => self.act(moment, Some(fault)),
+            (Fault::Torn | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
                 let addresses = *addresses;
                 let look = Look {
                     torn: Some(moment.driver.phase),
@@ -699,14 +712,20 @@ impl Walk {
                 let ours = routes
                     .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
                     .filter(|(_, r)| r.device == Device::Link)
-                    .map(|(at, _)| Some(at));
+                    .map(|(at, _)| Missed::One(at));
                 let missed: Vec<_> = match fault {
-                    Fault::Torn => vec![None],
+                    Fault::Torn => vec![Missed::Nothing],
+                    Fault::Diverted => vec![Missed::Nothing, Missed::Local],
                     _ => ours.collect(),
                 };
+                let diverted = fault == Fault::Diverted;
                 let mut runs = 0;
                 for missed in missed {
-                    let look = Look { missed, ..look };
+                    let look = Look {
+                        missed,
+                        diverted,
+                        ..look
+                    };
                     let mut then = struck();
                     self.course
                         .plan(&then.kernel, &mut then.driver, addresses, look);
@@ -832,7 +851,10 @@ impl Walk {
             Outcome::Pending => {
                 // After a stall the last look was torn; or what is waited for came and went
                 // unseen, which nothing tells from what is still to come. The next call finds out.
-                let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
+                let unseen = matches!(
+                    fault,
+                    Some(Fault::Missed | Fault::Diverted | Fault::Cleaned)
+                );
                 self.demand(kernel.late || unseen, "pending, but nothing is to come");
                 let tentative = host.is_some_and(|host| host.tentative);
                 self.demand(moment.added || tentative, "waited too briefly");
@@ -1170,7 +1192,7 @@ fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
     total
 }
 
-const LOSSES: [Fault; 7] = [
+const LOSSES: [Fault; 8] = [
     Fault::Vanished,
     Fault::Dropped,
     Fault::Unheard,
@@ -1178,6 +1200,7 @@ const LOSSES: [Fault; 7] = [
     Fault::Killed,
     Fault::Torn,
     Fault::Missed,
+    Fault::Diverted,
 ];
 
 fn check_losses(family: Family) {

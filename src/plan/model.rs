@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{Binding, Goal, Step};
 use crate::observe::{is_in_doubt, is_rivalled};
-use crate::state::{Facts, Frame, Phase, Row, Rows};
+use crate::state::{Answer, Facts, Frame, Phase, Row, Rows};
 use crate::vip::{Family, Vip};
 use crate::wire::decode;
 use crate::wire::encode::{RouteKey, Wanted, kernel_key, wanted_key};
@@ -448,8 +448,20 @@ pub(super) struct Look {
     pub(super) main: bool,
     /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
     pub(super) torn: Option<Phase>,
-    /// It did not tell this route of table local.
-    pub(super) missed: Option<usize>,
+    /// What it did not tell of table local.
+    pub(super) missed: Missed,
+    /// A routing rule answers every look-up instead of table local.
+    pub(super) diverted: bool,
+}
+
+/// What a torn dump did not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Missed {
+    Nothing,
+    /// One route of table local.
+    One(usize),
+    /// All of the VIP's, which the kernel visits at once.
+    Local,
 }
 
 impl World {
@@ -561,9 +573,14 @@ impl World {
         let mut main_used = false;
         for (at, route) in routes.iter().enumerate() {
             let narrow = route.table == TABLE_MAIN;
+            let is_missed = match look.missed {
+                Missed::Nothing => false,
+                Missed::One(missed) => missed == at,
+                Missed::Local => route.table == TABLE_LOCAL,
+            };
             let told = !(narrow && route.device == Device::Other)
                 && (look.main || route.table == TABLE_LOCAL)
-                && look.missed != Some(at);
+                && !is_missed;
             if told {
                 main_used |= rows.join_route(&self.dumped(route), &frame, None);
             }
@@ -575,7 +592,7 @@ impl World {
             None => !look.release && is_rivalled(row, &frame),
         };
         if ask {
-            self.join_look_up(&mut rows, routes, &frame);
+            self.join_look_up(&mut rows, routes, &frame, look.diverted);
         }
         Seen {
             facts: rows.get(0).unwrap().facts,
@@ -586,7 +603,7 @@ impl World {
     }
 
     /// What a look-up makes of facts seen before.
-    pub(super) fn look_up(&self, facts: Facts, routes: &[Route]) -> Facts {
+    pub(super) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
         let wanted = self.wanted();
         let frame = Frame {
             link: LINK,
@@ -596,13 +613,18 @@ impl World {
         let mut rows = Rows::default();
         rows.push(self.vip(), Goal::Assign);
         rows.iter_mut().for_each(|row: &mut Row| row.facts = facts);
-        self.join_look_up(&mut rows, routes, &frame);
+        self.join_look_up(&mut rows, routes, &frame, diverted);
         rows.get(0).unwrap().facts
     }
 
-    /// Both families answer with the first route of the first table that has one.
-    fn join_look_up(&self, rows: &mut Rows, routes: &[Route], frame: &Frame<'_>) {
-        let first = routes.first().map(|route| self.dumped(route));
-        rows.join_look_up(0, first.as_ref(), frame);
+    /// Both families answer with the first route of the first table that has one, or with what a
+    /// rule says.
+    fn join_look_up(&self, rows: &mut Rows, routes: &[Route], frame: &Frame<'_>, diverted: bool) {
+        let answer = match routes.first().map(|route| self.dumped(route)) {
+            _ if diverted => Answer::Unknown,
+            Some(route) if route.table == TABLE_LOCAL => Answer::Local(route),
+            other => Answer::NotLocal(other),
+        };
+        rows.join_look_up(0, &answer, frame);
     }
 }

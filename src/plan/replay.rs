@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{policies, states};
-use super::model::{KERNEL, Kernel, Look, MARK, Message, Seen, World};
+use super::model::{KERNEL, Kernel, Look, MARK, Message, Missed, Seen, World};
 use super::{Binding, Goal, Policy, Step};
 use crate::preview::{Forecast, Move, Turn};
 use crate::report::Cause;
@@ -22,7 +22,8 @@ fn observe(world: &World, policy: Policy, kernel: &Kernel) -> Seen {
         release: policy.goal == Goal::Release,
         main: true,
         torn: None,
-        missed: None,
+        missed: Missed::Nothing,
+        diverted: false,
     };
     world.observe(kernel.addresses, &kernel.routes, look)
 }

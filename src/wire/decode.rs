@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_ACK_TLVS, NLM_F_CAPPED};
 
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 
+use super::TABLE_LOCAL;
 use super::encode::{HEADER, IFADDRMSG, RTMSG};
-use super::{TABLE_LOCAL, TABLE_MAIN};
 use crate::vip::Family;
 
 /// Message types of netlink itself (linux/netlink.h).
@@ -280,6 +280,37 @@ impl<'a> Message<'a> {
         }))
     }
 
+    /// Reads an RTM_NEWRULE: what the rule does to look-ups that have no mark, as ours.
+    pub(crate) fn rule(&self) -> Result<Rule, Malformed> {
+        // struct fib_rule_hdr: family, lengths of destination and source, type of service, table,
+        // reserved, action, flags.
+        let fixed: &[u8; FIB_RULE_HDR] = self.payload.first_chunk().ok_or(Malformed)?;
+        let mut table = u32::from(fixed[4]);
+        let (mut mark, mut mask) = (0, 0);
+        let flags = u32_at(fixed, 8).ok_or(Malformed)?;
+        let mut is_plain =
+            fixed[1..4] == [0; 3] && fixed[7] == FR_ACT_TO_TBL && flags & !FIB_RULE_PERMANENT == 0;
+        for attribute in attributes(&self.payload[FIB_RULE_HDR..]) {
+            let (kind, value) = attribute?;
+            match kind {
+                FRA_TABLE => table = number(value)?,
+                FRA_FWMARK => mark = number(value)?,
+                FRA_FWMASK => mask = number(value)?,
+                FRA_SUPPRESS_PREFIXLEN => is_plain &= number(value)? == u32::MAX,
+                FRA_PAD | FRA_PRIORITY | FRA_PROTOCOL => {}
+                _ => is_plain = false,
+            }
+        }
+        let is_inverted = flags & FIB_RULE_INVERT != 0;
+        Ok(if mark & mask != 0 && !is_inverted {
+            Rule::ForMarked
+        } else if is_plain && mask == 0 && table == TABLE_LOCAL {
+            Rule::LookUpLocal
+        } else {
+            Rule::Other
+        })
+    }
+
     /// The fixed part and the attributes of an RTM_NEWLINK.
     pub(crate) fn link(&self) -> Result<Link<'a>, Malformed> {
         let family = self.payload.first().ok_or(Malformed)?;
@@ -307,6 +338,30 @@ const RTNEXTHOP: usize = 8;
 const IFADDRLBLMSG: usize = 12;
 const IFAL_ADDRESS: u16 = 1;
 const IFAL_LABEL: u16 = 2;
+
+/// Length of `struct fib_rule_hdr`, and what is in it (linux/fib_rules.h).
+const FIB_RULE_HDR: usize = 12;
+const FR_ACT_TO_TBL: u8 = 1;
+const FIB_RULE_PERMANENT: u32 = 1;
+const FIB_RULE_INVERT: u32 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FRA_PAD: u16 = 18;
+const FRA_PROTOCOL: u16 = 21;
+
+/// What a routing rule may do to a look-up without a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// It matches traffic with a mark only (`fib_rule_match`, net/core/fib_rules.c).
+    ForMarked,
+    /// It sends every look-up to table local.
+    LookUpLocal,
+    /// Anything else.
+    Other,
+}
 
 /// One route, as far as we compare it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,15 +407,13 @@ impl Route {
             }
     }
 
-    /// The answer to a look-up, in the table that it must have come from: IPv4 names the wrong one
-    /// while tables local and main share one trie (`fib_trie_unmerge`, net/ipv4/fib_trie.c), that
-    /// is, until the node has a rule of its own.
-    pub(crate) fn looked_up(mut self) -> Self {
-        if self.family == Family::V4 {
-            let local = self.kind == libc::RTN_LOCAL;
-            self.table = if local { TABLE_LOCAL } else { TABLE_MAIN };
-        }
-        self
+    /// Whether its prefix holds this address.
+    pub(crate) fn leads_to(&self, addr: &IpAddr) -> bool {
+        let destination = self.destination.unwrap_or(match self.family {
+            Family::V4 => IpAddr::from([0; 4]),
+            Family::V6 => IpAddr::from([0; 16]),
+        });
+        IpNet::new(destination, self.prefix_length).is_ok_and(|prefix| prefix.contains(addr))
     }
 
     /// The destination, if it is one host.

@@ -15,8 +15,12 @@ use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelHeader};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteScope, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleHeader};
 
-use super::{IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC, RTM_F_FIB_MATCH, TABLE_LOCAL};
+use super::{
+    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC, RTM_F_FIB_MATCH, RTM_F_LOOKUP_TABLE,
+    TABLE_LOCAL,
+};
 use crate::plan::Step;
 use crate::vip::Family;
 
@@ -476,12 +480,18 @@ fn delete_route(of: Family, link: u32, key: &RouteKey) -> Template {
     Template { bytes, vip: [0; 2] }.vip_first(RTMSG)
 }
 
-/// A look-up that answers with the matching route itself, as it stands in the table.
+/// A look-up that answers with the matching route itself, as it stands in the table, and names that
+/// table. IPv6 names it unasked, and refuses to be asked (`inet6_rtm_valid_getroute_req`,
+/// net/ipv6/route.c).
 fn look_up(of: Family) -> Template {
+    let flags = match of {
+        Family::V4 => RTM_F_FIB_MATCH | RTM_F_LOOKUP_TABLE,
+        Family::V6 => RTM_F_FIB_MATCH,
+    };
     let header = RouteHeader {
         address_family: family(of),
         destination_prefix_length: of.host_bits(),
-        flags: RouteFlags::from_bits_retain(RTM_F_FIB_MATCH),
+        flags: RouteFlags::from_bits_retain(flags),
         ..RouteHeader::default()
     };
     let destination = RouteAttribute::Destination(RouteAddress::from(placeholder(of)));
@@ -613,6 +623,26 @@ pub(crate) fn dump_routes(
         NLM_F_DUMP,
         &header,
         attributes,
+    );
+}
+
+/// Asks for the routing rules of a family.
+pub(crate) fn dump_rules(out: &mut Vec<u8>, sequence: u32, of: Family) {
+    let header = RuleHeader {
+        family: family(of),
+        // The kernel takes a dump that names an action for a mistake (`fib_valid_dumprule_req`,
+        // net/core/fib_rules.c).
+        action: RuleAction::Unspec,
+        ..RuleHeader::default()
+    };
+    let none: [&RuleAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETRULE,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
     );
 }
 

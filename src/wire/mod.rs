@@ -20,6 +20,7 @@ pub(crate) const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 pub(crate) const IP6_USER_METRIC: u32 = 1024;
 
 /// Route and address flags that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
+pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
 pub(crate) const IFA_F_NODAD: u32 = 0x02;
 pub(crate) const IFA_F_OPTIMISTIC: u32 = 0x04;

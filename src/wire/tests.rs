@@ -353,7 +353,10 @@ fn requests_ask_for_no_more_than_needed() {
 
         let mut look_up = header.clone();
         look_up.header.destination_prefix_length = if of == Family::V4 { 32 } else { 128 };
-        look_up.header.flags = RouteFlags::FibMatch;
+        look_up.header.flags = match of {
+            Family::V4 => RouteFlags::FibMatch | RouteFlags::LookupTable,
+            Family::V6 => RouteFlags::FibMatch,
+        };
         look_up.attributes = vec![RouteAttribute::Destination(RouteAddress::from(vip(of)))];
         let look_up = whole(RouteNetlinkMessage::GetRoute(look_up), 0);
         assert_eq!(
