@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +11,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{
-    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vips,
-    vips_v4, vips_v6,
+    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK,
+    Want, vips, vips_v4, vips_v6,
 };
 use ipnet::IpNet;
+use rules::Diversion;
 use viproute::{
     Builder, Cause, Drift, Error, ErrorKind, LinkKind, Protocol, Reject, Report, Vip, VipManager,
 };
@@ -571,4 +574,35 @@ fn with_the_node_on_lo() {
             ..Want::default()
         },
     );
+}
+
+#[test]
+fn right_vips_are_left_alone_and_new_ones_come_under_a_rule_before_table_local() {
+    for diversion in Diversion::ALL {
+        let net = Net::new();
+        let set = vips(3);
+        let mut vips = builder().open().unwrap();
+        vips.assign(&set[..2]).unwrap();
+        vips.assign(&set[3..5]).unwrap();
+        if !diversion.put(&net) {
+            continue;
+        }
+        let watcher = RouteWatcher::new();
+        for vip in [set[0], set[1], set[3], set[4]] {
+            let report = vips.assign([vip]).unwrap();
+            assert_eq!(
+                (report.unchanged, report.writes),
+                (1, 0),
+                "{diversion:?}: {report}"
+            );
+        }
+        assert_eq!(watcher.drain(), Vec::new(), "{diversion:?}");
+        let report = vips.assign(&set).unwrap();
+        assert_eq!(
+            (report.assigned, report.unchanged),
+            (2, 4),
+            "{diversion:?}: {report}"
+        );
+        net.assert_single_route(&set, PROTO_KERNEL);
+    }
 }

@@ -6,6 +6,8 @@ mod broken;
 #[path = "common/caps.rs"]
 mod caps;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,6 +27,7 @@ use common::{
     NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
     vips, vips_v4, vips_v6,
 };
+use rules::{Churn, Diversion};
 use viproute::{Audit, Binding, Drift, ErrorKind, Family, LinkStatus, SourceStatus, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -649,5 +652,36 @@ fn sources_are_the_managers() {
     for (vip, drift) in drifts(&other.audit().unwrap()) {
         let want = if vip.is_ipv4() { wrong } else { Drift::empty() };
         assert_eq!(drift, want, "{vip}");
+    }
+}
+
+#[test]
+fn under_a_rule_and_churn_an_audit_says_no_more_than_it_has_seen() {
+    for diversion in [Diversion::Default, Diversion::Unreachable] {
+        let net = Net::new();
+        let set = vips(300);
+        let mut manager = manager(PROTO_KERNEL);
+        manager.assign(&set).unwrap();
+        assert!(diversion.put(&net));
+        // Through the link itself, so that what the dumps show is in motion, too.
+        let churn = Churn::start(net.vip_index());
+        let mut unread = 0;
+        for round in 0..20 {
+            let audit = match round % 2 {
+                0 => manager.audit().unwrap(),
+                _ => manager.audit_deep().unwrap(),
+            };
+            let drifts = drifts(&audit);
+            for vip in &set {
+                let drift = drifts.get(vip).copied();
+                let right = [Some(Drift::empty()), Some(Drift::UNREAD)].contains(&drift);
+                assert!(right, "{diversion:?} {round}: {vip} {drift:?}");
+                unread += usize::from(drift == Some(Drift::UNREAD));
+            }
+        }
+        println!("{diversion:?}: {unread} of {} unread", 20 * set.len());
+        drop(churn);
+        let audit = manager.audit().unwrap();
+        assert!(set.iter().all(|vip| drifts(&audit)[vip].is_empty()));
     }
 }

@@ -7,7 +7,10 @@ mod broken;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -20,6 +23,7 @@ use broken::Random;
 use child::{Other, Pairs, Setting, Told, Verb};
 use common::raw::{self, Raw};
 use common::{Net, PROTO_KERNEL, VIP_LINK, Want, vips};
+use rules::Churn;
 use viproute::{Cause, Claim, ErrorKind, Report};
 
 /// How long the adversary is at it.
@@ -381,4 +385,173 @@ fn nobody_wins_without_a_repair() {
         net.wrong_vips(&all, PROTO_KERNEL).len() == all.len()
     });
     assert_eq!(adversary.stop(), all.len() as u64);
+}
+
+/// A thread that puts a random rule before the one for table local and takes it away again, moves
+/// that one to 100 and back, until dropped.
+struct ChangingRules {
+    stop: Arc<AtomicBool>,
+    changes: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ChangingRules {
+    fn start(net: &Net) -> Self {
+        for family in ["-4", "-6"] {
+            let route = format!(
+                "default dev {} table {}",
+                common::NODE_LINK,
+                rules::OTHER_TABLE
+            );
+            net.ip(&format!("{family} route add {route}"));
+        }
+        let (stop, changes) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let (ends, count) = (Arc::clone(&stop), Arc::clone(&changes));
+        let thread = std::thread::spawn(move || {
+            let mut random = Random::new();
+            let kinds = [
+                format!("lookup {}", rules::OTHER_TABLE),
+                "unreachable".into(),
+                "prohibit".into(),
+                "lookup main suppress_prefixlength 0".into(),
+                format!("fwmark 0x200/0xf00 lookup {}", rules::OTHER_TABLE),
+            ];
+            while !ends.load(Ordering::Relaxed) {
+                let kinds = ["-4", "-6"].map(|family| (family, &kinds[random.below(kinds.len())]));
+                let each = |lines: &[&str]| {
+                    let mut all = String::new();
+                    for (family, kind) in kinds {
+                        for line in lines {
+                            writeln!(all, "{family} rule {}", line.replace("KIND", kind)).unwrap();
+                        }
+                    }
+                    ip_by_family(&all);
+                    std::thread::sleep(Duration::from_millis(20));
+                };
+                // The one for table local moves, behind another that comes and goes; then back.
+                each(&[
+                    "add pref 100 lookup local",
+                    "add pref 99 KIND",
+                    "del pref 0",
+                ]);
+                each(&["del pref 99 KIND", "add pref 99 KIND"]);
+                each(&[
+                    "add pref 0 lookup local",
+                    "del pref 100 lookup local",
+                    "del pref 99 KIND",
+                ]);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            stop,
+            changes,
+            thread: Some(thread),
+        }
+    }
+}
+
+/// Runs commands that begin with their family.
+fn ip_by_family(lines: &str) {
+    for family in ["-4", "-6"] {
+        let of_family = lines.lines().filter_map(|line| line.strip_prefix(family));
+        let mut batch = String::new();
+        of_family.for_each(|line| writeln!(batch, "{}", line.trim()).unwrap());
+        let mut child = common::net::ip_command()
+            .args([family, "-batch", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), batch.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{batch}");
+    }
+}
+
+impl Drop for ChangingRules {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn beside_changing_rules_and_churn_every_ok_is_so_and_right_vips_stay() {
+    let _alone = alone();
+    for route_only in [false, true] {
+        let net = Net::new();
+        net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
+        let churn_link = net.add_link("churn0");
+        let stays = vips(400);
+        let comes: Vec<IpAddr> = vips(408)
+            .into_iter()
+            .filter(|vip| !stays.contains(vip))
+            .collect();
+        let of_family = |v4| {
+            let some = comes.iter().filter(|vip| vip.is_ipv4() == v4).take(2);
+            some.copied().collect::<Vec<_>>()
+        };
+        let (few_v4, few_v6) = (of_family(true), of_family(false));
+        let setting = Setting {
+            route_only,
+            ..setting(PROTO_KERNEL, 0)
+        };
+        let mut manager = setting.manager();
+        manager.assign(&stays).unwrap();
+        let want = Want {
+            address: !route_only,
+            ..Want::default()
+        };
+        let rules = ChangingRules::start(&net);
+        let (mut ok, mut unread) = (0, 0);
+        let began = Instant::now();
+        let mut round = 0;
+        while began.elapsed() < FIGHT || ok == 0 {
+            // Alone with the rules, or with table local in motion.
+            let churn = (round % 3 != 0).then(|| Churn::start(churn_link));
+            round += 1;
+            for few in [&few_v4, &few_v6, &comes] {
+                for assigns in [true, false] {
+                    let result = match assigns {
+                        true => manager.assign(few),
+                        false => manager.release(few),
+                    };
+                    match result {
+                        Ok(_) if assigns => {
+                            common::LocalState::read().assert_single_route(few, &want)
+                        }
+                        Ok(_) => net.assert_absent(few),
+                        Err(error) => {
+                            for failure in &error.report().unwrap().failures {
+                                assert_eq!(failure.cause, Cause::Unread, "{failure}");
+                                unread += 1;
+                            }
+                            continue;
+                        }
+                    }
+                    ok += 1;
+                }
+            }
+            let report = match manager.assign(&stays) {
+                Ok(report) => report,
+                Err(error) => error.into_report().unwrap(),
+            };
+            assert_eq!(report.writes, 0, "right VIPs were written to: {report}");
+            drop(churn);
+            let result = manager.release(&comes);
+            assert!(
+                result.is_ok(),
+                "without churn every dump is whole: {result:?}"
+            );
+        }
+        let changes = rules.changes.load(Ordering::Relaxed);
+        println!("{ok} calls Ok, {unread} VIPs unread, {changes} changes of rules");
+        drop(rules);
+        assert!(changes > 0);
+        common::LocalState::read().assert_single_route(&stays, &want);
+    }
 }

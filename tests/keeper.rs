@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -14,6 +16,7 @@ use common::{
     LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
     never_without_local_route, vips,
 };
+use rules::Diversion;
 use viproute::{
     Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
     SourceAvoidance, VipManager,
@@ -1220,4 +1223,37 @@ fn too_many_strangers_do_not_stop_it() {
     let before = keeper.counters();
     keeper.dispatch(usize::MAX).unwrap();
     assert_eq!(keeper.counters(), before);
+}
+#[test]
+fn a_vip_removed_under_a_rule_before_table_local_is_released() {
+    for diversion in Diversion::ALL {
+        for binding in BINDINGS {
+            let net = Net::new();
+            net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
+            let set = vips(3);
+            let mut keeper = keeper(binding);
+            keeper.set_desired(&set);
+            settle(&mut keeper);
+            if !diversion.put(&net) {
+                continue;
+            }
+            for gone in [set[0], set[3]] {
+                keeper.remove_desired([gone]);
+                settle(&mut keeper);
+                net.assert_absent(&[gone]);
+            }
+            // What stays is kept, and what drifts is mended.
+            let stays = [set[1], set[2], set[4], set[5]];
+            for vip in [set[1], set[4]] {
+                net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
+            }
+            settle(&mut keeper);
+            let want = Want {
+                address: binding == Binding::Address,
+                ..Want::default()
+            };
+            LocalState::read().assert_single_route(&stays, &want);
+            assert_eq!(keeper.counters().resyncs, 1, "{diversion:?} {binding:?}");
+        }
+    }
 }

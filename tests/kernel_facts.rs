@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -22,6 +24,7 @@ use common::{
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
 use netlink_packet_route::address::AddressFlags;
+use netlink_packet_route::route::RouteAttribute;
 
 const V4: IpAddr = IpAddr::V4(NODE_V4);
 const V6: IpAddr = IpAddr::V6(NODE_V6);
@@ -597,4 +600,60 @@ fn ipv6_routes_of_ours_survive_their_address() {
     let routes = local_routes(&net, vip);
     assert_eq!(routes.len(), 1, "{routes:#?}");
     assert_eq!((routes[0].metric, routes[0].table), (1024, TABLE_LOCAL));
+}
+
+/// The table that answers a look-up, or its error.
+fn answers(raw: &mut Raw, vip: IpAddr) -> Result<u32, i32> {
+    raw.winner(vip).map(|route| {
+        let table = route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Table(table) => Some(*table),
+                _ => None,
+            });
+        table.unwrap_or_else(|| u32::from(route.header.table))
+    })
+}
+
+#[test]
+fn a_look_up_follows_the_rules_and_names_the_table_that_answered() {
+    let net = Net::new();
+    let (v4, v6) = (one_v4(), one_v6());
+    let mut raw = Raw::new();
+    raw.put_single_route(&[v4, v6], net.vip_index(), &SOURCES, PROTO_KERNEL);
+    // No rule of its own yet: IPv4 has one trie for both tables, and says main.
+    assert_eq!(answers(&mut raw, v4), Ok(TABLE_MAIN));
+    assert_eq!(answers(&mut raw, v6), Ok(TABLE_LOCAL));
+    for family in ["-4", "-6"] {
+        net.ip(&format!("{family} rule add pref 100 lookup local"));
+        net.ip(&format!("{family} rule del pref 0"));
+        let default = format!(
+            "default dev {} table {}",
+            common::NODE_LINK,
+            rules::OTHER_TABLE
+        );
+        net.ip(&format!("{family} route add {default}"));
+    }
+    for vip in [v4, v6] {
+        assert_eq!(answers(&mut raw, vip), Ok(TABLE_LOCAL));
+    }
+    for (rule, answer) in [
+        ("unreachable", Err(libc::ENETUNREACH)),
+        ("prohibit", Err(libc::EACCES)),
+        ("blackhole", Err(libc::EINVAL)),
+        ("lookup 77", Ok(rules::OTHER_TABLE)),
+        ("lookup main suppress_prefixlength 0", Ok(TABLE_LOCAL)),
+        ("fwmark 0x200/0xf00 lookup 77", Ok(TABLE_LOCAL)),
+    ] {
+        for (family, vip) in [("-4", v4), ("-6", v6)] {
+            net.ip(&format!("{family} rule add pref 99 {rule}"));
+            assert_eq!(answers(&mut raw, vip), answer, "{rule}");
+            net.ip(&format!("{family} rule del pref 99"));
+        }
+    }
+    // Back as at first, but the tries stay apart: the answer names the table from now on.
+    net.ip("-4 rule add pref 0 lookup local");
+    net.ip("-4 rule del pref 100");
+    assert_eq!(answers(&mut raw, v4), Ok(TABLE_LOCAL));
 }

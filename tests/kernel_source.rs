@@ -5,6 +5,8 @@
 #[path = "common/broken.rs"]
 mod broken;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -15,6 +17,7 @@ use common::{
     Hammer, LocalState, NODE_LINK, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
     Want, never_without_local_route, vips, vips_v4, vips_v6,
 };
+use rules::{Churn, Diversion};
 use viproute::{
     Binding, Builder, Cause, Claim, Drift, ErrorKind, Family, Protocol, Reject, Vip, VipManager,
 };
@@ -549,5 +552,41 @@ fn several_writers_converge_under_load() {
         assert_good(kept, &set, PROTO_KERNEL);
         let report = manager(kept, PROTO_KERNEL).assign(&set).unwrap();
         assert_eq!((report.unchanged, report.writes), (2000, 0), "{report}");
+    }
+}
+
+#[test]
+fn right_vips_are_not_touched_under_a_rule_and_churn() {
+    for diversion in [Diversion::Default, Diversion::Unreachable] {
+        let net = Net::new();
+        let set = vips(600);
+        let builder = VipManager::builder(VIP_LINK)
+            .kernel_source(Family::V4)
+            .kernel_source(Family::V6);
+        let mut manager = builder.open().unwrap();
+        manager.assign(&set).unwrap();
+        assert!(diversion.put(&net));
+        let churn = Churn::start(net.add_link("churn0"));
+        for _ in 0..10 {
+            let report = match manager.assign(&set) {
+                Ok(report) => report,
+                Err(error) => error.into_report().unwrap(),
+            };
+            assert_eq!(
+                (report.writes, report.repaired),
+                (0, 0),
+                "{diversion:?}: {report}"
+            );
+            for failure in &report.failures {
+                assert_eq!(failure.cause, Cause::Unread, "{failure}");
+            }
+        }
+        drop(churn);
+        let report = manager.assign(&set).unwrap();
+        assert_eq!(
+            (report.unchanged, report.writes),
+            (set.len(), 0),
+            "{report}"
+        );
     }
 }

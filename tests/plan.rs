@@ -6,6 +6,8 @@ mod broken;
 #[path = "common/caps.rs"]
 mod caps;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -19,6 +21,7 @@ use common::{
     vips_v6,
 };
 use ipnet::IpNet;
+use rules::Diversion;
 use serde_json::Value;
 use viproute::{
     Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, Reason, Reject,
@@ -997,4 +1000,21 @@ fn ten_thousand_vips_are_planned() {
     let plan = manager.plan(&Claim::link(), vips_v4(1000)).unwrap();
     println!("broken: {:?}, {} steps", began.elapsed(), plan.steps.len());
     assert!(plan.failures.is_empty() && plan.steps.len() > 3 * 1000);
+}
+
+#[test]
+fn a_script_waits_for_table_local_whatever_the_rules_say() {
+    for diversion in Diversion::ALL {
+        let net = Net::new();
+        if !diversion.put(&net) {
+            continue;
+        }
+        let desired = vips(2);
+        let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
+        let plan = plan(&mut manager, &Claim::link(), &desired);
+        let waits = |step: &viproute::PlannedStep| matches!(step.action, Action::AwaitRoute { .. });
+        assert!(plan.steps.iter().any(waits));
+        run(&plan);
+        assert_good(&net, &desired, PROTO_KERNEL, Binding::Address);
+    }
 }

@@ -4,7 +4,10 @@
 #[path = "common/broken.rs"]
 mod broken;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
@@ -14,6 +17,7 @@ use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, vips, vips_v4, vips_v6,
 };
+use rules::{Churn, Diversion};
 use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Protocol, Reject, Report, VipManager};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -501,4 +505,59 @@ fn run(plan: &viproute::Plan) {
         .output();
     let output = output.unwrap();
     assert!(output.status.success(), "{script}\n{output:?}");
+}
+
+#[test]
+fn release_under_a_rule_before_table_local_deletes_every_route() {
+    for diversion in Diversion::ALL {
+        for binding in [Binding::Address, Binding::Route] {
+            let net = Net::new();
+            keep_an_address(&net);
+            let vips = vips(2);
+            let builder = builder(VIP_LINK, PROTO_KERNEL).binding(binding);
+            let mut manager = builder.open().unwrap();
+            manager.assign(&vips).unwrap();
+            if !diversion.put(&net) {
+                continue;
+            }
+            // A few of one family are looked up one by one.
+            for of_family in [vips_v4(2), vips_v6(2)] {
+                let report = manager.release(&of_family).unwrap();
+                assert_eq!(report.released, 2, "{diversion:?} {binding:?}: {report}");
+                net.assert_absent(&of_family);
+            }
+        }
+    }
+}
+
+#[test]
+fn release_under_a_rule_and_churn_claims_nothing_that_is_not_so() {
+    for diversion in [Diversion::Default, Diversion::Unreachable] {
+        let net = Net::new();
+        keep_an_address(&net);
+        let vips = vips(600);
+        let builder = builder(VIP_LINK, PROTO_KERNEL).binding(Binding::Route);
+        let mut manager = builder.open().unwrap();
+        manager.assign(&vips).unwrap();
+        assert!(diversion.put(&net));
+        let churn = Churn::start(net.add_link("churn0"));
+        let result = manager.release(&vips);
+        drop(churn);
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => error.into_report().unwrap(),
+        };
+        println!("{diversion:?}: {report}");
+        assert_eq!(report.unchanged, 0, "{report}");
+        let failed: BTreeSet<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
+        for failure in &report.failures {
+            assert_eq!(failure.cause, Cause::Unread, "{failure}");
+        }
+        let gone = vips.iter().filter(|vip| !failed.contains(vip));
+        net.assert_absent(&gone.copied().collect::<Vec<_>>());
+        // At rest the same call ends it.
+        let report = manager.release(&vips).unwrap();
+        assert_eq!(report.released + report.unchanged, vips.len());
+        net.assert_absent(&vips);
+    }
 }

@@ -15,7 +15,7 @@ use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
 use crate::wire::decode::{NLMSG_DONE, NLMSG_ERROR, messages};
 use crate::wire::encode::HEADER;
-use crate::{Cause, Claim, ErrorKind, Family, Keeper, Report, Vip, VipManager};
+use crate::{Binding, Cause, Claim, Drift, ErrorKind, Family, Keeper, Report, Vip, VipManager};
 
 /// Hears in its own way.
 struct Hear<F>(F);
@@ -611,6 +611,71 @@ fn a_dump_that_the_kernel_calls_torn_is_repeated() {
     assert_eq!(report.unchanged, 40);
     assert!(torn.load(Ordering::Relaxed) > 3);
     assert_eq!(wrong(&set[..60]), [""; 0]);
+}
+
+/// Where a rule comes before the one for table local, nothing but the dumps can tell, and what an
+/// interrupted one does not show is not known.
+#[test]
+fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
+    for rule in ["unreachable", "lookup main"] {
+        let _node = node();
+        let set = both(40);
+        let mut vips = patient();
+        vips.assign(&set).unwrap();
+        for family in ["-4", "-6"] {
+            ip(&format!("{family} rule add pref 100 lookup local"));
+            ip(&format!("{family} rule del pref 0"));
+            ip(&format!("{family} rule add pref 99 {rule}"));
+        }
+        let torn = tear_dumps(&mut vips, usize::MAX);
+        let audit = vips.audit().unwrap();
+        let unread = |drift: Drift| drift == Drift::UNREAD;
+        assert!(audit.drifted().all(|vip| unread(vip.drift)), "{audit:?}");
+        for releases in [false, true] {
+            let result = match releases {
+                false => vips.assign(&set),
+                true => vips.release(&set),
+            };
+            let error = result.unwrap_err();
+            let report = error.into_report().unwrap();
+            assert_accounted(&report, set.len());
+            // What a dump showed is a fact: those rows go or are seen to be right. Of the others
+            // nothing is known.
+            assert_eq!(report.assigned + report.repaired, 0, "{report}");
+            for failure in &report.failures {
+                assert_eq!(failure.cause, Cause::Unread, "{failure}");
+                assert!(failure.drift.contains(Drift::UNREAD), "{failure}");
+            }
+            assert!(!report.failures.is_empty());
+        }
+        assert!(torn.load(Ordering::Relaxed) > 3);
+    }
+}
+
+/// No answer to a look-up is not an answer.
+#[test]
+fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
+    let _node = node();
+    let set = v6(2);
+    for route_only in [false, true] {
+        let binding = if route_only {
+            Binding::Route
+        } else {
+            Binding::Address
+        };
+        let mut vips = builder().binding(binding).open().unwrap();
+        vips.assign(&set).unwrap();
+        vips.talk_mut().tamper_look_up.0 = Some(Box::new(|bytes| {
+            for message in split(bytes).filter(|message| kind(message) == libc::RTM_GETROUTE) {
+                // NLMSG_NOOP, which the kernel passes over.
+                message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+            }
+        }));
+        let report = vips.release(&set).unwrap();
+        assert_eq!((report.released, report.unchanged), (2, 0), "{report}");
+        vips.talk_mut().tamper_look_up.0 = None;
+        assert_eq!(vips.audit().unwrap().vips, []);
+    }
 }
 
 /// The control of the test before: without the flag, half a dump passes for a whole one.

@@ -1,0 +1,146 @@
+//! Routing rules before the one for table local, and writers that keep table local in motion.
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
+
+use super::common::raw::{self, CREATE_REPLACE, Raw};
+use super::common::{NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, skipped};
+
+/// A table that only the rules here name.
+pub const OTHER_TABLE: u32 = 77;
+
+/// How a rule may come before the one for table local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Diversion {
+    /// The rule for table local stands at 100, and nothing before it.
+    LocalAt100,
+    /// A rule for a table with a default route.
+    Default,
+    /// A rule for a table that holds nothing.
+    EmptyTable,
+    Unreachable,
+    Prohibit,
+    Blackhole,
+    /// Table main first, but for its default routes.
+    SuppressDefault,
+    /// For traffic with a mark only: our look-ups have none.
+    Marked,
+    /// The rule of VRFs, where the kernel has them.
+    L3mdev,
+}
+
+impl Diversion {
+    pub const ALL: [Self; 9] = [
+        Self::LocalAt100,
+        Self::Default,
+        Self::EmptyTable,
+        Self::Unreachable,
+        Self::Prohibit,
+        Self::Blackhole,
+        Self::SuppressDefault,
+        Self::Marked,
+        Self::L3mdev,
+    ];
+
+    /// The commands that put it in, as arguments of `ip`.
+    pub fn commands(self) -> Vec<String> {
+        let mut commands = Vec::new();
+        for family in ["-4", "-6"] {
+            commands.push(format!("{family} rule add pref 100 lookup local"));
+            commands.push(format!("{family} rule del pref 0"));
+            let first = match self {
+                Self::LocalAt100 => continue,
+                Self::Default | Self::EmptyTable => format!("lookup {OTHER_TABLE}"),
+                Self::Unreachable => "unreachable".into(),
+                Self::Prohibit => "prohibit".into(),
+                Self::Blackhole => "blackhole".into(),
+                Self::SuppressDefault => "lookup main suppress_prefixlength 0".into(),
+                Self::Marked => format!("fwmark 0x200/0xf00 lookup {OTHER_TABLE}"),
+                Self::L3mdev => "l3mdev".into(),
+            };
+            if matches!(self, Self::Default | Self::Marked) {
+                commands.push(format!(
+                    "{family} route add default dev {NODE_LINK} table {OTHER_TABLE}"
+                ));
+            }
+            commands.push(format!("{family} rule add pref 99 {first}"));
+        }
+        commands
+    }
+
+    /// Puts it in; says so where the kernel cannot.
+    pub fn put(self, net: &Net) -> bool {
+        for command in self.commands() {
+            if let Err(why) = net.try_ip(&command) {
+                skipped("rules", &format!("no {self:?}: {command}: {why}"));
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// A thread that adds and deletes local routes of both families to hosts that are no VIPs, through
+/// this link, until dropped: every dump of table local is interrupted.
+#[derive(Debug)]
+pub struct Churn {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Churn {
+    pub fn start(link: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        let began = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&began);
+        let thread = std::thread::spawn(move || {
+            let mut raw = Raw::new();
+            let hosts = 1..=20_u8;
+            let routes: Vec<_> = hosts
+                .flat_map(|host| {
+                    let v4 = IpAddr::from([198, 18, 7, host]);
+                    let v6 = IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, u16::from(host)]);
+                    [
+                        raw::local_route(v4, link, Some(NODE_V4.into()), PROTO_KERNEL),
+                        raw::local_route(v6, link, Some(NODE_V6.into()), PROTO_KERNEL),
+                    ]
+                })
+                .collect();
+            let changes: Vec<_> = routes
+                .into_iter()
+                .flat_map(|route| {
+                    [
+                        (NewRoute(route.clone()), CREATE_REPLACE),
+                        (DelRoute(route), 0),
+                    ]
+                })
+                .collect();
+            while !ends.load(Ordering::Relaxed) {
+                raw.batch(&changes);
+                begins.store(true, Ordering::Relaxed);
+            }
+        });
+        while !began.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
