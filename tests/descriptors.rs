@@ -153,7 +153,7 @@ fn without_descriptors_nothing_opens_and_nothing_leaks() {
             }
             assert_eq!(open(), before, "a leak with room for {more}");
         }
-        assert_eq!(failed, 5);
+        assert_eq!(failed, 6);
     }
     let error = with_room_for(0, || Netns::open("/proc/thread-self/ns/net")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::System, "{error}");
