@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
+use ipnet::Ipv4Net;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
@@ -342,6 +343,47 @@ pub(crate) fn anchor(talk: &mut Talk, link: u32) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// How often the addresses are read, while others write to them.
+const ATTEMPTS: u32 = 5;
+
+/// The broadcast routes that the kernel makes when the link comes up: to where, and for which
+/// address (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
+pub(crate) fn broadcasts(talk: &mut Talk, link: u32) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
+    let mut found = Vec::new();
+    for _ in 0..ATTEMPTS {
+        found.clear();
+        let dumped = talk.dump(
+            |out, sequence| dump_addresses(out, sequence, Family::V4, link),
+            |message| {
+                let address = message.address()?.filter(|address| address.link == link);
+                if let Some(address) = address {
+                    let all = Some(IpAddr::V4(Ipv4Addr::BROADCAST));
+                    let given = address.broadcast.filter(|to| Some(*to) != all);
+                    let of_net = match (address.peer.unwrap_or(address.addr), address.prefix_length)
+                    {
+                        (IpAddr::V4(net), length @ ..31) => Ipv4Net::new(net, length).ok(),
+                        _ => None,
+                    };
+                    let of_net = of_net.map(|net| IpAddr::V4(net.broadcast()));
+                    let to = given.into_iter().chain(of_net);
+                    found.extend(to.map(|to| (to, address.addr)));
+                }
+                Ok(())
+            },
+        );
+        match dumped {
+            Ok(Dumped::Whole) => break,
+            Ok(Dumped::Torn) => {}
+            Err(failed) => {
+                return Err(failed.into_error("cannot read the link's addresses".into()));
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 /// Brings the link up.

@@ -577,6 +577,9 @@ pub(crate) struct Groundwork {
     pub(crate) bring_up: bool,
     /// Prefixes whose addresses on the link are to have our label.
     pub(crate) labels: Vec<Ipv6Net>,
+    /// The broadcast routes that the kernel makes when the link comes up: to this destination, for
+    /// this address.
+    pub(crate) broadcasts: Vec<(IpAddr, IpAddr)>,
     pub(crate) label: u32,
 }
 
@@ -642,12 +645,37 @@ impl Forecast {
         self.lasting = keep.valid == u32::MAX;
     }
 
-    /// After its link has come up: the kernel makes the routes of its addresses again.
-    pub(crate) fn link_comes_up(&mut self) {
+    /// After its link has come up: the kernel makes the routes of the link's addresses again
+    /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c; `fixup_permanent_addr`, net/ipv6/addrconf.c). Of
+    /// those, the ones for `broadcasts` lead to the VIP.
+    pub(crate) fn link_comes_up(
+        &mut self,
+        broadcasts: impl Iterator<Item = IpAddr>,
+        wanted: &Wanted,
+    ) {
         if self.facts.contains(Facts::ADDRESS) {
             self.facts |= Facts::KERNEL;
             self.facts
                 .set(Facts::PREFIX, !self.facts.contains(Facts::NO_PREFIX_ROUTE));
+        }
+        for address in broadcasts {
+            let key = RouteKey {
+                table: TABLE_LOCAL,
+                metric: 0,
+                protocol: libc::RTPROT_KERNEL,
+                kind: libc::RTN_BROADCAST,
+                tos: 0,
+                prefsrc: Some(address),
+            };
+            // The kernel makes none that is there.
+            if self.others.contains(&key) {
+                continue;
+            }
+            self.others.push(key);
+            self.facts |= Facts::SLOT | Facts::SLOT_SOURCE;
+            if wanted.protocol != libc::RTPROT_KERNEL {
+                self.facts |= Facts::SLOT_PROTOCOL;
+            }
         }
     }
 
@@ -839,7 +867,10 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
                 forecast.note_keep(keep);
             }
             if groundwork.bring_up {
-                forecast.link_comes_up();
+                let to_vip = groundwork.broadcasts.iter();
+                let to_vip = to_vip.filter(|(to, _)| *to == row.vip.addr());
+                let wanted = &call.wanted[row.vip.family() as usize];
+                forecast.link_comes_up(to_vip.map(|(_, of)| *of), wanted);
             }
             (row, forecast)
         })

@@ -911,6 +911,40 @@ fn a_link_that_is_down_comes_up_first() {
     }
 }
 
+/// As kube-proxy adds them: each with itself as its broadcast address.
+#[test]
+fn broadcast_routes_that_come_with_the_link_are_forecast() {
+    for protocol in [PROTO_KERNEL, 201] {
+        for route_first in [false, true] {
+            let net = Net::new();
+            let desired = vips_v4(4);
+            let mut manager = builder(protocol, Binding::Address)
+                .bring_up()
+                .open()
+                .unwrap();
+            for vip in &desired[..2] {
+                net.ip(&format!("addr add {vip}/32 brd {vip} dev {VIP_LINK}"));
+            }
+            // Of an address that is no VIP.
+            net.ip(&format!(
+                "addr add 192.168.77.1/32 brd {} dev {VIP_LINK}",
+                desired[2]
+            ));
+            if route_first {
+                manager.assign(&desired).unwrap();
+            }
+            net.ip(&format!("link set dev {VIP_LINK} down"));
+            let claim = Claim::ranges(["10.96.0.0/12".parse::<ipnet::IpNet>().unwrap()]);
+            let plan = plan(&mut manager, &claim, &desired);
+            assert!(plan.failures.is_empty(), "{plan}");
+            run(&plan);
+            assert_good(&net, &desired, protocol, Binding::Address);
+            let report = manager.reconcile(&claim, &desired).unwrap();
+            assert_eq!(report.writes, 0, "{report}");
+        }
+    }
+}
+
 #[test]
 fn the_last_ipv4_address_leaves_an_anchor() {
     let net = Net::new();

@@ -81,6 +81,9 @@ pub(super) fn survey(
     };
     check_ready(config, &link)?;
     groundwork.bring_up = !link.up;
+    if !link.up && link.index != link::NONE {
+        groundwork.broadcasts = link::broadcasts(talk, link.index)?;
+    }
     groundwork.name.clone_from(&link.name);
     groundwork.label = config.label;
     Ok(link)

@@ -561,6 +561,7 @@ impl World {
                 protocol: None,
                 rt_priority: None,
                 peer: None,
+                broadcast: None,
             };
             rows.join_address(&address, &frame, None);
         };

@@ -236,12 +236,14 @@ impl<'a> Message<'a> {
             protocol: None,
             rt_priority: None,
             peer: None,
+            broadcast: None,
         };
         for attribute in attributes(&self.payload[IFADDRMSG..]) {
             let (kind, value) = attribute?;
             match kind {
                 libc::IFA_ADDRESS => peer = Some(address_of(family, value)?),
                 libc::IFA_LOCAL => local = Some(address_of(family, value)?),
+                libc::IFA_BROADCAST => address.broadcast = Some(address_of(family, value)?),
                 IFA_FLAGS => address.flags = number(value)?,
                 libc::IFA_CACHEINFO => address.set_times(value)?,
                 IFA_RT_PRIORITY => address.rt_priority = Some(number(value)?),
@@ -440,6 +442,8 @@ pub(crate) struct Address {
     pub(crate) rt_priority: Option<u32>,
     /// The other end, where that is another address.
     pub(crate) peer: Option<IpAddr>,
+    /// IPv4: the broadcast address that it was given.
+    pub(crate) broadcast: Option<IpAddr>,
 }
 
 impl Address {
