@@ -63,6 +63,11 @@ impl Netns {
 
     /// Opens the namespace of a process, or of a thread by its id.
     ///
+    /// The kernel gives an id to another process once its process has ended and was waited for: give
+    /// that of a process that cannot have been, such as a child of yours. Otherwise open its file, or
+    /// a descriptor of it ([`TryFrom<OwnedFd>`](#impl-TryFrom<OwnedFd>-for-Netns)), while you know
+    /// which process it is.
+    ///
     /// # Errors
     ///
     /// As for [`open`](Self::open).
