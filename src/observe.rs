@@ -9,7 +9,9 @@ use crate::state::{Admit, Answer, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
 use crate::wire::decode::{Message, Route};
-use crate::wire::encode::{Templates, dump_addresses, dump_routes, get_address_message};
+use crate::wire::encode::{
+    Templates, decision_message, dump_addresses, dump_routes, get_address_message,
+};
 use crate::wire::repeat::{Addresses, Routes};
 use crate::wire::{IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
 
@@ -364,6 +366,72 @@ impl Observer<'_> {
         let frame = self.frame;
         // What a torn dump did not tell of another device, the answer tells.
         self.look_up(|row| dumped == Dumped::Torn || is_rivalled(row, &frame))?;
+        Ok(())
+    }
+
+    /// Collects the rows of those that `has_route` picks whose traffic a routing rule sends elsewhere,
+    /// as the kernel itself decides for unmarked, unbound traffic of this user. Nothing is asked of a
+    /// family whose look-ups go to table local first.
+    pub(crate) fn observe_diverted(
+        &mut self,
+        has_route: impl Fn(&Row) -> bool,
+        diverted: &mut Vec<Vip>,
+    ) -> io::Result<()> {
+        for family in Family::ALL {
+            if !self.rows.has(family) || self.talk.is_local_first(family)? {
+                continue;
+            }
+            let of_family = |row: &&Row| row.vip.family() == family && has_route(row);
+            let vips: Vec<Vip> = self
+                .rows
+                .iter()
+                .filter(of_family)
+                .map(|row| row.vip)
+                .collect();
+            for some in vips.chunks(self.talk.reply_capacity().clamp(1, LOOK_UPS)) {
+                self.decide(some.to_vec(), diverted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `diverted` those of `asked` that the kernel sends elsewhere. One that says so once is
+    /// asked again: see [`NEGATIVES`].
+    fn decide(&mut self, mut asked: Vec<Vip>, diverted: &mut Vec<Vip>) -> io::Result<()> {
+        for _ in 0..NEGATIVES {
+            let mut goes_elsewhere = vec![false; asked.len()];
+            let mut names_local = self.talk.names_local;
+            let mut in_main = Vec::new();
+            self.talk.look_up(
+                asked.iter(),
+                |out, sequence, vip| decision_message(out, sequence, &vip.addr()),
+                |place, reply| {
+                    goes_elsewhere[place] = match reply.map(|message| message.route()) {
+                        Ok(Ok(Some(route))) if route.kind == libc::RTN_LOCAL => {
+                            if route.table == TABLE_MAIN && route.family == Family::V4 {
+                                in_main.push(place);
+                            }
+                            names_local |= route.family == Family::V4 && route.table == TABLE_LOCAL;
+                            route.table != TABLE_LOCAL
+                        }
+                        Ok(Ok(Some(_))) | Err(_) => true,
+                        // One that cannot be read says nothing.
+                        Ok(_) => false,
+                    };
+                },
+            )?;
+            self.talk.names_local = names_local;
+            if !names_local {
+                // It may name main for table local (see [`Reply::answer`]).
+                in_main.iter().for_each(|at| goes_elsewhere[*at] = false);
+            }
+            let mut places = goes_elsewhere.iter();
+            asked.retain(|_| places.next() == Some(&true));
+            if asked.is_empty() {
+                return Ok(());
+            }
+        }
+        diverted.append(&mut asked);
         Ok(())
     }
 

@@ -257,6 +257,19 @@ impl<'a> Call<'a> {
         Ok(elsewhere)
     }
 
+    /// The VIPs, sorted, of rows that `has_route` picks, which a routing rule sends elsewhere.
+    pub(crate) fn look_for_diverted(
+        &mut self,
+        has_route: impl Fn(&Row) -> bool,
+    ) -> Result<Vec<Vip>, Error> {
+        let mut diverted = Vec::new();
+        self.observer(None)
+            .observe_diverted(has_route, &mut diverted)
+            .map_err(|error| Error::io("cannot look up the VIPs' routes", &error))?;
+        diverted.sort_unstable();
+        Ok(diverted)
+    }
+
     fn observe(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
         self.observed = false;
         let scan_main = self.scan_main;

@@ -51,6 +51,9 @@ bitflags::bitflags! {
         /// interrupted, and no look-up could tell, because of the node's routing rules. What else is
         /// said of the VIP was seen; what is not said may be so all the same.
         const UNREAD = 1 << 14;
+        /// Table local holds the wanted route, and a routing rule that comes before it (`ip rule`)
+        /// sends the node's own traffic to the VIP elsewhere. Only a deep audit looks.
+        const DIVERTED = 1 << 20;
     }
 }
 

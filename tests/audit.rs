@@ -215,6 +215,61 @@ fn a_deep_audit_finds_conflicts_and_other_tables() {
 }
 
 #[test]
+fn a_deep_audit_finds_vips_that_a_rule_sends_elsewhere() {
+    let net = Net::new();
+    let vips = vips(4);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&vips).unwrap();
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = vips.iter().partition(|vip| vip.is_ipv4());
+    let diverted = |manager: &mut VipManager| {
+        let audit = manager.audit_deep().unwrap();
+        let vips = audit.vips.iter();
+        vips.filter(|a| a.drift == Drift::DIVERTED)
+            .map(|a| a.vip.addr())
+            .collect::<Vec<_>>()
+    };
+    // As Cilium leaves the rule for table local.
+    for of in ["-4", "-6"] {
+        net.ip(&format!("{of} rule add pref 100 lookup local"));
+        net.ip(&format!("{of} rule del pref 0"));
+    }
+    let none: [IpAddr; 0] = [];
+    assert_eq!(diverted(&mut manager), none);
+    assert!(manager.audit_deep().unwrap().is_clean());
+    for (of, all) in [("-4", &v4), ("-6", &v6)] {
+        for line in [
+            format!("route add default dev {NODE_LINK} table 77"),
+            format!("rule add pref 90 to {} lookup 77", all[0]),
+            format!("rule add pref 91 to {} unreachable", all[1]),
+            format!("rule add pref 92 to {} prohibit", all[2]),
+            // It says nothing of the VIP, so the next rule does.
+            format!("rule add pref 93 to {} lookup 78", all[3]),
+        ] {
+            net.ip(&format!("{of} {line}"));
+        }
+    }
+    // The witness: the kernel's decision.
+    for vip in &vips {
+        let answer = net.try_ip(&format!("route get {vip}"));
+        let is_local = answer.is_ok_and(|answer| answer.starts_with("local "));
+        assert_eq!(is_local, *vip == v4[3] || *vip == v6[3], "{vip}");
+    }
+    let want: Vec<IpAddr> = v4[..3].iter().chain(&v6[..3]).copied().collect();
+    assert_eq!(diverted(&mut manager), want);
+    // So it does without a source, of which a decision knows nothing.
+    assert_eq!(diverted(&mut sourceless()), want);
+    // A look at the link alone does not ask.
+    assert!(manager.audit().unwrap().is_clean());
+    // One whose route is not there is not diverted, it is missing.
+    for vip in [v4[0], v6[0]] {
+        net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
+    }
+    let deep = drifts(&manager.audit_deep().unwrap());
+    assert_eq!(deep[&v4[0]], Drift::MISSING_ROUTE);
+    assert_eq!(deep[&v6[0]], Drift::MISSING_ROUTE);
+}
+
+#[test]
 fn what_is_no_vip_is_not_told() {
     let net = Net::new();
     net.ip_batch([
@@ -673,7 +728,8 @@ fn under_a_rule_and_churn_an_audit_says_no_more_than_it_has_seen() {
             };
             let drifts = drifts(&audit);
             for vip in &set {
-                let drift = drifts.get(vip).copied();
+                // A deep audit says what the rule does, and that is right.
+                let drift = drifts.get(vip).map(|drift| *drift - Drift::DIVERTED);
                 let right = [Some(Drift::empty()), Some(Drift::UNREAD)].contains(&drift);
                 assert!(right, "{diversion:?} {round}: {vip} {drift:?}");
                 unread += usize::from(drift == Some(Drift::UNREAD));

@@ -498,6 +498,30 @@ fn look_up(of: Family) -> Template {
     Template::route(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
 }
 
+/// Asks for the kernel's decision where to send traffic to one address, with the table that it
+/// comes from (see [`look_up`]).
+pub(crate) fn decision_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+    let of = Family::of(addr);
+    let header = RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        flags: RouteFlags::from_bits_retain(match of {
+            Family::V4 => RTM_F_LOOKUP_TABLE,
+            Family::V6 => 0,
+        }),
+        ..RouteHeader::default()
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(*addr));
+    push(
+        out,
+        sequence,
+        libc::RTM_GETROUTE,
+        0,
+        &header,
+        [&destination].into_iter(),
+    );
+}
+
 /// Looks up the route of one address (see [`look_up`]).
 pub(crate) fn look_up_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     look_up(Family::of(addr)).push(out, sequence, addr);
