@@ -891,7 +891,7 @@ impl Ear<'_> {
         if address.prefix_length == family.host_bits() {
             let is_desired = self.is_desired(vip);
             let hint = self.dirty.entry(vip).or_default();
-            hint.address = Some(there);
+            hint.note_address(&address, there);
             // Of one that was not looked at before, no other length was told.
             hint.doubtful |= there && family == Family::V4 && !is_desired;
             Ok(Heard::Noted)

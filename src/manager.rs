@@ -91,7 +91,7 @@ impl VipManager {
     }
 
     /// Puts VIPs on the link, each in its single-route state; repairs those that are there in
-    /// another one and leaves alone those that are right.
+    /// another one and leaves alone those that are right. An address that expires is made permanent.
     ///
     /// `Ok` means that every VIP was seen in the single-route state after the last write. Where a
     /// few VIPs are new to the link, they are looked up one by one instead of reading all that is
@@ -119,7 +119,11 @@ impl VipManager {
     /// loopback, link-local and multicast ones, the sources, and what is outside the allowed
     /// ranges. A route without its address is reported ([`Drift::STALE`](crate::Drift::STALE)) and
     /// left: whether the VIP is wanted here, only the caller knows. [`assign`](Self::assign) or
-    /// [`release`](Self::release) it.
+    /// [`release`](Self::release) it. So is an address with a finite valid lifetime
+    /// ([`Drift::EXPIRING_ADDRESS`](crate::Drift::EXPIRING_ADDRESS)): the rest of its VIP is healed,
+    /// and the VIP fails as [`Cause::Unrepaired`](crate::Cause::Unrepaired). Another tool may renew
+    /// that address, and want it to end when the tool fails. [`assign`](Self::assign) and
+    /// [`reconcile`](Self::reconcile), which name their VIPs, make it permanent.
     ///
     /// # Errors
     ///
@@ -130,7 +134,8 @@ impl VipManager {
     }
 
     /// Like [`normalize`](Self::normalize), for these VIPs only. One that is not on the link fails
-    /// ([`Cause::Unrepaired`](crate::Cause::Unrepaired)): it is not put there.
+    /// ([`Cause::Unrepaired`](crate::Cause::Unrepaired)): it is not put there. Nor is one made
+    /// permanent whose address expires.
     ///
     /// # Errors
     ///
@@ -225,9 +230,10 @@ impl VipManager {
     /// Writes nothing and needs no privilege.
     ///
     /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
-    /// not with the node's. They do not show what other devices hold, nor, unless an
-    /// address may have made a prefix route, further routes in table main: see
-    /// [`audit_deep`](Self::audit_deep). The source of a VIP is
+    /// not with the node's. They do not show what other devices hold, nor, unless an IPv6 address
+    /// lacks `IFA_F_NOPREFIXROUTE` and so may have made a prefix route, further routes in table main:
+    /// see [`audit_deep`](Self::audit_deep). Where one lacks it, as after other tools, each audit
+    /// reads table main, and the kernel walks all of that. The source of a VIP is
     /// [not judged](Audited::is_judged) where its family was given none and does not
     /// [keep the kernel's](Builder::kernel_source).
     ///
@@ -280,6 +286,9 @@ impl VipManager {
     /// Towards [`Binding::Route`], the address 127.86.73.80 is put on the link first where no other
     /// IPv4 address would be left on it, and stays: with the last one the kernel would flush every
     /// IPv4 route through the link.
+    ///
+    /// A VIP whose address expires fails, as in [`normalize`](Self::normalize), and keeps its
+    /// address: bound anew it would be permanent.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ use crate::plan::{Binding, Goal};
 use crate::state::{Admit, Answer, Facts, Frame, Phase, Row, Rows};
 use crate::talk::{Dumped, Failed, Talk};
 use crate::vip::{Family, Vip};
-use crate::wire::decode::{Message, Route};
+use crate::wire::decode::{Address, Message, Route};
 use crate::wire::encode::{
     Templates, decision_message, dump_addresses, dump_routes, get_address_message,
 };
@@ -39,11 +39,21 @@ pub(crate) const fn route_group(family: Family) -> u32 {
 pub(crate) struct Hint {
     /// Whether its address is on the link, as a host prefix.
     pub(crate) address: Option<bool>,
+    /// The address has a lifetime: an IPv4 one is to be read, for what its update must repeat.
+    pub(crate) expires: bool,
     /// It was not verified before all that is told: nothing else is known. Then only what is new to
     /// the link can be told without reading the link, or what goes.
     pub(crate) doubtful: bool,
     /// Routes to it through the link that were added, except for the wanted one.
     pub(crate) routes: Vec<Route>,
+}
+
+impl Hint {
+    /// Takes note of a notification of the VIP's address.
+    pub(crate) fn note_address(&mut self, address: &Address, added: bool) {
+        self.address = Some(added);
+        self.expires = added && address.valid != u32::MAX;
+    }
 }
 
 /// A few rows that are observed one by one.
@@ -91,7 +101,7 @@ impl Few {
             && address.prefix_length == Family::V4.host_bits()
             && let Some((_, hint)) = self.hints.iter_mut().find(|(of, _)| *of == vip)
         {
-            hint.address = Some(added);
+            hint.note_address(&address, added);
         }
     }
 }
@@ -160,7 +170,7 @@ impl Observer<'_> {
                     dumped = dumped.and(self.dump_addresses(*family)?);
                 }
                 dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
-                if scan_main && self.main_matters(*family) {
+                if self.main_matters(*family, scan_main) {
                     dumped = dumped.and(self.dump_main(*family, &mut main_used)?);
                 }
             }
@@ -235,7 +245,10 @@ impl Observer<'_> {
                     }
                 }
                 Family::V4 => match hint.and_then(|hint| hint.address) {
-                    Some(true) => rows.join_known_address(vip),
+                    Some(true) => {
+                        rows.join_known_address(vip);
+                        unknown |= hint.is_some_and(|hint| hint.expires);
+                    }
                     Some(false) => {}
                     None => {
                         unknown |= row.phase.contains(Phase::WRITTEN) || row.goal != Goal::Assign
@@ -435,16 +448,12 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Whether table main, which may be large, must be walked: before a change always, for a mere
-    /// look only where the kernel may have put a prefix route.
-    fn main_matters(&self, family: Family) -> bool {
-        let is_loud = |row: &Row| {
-            row.vip.family() == Family::V6
-                && row.facts.contains(Facts::ADDRESS)
-                && !row.facts.contains(Facts::NO_PREFIX_ROUTE)
-        };
+    /// Whether table main, which may be large, must be walked: where a caller says so, before a
+    /// change, and wherever the kernel may have put a prefix route.
+    fn main_matters(&self, family: Family, scan_main: bool) -> bool {
         self.rows.has(family)
-            && (!self.only_looks || family == Family::V6 && self.rows.iter().any(is_loud))
+            && (scan_main && !self.only_looks
+                || family == Family::V6 && self.rows.iter().any(may_have_prefix_route))
     }
 
     /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
@@ -804,6 +813,14 @@ fn is_expected(row: &Row) -> bool {
     row.vip.family() == Family::V6 && (should_be_there || row.goal == Goal::Release)
 }
 
+/// Whether the kernel may have made a prefix route in table main, for an address without
+/// `IFA_F_NOPREFIXROUTE`. Only that table tells.
+fn may_have_prefix_route(row: &Row) -> bool {
+    row.vip.family() == Family::V6
+        && row.facts.contains(Facts::ADDRESS)
+        && !row.facts.contains(Facts::NO_PREFIX_ROUTE)
+}
+
 /// Whether look-ups told all of this row, though no more is known of it: where no local route
 /// leads to it there is none, and what this call has put there is seen. Behind a route of before,
 /// others may stand.
@@ -812,7 +829,7 @@ fn is_all_told(row: &Row) -> bool {
     let begins = !row.phase.contains(Phase::WRITTEN);
     let further =
         Facts::FOREIGN | Facts::VEILED | Facts::OTHER_LENGTH | Facts::SLOT | Facts::UNREAD;
-    if row.facts.intersects(further) {
+    if row.facts.intersects(further) || may_have_prefix_route(row) {
         return false;
     }
     match row.goal {

@@ -70,7 +70,7 @@ pub(crate) struct Policy {
 pub(crate) enum Step {
     /// Add the address; fails where it is there.
     AddAddress,
-    /// Set NOPREFIXROUTE on the address, which deletes its prefix route.
+    /// Make the address valid for ever. In IPv6 it gets NOPREFIXROUTE with that.
     UpdateAddress,
     DeleteAddress,
     /// Delete the address, for the next step to add it anew.
@@ -182,12 +182,12 @@ pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -
                 return next;
             }
             match (policy.binding, family) {
-                (Binding::Route, _) => settle_route_only(family, facts),
+                (Binding::Route, _) => settle_route_only(family, facts, policy.goal),
                 (Binding::Address, _) if policy.kernel_source => {
-                    settle_with_kernel(family, facts, phase)
+                    settle_with_kernel(family, facts, phase, policy.goal)
                 }
-                (Binding::Address, Family::V4) => settle_v4(facts),
-                (Binding::Address, Family::V6) => settle_v6(facts, phase, policy.as_kernel),
+                (Binding::Address, Family::V4) => settle_v4(facts, policy.goal),
+                (Binding::Address, Family::V6) => settle_v6(facts, phase, policy),
             }
         }
     }
@@ -218,14 +218,12 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::OTHER_LENGTH) {
         return Some(Next::Fail(Cause::Unrepaired));
     }
-    let cured_by_update = !facts.contains(Facts::NO_PREFIX_ROUTE);
-    if facts.contains(Facts::SHIELD_IN_MAIN)
-        && (facts.contains(Facts::EXTRA) || facts.contains(Facts::PREFIX) && !cured_by_update)
-    {
+    if facts.contains(Facts::SHIELD_IN_MAIN) && facts.intersects(Facts::EXTRA | Facts::PREFIX) {
         // A deletion could hit that one instead.
         return Some(Next::Fail(Cause::Conflict));
     }
     match policy.binding {
+        Binding::Route if must_expire(facts, policy.goal) => Some(Next::Fail(Cause::Unrepaired)),
         Binding::Address => {
             let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
             let absent = absent && !phase.contains(Phase::RENEWED);
@@ -243,7 +241,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
 
 /// Our route, and no address: the route first, which needs none, then the address with all that
 /// the kernel made for it.
-fn settle_route_only(family: Family, facts: Facts) -> Next {
+fn settle_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
     if !facts.contains(Facts::OURS) {
         // In IPv4 the kernel's stands in the place of ours, in IPv6 beside it.
         let in_place = match family {
@@ -258,12 +256,12 @@ fn settle_route_only(family: Family, facts: Facts) -> Next {
     } else if facts.contains(Facts::ADDRESS) {
         Next::Steps(&[Step::DeleteAddress])
     } else {
-        rest(facts)
+        rest(facts, goal)
     }
 }
 
 /// IPv4: the kernel's route is there at once, in the place of ours.
-fn settle_v4(facts: Facts) -> Next {
+fn settle_v4(facts: Facts, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // Side by side for each VIP: ten thousand addresses first would leave as many different
         // preferred sources in the kernel's table of route properties. A replacement would be one
@@ -281,12 +279,12 @@ fn settle_v4(facts: Facts) -> Next {
             Next::Steps(&[Step::AddRoute])
         }
     } else {
-        rest(facts)
+        rest(facts, goal)
     }
 }
 
 /// IPv6: the kernel's route comes late, beside ours, and wins.
-fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
+fn settle_v6(facts: Facts, phase: Phase, policy: Policy) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // A route that outlived its address would pass for the wanted one before the kernel's late
         // one has come. As a route in transit it still delivers, and waits to be ours again.
@@ -296,10 +294,6 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         } else {
             &[Step::AddAddress]
         });
-    }
-    if !facts.contains(Facts::NO_PREFIX_ROUTE) {
-        // The cause of the prefix route; with it goes the route itself.
-        return Next::Steps(&[Step::UpdateAddress]);
     }
     if phase.contains(Phase::UNSEEN) {
         // Nearly always it has come by now. It is the only one there, so nothing else is hit.
@@ -315,18 +309,26 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
         return Next::Wait;
     }
     if facts.intersects(Facts::OURS | Facts::SLOT) {
-        return match (kernel, as_kernel) {
+        // What is to be deleted beside ours goes with the same send. What is in the place of ours is
+        // no longer there then, and its deletion could hit ours.
+        let others = facts.intersects(Facts::EXTRA | Facts::PREFIX) && !facts.contains(Facts::SLOT);
+        return Next::Steps(match (kernel, policy.as_kernel, others) {
             // While ours bears another protocol, the deletion cannot hit it, even if the kernel's
             // route went away since it was seen.
-            (true, true) => {
-                Next::Steps(&[Step::ReplaceTransit, Step::DeleteKernel, Step::ReplaceRoute])
-            }
-            (true, false) => Next::Steps(&[Step::ReplaceRoute, Step::DeleteKernel]),
-            (false, _) if facts.contains(Facts::OURS) => rest(facts),
-            (false, _) => Next::Steps(&[Step::ReplaceRoute]),
-        };
+            (true, true, true) => &[
+                Step::ReplaceTransit,
+                Step::DeleteKernel,
+                Step::ReplaceRoute,
+                Step::DeleteOthers,
+            ],
+            (true, true, false) => &[Step::ReplaceTransit, Step::DeleteKernel, Step::ReplaceRoute],
+            (true, false, true) => &[Step::ReplaceRoute, Step::DeleteKernel, Step::DeleteOthers],
+            (true, false, false) => &[Step::ReplaceRoute, Step::DeleteKernel],
+            (false, _, _) if facts.contains(Facts::OURS) => return rest(facts, policy.goal),
+            (false, _, _) => &[Step::ReplaceRoute],
+        });
     }
-    match (kernel, phase.contains(Phase::FRESH), as_kernel) {
+    match (kernel, phase.contains(Phase::FRESH), policy.as_kernel) {
         (false, _, _) => Next::Steps(&[Step::AddRoute]),
         // Nobody uses it yet, so the kernel's may go first: one message less. Unless a further route
         // made the VIP local before: should the kernel's be gone already, that would be hit.
@@ -340,21 +342,13 @@ fn settle_v6(facts: Facts, phase: Phase, as_kernel: bool) -> Next {
 }
 
 /// The address, and the route that the kernel makes for it, in the place of ours.
-fn settle_with_kernel(family: Family, facts: Facts, phase: Phase) -> Next {
+fn settle_with_kernel(family: Family, facts: Facts, phase: Phase, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         return Next::Steps(&[Step::AddAddress]);
     }
-    if !facts.contains(Facts::NO_PREFIX_ROUTE) {
-        return Next::Steps(&[Step::UpdateAddress]);
-    }
     if facts.contains(Facts::KERNEL) {
-        // Make before break: whatever else made the VIP local goes last.
-        let others = facts.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX);
-        return if others {
-            Next::Steps(&[Step::DeleteOthers])
-        } else {
-            Next::Done
-        };
+        // Make before break: whatever else made the VIP local goes last. The kernel's stays.
+        return rest(facts - Facts::KERNEL, goal);
     }
     // A young address may be another manager's, whatever was seen of an earlier one.
     let is_new = facts.contains(Facts::YOUNG)
@@ -364,15 +358,27 @@ fn settle_with_kernel(family: Family, facts: Facts, phase: Phase) -> Next {
         Family::V4 if facts.contains(Facts::SLOT) => Next::Steps(&[Step::ReplaceRoute]),
         Family::V4 => Next::Steps(&[Step::AddRoute]),
         Family::V6 if is_new => Next::Wait,
+        // The address must not become permanent.
+        Family::V6 if must_expire(facts, goal) => Next::Fail(Cause::Unrepaired),
         // Metric 0 is the kernel's alone, and it makes the route with the address only.
         Family::V6 => Next::Steps(&[Step::RenewAddress, Step::AddAddress]),
     }
 }
 
-/// With our route in place: what is left over beside it.
-fn rest(facts: Facts) -> Next {
+/// Whether the address has a lifetime that is to stay: of a VIP that no caller named, somebody else
+/// decides how long this node has it, and may renew that (kube-vip does).
+fn must_expire(facts: Facts, goal: Goal) -> bool {
+    facts.contains(Facts::EXPIRES) && goal != Goal::Assign
+}
+
+/// With our route in place: what is left over beside it, and the address's lifetime. That waits for
+/// all else: the update of an IPv6 address walks every one of the namespace
+/// (`addrconf_verify_rtnl`, net/ipv6/addrconf.c).
+fn rest(facts: Facts, goal: Goal) -> Next {
     let others = facts.intersects(Facts::SLOT | Facts::EXTRA | Facts::PREFIX);
     match (facts.contains(Facts::KERNEL), others) {
+        (false, false) if must_expire(facts, goal) => Next::Fail(Cause::Unrepaired),
+        (false, false) if facts.contains(Facts::EXPIRES) => Next::Steps(&[Step::UpdateAddress]),
         (false, false) => Next::Done,
         (false, true) => Next::Steps(&[Step::DeleteOthers]),
         (true, false) => Next::Steps(&[Step::DeleteKernel]),

@@ -17,7 +17,7 @@ use crate::round::{Call, policy_for};
 use crate::state::{Drift, Facts, Phase, Row};
 use crate::vip::{Family, Vip};
 use crate::wire::encode::{
-    AddressKeep, RouteKey, Wanted, kernel_key, transit_key, transit_life, wanted_key,
+    AddressKeep, RouteKey, Wanted, kernel_key, prefix_key, transit_key, transit_life, wanted_key,
 };
 use crate::wire::{
     IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
@@ -177,8 +177,8 @@ pub enum Action {
         /// ([`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated)). IPv6 only.
         deprecated: bool,
     },
-    /// Set `IFA_F_NOPREFIXROUTE` on the VIP's address, which takes its prefix route away, and keep
-    /// what else it has. IPv6 only.
+    /// Make the VIP's address valid for ever, and keep what else it has. An IPv6 one gets
+    /// `IFA_F_NOPREFIXROUTE` with that.
     #[non_exhaustive]
     UpdateAddress {
         /// The link's name.
@@ -187,10 +187,10 @@ pub enum Action {
         vip: Vip,
         /// The flags to keep (`IFA_F_*`, linux/if_addr.h).
         flags: u32,
-        /// The valid lifetime to keep, in seconds; `u32::MAX`: for ever.
-        valid: u32,
-        /// The preferred lifetime to keep.
-        preferred: u32,
+        /// Whether it stays deprecated: preferred lifetime 0.
+        deprecated: bool,
+        /// The other end, where the address has one.
+        peer: Option<IpAddr>,
         /// The metric of its prefix route (`IFA_RT_PRIORITY`) to keep.
         metric: Option<u32>,
         /// The mark to keep (`IFA_PROTO`).
@@ -274,17 +274,6 @@ fn ip(vip: Vip) -> &'static str {
     }
 }
 
-struct Lifetime(u32);
-
-impl fmt::Display for Lifetime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            u32::MAX => f.write_str("forever"),
-            seconds => seconds.fmt(f),
-        }
-    }
-}
-
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -334,13 +323,15 @@ impl fmt::Display for Action {
                 link,
                 vip,
                 flags,
-                valid,
-                preferred,
+                deprecated,
+                peer,
                 metric,
                 protocol,
             } => {
                 let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr change {vip}/{bits} dev {}", Word(link))?;
+                write!(f, "{ip} addr change {vip}")?;
+                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
+                write!(f, "/{bits} dev {}", Word(link))?;
                 for (flag, word) in [
                     (IFA_F_NODAD, "nodad"),
                     (IFA_F_HOMEADDRESS, "home"),
@@ -351,9 +342,11 @@ impl fmt::Display for Action {
                         write!(f, " {word}")?;
                     }
                 }
-                f.write_str(" noprefixroute")?;
-                let (valid, preferred) = (Lifetime(*valid), Lifetime(*preferred));
-                write!(f, " valid_lft {valid} preferred_lft {preferred}")?;
+                if vip.family() == Family::V6 {
+                    f.write_str(" noprefixroute")?;
+                }
+                let preferred = if *deprecated { "0" } else { "forever" };
+                write!(f, " valid_lft forever preferred_lft {preferred}")?;
                 if let Some(metric) = metric {
                     write!(f, " metric {metric}")?;
                 }
@@ -614,9 +607,6 @@ pub(crate) struct Forecast {
     phase: Phase,
     /// The routes that are not as wanted.
     others: Vec<RouteKey>,
-    /// The address is valid for ever: only then its prefix route goes with it, or with the flag
-    /// that forbids it (`inet6_addr_modify`, `ipv6_del_addr`, net/ipv6/addrconf.c).
-    lasting: bool,
     rounds: u16,
 }
 
@@ -635,28 +625,26 @@ impl Forecast {
             facts,
             phase,
             others,
-            lasting: true,
             rounds: 0,
         }
     }
 
-    /// Takes account of what there is to keep of the address.
-    pub(crate) fn note_keep(&mut self, keep: &AddressKeep) {
-        self.lasting = keep.valid == u32::MAX;
-    }
-
     /// After its link has come up: the kernel makes the routes of the link's addresses again
     /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c; `fixup_permanent_addr`, net/ipv6/addrconf.c). Of
-    /// those, the ones for `broadcasts` lead to the VIP.
+    /// those, the ones for `broadcasts` lead to the VIP. The address may have a metric of its own.
     pub(crate) fn link_comes_up(
         &mut self,
+        metric: Option<u32>,
         broadcasts: impl Iterator<Item = IpAddr>,
         wanted: &Wanted,
     ) {
         if self.facts.contains(Facts::ADDRESS) {
             self.facts |= Facts::KERNEL;
-            self.facts
-                .set(Facts::PREFIX, !self.facts.contains(Facts::NO_PREFIX_ROUTE));
+            if !self.facts.contains(Facts::NO_PREFIX_ROUTE) {
+                self.facts |= Facts::PREFIX;
+                self.others.retain(|key| !is_prefix(key));
+                self.others.push(prefix_key(metric));
+            }
         }
         for address in broadcasts {
             let key = RouteKey {
@@ -735,8 +723,8 @@ impl Forecast {
                 self.phase = self.phase.with_new_address();
             }
             Step::UpdateAddress => {
+                self.facts.remove(Facts::EXPIRES);
                 self.facts |= Facts::NO_PREFIX_ROUTE;
-                self.lose_prefix_route();
             }
             Step::DeleteAddress | Step::RenewAddress => self.delete_address(),
             Step::AddRoute | Step::AppendRoute => {
@@ -747,7 +735,7 @@ impl Forecast {
                 self.facts.remove(Facts::OURS);
                 self.facts |= Facts::SLOT;
                 self.facts
-                    .set(Facts::SLOT_SOURCE, transit_life(wanted).is_some());
+                    .set(Facts::SLOT_EXPIRES, transit_life(wanted).is_some());
                 self.facts
                     .set(Facts::SLOT_PROTOCOL, wanted.transit != wanted.protocol);
                 self.others.push(transit_key(wanted));
@@ -759,17 +747,26 @@ impl Forecast {
         }
     }
 
-    fn lose_prefix_route(&mut self) {
-        if self.lasting {
-            self.facts.remove(Facts::PREFIX);
-            self.others.retain(|key| !is_prefix(key));
-        }
-    }
-
-    /// The kernel takes its own routes with it.
+    /// The kernel takes its own routes with it. Of one that is valid for ever and may have made a
+    /// prefix route that is the first one in table main, whoever made it
+    /// (`addrconf_get_prefix_route`, net/ipv6/addrconf.c).
     fn delete_address(&mut self) {
-        if self.family == Family::V6 && !self.facts.contains(Facts::NO_PREFIX_ROUTE) {
-            self.lose_prefix_route();
+        if self.family == Family::V6
+            && !self
+                .facts
+                .intersects(Facts::NO_PREFIX_ROUTE | Facts::EXPIRES)
+        {
+            let main = self.others.iter().enumerate();
+            let main = main.filter(|(_, key)| key.table == TABLE_MAIN);
+            if let Some((first, _)) = main.min_by_key(|(_, key)| key.metric) {
+                self.others.remove(first);
+                let family = self.family;
+                let is_extra = |key: &RouteKey| !is_prefix(key) && !is_slot(key, family);
+                self.facts
+                    .set(Facts::PREFIX, self.others.iter().any(is_prefix));
+                self.facts
+                    .set(Facts::EXTRA, self.others.iter().any(is_extra));
+            }
         }
         self.facts.remove(
             Facts::ADDRESS
@@ -778,14 +775,14 @@ impl Forecast {
                 | Facts::DAD_FAILED
                 | Facts::YOUNG
                 | Facts::PEER
+                | Facts::EXPIRES
                 | Facts::KERNEL,
         );
     }
 
     /// Whatever was in the place of the wanted route is not any more.
     fn leave_slot(&mut self) {
-        self.facts
-            .remove(Facts::SLOT | Facts::SLOT_SOURCE | Facts::SLOT_PROTOCOL);
+        self.facts.remove(Facts::SLOT | Facts::SLOT_KIND);
         let family = self.family;
         self.others.retain(|key| !is_slot(key, family));
     }
@@ -812,7 +809,7 @@ impl Forecast {
         let kernel = self.facts.contains(Facts::KERNEL);
         self.facts
             .remove(Facts::EXTRA | Facts::PREFIX | Facts::SLOT);
-        self.facts.remove(Facts::SLOT_SOURCE | Facts::SLOT_PROTOCOL);
+        self.facts.remove(Facts::SLOT_KIND);
         let family = self.family;
         let left = others.iter().find(|key| {
             let any_source = key.prefsrc.is_none();
@@ -841,9 +838,9 @@ fn is_slot(key: &RouteKey, family: Family) -> bool {
     key.table == TABLE_LOCAL && key.tos == 0 && key.metric == metric
 }
 
-/// Whether a route is the one that goes when its address gets `IFA_F_NOPREFIXROUTE`.
+/// Whether an IPv6 route is the one that the kernel made for an address in table main.
 fn is_prefix(key: &RouteKey) -> bool {
-    key.table == TABLE_MAIN && key.metric == 256 && key.protocol == libc::RTPROT_KERNEL
+    key.table == TABLE_MAIN && key.protocol == libc::RTPROT_KERNEL
 }
 
 /// Plays a call forward, of which everything was prepared.
@@ -863,14 +860,12 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
                 row.phase,
                 others.into_iter().flatten().copied(),
             );
-            if let Some(keep) = rows.keep(row.vip) {
-                forecast.note_keep(keep);
-            }
             if groundwork.bring_up {
                 let to_vip = groundwork.broadcasts.iter();
                 let to_vip = to_vip.filter(|(to, _)| *to == row.vip.addr());
                 let wanted = &call.wanted[row.vip.family() as usize];
-                forecast.link_comes_up(to_vip.map(|(_, of)| *of), wanted);
+                let metric = rows.keeps(row.vip).find_map(|keep| keep.rt_priority);
+                forecast.link_comes_up(metric, to_vip.map(|(_, of)| *of), wanted);
             }
             (row, forecast)
         })
@@ -882,10 +877,28 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
             let policy = policy_for(row, &call.policies);
             let wanted = &call.wanted[row.vip.family() as usize];
             let turn = forecast.advance(policy, wanted, |what, facts| {
+                let reason = reason(what, policy, facts);
+                let vip = Some(row.vip);
+                if what == Move::Step(Step::UpdateAddress) {
+                    let expiring = rows.keeps(row.vip).filter(|keep| keep.expires);
+                    deferred.extend(expiring.map(|keep| {
+                        let action = update(row.vip, keep, &link);
+                        (
+                            *row,
+                            PlannedStep {
+                                vip,
+                                action,
+                                reason,
+                            },
+                        )
+                    }));
+                    return;
+                }
+                let action = action(what, row.vip, wanted, &link);
                 let step = PlannedStep {
-                    vip: Some(row.vip),
-                    action: action(what, row.vip, wanted, &link, rows.keep(row.vip)),
-                    reason: reason(what, policy, facts),
+                    vip,
+                    action,
+                    reason,
                 };
                 if what == Move::Step(Step::DeleteAddress) {
                     let mut ends = rows.ends(row.vip).peekable();
@@ -983,13 +996,19 @@ fn prepare_link(plan: &mut Plan, link: &Arc<str>, groundwork: &Groundwork) {
     }
 }
 
-fn action(
-    what: Move,
-    vip: Vip,
-    wanted: &Wanted,
-    link: &Arc<str>,
-    keep: Option<&AddressKeep>,
-) -> Action {
+fn update(vip: Vip, keep: &AddressKeep, link: &Arc<str>) -> Action {
+    Action::UpdateAddress {
+        link: link.clone(),
+        vip,
+        flags: keep.flags,
+        deprecated: keep.deprecated,
+        peer: Some(keep.end).filter(|end| *end != vip.addr()),
+        metric: keep.rt_priority,
+        protocol: keep.protocol,
+    }
+}
+
+fn action(what: Move, vip: Vip, wanted: &Wanted, link: &Arc<str>) -> Action {
     let link = link.clone();
     let written = |key: &RouteKey| {
         if wanted.kernel_source {
@@ -1022,15 +1041,6 @@ fn action(
                 protocol: wanted.address_protocol,
                 deprecated: wanted.deprecated && vip.family() == Family::V6,
             },
-            Step::UpdateAddress => Action::UpdateAddress {
-                link,
-                vip,
-                flags: keep.map_or(0, |keep| keep.flags),
-                valid: keep.map_or(u32::MAX, |keep| keep.valid),
-                preferred: keep.map_or(u32::MAX, |keep| keep.preferred),
-                metric: keep.and_then(|keep| keep.rt_priority),
-                protocol: keep.and_then(|keep| keep.protocol),
-            },
             Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress {
                 link,
                 vip,
@@ -1041,8 +1051,10 @@ fn action(
             Step::AppendRoute => Action::AppendRoute(written(&wanted_key(wanted))),
             Step::ReplaceRoute => Action::ReplaceRoute(written(&wanted_key(wanted))),
             Step::ReplaceTransit => Action::ReplaceRoute(in_transit()),
-            // Of the last one `advance` makes one for each route.
-            Step::DeleteOurs | Step::DeleteOthers => deleted(&wanted_key(wanted)),
+            // Of the last two one is made for each route by `advance`, for each address by `preview`.
+            Step::DeleteOurs | Step::DeleteOthers | Step::UpdateAddress => {
+                deleted(&wanted_key(wanted))
+            }
             Step::DeleteKernel | Step::TryKernel => deleted(&kernel_key(&vip.addr())),
         },
     }
@@ -1072,10 +1084,13 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
             Step::AddTransit | Step::ReplaceTransit => return Reason::Shelter,
             Step::AddAddress => Drift::MISSING_ADDRESS | Drift::STALE,
             Step::RenewAddress => Drift::MISSING_ROUTE,
-            Step::UpdateAddress => Drift::PREFIX_ROUTE,
+            Step::UpdateAddress => Drift::EXPIRING_ADDRESS,
             Step::DeleteAddress => Drift::UNWANTED_ADDRESS,
             Step::AddRoute | Step::AppendRoute | Step::ReplaceRoute => {
-                Drift::MISSING_ROUTE | Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL
+                Drift::MISSING_ROUTE
+                    | Drift::WRONG_SOURCE
+                    | Drift::WRONG_PROTOCOL
+                    | Drift::EXPIRING_ROUTE
             }
             Step::DeleteKernel | Step::TryKernel => Drift::KERNEL_LOCAL_ROUTE,
             Step::DeleteOurs | Step::DeleteOthers => Drift::DUPLICATE,

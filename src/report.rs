@@ -104,8 +104,8 @@ pub enum Cause {
     /// Nothing was written for it once that was seen.
     Conflict,
     /// The VIP is on the link in a form that this call must not change: with another prefix
-    /// length, failed duplicate address detection, a route without its address, or not at all.
-    /// The failure's `drift` says which.
+    /// length, failed duplicate address detection, a route without its address, an address that
+    /// expires where no caller named the VIP, or not at all. The failure's `drift` says which.
     Unrepaired,
     /// The kernel refused an operation; `operation`, `errno` and `text` say which and why.
     Kernel,
@@ -145,7 +145,7 @@ impl fmt::Display for Cause {
 pub enum Operation {
     /// Add the VIP's address (RTM_NEWADDR).
     AddAddress,
-    /// Set `IFA_F_NOPREFIXROUTE` on an address that is there (RTM_NEWADDR, replace).
+    /// Make an address that is there permanent (RTM_NEWADDR, replace).
     UpdateAddress,
     /// Delete the VIP's address (RTM_DELADDR).
     DeleteAddress,

@@ -67,8 +67,8 @@ pub(crate) struct Limits {
 pub(crate) struct Buffers {
     pub(crate) rows: Rows,
     batch: Batch,
-    /// Rows whose address is to be deleted after all routes.
-    deferred: Vec<u32>,
+    /// Rows whose address is to be deleted, or updated, after all routes.
+    deferred: Vec<(u32, Step)>,
     /// The kernel's refusals, in order.
     refusals: Vec<Refused<'static>>,
     texts: Vec<(usize, Box<str>)>,
@@ -512,8 +512,8 @@ impl<'a> Call<'a> {
             row.attempts += 1;
         }
         for step in steps {
-            if *step == Step::DeleteAddress {
-                self.buffers.deferred.push(at);
+            if matches!(step, Step::DeleteAddress | Step::UpdateAddress) {
+                self.buffers.deferred.push((at, *step));
             } else {
                 self.queue(at, *step)?;
             }
@@ -543,8 +543,8 @@ impl<'a> Call<'a> {
         self.queue(at, Step::DeleteOurs)
     }
 
-    /// Queues the addresses to delete behind all routes, in the order in which the kernel's walks
-    /// are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
+    /// Queues what is to be done to addresses behind all routes, in the order in which the kernel's
+    /// walks are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
     /// the tail, for the rest of the list behind each is gone through more than once
     /// (`__inet_del_ifa`, net/ipv4/devinet.c).
     fn delete_deferred(&mut self) -> Result<(), Stop> {
@@ -555,15 +555,15 @@ impl<'a> Call<'a> {
             self.keep_an_address()?;
         }
         let Buffers { rows, deferred, .. } = &mut *self.buffers;
-        deferred.sort_unstable_by_key(|at| {
+        deferred.sort_unstable_by_key(|(at, _)| {
             rows.get(*at).map(|row| match row.vip.family() {
                 Family::V4 => u32::MAX - row.order,
                 Family::V6 => row.order,
             })
         });
         for place in 0..deferred.len() {
-            let at = self.buffers.deferred[place];
-            self.queue(at, Step::DeleteAddress)?;
+            let (at, step) = self.buffers.deferred[place];
+            self.queue(at, step)?;
         }
         self.buffers.deferred.clear();
         Ok(())
@@ -573,7 +573,10 @@ impl<'a> Call<'a> {
     fn keep_an_address(&mut self) -> Result<(), Stop> {
         let Buffers { rows, deferred, .. } = &*self.buffers;
         let is_v4 = |row: &Row| row.vip.family() == Family::V4;
-        if !deferred.iter().any(|at| rows.get(*at).is_some_and(is_v4)) {
+        if !deferred
+            .iter()
+            .any(|(at, _)| rows.get(*at).is_some_and(is_v4))
+        {
             return Ok(());
         }
         if self.few.is_some() {
@@ -590,7 +593,13 @@ impl<'a> Call<'a> {
     fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
         match step {
             Step::DeleteOthers => return self.queue_others(at),
-            Step::UpdateAddress => return self.queue_update(at),
+            Step::UpdateAddress => {
+                let nth = |rows: &Rows, vip, place| {
+                    let expiring = rows.keeps(vip).filter(|keep| keep.expires);
+                    expiring.copied().nth(place)
+                };
+                return self.queue_each(at, step, nth, Templates::push_update_address);
+            }
             Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
                 self.prepare_address(at, step)?;
                 let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
@@ -638,18 +647,6 @@ impl<'a> Call<'a> {
             })?;
         }
         Ok(())
-    }
-
-    fn queue_update(&mut self, at: u32) -> Result<(), Stop> {
-        let rows = &self.buffers.rows;
-        let Some(keep) = rows.get(at).and_then(|row| rows.keep(row.vip)).copied() else {
-            // An entry of the batch without its message would put every later reply, and the final
-            // ack, in the wrong place.
-            return Ok(());
-        };
-        self.push(at, Step::UpdateAddress, |templates, vip, out, sequence| {
-            templates.push_update_address(out, sequence, vip, &keep);
-        })
     }
 
     /// What is to be done before an address comes or goes, where few are looked at one by one.

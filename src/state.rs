@@ -8,8 +8,8 @@ use crate::vip::{Family, Reject, Vip};
 use crate::wire::decode::{Address, Route};
 use crate::wire::encode::{AddressKeep, RouteKey, Wanted};
 use crate::wire::{
-    IFA_F_DADFAILED, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD,
-    IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN,
+    IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN,
+    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN,
 };
 
 bitflags::bitflags! {
@@ -24,8 +24,7 @@ bitflags::bitflags! {
         const TENTATIVE = 1 << 2;
         /// Duplicate address detection found the address in use elsewhere.
         const DAD_FAILED = 1 << 3;
-        /// The kernel's prefix route of the address is in table main, or will be after the next
-        /// link flap because the address lacks `IFA_F_NOPREFIXROUTE`. IPv6 only.
+        /// The kernel's prefix route of the address is in table main. IPv6 only.
         const PREFIX_ROUTE = 1 << 4;
         /// The kernel's own local route is there and has the VIP as its source. Not where the
         /// family [keeps it](crate::Builder::kernel_source): there it is the wanted route.
@@ -51,6 +50,10 @@ bitflags::bitflags! {
         /// interrupted, and no look-up could tell, because of the node's routing rules. What else is
         /// said of the VIP was seen; what is not said may be so all the same.
         const UNREAD = 1 << 14;
+        /// The address has a finite valid lifetime: the kernel will delete it.
+        const EXPIRING_ADDRESS = 1 << 15;
+        /// The VIP's route has a lifetime. IPv6 only.
+        const EXPIRING_ROUTE = 1 << 16;
         /// Table local holds the wanted route, and a routing rule that comes before it (`ip rule`)
         /// sends the node's own traffic to the VIP elsewhere. Only a deep audit looks.
         const DIVERTED = 1 << 20;
@@ -90,7 +93,8 @@ bitflags::bitflags! {
     pub(crate) struct Facts: u32 {
         /// The address is on the link as a host prefix…
         const ADDRESS = 1;
-        /// …and makes no prefix route (always so in IPv4, whose kernel makes none for a /32).
+        /// …and makes no prefix route (always so in IPv4, whose kernel makes none for a /32). Without
+        /// this, table main is read; the route is a drift only where it is seen.
         const NO_PREFIX_ROUTE = 1 << 1;
         const TENTATIVE = 1 << 2;
         const DAD_FAILED = 1 << 3;
@@ -103,7 +107,7 @@ bitflags::bitflags! {
         const OURS = 1 << 6;
         /// Another route of the link in the place that the wanted one would take…
         const SLOT = 1 << 7;
-        /// …with another source (or type, or scope, or with a lifetime)…
+        /// …with another source (or type, or scope)…
         const SLOT_SOURCE = 1 << 8;
         /// …with another protocol.
         const SLOT_PROTOCOL = 1 << 9;
@@ -137,6 +141,10 @@ bitflags::bitflags! {
         /// So may its address.
         const UNREAD_ADDRESS = 1 << 22;
         const UNREAD = Self::UNREAD_ROUTE.bits() | Self::UNREAD_ADDRESS.bits();
+        /// The address has a finite valid lifetime.
+        const EXPIRES = 1 << 23;
+        /// The route in the place of the wanted one has a lifetime.
+        const SLOT_EXPIRES = 1 << 24;
 
         /// What there is to release.
         const ANY_ROUTE = Self::OURS.bits() | Self::SLOT.bits() | Self::KERNEL.bits()
@@ -145,10 +153,13 @@ bitflags::bitflags! {
         const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::YOUNG.bits()
             | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits()
-            | Self::PEER.bits();
+            | Self::PEER.bits() | Self::EXPIRES.bits();
+        /// In what the route in the place of the wanted one differs.
+        const SLOT_KIND = Self::SLOT_SOURCE.bits() | Self::SLOT_PROTOCOL.bits()
+            | Self::SLOT_EXPIRES.bits();
         /// What a look-up answers afresh.
-        const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_SOURCE.bits()
-            | Self::SLOT_PROTOCOL.bits() | Self::KERNEL.bits() | Self::WINS.bits()
+        const LOOKED_UP = Self::OURS.bits() | Self::SLOT.bits() | Self::SLOT_KIND.bits()
+            | Self::KERNEL.bits() | Self::WINS.bits()
             | Self::VEILED.bits() | Self::UNREAD_ROUTE.bits();
         /// What a route in table local shows. A dump visits all routes of a destination at once
         /// (`fib6_dump_node`, net/ipv6/ip6_fib.c; `fn_trie_dump_leaf`, net/ipv4/fib_trie.c), so one
@@ -185,10 +196,8 @@ impl Facts {
             Drift::WRONG_PREFIX_LENGTH,
             self.contains(Self::OTHER_LENGTH),
         );
-        drift.set(
-            Drift::PREFIX_ROUTE,
-            self.contains(Self::PREFIX) || address && !self.contains(Self::NO_PREFIX_ROUTE),
-        );
+        drift.set(Drift::EXPIRING_ADDRESS, self.contains(Self::EXPIRES));
+        drift.set(Drift::PREFIX_ROUTE, self.contains(Self::PREFIX));
         if policy.kernel_source {
             drift.set(Drift::MISSING_ROUTE, !self.contains(Self::KERNEL));
             let further = Self::OURS | Self::SLOT | Self::EXTRA;
@@ -198,6 +207,7 @@ impl Facts {
             drift.set(Drift::MISSING_ROUTE, !self.contains(Self::OURS));
             drift.set(Drift::WRONG_SOURCE, self.contains(Self::SLOT_SOURCE));
             drift.set(Drift::WRONG_PROTOCOL, self.contains(Self::SLOT_PROTOCOL));
+            drift.set(Drift::EXPIRING_ROUTE, self.contains(Self::SLOT_EXPIRES));
             drift.set(
                 Drift::DUPLICATE,
                 self.contains(Self::EXTRA) || self.contains(Self::OURS | Self::SLOT),
@@ -333,7 +343,8 @@ pub(crate) struct Rows {
     rows: Vec<Row>,
     /// Routes that are not as wanted.
     others: Vec<(Vip, RouteKey)>,
-    /// What an address update must keep.
+    /// What an update of an address must repeat, of those that expire; and of those with a metric
+    /// of their own.
     keeps: Vec<(Vip, AddressKeep)>,
     /// The other ends of IPv4 addresses, where one of the VIP's has a peer; the others' is the VIP.
     ends: Vec<(Vip, IpAddr)>,
@@ -485,10 +496,10 @@ impl Rows {
         of_vip(&self.others, vip)
     }
 
-    /// What an update of a VIP's address must keep.
-    pub(crate) fn keep(&self, vip: Vip) -> Option<&AddressKeep> {
-        let at = self.keeps.binary_search_by_key(&vip, |(of, _)| *of).ok()?;
-        self.keeps.get(at).map(|(_, keep)| keep)
+    /// What updates of a VIP's addresses must repeat: in IPv4 it may have several, each with another
+    /// peer.
+    pub(crate) fn keeps(&self, vip: Vip) -> impl Iterator<Item = &AddressKeep> {
+        of_vip(&self.keeps, vip)
     }
 
     /// The other ends of a VIP's addresses, where one of those has a peer.
@@ -528,8 +539,9 @@ impl Rows {
         // A torn dump may have told the same route twice.
         self.others.sort_unstable();
         self.others.dedup();
-        self.keeps.sort_unstable_by_key(|(vip, _)| *vip);
-        self.keeps.dedup_by_key(|(vip, _)| *vip);
+        self.keeps
+            .sort_unstable_by_key(|(vip, keep)| (*vip, keep.end));
+        self.keeps.dedup_by_key(|(vip, keep)| (*vip, keep.end));
         self.ends.sort_unstable();
         self.ends.dedup();
     }
@@ -618,13 +630,18 @@ impl Rows {
         }
         let no_prefix_route = vip.family() == Family::V4 || has(IFA_F_NOPREFIXROUTE);
         row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);
-        if !no_prefix_route {
+        let expires = address.valid != u32::MAX;
+        if expires {
+            row.facts |= Facts::EXPIRES;
+        }
+        if expires || address.rt_priority.is_some() {
             let settable =
                 IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_MCAUTOJOIN;
             let keep = AddressKeep {
                 flags: address.flags & settable,
-                valid: address.valid,
-                preferred: address.preferred,
+                end: address.peer.unwrap_or(vip.addr()),
+                expires,
+                deprecated: has(IFA_F_DEPRECATED) || address.preferred == 0,
                 protocol: address.protocol,
                 rt_priority: address.rt_priority,
             };
@@ -855,9 +872,8 @@ fn meaning(route: &Route, frame: &Frame<'_>) -> Option<Facts> {
 /// What a direct route of the link, in table local or main, means for its VIP.
 fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     if route.table == TABLE_MAIN {
-        let prefix = route.family == Family::V6
-            && route.protocol == libc::RTPROT_KERNEL
-            && route.metric == IP6_PREFIX_METRIC;
+        // Its metric is 256, or the address's own.
+        let prefix = route.family == Family::V6 && route.protocol == libc::RTPROT_KERNEL;
         return if prefix { Facts::PREFIX } else { Facts::EXTRA };
     }
     if route.is_kernels_own() {
@@ -881,8 +897,9 @@ fn classify_on_link(route: &Route, wanted: &Wanted) -> Facts {
     // Where no source is wanted none is wrong, but nothing is as wanted either.
     let from_source = wanted.source.is_none() || route.prefsrc == wanted.source;
     let mut fact = Facts::empty();
-    let form_fits = local && scope_fits && !route.expires;
+    let form_fits = local && scope_fits;
     fact.set(Facts::SLOT_SOURCE, !form_fits || !from_source);
+    fact.set(Facts::SLOT_EXPIRES, route.expires);
     fact.set(Facts::SLOT_PROTOCOL, route.protocol != wanted.protocol);
     let marked = route.protocol == wanted.protocol && wanted.protocol != libc::RTPROT_KERNEL;
     let mark = if marked {
@@ -907,9 +924,6 @@ fn key_of(route: &Route) -> RouteKey {
         prefsrc: route.prefsrc,
     }
 }
-
-/// The metric of the kernel's prefix routes (`IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h).
-const IP6_PREFIX_METRIC: u32 = 256;
 
 /// How long after an address was made its local route may still be on its way to the table, in
 /// hundredths of a second. It comes within microseconds, or milliseconds under load.

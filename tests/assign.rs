@@ -606,3 +606,68 @@ fn right_vips_are_left_alone_and_new_ones_come_under_a_rule_before_table_local()
         net.assert_single_route(&set, PROTO_KERNEL);
     }
 }
+
+/// As kube-vip leaves its addresses: what does not renew them ends them.
+#[test]
+fn an_address_that_expires_is_made_permanent() {
+    for protocol in [PROTO_KERNEL, MARK] {
+        let net = Net::new();
+        let (v4, v6) = (vips_v4(4), vips_v6(4));
+        net.ip_batch([
+            format!(
+                "addr add {}/32 dev {VIP_LINK} valid_lft 600 preferred_lft 600",
+                v4[0]
+            ),
+            format!(
+                "addr add {} peer 192.0.2.77/32 dev {VIP_LINK} valid_lft 600 preferred_lft 60",
+                v4[1]
+            ),
+            format!(
+                "addr add {} peer 192.0.2.78/32 dev {VIP_LINK} valid_lft 600 preferred_lft 60",
+                v4[1]
+            ),
+            format!(
+                "addr add {}/32 dev {VIP_LINK} valid_lft 600 preferred_lft 0 metric 77",
+                v4[2]
+            ),
+            format!(
+                "addr add {}/128 dev {VIP_LINK} nodad valid_lft 600 preferred_lft 600",
+                v6[0]
+            ),
+            format!(
+                "addr add {}/128 dev {VIP_LINK} nodad noprefixroute valid_lft 600 preferred_lft 60",
+                v6[1]
+            ),
+            format!(
+                "addr add {}/128 dev {VIP_LINK} nodad valid_lft 600 preferred_lft 0 metric 77",
+                v6[2]
+            ),
+        ]);
+        let set = [&v4[..], &v6[..]].concat();
+        let mut vips = builder()
+            .protocol(Protocol::new(protocol).unwrap())
+            .open()
+            .unwrap();
+        for audited in vips.audit().unwrap().vips {
+            assert!(audited.drift.contains(Drift::EXPIRING_ADDRESS), "{audited}");
+        }
+        let report = vips.assign(&set).unwrap();
+        assert_eq!(counts(&report), [2, 6, 0, 0, 0], "{report}");
+        assert!(vips.audit().unwrap().is_clean());
+        let state = net.local_state();
+        for vip in &set {
+            for address in state.addresses_of(*vip) {
+                assert!(!address.expires, "{address:?}");
+                assert!(vip.is_ipv4() || address.noprefixroute, "{address:?}");
+            }
+            assert_eq!(state.routes_of(*vip).len(), 1, "{vip}");
+        }
+        assert_eq!(state.addresses_of(v4[1]).len(), 2, "each by its peer");
+        let told = net.ip(&format!("-d addr show dev {VIP_LINK} deprecated"));
+        for vip in [v4[2], v6[2]] {
+            assert!(told.contains(&vip.to_string()), "{told}");
+        }
+        assert!(told.contains("metric 77"), "{told}");
+        assert_eq!(vips.assign(&set).unwrap().writes, 0);
+    }
+}

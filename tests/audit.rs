@@ -741,3 +741,35 @@ fn under_a_rule_and_churn_an_audit_says_no_more_than_it_has_seen() {
         assert!(set.iter().all(|vip| drifts(&audit)[vip].is_empty()));
     }
 }
+
+#[test]
+fn what_will_end_by_itself_is_told() {
+    let net = Net::new();
+    let all = vips(2);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&all).unwrap();
+    for vip in &all[..2] {
+        let bits = common::host_bits(*vip);
+        net.ip(&format!(
+            "addr change {vip}/{bits} dev {VIP_LINK} nodad noprefixroute valid_lft 600 \
+             preferred_lft 600"
+        ));
+    }
+    net.ip(&format!(
+        "-6 route replace local {} dev {VIP_LINK} table local proto kernel src {NODE_V6} \
+         metric 1024 expires 100",
+        all[3]
+    ));
+    let seen = drifts(&manager.audit().unwrap());
+    assert_eq!(seen[&all[0]], Drift::EXPIRING_ADDRESS);
+    assert_eq!(seen[&all[1]], Drift::EXPIRING_ADDRESS);
+    assert_eq!(seen[&all[2]], Drift::empty());
+    let route = Drift::MISSING_ROUTE | Drift::EXPIRING_ROUTE;
+    assert_eq!(seen[&all[3]], route);
+    // Not so a preferred lifetime: a deprecated address stays.
+    let vip = all[2];
+    net.ip(&format!(
+        "addr change {vip}/32 dev {VIP_LINK} valid_lft forever preferred_lft 60"
+    ));
+    assert_eq!(drifts(&manager.audit().unwrap())[&vip], Drift::empty());
+}

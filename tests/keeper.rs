@@ -1257,3 +1257,30 @@ fn a_vip_removed_under_a_rule_before_table_local_is_released() {
         }
     }
 }
+
+#[test]
+fn an_address_whose_lifetime_becomes_finite_is_kept() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(set());
+    settle(&mut keeper);
+    let resyncs = keeper.counters().resyncs;
+    for vip in set() {
+        let bits = common::host_bits(vip);
+        net.ip(&format!(
+            "addr change {vip}/{bits} dev {VIP_LINK} nodad noprefixroute valid_lft 600 \
+             preferred_lft 600"
+        ));
+    }
+    settle(&mut keeper);
+    let state = net.local_state();
+    for vip in set() {
+        let [address] = state.addresses_of(vip) else {
+            panic!("{vip}: {:?}", state.addresses_of(vip));
+        };
+        assert!(!address.expires, "{address:?}");
+    }
+    net.assert_single_route(&set(), PROTO_KERNEL);
+    assert_eq!(keeper.counters().resyncs, resyncs);
+    assert_eq!(keeper.counters().repairs, 2 * set().len() as u64);
+}

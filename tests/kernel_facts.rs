@@ -344,19 +344,11 @@ fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
     let plain = NewAddress(address(vip, link, AddressFlags::Nodad));
     assert_eq!(raw.request(plain, CREATE_EXCL), 0);
     wait_for_kernel_route(&watcher, vip, link);
-    let in_main = |net: &Net| {
-        let state = net.local_state();
-        let routes = state.routes_of(vip).iter();
-        routes
-            .filter(|route| route.table == TABLE_MAIN)
-            .map(|route| (route.metric, route.dev.clone()))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(in_main(&net), [(256, VIP_LINK.to_owned())]);
+    assert_eq!(in_main(&net, vip), [256]);
 
     let ours = || NewAddress(vip_address(vip, link));
     assert_eq!(raw.request(ours(), CREATE_REPLACE), 0);
-    assert_eq!(in_main(&net), []);
+    assert!(in_main(&net, vip).is_empty());
     let state = net.local_state();
     let [address] = state.addresses_of(vip) else {
         panic!("{state:?}");
@@ -365,7 +357,7 @@ fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
     assert_eq!(local_routes(&net, vip).len(), 1, "the local route stays");
     // Again: the same.
     assert_eq!(raw.request(ours(), CREATE_REPLACE), 0);
-    assert_eq!(in_main(&net), []);
+    assert!(in_main(&net, vip).is_empty());
 }
 
 /// (h)
@@ -656,4 +648,124 @@ fn a_look_up_follows_the_rules_and_names_the_table_that_answered() {
     net.ip("-4 rule add pref 0 lookup local");
     net.ip("-4 rule del pref 100");
     assert_eq!(answers(&mut raw, v4), Ok(TABLE_LOCAL));
+}
+
+/// The metrics of the routes to a host in table main.
+fn in_main(net: &Net, vip: IpAddr) -> Vec<u32> {
+    let state = net.local_state();
+    let routes = state.routes_of(vip).iter();
+    let main = routes.filter(|route| route.table == TABLE_MAIN);
+    main.map(|route| route.metric).collect()
+}
+
+#[test]
+fn an_ipv6_address_is_made_permanent_beside_its_routes() {
+    let net = Net::new();
+    let link = net.vip_index();
+    let mut raw = Raw::new();
+    let watcher = RouteWatcher::new();
+    let vip = one_v6();
+    net.ip(&format!(
+        "addr add {vip}/128 dev {VIP_LINK} nodad metric 7 valid_lft 600 preferred_lft 600"
+    ));
+    wait_for_kernel_route(&watcher, vip, link);
+    assert_eq!(in_main(&net, vip), [7]);
+    let route = local_route(vip, link, Some(V6), PROTO_KERNEL);
+    assert_eq!(raw.request(NewRoute(route), CREATE_EXCL), 0);
+    let kernels = DelRoute(with_metric(delete_any(vip, link), 0));
+    assert_eq!(raw.request(kernels, 0), 0);
+
+    net.ip(&format!(
+        "addr change {vip}/128 dev {VIP_LINK} noprefixroute metric 7 valid_lft forever \
+         preferred_lft forever"
+    ));
+    let state = net.local_state();
+    let [address] = state.addresses_of(vip) else {
+        panic!("{state:?}");
+    };
+    assert!(!address.expires && address.noprefixroute && !address.tentative);
+    assert!(!address.nodad, "what is not sent is lost");
+    // Its prefix route stays: of one that was not permanent the kernel takes none away.
+    assert_eq!(in_main(&net, vip), [7]);
+    let [local] = &local_routes(&net, vip)[..] else {
+        panic!("{:?}", local_routes(&net, vip));
+    };
+    assert_eq!((local.metric, local.prefsrc), (1024, Some(V6)));
+
+    // Gone, it stays gone.
+    net.ip(&format!(
+        "route del {vip} dev {VIP_LINK} table main metric 7"
+    ));
+    net.ip(&format!(
+        "addr change {vip}/128 dev {VIP_LINK} noprefixroute metric 7 valid_lft forever \
+         preferred_lft forever"
+    ));
+    assert!(in_main(&net, vip).is_empty());
+    // Without the flag it comes back.
+    net.ip(&format!(
+        "addr change {vip}/128 dev {VIP_LINK} metric 7 valid_lft forever preferred_lft forever"
+    ));
+    assert_eq!(in_main(&net, vip), [7]);
+}
+
+#[test]
+fn an_ipv4_address_is_made_permanent_beside_its_routes() {
+    let net = Net::new();
+    let vip = one_v4();
+    net.ip(&format!(
+        "addr add {vip}/32 dev {VIP_LINK} metric 7 valid_lft 600 preferred_lft 0 scope link"
+    ));
+    net.ip(&format!(
+        "route replace local {vip} dev {VIP_LINK} table local proto kernel scope host src {NODE_V4}"
+    ));
+    let before = net.local_state();
+    let told = || net.ip(&format!("-d addr show dev {VIP_LINK} to {vip}"));
+    net.ip(&format!(
+        "addr change {vip}/32 dev {VIP_LINK} metric 7 valid_lft forever preferred_lft 0"
+    ));
+    let state = net.local_state();
+    assert_eq!(state.routes_of(vip), before.routes_of(vip));
+    let [address] = state.addresses_of(vip) else {
+        panic!("{state:?}");
+    };
+    // 253: link.
+    assert_eq!((address.expires, address.scope), (false, 253));
+    assert!(
+        told().contains("metric 7") && told().contains("deprecated"),
+        "{}",
+        told()
+    );
+    // What is not sent is lost, but for scope, label and broadcast address.
+    net.ip(&format!(
+        "addr change {vip}/32 dev {VIP_LINK} valid_lft forever preferred_lft forever"
+    ));
+    assert!(
+        !told().contains("metric") && !told().contains("deprecated"),
+        "{}",
+        told()
+    );
+    assert_eq!(net.local_state().addresses_of(vip)[0].scope, 253);
+}
+
+/// The kernel looks for it by device alone (`addrconf_get_prefix_route`).
+#[test]
+fn an_ipv6_address_takes_the_first_route_in_table_main_for_its_prefix_route() {
+    let net = Net::new();
+    let link = net.vip_index();
+    let watcher = RouteWatcher::new();
+    let vip = one_v6();
+    net.ip(&format!("addr add {vip}/128 dev {VIP_LINK} nodad"));
+    wait_for_kernel_route(&watcher, vip, link);
+    net.ip(&format!(
+        "route del {vip} dev {VIP_LINK} table main metric 256"
+    ));
+    net.ip(&format!(
+        "-6 route add {vip} dev {VIP_LINK} proto static metric 700"
+    ));
+    net.ip(&format!(
+        "-6 route append {vip} dev {} metric 300",
+        common::NODE_LINK
+    ));
+    net.ip(&format!("addr del {vip}/128 dev {VIP_LINK}"));
+    assert_eq!(in_main(&net, vip), [300], "another device's stays");
 }

@@ -60,7 +60,7 @@ fn manager(kept: Family, protocol: u8) -> VipManager {
 fn wrong(kept: Family, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     let mut state = LocalState::read();
     for address in state.addresses.values_mut().flatten() {
-        address.nodad = true;
+        address.forgive_flags();
         address.broadcast = None;
     }
     let want = Want {

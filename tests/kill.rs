@@ -280,7 +280,7 @@ fn check(before: &Seen, setting: Setting, verb: Verb) -> Result<(), String> {
     };
     let mut state = after.local_state();
     for address in state.addresses.values_mut().flatten() {
-        address.nodad = true;
+        address.forgive_flags();
     }
     let good = match verb {
         Verb::Release => Vec::new(),

@@ -21,7 +21,7 @@ use common::{
     never_without_local_route, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
-use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report};
+use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
 
 /// Both kinds of wanted protocol.
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -324,7 +324,7 @@ type Made = (
 );
 
 #[test]
-fn the_cause_of_the_prefix_route_goes_and_all_else_of_the_address_stays() {
+fn the_prefix_route_goes_and_the_address_stays_as_it_was() {
     const NODAD: AddressFlags = AddressFlags::Nodad;
     let home = NODAD | AddressFlags::Homeaddress;
     let made: [Made; 10] = [
@@ -399,58 +399,71 @@ fn the_cause_of_the_prefix_route_goes_and_all_else_of_the_address_stays() {
             assert_eq!(before[6].protocol, Some(7.into()), "{:?}", before[6]);
         }
 
-        let mut manager = manager(protocol);
-        let report = manager.normalize_only(&vips[..count]).unwrap();
-        assert_eq!(report.repaired, count, "{report}");
-        for (at, was) in before[..count].iter().enumerate() {
-            let mut want = was.clone();
-            want.flags |= AddressFlags::Noprefixroute;
+        // But for lifetimes, which pass.
+        let as_it_was = |at: usize, was: &Kept| {
             let mut is = kept(vips[at], link);
-            // Time passes; nothing is prolonged.
-            for (is, want) in [
-                (&mut is.valid, want.valid),
-                (&mut is.preferred, want.preferred),
+            for (is, was) in [
+                (&mut is.valid, was.valid),
+                (&mut is.preferred, was.preferred),
             ] {
                 assert!(
-                    *is <= want && *is >= want.saturating_sub(5),
-                    "{at}: {is} for {want}"
+                    *is <= was && *is >= was.saturating_sub(60),
+                    "{at}: {is} for {was}"
                 );
-                *is = want;
+                *is = was;
             }
-            assert_eq!(is, want, "{at}");
+            assert_eq!(is, *was, "{at}");
+        };
+        let mut manager = manager(protocol);
+        // Nobody has said for how long this node has them: all else of those is healed.
+        let expiring = [2, 9].map(|at| vips[at]);
+        let report = report(manager.normalize_only(&vips[..count]));
+        assert_eq!((report.repaired, report.failures.len()), (count - 2, 2));
+        for (failure, vip) in report.failures.iter().zip(expiring) {
+            assert_eq!(failure.vip, vip.into());
+            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert_eq!(failure.drift, Drift::EXPIRING_ADDRESS);
+        }
+        for (at, was) in before[..count].iter().enumerate() {
+            as_it_was(at, was);
         }
         let gone = in_main();
         assert_eq!(gone[..count], vec![Vec::<u32>::new(); count][..]);
         // A peer's route is not the VIP's, and comes whatever the flags (`__ipv6_ifa_notify`).
         assert_eq!(gone[count + 1..], prefix_routes[count + 1..]);
         assert_eq!(gone[count], [256], "the one not given");
+
+        // Whoever names them says that they stay.
+        let report = manager.assign(&vips[..count]).unwrap();
+        let counted = (report.repaired, report.unchanged, report.writes);
+        assert_eq!(counted, (2, count - 2, 2), "{report}");
+        for (at, was) in before[..count].iter().enumerate() {
+            let mut want = was.clone();
+            if expiring.contains(&vips[at]) {
+                want.flags |= AddressFlags::Noprefixroute | AddressFlags::Permanent;
+                want.valid = u32::MAX;
+                want.preferred = if was.preferred == 0 { 0 } else { u32::MAX };
+            }
+            as_it_was(at, &want);
+        }
+        assert_eq!(in_main(), gone);
         assert_single_route(&net, &vips[..count], protocol);
 
-        // The cause is gone, so the symptom does not come back, as it does for the control.
-        let lasting = |at: usize| {
-            made[at % count]
-                .1
-                .is_none_or(|(valid, _)| valid == u32::MAX)
-        };
-        let kept: Vec<IpAddr> = (0..=count)
-            .filter(|at| lasting(*at))
-            .map(|at| vips[at])
-            .collect();
-        assert_eq!(
-            kept.len(),
-            count - 1,
-            "two are not for ever, and go with the link"
-        );
+        // A flap brings it back where the address lets it, and that is seen.
         net.ip(&format!("link set dev {VIP_LINK} down"));
         net.ip(&format!("link set dev {VIP_LINK} up"));
-        broken::wait_for_kernel_routes(&kept);
+        broken::wait_for_kernel_routes(&vips);
         let after = in_main();
-        assert_eq!(after[..count], vec![Vec::<u32>::new(); count][..]);
-        assert_eq!(after[count], [256], "the one not given: it came back");
-        assert_eq!(after[count + 1..], prefix_routes[count + 1..]);
-        let kept = &kept[..count - 2];
-        assert_eq!(manager.normalize_only(kept).unwrap().repaired, count - 2);
-        assert_single_route(&net, kept, protocol);
+        for (at, after) in after[..count].iter().enumerate() {
+            let comes_back = !expiring.contains(&vips[at]);
+            assert_eq!(after.is_empty(), !comes_back, "{at}");
+        }
+        assert_eq!(
+            manager.normalize_only(&vips[..count]).unwrap().repaired,
+            count
+        );
+        assert_eq!(in_main()[..count], vec![Vec::<u32>::new(); count][..]);
+        assert_single_route(&net, &vips[..count], protocol);
     }
 }
 
@@ -629,5 +642,90 @@ fn routes_that_differ_in_their_mtu_are_two() {
             manager.release([vip]).unwrap();
             net.assert_absent(&[vip]);
         }
+    }
+}
+
+/// Who keeps it renewed wants it to end if they fail.
+#[test]
+fn an_address_that_expires_is_left_and_told() {
+    let net = Net::new();
+    let all = vips(2);
+    for vip in &all {
+        let bits = common::host_bits(*vip);
+        net.ip(&format!(
+            "addr add {vip}/{bits} dev {VIP_LINK} valid_lft 600 preferred_lft 600"
+        ));
+    }
+    broken::wait_for_kernel_routes(&all);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign([all[0]]).unwrap();
+    // `set_source` is a `normalize`, too; and binding the VIPs anew names none.
+    let calls: [fn(&mut VipManager) -> Result<Report, Error>; 4] = [
+        |manager| manager.normalize(),
+        |manager| manager.set_source(NODE_V6),
+        |manager| manager.set_binding(Binding::Route),
+        |manager| manager.set_binding(Binding::Address),
+    ];
+    for (at, call) in calls.iter().enumerate() {
+        let report = report(call(&mut manager));
+        let failed: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
+        assert_eq!(failed.len(), 3, "{at}: {report:?}");
+        assert!(!failed.contains(&all[0]), "{at}: {report:?}");
+        for failure in &report.failures {
+            assert_eq!(failure.cause, Cause::Unrepaired, "{at}: {failure}");
+            assert!(
+                failure.drift.contains(Drift::EXPIRING_ADDRESS),
+                "{at}: {failure}"
+            );
+        }
+        let state = net.local_state();
+        for vip in &all[1..] {
+            let [address] = state.addresses_of(*vip) else {
+                panic!("{at}: {vip}");
+            };
+            assert!(address.expires, "{at}: {address:?}");
+            assert_eq!(state.routes_of(*vip).len(), 1, "{at}: the rest is healed");
+        }
+    }
+}
+
+/// When its lifetime is over, the kernel deletes it.
+#[test]
+fn a_route_with_a_lifetime_is_replaced() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vip = vips_v6(1)[0];
+        let mut manager = manager(protocol);
+        manager.assign([vip]).unwrap();
+        net.ip(&format!(
+            "-6 route replace local {vip} dev {VIP_LINK} table local proto {protocol} \
+             src {NODE_V6} metric 1024 expires 100"
+        ));
+        let drift = manager.audit().unwrap().vips[0].drift;
+        assert_eq!(drift, Drift::MISSING_ROUTE | Drift::EXPIRING_ROUTE);
+        assert_eq!(manager.normalize().unwrap().repaired, 1);
+        let routes = net.ip(&format!("-6 route show table local {vip}"));
+        assert!(!routes.contains("expires"), "{routes}");
+        net.assert_single_route(&[vip], protocol);
+    }
+}
+
+/// Healing is by routes alone: to update an address walks every other one.
+#[test]
+fn a_prefix_route_is_deleted_and_its_address_not_written_to() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let all = vips_v6(50);
+        let broken = |vip: &IpAddr| (*vip, State::ThreeRoutes);
+        put(&net, &all.iter().map(broken).collect::<Vec<_>>(), protocol);
+        let watcher = RouteWatcher::new();
+        let report = manager(protocol).normalize().unwrap();
+        assert_eq!(report.repaired, all.len(), "{report}");
+        let most = if protocol == PROTO_KERNEL { 4 } else { 3 };
+        assert_eq!(report.writes, most * all.len() as u64, "{report}");
+        let events = watcher.drain();
+        let to_address = |event: &&Event| matches!(event, Event::Address(_));
+        assert_eq!(events.iter().filter(to_address).count(), 0);
+        assert_single_route(&net, &all, protocol);
     }
 }

@@ -24,8 +24,8 @@ use ipnet::IpNet;
 use rules::Diversion;
 use serde_json::Value;
 use viproute::{
-    Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, Reason, Reject,
-    SourceAvoidance, Vip, VipManager,
+    Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, PlannedStep, Reason,
+    Reject, SourceAvoidance, Vip, VipManager,
 };
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -965,9 +965,9 @@ fn the_last_ipv4_address_leaves_an_anchor() {
 }
 
 #[test]
-fn lifetimes_and_flags_of_an_address_stay() {
+fn an_address_that_expires_is_made_permanent_and_keeps_all_else() {
     let of = |vip: IpAddr| {
-        let state = common::net::ip_json(&format!("-6 addr show dev {VIP_LINK} to {vip}"));
+        let state = common::net::ip_json(&format!("addr show dev {VIP_LINK} to {vip}"));
         // What the filter leaves out stands there as an empty object.
         let Value::Array(found) = state[0]["addr_info"].clone() else {
             panic!("no addresses: {state}");
@@ -975,30 +975,57 @@ fn lifetimes_and_flags_of_an_address_stay() {
         let is_vip = |address: &Value| address["local"] == vip.to_string();
         found.into_iter().find(is_vip).unwrap()
     };
-    for vip in vips_v6(3) {
+    let (v4, v6) = (vips_v4(9), vips_v6(9));
+    let peer = "192.0.2.77";
+    for (vip, peer, rest, expires) in [
+        (v6[0], None, "valid_lft 5000 preferred_lft 4000", true),
+        (
+            v6[1],
+            None,
+            "valid_lft 5000 preferred_lft 0 metric 300 nodad home",
+            true,
+        ),
+        (
+            v6[2],
+            None,
+            "valid_lft forever preferred_lft 0 metric 300",
+            false,
+        ),
+        (v6[3], None, "nodad home", false),
+        (
+            v4[0],
+            None,
+            "valid_lft 5000 preferred_lft 4000 metric 300",
+            true,
+        ),
+        (v4[1], Some(peer), "valid_lft 5000 preferred_lft 0", true),
+        (v4[2], None, "valid_lft forever preferred_lft 0", false),
+    ] {
         let net = Net::new();
-        let rest = match vip {
-            vip if vip == vips_v6(1)[0] => "valid_lft 5000 preferred_lft 4000",
-            vip if vip == vips_v6(2)[1] => "valid_lft forever preferred_lft 0 metric 300",
-            _ => "nodad home",
-        };
-        net.ip(&format!("-6 addr add {vip} dev {VIP_LINK} {rest}"));
+        let peer = peer.map(|peer| format!(" peer {peer}")).unwrap_or_default();
+        net.ip(&format!("addr add {vip}{peer} dev {VIP_LINK} {rest}"));
         // One like it is not desired.
-        let stale = vips_v6(9)[8];
-        net.ip(&format!("-6 addr add {stale} dev {VIP_LINK} {rest}"));
+        let stale = if vip.is_ipv4() { v4[8] } else { v6[8] };
+        net.ip(&format!("addr add {stale} dev {VIP_LINK} {rest}"));
         net.settle_of(&[vip, stale]);
         let before = of(vip);
         let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
         let plan = plan(&mut manager, &Claim::link(), &[vip]);
+        let is_update = |step: &PlannedStep| matches!(step.action, Action::UpdateAddress { .. });
+        let updates = plan.steps.iter().filter(|step| is_update(step));
+        assert_eq!(updates.count(), usize::from(expires), "{plan}");
         run(&plan);
         let after = of(vip);
-        assert_eq!(after["noprefixroute"], true, "{after}");
-        for key in ["nodad", "home", "metric", "deprecated", "dynamic"] {
+        if expires && vip.is_ipv6() {
+            assert_eq!(after["noprefixroute"], true, "{after}");
+        }
+        for key in ["nodad", "home", "metric", "deprecated"] {
             assert_eq!(before[key], after[key], "{rest}: {key}");
         }
-        for key in ["valid_life_time", "preferred_life_time"] {
-            let [before, after] = [&before, &after].map(|address| address[key].as_u64().unwrap());
-            assert!(before >= after && before - after < 60, "{rest}: {key}");
+        let forever = Value::from(u32::MAX);
+        assert_eq!(after["valid_life_time"], forever, "{rest}");
+        if before["deprecated"] != true {
+            assert_eq!(after["preferred_life_time"], forever, "{rest}");
         }
         broken::assert_single_route(&net, &[vip], PROTO_KERNEL);
         net.assert_absent(&[stale]);

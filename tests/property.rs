@@ -1090,7 +1090,7 @@ impl Party {
             routes.retain(|route| route.dev == VIP_LINK || route.metric != metric);
         }
         for address in state.addresses.values_mut().flatten() {
-            address.nodad = true;
+            address.forgive_flags();
             address.broadcast = None;
         }
         let want = Want {

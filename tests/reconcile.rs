@@ -556,3 +556,22 @@ fn a_desired_vip_without_a_source_is_not_released() {
     assert_eq!(causes(&report), rejected, "{report:?}");
     before.assert_same(&net.snapshot_without(&[v4, goes]));
 }
+
+#[test]
+fn an_address_that_expires_is_kept_where_it_is_desired() {
+    let net = Net::new();
+    let all = vips(2);
+    for vip in &all {
+        let bits = common::host_bits(*vip);
+        net.ip(&format!(
+            "addr add {vip}/{bits} dev {VIP_LINK} valid_lft 600 preferred_lft 600"
+        ));
+    }
+    let mut manager = manager(PROTO_KERNEL);
+    let report = manager.reconcile(&Claim::link(), &all[..2]).unwrap();
+    assert_eq!((report.repaired, report.released), (2, 2), "{report}");
+    assert_single_route(&net, &all[..2], PROTO_KERNEL);
+    net.assert_absent(&all[2..]);
+    let report = manager.reconcile(&Claim::link(), &all[..2]).unwrap();
+    assert_eq!(report.writes, 0, "{report}");
+}

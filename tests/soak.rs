@@ -238,7 +238,7 @@ fn wrong(all: &[IpAddr], strangers: &HashSet<IpAddr>) -> Option<String> {
     let link = index_of(VIP_LINK)?;
     let mut state = Seen::read(link).local_state();
     for address in state.addresses.values_mut().flatten() {
-        address.nodad = true;
+        address.forgive_flags();
     }
     let wrong = state.wrong_vips(all, &common::Want::default());
     if let Some(first) = wrong.first() {

@@ -14,7 +14,7 @@ use common::{
 use netlink_packet_route::RouteNetlinkMessage::NewRoute;
 
 /// A change to a good state, and a word of what must be said of it.
-const FAULTS: [(&str, &str); 17] = [
+const FAULTS: [(&str, &str); 19] = [
     (
         "addr del 10.96.0.1/32 dev kube-dummy-if",
         "10.96.0.1: no address",
@@ -54,6 +54,14 @@ const FAULTS: [(&str, &str); 17] = [
     (
         "-6 addr change 2001:db8:42::1/128 dev kube-dummy-if nodad",
         "address without noprefixroute",
+    ),
+    (
+        "-6 addr change 2001:db8:42::1/128 dev kube-dummy-if nodad noprefixroute valid_lft 60 preferred_lft 60",
+        "2001:db8:42::1: address expires",
+    ),
+    (
+        "addr change 10.96.0.1/32 dev kube-dummy-if valid_lft 60 preferred_lft 60",
+        "10.96.0.1: address expires",
     ),
     (
         "-6 route del local 2001:db8:42::1 dev kube-dummy-if table local",

@@ -10,9 +10,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkMessage,
 };
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -133,21 +131,6 @@ pub fn plain_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
         RouteNetlinkMessage::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
     )
-}
-
-/// Sets NOPREFIXROUTE on an IPv6 address that is there, which takes its prefix route away.
-fn update_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
-    let mut message = address(link, vip);
-    let mut for_ever = CacheInfo::default();
-    for_ever.ifa_valid = u32::MAX;
-    for_ever.ifa_preferred = u32::MAX;
-    message
-        .attributes
-        .push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
-    message
-        .attributes
-        .push(AddressAttribute::CacheInfo(for_ever));
-    (RouteNetlinkMessage::NewAddress(message), NLM_F_REPLACE)
 }
 
 pub fn delete_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
@@ -299,30 +282,40 @@ pub fn as_kube_router_leaves(link: u32, vips: &[IpAddr]) -> Messages {
     }))
 }
 
-/// Repairs such IPv6 VIPs by the fewest messages: the prefix route's cause, and the kernel's route.
+/// Deletes the prefix route that the kernel made for an IPv6 address.
+fn delete_prefix_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut message = route(link, vip);
+    message.header.table = 254;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Priority(256));
+    (RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Heals such IPv6 VIPs by the fewest messages.
 ///
 /// The library does not do it: were the kernel's route gone meanwhile, the deletion would take the
 /// wanted one.
-pub fn normalize_v6(link: u32, vips: &[IpAddr]) -> Messages {
+pub fn heal_v6(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(
         vips.iter()
-            .flat_map(|vip| [update_address(link, vip), delete_kernels(link, vip)]),
+            .flat_map(|vip| [delete_kernels(link, vip), delete_prefix_route(link, vip)]),
     )
 }
 
-/// Repairs such IPv6 VIPs by the messages that cannot hit the wrong route: ours bears another
-/// protocol while the kernel's is deleted.
-pub fn normalize_v6_safely(link: u32, vips: &[IpAddr]) -> Messages {
+/// Heals such IPv6 VIPs by the messages that cannot hit the wrong route: ours bears another protocol
+/// while the kernel's is deleted. By routes alone: to set NOPREFIXROUTE takes the prefix route, too,
+/// and walks all addresses of the link and of the namespace for each.
+pub fn heal_v6_safely(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().flat_map(|vip| {
-        let mut transit = wanted_route(link, vip, NLM_F_REPLACE);
-        if let RouteNetlinkMessage::NewRoute(route) = &mut transit.0 {
+        let mut staged = wanted_route(link, vip, NLM_F_REPLACE);
+        if let RouteNetlinkMessage::NewRoute(route) = &mut staged.0 {
             route.header.protocol = RouteProtocol::Static;
         }
         [
-            update_address(link, vip),
-            transit,
+            staged,
             delete_kernels(link, vip),
             wanted_route(link, vip, NLM_F_REPLACE),
+            delete_prefix_route(link, vip),
         ]
     }))
 }

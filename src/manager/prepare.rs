@@ -176,6 +176,11 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             // What went away while it was looked for is not on the link.
             rows.retain(|row| row.facts.on_link() || row.facts.is_unread());
             rows.reject(|row| screen.reject(row), rejected);
+            // To bind an address anew makes it permanent, which is for those to say who name it.
+            let expiring = rows
+                .iter_mut()
+                .filter(|row| row.facts.contains(Facts::EXPIRES));
+            expiring.for_each(|row| row.goal = Goal::Normalize);
             buffers.fail_unread(|row| row.facts.on_link());
             Ok(())
         }

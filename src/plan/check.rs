@@ -829,8 +829,21 @@ impl Walk {
                     self.demand(!left, "what this call made was not taken back");
                 }
             }
+            // It is healed but for the lifetime, which is to stay.
+            Outcome::Unrepaired
+                if goal == Goal::Normalize
+                    && world.binding == Binding::Address
+                    && kernel.expires()
+                    && written =>
+            {
+                // Without the kernel's route only a new address would help.
+                let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
+                let good = unseen || kernel.is_single_route_for_now(&world);
+                self.demand(good, "expires, and not as wanted until then");
+            }
             Outcome::Unrepaired => {
                 let hopeless = kernel.addresses.other_length
+                    || goal == Goal::Normalize && kernel.expires()
                     || match world.binding {
                         Binding::Address => {
                             goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
@@ -970,6 +983,19 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
             bases.push((host(tentative), true, false));
             bases.push((host(dad_failed), false, false));
         }
+        let expires = Address {
+            no_prefix_route,
+            expires: true,
+            ..Address::OLD
+        };
+        bases.extend([true, false].map(|own| (host(expires), false, own)));
+        if !small {
+            let young = Address {
+                young: true,
+                ..expires
+            };
+            bases.push((host(young), true, false));
+        }
     }
     if !small {
         let other = Addresses {
@@ -1088,6 +1114,10 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
             }
         }
     }
+    let expires = Address {
+        expires: true,
+        ..Address::OLD
+    };
     let behind = Route {
         metric: 700,
         ..foreign(family)
@@ -1112,6 +1142,7 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
                 (Some(Address::NEW), false, true),
                 (Some(Address::OLD), false, false),
                 (Some(Address::OLD), true, false),
+                (Some(expires), false, false),
             ] {
                 let mut kernel = Kernel {
                     addresses: Addresses { host, other_length },

@@ -63,6 +63,8 @@ pub(super) struct Address {
     pub(super) no_prefix_route: bool,
     pub(super) tentative: bool,
     pub(super) dad_failed: bool,
+    /// Its valid lifetime is finite.
+    pub(super) expires: bool,
     /// Made a moment ago.
     pub(super) young: bool,
 }
@@ -73,6 +75,7 @@ impl Address {
         no_prefix_route: true,
         tentative: false,
         dad_failed: false,
+        expires: false,
         young: true,
     };
     pub(super) const OLD: Self = Self {
@@ -190,7 +193,12 @@ impl Kernel {
 
     /// The single-route state, as its definition says it and with no help from [`Facts`].
     pub(super) fn is_single_route(&self, world: &World) -> bool {
-        let good = |host: Address| host.no_prefix_route && !host.tentative && !host.dad_failed;
+        self.is_single_route_for_now(world) && !self.expires()
+    }
+
+    /// The same, but that the address may have a lifetime.
+    pub(super) fn is_single_route_for_now(&self, world: &World) -> bool {
+        let good = |host: Address| !host.tentative && !host.dad_failed;
         let wanted = world.wanted_route();
         let address = match world.binding {
             Binding::Address => self.addresses.host.is_some_and(good),
@@ -200,6 +208,10 @@ impl Kernel {
             && !self.addresses.other_length
             && self.ours().eq([&wanted])
             && self.routes.first() == Some(&wanted)
+    }
+
+    pub(super) fn expires(&self) -> bool {
+        self.addresses.host.is_some_and(|host| host.expires)
     }
 
     /// Whether nothing of the VIP is on our link.
@@ -271,22 +283,30 @@ impl Kernel {
         Ok(())
     }
 
-    /// RTM_NEWADDR, REPLACE. `inet6_addr_modify` deletes the prefix route of an address that made
-    /// one; the local route it does not touch. An address that is not there is made.
+    /// RTM_NEWADDR, REPLACE, for ever and with NOPREFIXROUTE. `inet6_addr_modify` deletes the prefix
+    /// route of an address that was permanent and made one; the local route it does not touch. An
+    /// address that is not there is made.
     fn update_address(&mut self, world: &World) -> Result<(), i32> {
         let Some(host) = &mut self.addresses.host else {
             return self.add_address(world);
         };
-        if !host.no_prefix_route {
+        let made_one = !host.no_prefix_route && !host.expires;
+        host.expires = false;
+        if world.family == Family::V6 {
             host.no_prefix_route = true;
-            self.delete_prefix_route();
+            if made_one {
+                self.delete_prefix_route();
+            }
         }
         Ok(())
     }
 
+    /// `addrconf_get_prefix_route` takes the first one through the link, whoever made it.
     fn delete_prefix_route(&mut self) {
         let prefix = |r: &Route| r.device == Device::Link && r.table == TABLE_MAIN;
-        self.routes.retain(|r| !(prefix(r) && r.metric == 256));
+        if let Some(at) = self.routes.iter().position(prefix) {
+            self.routes.remove(at);
+        }
     }
 
     /// RTM_DELADDR: the kernel takes its own routes with it. Ours stay.
@@ -312,7 +332,7 @@ impl Kernel {
                 self.late = false;
                 let own = |r: &Route| r.device == Device::Link && r.metric == 0;
                 self.routes.retain(|r| !own(r));
-                if !host.no_prefix_route {
+                if !host.no_prefix_route && !host.expires {
                     self.delete_prefix_route();
                 }
                 // `rt6_remove_prefsrc`.
@@ -555,7 +575,7 @@ impl World {
                     | flag(host.tentative, IFA_F_TENTATIVE)
                     | flag(host.dad_failed, IFA_F_DADFAILED),
                 link: LINK,
-                valid: u32::MAX,
+                valid: if host.expires { 60 } else { u32::MAX },
                 preferred: u32::MAX,
                 created: if host.young { NOW } else { NOW / 2 },
                 protocol: None,

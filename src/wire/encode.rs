@@ -18,8 +18,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleHeader};
 
 use super::{
-    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC, RTM_F_FIB_MATCH, RTM_F_LOOKUP_TABLE,
-    TABLE_LOCAL,
+    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_PREFIX_METRIC, IP6_USER_METRIC, RTM_F_FIB_MATCH,
+    RTM_F_LOOKUP_TABLE, TABLE_LOCAL, TABLE_MAIN,
 };
 use crate::plan::Step;
 use crate::vip::Family;
@@ -160,12 +160,17 @@ pub(crate) struct RouteKey {
     pub(crate) prefsrc: Option<IpAddr>,
 }
 
-/// What of an address must survive an update of its flags.
+/// What of an address must survive an update of its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AddressKeep {
+    /// The settable ones.
     pub(crate) flags: u32,
-    pub(crate) valid: u32,
-    pub(crate) preferred: u32,
+    /// The other end; the VIP itself where there is none.
+    pub(crate) end: IpAddr,
+    /// Its valid lifetime is finite.
+    pub(crate) expires: bool,
+    /// Its preferred lifetime is 0.
+    pub(crate) deprecated: bool,
     pub(crate) protocol: Option<u8>,
     pub(crate) rt_priority: Option<u32>,
 }
@@ -315,8 +320,12 @@ impl Templates {
         push(out, sequence, libc::RTM_DELADDR, 0, &header, ends.iter());
     }
 
-    /// Appends the update that gives the address of `vip` `IFA_F_NOPREFIXROUTE` and changes
-    /// nothing else of it (`inet6_addr_modify`, net/ipv6/addrconf.c, sets all of these anew).
+    /// Appends the update that makes the address of `vip` valid for ever and changes nothing else of
+    /// it: what is not sent is lost (`inet6_addr_modify`, net/ipv6/addrconf.c;
+    /// `inet_rtm_newaddr`, net/ipv4/devinet.c, which finds the address by its other end, too).
+    ///
+    /// In IPv6 with `IFA_F_NOPREFIXROUTE`: without it the kernel makes the prefix route anew. The one
+    /// that is there stays.
     pub(crate) fn push_update_address(
         &self,
         out: &mut Vec<u8>,
@@ -325,18 +334,20 @@ impl Templates {
         keep: &AddressKeep,
     ) {
         let local = AddressAttribute::Local(*vip);
-        let flags = AddressAttribute::Flags(AddressFlags::from_bits_retain(
-            keep.flags | IFA_F_NOPREFIXROUTE,
-        ));
+        let end = AddressAttribute::Address(keep.end);
+        let flags = AddressAttribute::Flags(AddressFlags::from_bits_retain(match self.family {
+            Family::V4 => keep.flags,
+            Family::V6 => keep.flags | IFA_F_NOPREFIXROUTE,
+        }));
         let mut cache = CacheInfo::default();
-        cache.ifa_valid = keep.valid;
-        cache.ifa_preferred = keep.preferred;
+        cache.ifa_valid = u32::MAX;
+        cache.ifa_preferred = if keep.deprecated { 0 } else { u32::MAX };
         let cache = AddressAttribute::CacheInfo(cache);
         let protocol = keep
             .protocol
             .map(|p| AddressAttribute::Protocol(AddressProtocol::from(p)));
         let priority = keep.rt_priority.map(AddressAttribute::RoutePriority);
-        let attributes = [Some(&local), Some(&flags), Some(&cache)]
+        let attributes = [Some(&local), Some(&end), Some(&flags), Some(&cache)]
             .into_iter()
             .chain([protocol.as_ref(), priority.as_ref()])
             .flatten();
@@ -699,6 +710,19 @@ pub(crate) fn transit_key(want: &Wanted) -> RouteKey {
 pub(crate) fn transit_life(want: &Wanted) -> Option<u32> {
     let same = want.transit == want.protocol;
     (same && want.family == Family::V6).then_some(24 * 60 * 60)
+}
+
+/// The key of the prefix route that the kernel makes for an IPv6 address, which may have a metric of
+/// its own (`addrconf_prefix_route`, net/ipv6/addrconf.c).
+pub(crate) fn prefix_key(metric: Option<u32>) -> RouteKey {
+    RouteKey {
+        table: TABLE_MAIN,
+        metric: metric.unwrap_or(IP6_PREFIX_METRIC),
+        protocol: libc::RTPROT_KERNEL,
+        kind: libc::RTN_UNICAST,
+        tos: 0,
+        prefsrc: None,
+    }
 }
 
 /// The key of the kernel's own local route of `vip`, to delete it.

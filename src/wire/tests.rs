@@ -231,36 +231,44 @@ fn labels_are_written_and_read() {
 }
 
 #[test]
-fn an_update_keeps_all_but_the_prefix_route() {
-    let of = Family::V6;
-    let keep = AddressKeep {
-        flags: super::IFA_F_NODAD | super::IFA_F_MANAGETEMPADDR,
-        valid: 3600,
-        preferred: 1800,
-        protocol: Some(77),
-        rt_priority: Some(5),
-    };
-    let mut cache = CacheInfo::default();
-    cache.ifa_valid = 3600;
-    cache.ifa_preferred = 1800;
-    let attributes = vec![
-        AddressAttribute::Local(vip(of)),
-        AddressAttribute::Flags(
-            AddressFlags::Nodad | AddressFlags::Managetempaddr | AddressFlags::Noprefixroute,
+fn an_update_keeps_all_but_the_lifetime() {
+    for (of, deprecated, flags) in [
+        (Family::V4, true, AddressFlags::Mcautojoin),
+        (
+            Family::V6,
+            false,
+            AddressFlags::Mcautojoin | AddressFlags::Noprefixroute,
         ),
-        AddressAttribute::CacheInfo(cache),
-        AddressAttribute::Protocol(AddressProtocol::from(77)),
-        AddressAttribute::RoutePriority(5),
-    ];
-    assert_eq!(
-        written(|out| {
-            Templates::new(&wanted(of)).push_update_address(out, SEQUENCE, &vip(of), &keep);
-        }),
-        whole(
-            RouteNetlinkMessage::NewAddress(address(of, attributes)),
-            NLM_F_REPLACE
-        )
-    );
+    ] {
+        let keep = AddressKeep {
+            flags: super::IFA_F_MCAUTOJOIN,
+            end: source(of),
+            expires: true,
+            deprecated,
+            protocol: Some(77),
+            rt_priority: Some(5),
+        };
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = u32::MAX;
+        cache.ifa_preferred = if deprecated { 0 } else { u32::MAX };
+        let attributes = vec![
+            AddressAttribute::Local(vip(of)),
+            AddressAttribute::Address(source(of)),
+            AddressAttribute::Flags(flags),
+            AddressAttribute::CacheInfo(cache),
+            AddressAttribute::Protocol(AddressProtocol::from(77)),
+            AddressAttribute::RoutePriority(5),
+        ];
+        assert_eq!(
+            written(|out| {
+                Templates::new(&wanted(of)).push_update_address(out, SEQUENCE, &vip(of), &keep);
+            }),
+            whole(
+                RouteNetlinkMessage::NewAddress(address(of, attributes)),
+                NLM_F_REPLACE
+            )
+        );
+    }
 }
 
 #[test]

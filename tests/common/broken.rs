@@ -152,6 +152,13 @@ impl State {
         !matches!(self, NoRoute | PrefixOnly | WrongType)
     }
 
+    /// IPv6: whether one route makes the VIP local, and is replaced in its place. A stale one is
+    /// staged there first.
+    pub fn only_route_is_replaced(self) -> bool {
+        let in_place = [SourceMissing, SourceOther, SourceGone, OtherProtocol, Stale];
+        in_place.contains(&self)
+    }
+
     /// Whether the address comes with its prefix route.
     fn has_prefix_route(self) -> bool {
         matches!(self, Plain | ThreeRoutes | PrefixBeside | PrefixOnly)
@@ -404,11 +411,11 @@ fn to_a_neighbour(mut route: RouteMessage, table: u32, protocol: u8) -> RouteMes
 }
 
 /// What is wrong with VIPs that shall be in the single-route state, where the address may have
-/// been made by another hand: without `nodad`, with a broadcast address.
+/// been made by another hand: without our flags, with a broadcast address.
 pub fn wrong(net: &Net, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     let mut state = net.local_state();
     for address in state.addresses.values_mut().flatten() {
-        address.nodad = true;
+        address.forgive_flags();
         address.broadcast = None;
     }
     let want = Want {

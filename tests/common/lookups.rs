@@ -29,6 +29,21 @@ const BLIND: u64 = 250_000;
 /// under QEMU.
 const BLIND_IN_A_GUEST: u64 = 200;
 
+/// The same where a VIP's only local route is replaced in place (`fib6_add_rt2node`,
+/// net/ipv6/ip6_fib.c): 61 of 600,200 look-ups were told of no route on 6.18, and one of table main's.
+/// The replaced route is unlinked before a walk that stands on it has read it. In the replayed
+/// notifications there is no gap.
+const BLIND_IN_PLACE: u64 = 1_000;
+
+/// Whose route is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Of VIPs that have a local route in each table that a walk can meet.
+    Any,
+    /// Of IPv6 VIPs whose only local route is replaced in place.
+    OnlyRoute,
+}
+
 /// Asks for the route of each VIP, over and over, until stopped.
 #[derive(Debug)]
 pub struct LookUps {
@@ -40,6 +55,11 @@ pub struct LookUps {
 impl LookUps {
     /// Starts, and returns after the first pass over all VIPs.
     pub fn start(vips: &[IpAddr]) -> Self {
+        Self::start_of(vips, Of::Any)
+    }
+
+    /// The same, counted apart.
+    pub fn start_of(vips: &[IpAddr], of: Of) -> Self {
         let (stop, passes) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -48,7 +68,7 @@ impl LookUps {
         // In the namespace of the thread that starts it.
         let thread = std::thread::spawn({
             let (stop, passes) = (Arc::clone(&stop), Arc::clone(&passes));
-            move || ask(&vips, &stop, &passes)
+            move || ask(&vips, of, &stop, &passes)
         });
         let deadline = Instant::now() + Duration::from_secs(10);
         while passes.load(Ordering::Relaxed) == 0 {
@@ -76,7 +96,7 @@ impl LookUps {
 }
 
 /// Every second pass asks for the entry of the table, the others for the route itself.
-fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<String>) {
+fn ask(vips: &[IpAddr], of: Of, stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<String>) {
     let mut socket = Raw::new();
     let by_entry: Vec<Request> = vips.iter().map(|vip| raw::fib_match(*vip)).collect();
     let by_route: Vec<Request> = by_entry
@@ -115,6 +135,10 @@ fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<Stri
                         {
                             &mut blind
                         }
+                        // Table main's.
+                        NetlinkPayload::InnerMessage(NewRoute(_)) if of == Of::OnlyRoute => {
+                            &mut blind
+                        }
                         _ => &mut wrong,
                     };
                     if !is_local && list.len() < 1000 {
@@ -130,11 +154,16 @@ fn ask(vips: &[IpAddr], stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<Stri
         passes.store(pass + 1, Ordering::Relaxed);
     }
     let is_guest = std::env::var_os("VIPROUTE_AT_MOST").is_some();
-    let one_in = if is_guest { BLIND_IN_A_GUEST } else { BLIND };
+    let one_in = match of {
+        _ if is_guest => BLIND_IN_A_GUEST,
+        Of::Any => BLIND,
+        Of::OnlyRoute => BLIND_IN_PLACE,
+    };
     if blind.len() as u64 > 1 + count / one_in {
         wrong.append(&mut blind);
     } else if !blind.is_empty() {
-        println!("{} of {count} look-ups were blind: {blind:?}", blind.len());
+        let blind_of = blind.len();
+        println!("{of:?}: {blind_of} of {count} look-ups were blind: {blind:?}");
     }
     (count, wrong)
 }

@@ -289,11 +289,12 @@ fn name_of(index: u32, link: u32) -> String {
 
 fn address(message: &AddressMessage, link: u32) -> Option<SeenAddress> {
     let (mut local, mut peer, mut flags, mut broadcast) = (None, None, None, None);
-    let mut forever = true;
+    let (mut forever, mut expires) = (true, false);
     let mut kept = message.clone();
     kept.attributes.retain(|attribute| match attribute {
         AddressAttribute::CacheInfo(cache) => {
-            forever = cache.ifa_valid == u32::MAX && cache.ifa_preferred == u32::MAX;
+            expires = cache.ifa_valid != u32::MAX;
+            forever = !expires && cache.ifa_preferred == u32::MAX;
             false
         }
         _ => true,
@@ -322,6 +323,7 @@ fn address(message: &AddressMessage, link: u32) -> Option<SeenAddress> {
             nodad: flags & NODAD != 0,
             noprefixroute: flags & NOPREFIXROUTE != 0,
             forever,
+            expires,
             link_up: true,
         },
         message: kept,

@@ -22,8 +22,17 @@ pub struct Address {
     pub noprefixroute: bool,
     /// Both lifetimes are unlimited.
     pub forever: bool,
+    /// The valid lifetime is limited.
+    pub expires: bool,
     /// The link is up.
     pub link_up: bool,
+}
+
+impl Address {
+    /// Another hand may have made it: without the flags that ours have.
+    pub fn forgive_flags(&mut self) {
+        (self.nodad, self.noprefixroute) = (true, true);
+    }
 }
 
 /// A route to a host.
@@ -121,6 +130,7 @@ impl LocalState {
                 nodad: flag("nodad"),
                 noprefixroute: flag("noprefixroute"),
                 forever: forever("valid_life_time") && forever("preferred_life_time"),
+                expires: !forever("valid_life_time"),
                 link_up,
             });
         }
@@ -267,6 +277,9 @@ fn address_faults(address: &Address) -> Vec<String> {
     }
     if address.dadfailed {
         faults.push("address failed its DAD".to_owned());
+    }
+    if address.expires {
+        faults.push("address expires".to_owned());
     }
     if address.broadcast.is_some() {
         faults.push("address has a broadcast address".to_owned());
