@@ -249,7 +249,24 @@ enum Foreign {
     FlushRoutes {
         v6: bool,
     },
+    /// What stands before the rule for table local, which moves to 100; 0: nothing, as at first.
+    Rule {
+        v6: bool,
+        rule: usize,
+    },
 }
+
+/// Rules before the one for table local.
+const RULES: [&str; 8] = [
+    "",
+    "lookup 77",
+    "lookup 78",
+    "unreachable",
+    "prohibit",
+    "lookup main suppress_prefixlength 0",
+    "fwmark 0x200/0xf00 lookup 77",
+    "l3mdev",
+];
 
 const METRICS: [&str; 5] = ["", "", " metric 7", " metric 256", " metric 2000"];
 const PROTOCOLS: [u8; 5] = [2, 201, 186, 3, 251];
@@ -370,6 +387,26 @@ impl Foreign {
                     _ => METRICS[metric],
                 };
                 vec![format!("ip route del {place}{protocol}{metric}")]
+            }
+            Self::Rule { v6, rule } => {
+                let ip = if v6 { "ip -6" } else { "ip -4" };
+                let first = |verb: &str| format!("{ip} rule {verb} pref 0 lookup local");
+                let clear = [
+                    first("add"),
+                    format!("{ip} rule del pref 99"),
+                    format!("{ip} rule del pref 100"),
+                ];
+                if rule == 0 {
+                    return clear.to_vec();
+                }
+                let mut commands = clear.to_vec();
+                commands.extend([
+                    format!("{ip} route replace default dev {NODE_LINK} table 77"),
+                    format!("{ip} rule add pref 100 lookup local"),
+                    format!("{ip} rule add pref 99 {}", RULES[rule]),
+                    first("del"),
+                ]);
+                commands
             }
             Self::FlushRoutes { v6 } => {
                 let family = if v6 { 6 } else { 4 };
@@ -776,6 +813,7 @@ fn foreign() -> impl Strategy<Value = Foreign> {
                 }),
             1 => any::<bool>().prop_map(|v6| Foreign::FlushRoutes { v6 }),
         ],
+        2 => (any::<bool>(), 0..RULES.len()).prop_map(|(v6, rule)| Foreign::Rule { v6, rule }),
     ]
 }
 
