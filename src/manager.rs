@@ -233,7 +233,8 @@ impl VipManager {
     /// not with the node's. They do not show what other devices hold, nor, unless an IPv6 address
     /// lacks `IFA_F_NOPREFIXROUTE` and so may have made a prefix route, further routes in table main:
     /// see [`audit_deep`](Self::audit_deep). Where one lacks it, as after other tools, each audit
-    /// reads table main, and the kernel walks all of that. The source of a VIP is
+    /// reads table main, and the kernel walks all of that: some ten milliseconds for 50,000 routes,
+    /// where an audit otherwise takes less than one. The source of a VIP is
     /// [not judged](Audited::is_judged) where its family was given none and does not
     /// [keep the kernel's](Builder::kernel_source).
     ///
