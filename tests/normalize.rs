@@ -648,6 +648,7 @@ fn routes_that_differ_in_their_mtu_are_two() {
 /// Who keeps it renewed wants it to end if they fail.
 #[test]
 fn an_address_that_expires_is_left_and_told() {
+    type Call = fn(&mut VipManager) -> Result<Report, Error>;
     let net = Net::new();
     let all = vips(2);
     for vip in &all {
@@ -660,7 +661,7 @@ fn an_address_that_expires_is_left_and_told() {
     let mut manager = manager(PROTO_KERNEL);
     manager.assign([all[0]]).unwrap();
     // `set_source` is a `normalize`, too; and binding the VIPs anew names none.
-    let calls: [fn(&mut VipManager) -> Result<Report, Error>; 4] = [
+    let calls: [Call; 4] = [
         |manager| manager.normalize(),
         |manager| manager.set_source(NODE_V6),
         |manager| manager.set_binding(Binding::Route),
