@@ -11,6 +11,18 @@ use crate::vip::Vip;
 /// addresses, the sources and what is outside the manager's allowed ranges are no VIPs, so no
 /// claim reaches them.
 ///
+/// A manager that has a source for one family only ([`Builder::source`](crate::Builder::source),
+/// [`Builder::kernel_source`](crate::Builder::kernel_source)) claims VIPs of that family only, unless
+/// the claim names ranges of the other: so two managers, one a family, share a link. A source that is
+/// given and just now not on the node still counts.
+///
+/// Nor is a VIP released for not being desired where no admissible VIP of its family is desired at
+/// all: that is more probably a mistake. Such a VIP of a family that the manager has a source for is
+/// a failure ([`Cause::Missing`](crate::Cause::Missing) with
+/// [`ErrorKind::EmptySet`](crate::ErrorKind::EmptySet)).
+/// [`release`](crate::VipManager::release) and [`release_all`](crate::VipManager::release_all) take it
+/// off the link.
+///
 /// ```no_run
 /// # use std::net::IpAddr;
 /// # use viproute::{Claim, VipManager};
@@ -90,6 +102,11 @@ impl Claim {
     /// Whether the claim goes by marks.
     pub(crate) fn needs_mark(&self) -> bool {
         self.what == What::Mark
+    }
+
+    /// Whether the claim itself says which families it is about.
+    pub(crate) fn names_ranges(&self) -> bool {
+        matches!(self.what, What::Ranges(_))
     }
 
     /// Whether this VIP of the link is claimed; `marked`: it bears the manager's mark.

@@ -25,12 +25,14 @@ use crate::sys::OtherProcess;
 ///         for failure in error.report().iter().flat_map(|report| &report.failures) {
 ///             match failure.cause {
 ///                 Cause::Rejected(why) => println!("{} is refused: {why}", failure.vip),
+///                 // Its family waits for something, say its source; the other one does not.
+///                 Cause::Missing(_) => println!("{failure}"),
 ///                 Cause::Pending => println!("{}: try again", failure.vip),
 ///                 _ => println!("{failure}"), // it names the VIP
 ///             }
 ///         }
 ///     }
-///     Err(error) => return Err(error.into()), // link, source, privilege: for all of them
+///     Err(error) => return Err(error.into()), // link, privilege: for all of them
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -55,7 +57,8 @@ pub enum ErrorKind {
     /// The configuration cannot work as given (link name, protocol, sources, ranges).
     InvalidConfig,
     /// The desired set is empty. To take every claimed VIP off the link, call
-    /// [`release_all`](crate::VipManager::release_all).
+    /// [`release_all`](crate::VipManager::release_all). In [`Cause::Missing`](crate::Cause::Missing): no
+    /// VIP of the family is desired (see [`Claim`](crate::Claim)).
     EmptySet,
     /// More VIPs would be released than [`Claim::at_most`](crate::Claim::at_most) allows.
     TooManyReleases,
@@ -63,8 +66,8 @@ pub enum ErrorKind {
     InvalidNetns,
     /// There is no such link. Create it, or let [`Builder::create_link`](crate::Builder::create_link).
     LinkNotFound,
-    /// The link is down, or went down during the call. Bring it up, or let
-    /// [`Builder::bring_up`](crate::Builder::bring_up).
+    /// The link is down, or went down during the call, which keeps IPv6 from it, not IPv4. Bring it up,
+    /// or let [`Builder::bring_up`](crate::Builder::bring_up).
     LinkDown,
     /// The link is enslaved to a VRF, where the routes of table local are not used. Take another.
     LinkInVrf,

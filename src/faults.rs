@@ -272,14 +272,23 @@ fn the_kernels_own_words_come_with_each_failure() {
     }));
     let set = v6(300);
     let error = vips.assign(&set).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LinkDown);
+    assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
     let report = error.into_report().unwrap();
     assert_accounted(&report, 300);
     assert_eq!(report.failures.len(), 300);
-    let (refused, late): (Vec<_>, Vec<_>) = report
+    // It is the trouble of all of them, with the kernel's words where it said something.
+    let missing = Cause::Missing(ErrorKind::LinkDown);
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|f| f.cause == missing && f.detail.is_some())
+    );
+    let refused: Vec<_> = report
         .failures
         .iter()
-        .partition(|failure| failure.cause == Cause::Kernel);
+        .filter(|f| f.errno.is_some())
+        .collect();
     assert!(!refused.is_empty());
     for failure in refused {
         assert_eq!(failure.operation, Some(Operation::AddRoute), "{failure}");
@@ -287,9 +296,62 @@ fn the_kernels_own_words_come_with_each_failure() {
         let text = failure.text.as_deref();
         assert!(text.is_some_and(|text| text.contains("Nexthop device is not up")));
     }
-    // On a link that is down nothing more is tried, nor does the kernel's own route come any more.
-    let unmoved = [Cause::NotReached, Cause::Pending];
-    assert!(late.iter().all(|failure| unmoved.contains(&failure.cause)));
+}
+
+/// In the middle of a call one family comes to lack something: its VIPs fail for that, whatever the
+/// kernel says to their messages, and the other's are done.
+#[test]
+fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
+    let disable = format!("/proc/sys/net/ipv6/conf/{LINK}/disable_ipv6");
+    let source_v4 = format!("addr del {NODE_V4}/32 dev node0");
+    let shrink = format!("link set {LINK} mtu 1000");
+    let down = format!("link set {LINK} down");
+    let cases = [
+        (&shrink, Family::V6, ErrorKind::Ipv6Disabled),
+        (&disable, Family::V6, ErrorKind::Ipv6Disabled),
+        (&down, Family::V6, ErrorKind::LinkDown),
+        (&source_v4, Family::V4, ErrorKind::SourceNotOnNode),
+    ];
+    for (what, loser, kind) in cases {
+        let _node = node();
+        let mut vips = builder().open().unwrap();
+        let (act, mut sends) = (what.clone(), 0);
+        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+            sends += 1;
+            if sends == 2 && act.starts_with('/') {
+                std::fs::write(&act, "1").unwrap();
+            } else if sends == 2 {
+                ip(&act);
+            }
+        }));
+        let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
+        let error = vips.assign(&set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
+        let report = error.report().unwrap();
+        assert_accounted(report, 600);
+        assert_eq!(report.assigned, 300, "{what}: {error}");
+        for failure in &report.failures {
+            assert_eq!(failure.vip.family(), loser, "{what}: {failure}");
+            assert_eq!(failure.cause, Cause::Missing(kind), "{what}: {failure}");
+        }
+    }
+}
+
+/// A refusal that sounds like the link's, to one message among many, while the link is there.
+#[test]
+fn one_message_that_finds_no_device_is_sent_again() {
+    let _node = node();
+    let mut vips = builder().open().unwrap();
+    let mut once = Some(4711_u32);
+    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+        let mut addresses = split(batch).filter(|message| kind(message) == NEWADDR);
+        if let Some((message, index)) = addresses.next().zip(once.take()) {
+            let at = HEADER + 4;
+            message[at..at + 4].copy_from_slice(&index.to_ne_bytes());
+        }
+    }));
+    let report = vips.assign(v4(300)).unwrap();
+    assert_eq!(report.assigned, 300, "{report}");
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::cancel::Canceller;
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
-use crate::manager::VipManager;
+use crate::manager::{Leaving, VipManager};
 use crate::observe::Hint;
 use crate::plan::Binding;
-use crate::report::{Cause, Report};
+use crate::report::{Cause, Failure, Report};
 use crate::sys::{Received, Socket, Woken, wait_readable};
 use crate::vip::{Family, Vip};
 use crate::watch::GROUPS;
@@ -112,12 +112,17 @@ pub struct Keeper {
     socket: Socket,
     receive: Box<[u8]>,
     link: Option<u32>,
+    /// Removed by name, sorted, and not yet seen to be gone.
+    leaving: Vec<Vip>,
     /// When the whole link is to be reconciled.
     full: Option<Instant>,
-    /// What is missing, and in words.
-    missing: Option<(ErrorKind, String)>,
-    /// The claim's bound was passed: nothing is released until a new set is given.
-    refused: Option<(ErrorKind, String)>,
+    /// Whether the link can hold VIPs,
+    link_state: Keeping,
+    /// and those of each family.
+    families: [Keeping; 2],
+    /// When it is looked again at what the families wait for.
+    again: Instant,
+    releases: Releases,
     /// What the next reading finds to do was asked for, and is no repair.
     expected: bool,
     dirty: BTreeMap<Vip, Hint>,
@@ -136,6 +141,76 @@ impl fmt::Debug for Keeper {
             .field("link", &self.link)
             .field("counters", &self.counters)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether VIPs can be kept: of the link, or of one family.
+#[derive(Debug, Default)]
+enum Keeping {
+    #[default]
+    Possible,
+    /// Not until this is there.
+    Waiting(Missing),
+}
+
+impl Keeping {
+    fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
+
+    fn missing(&self) -> Option<&Missing> {
+        match self {
+            Self::Possible => None,
+            Self::Waiting(missing) => Some(missing),
+        }
+    }
+}
+
+/// Whether VIPs are released that are claimed and not desired.
+#[derive(Debug, Default)]
+enum Releases {
+    #[default]
+    Allowed,
+    /// No VIP is desired, or none of one family: see [`Claim`].
+    Guarded(Box<str>),
+    /// They would pass the claim's bound: none is, until a new set is given.
+    Refused(Box<str>),
+}
+
+impl Releases {
+    fn are_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
+    /// As an error's kind and detail.
+    fn in_words(&self) -> Option<(ErrorKind, &str)> {
+        match self {
+            Self::Allowed => None,
+            Self::Guarded(detail) => Some((ErrorKind::EmptySet, detail)),
+            Self::Refused(detail) => Some((ErrorKind::TooManyReleases, detail)),
+        }
+    }
+}
+
+/// What a [`Keeper`] waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Missing {
+    /// Whose VIPs wait; `None`: those of both families.
+    pub family: Option<Family>,
+    /// What is missing: the link ([`ErrorKind::LinkNotFound`], [`ErrorKind::LinkInVrf`]), or for one
+    /// family what [`Cause::Missing`] says.
+    pub kind: ErrorKind,
+    /// The same in full: which source it is, and what to do.
+    pub detail: Box<str>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(family) = self.family {
+            write!(f, "{family}: ")?;
+        }
+        write!(f, "{} ({})", self.kind, self.detail)
     }
 }
 
@@ -186,16 +261,15 @@ impl fmt::Display for Counters {
 pub struct Dispatched {
     /// What became of the VIPs that were looked at. Failures are tried again later.
     pub report: Report,
-    /// What is missing, so that nothing can be kept until it is back: the link
-    /// ([`ErrorKind::LinkNotFound`], [`ErrorKind::LinkDown`], [`ErrorKind::LinkInVrf`],
-    /// [`ErrorKind::Ipv6Disabled`]) or a source ([`ErrorKind::SourceNotOnNode`],
-    /// [`ErrorKind::SourceTentative`]).
-    pub missing: Option<ErrorKind>,
+    /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
+    /// of the other one are kept meanwhile. Empty: nothing is missing.
+    pub missing: Vec<Missing>,
+    /// What is not released though it is claimed and not desired, until another set is given:
     /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many
-    /// others came: the desired VIPs are kept, and nothing is released any more until
-    /// [`set_desired`](Keeper::set_desired) is called. The bound is one of each dispatch.
+    /// others came (the bound is one of each dispatch); [`ErrorKind::EmptySet`] where no VIP is desired,
+    /// or on the link are claimed VIPs of a family of which none is desired. Desired VIPs are kept.
     pub refused: Option<ErrorKind>,
-    /// The one or the other in full: which source it is, how many would have gone.
+    /// The latter in full: how many would have gone, of which family none is desired.
     pub detail: Option<String>,
     /// Whether more is due at once: call again.
     pub more: bool,
@@ -203,11 +277,17 @@ pub struct Dispatched {
 
 impl fmt::Display for Dispatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let detail = self.detail.as_deref().unwrap_or_default();
-        match (self.missing, self.refused) {
-            (Some(missing), _) => write!(f, "waiting: {missing} ({detail})"),
-            (None, Some(refused)) => write!(f, "{}; refused: {refused} ({detail})", self.report),
-            (None, None) => fmt::Display::fmt(&self.report, f),
+        // Without the link there is nothing to report.
+        if let Some(link) = self.missing.iter().find(|missing| missing.family.is_none()) {
+            return write!(f, "waiting: {link}");
+        }
+        fmt::Display::fmt(&self.report, f)?;
+        for missing in &self.missing {
+            write!(f, "; waiting for {missing}")?;
+        }
+        match (self.refused, &self.detail) {
+            (Some(refused), Some(detail)) => write!(f, "; refused: {refused} ({detail})"),
+            _ => Ok(()),
         }
     }
 }
@@ -232,9 +312,12 @@ impl Keeper {
             socket,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             link,
+            leaving: Vec::new(),
             full: None,
-            missing: None,
-            refused: None,
+            link_state: Keeping::default(),
+            families: Default::default(),
+            again: Instant::now(),
+            releases: Releases::default(),
             expected: true,
             dirty: BTreeMap::new(),
             fights: BTreeMap::new(),
@@ -246,8 +329,9 @@ impl Keeper {
     /// Sets what is to be kept from now on; the next [`dispatch`](Self::dispatch) brings it about.
     /// Where a few VIPs come or go, it looks at those alone.
     ///
-    /// An empty set keeps nothing and releases nothing: to wipe, call
-    /// [`release_all`](VipManager::release_all) on the manager
+    /// An empty set keeps nothing and releases nothing ([`Dispatched::refused`]), and so does one
+    /// without a VIP of a family, for that family. [`remove_desired`](Self::remove_desired) releases
+    /// the last one, too. To wipe, call [`release_all`](VipManager::release_all) on the manager
     /// ([`into_manager`](Self::into_manager)).
     pub fn set_desired<I>(&mut self, desired: I)
     where
@@ -261,9 +345,15 @@ impl Keeper {
             missing.take(FEW + 1).copied().collect()
         };
         let (goes, comes) = (only_in(before, after), only_in(after, before));
-        let are_noted = self.note_changes(&goes, &comes);
+        let are_noted = goes.len() <= self.claim.bound() && self.note_changes(&goes, &comes);
+        self.leaving
+            .retain(|vip| desired.binary_search(vip).is_err());
         self.desired = desired;
         self.begin_set(are_noted);
+        if self.desired.is_empty() {
+            let detail = "no VIP is desired, and none is released for that: release VIPs by name";
+            self.releases = Releases::Guarded(detail.into());
+        }
     }
 
     /// Keeps these from now on, too. Like [`set_desired`](Self::set_desired) with these and those
@@ -279,6 +369,7 @@ impl Keeper {
             return;
         }
         let are_noted = self.note_changes(&[], &comes);
+        self.leaving.retain(|vip| comes.binary_search(vip).is_err());
         if comes.len() > FEW {
             self.desired.append(&mut comes);
             self.desired.sort();
@@ -290,9 +381,8 @@ impl Keeper {
         self.begin_set(are_noted);
     }
 
-    /// Keeps these no longer, and releases them. Like [`set_desired`](Self::set_desired) with all
-    /// of before but these. Where none would be left, these stay on the link: an empty set releases
-    /// nothing.
+    /// Keeps these no longer, and releases them, also the last one: neither the claim nor its bound
+    /// stops what is removed by its name. What is not desired is no news.
     pub fn remove_desired<I>(&mut self, vips: I)
     where
         I: IntoIterator,
@@ -304,6 +394,11 @@ impl Keeper {
             return;
         }
         let are_noted = self.note_changes(&goes, &[]);
+        // What can be no VIP was never put there.
+        let could_hold = |vip: &&Vip| self.manager.could_hold(**vip);
+        self.leaving.extend(goes.iter().filter(could_hold));
+        self.leaving.sort_unstable();
+        self.leaving.dedup();
         if goes.len() > FEW {
             self.desired.retain(|vip| goes.binary_search(vip).is_err());
             goes.clear();
@@ -322,19 +417,29 @@ impl Keeper {
         if !are_changes_noted {
             self.dirty.clear();
             self.fights.clear();
-            self.refused = None;
+            self.releases = Releases::Allowed;
             self.expected = true;
-            self.full = (!self.desired.is_empty()).then(Instant::now);
+            self.full = self.is_at_work().then(Instant::now);
         }
+        if !self.is_at_work() {
+            self.link_state = Keeping::Possible;
+            self.families = Default::default();
+        }
+    }
+
+    /// Whether there is anything to do.
+    fn is_at_work(&self) -> bool {
+        !self.desired.is_empty() || !self.leaving.is_empty()
     }
 
     /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
     /// it says no.
     fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
-        let is_kept = self.full.is_none() && self.missing.is_none() && self.refused.is_none();
+        let is_kept = self.full.is_none()
+            && !self.link_state.is_waiting()
+            && matches!(self.releases, Releases::Allowed);
         if !is_kept
             || goes.len() + comes.len() > FEW
-            || goes.len() > self.claim.bound()
             || goes.iter().any(|vip| self.is_mark_hidden(*vip))
         {
             return false;
@@ -352,7 +457,7 @@ impl Keeper {
                 continue;
             }
             // For want of a source it was never put there.
-            hint.doubtful |= !self.manager.could_assign(*vip);
+            hint.doubtful |= !self.manager.could_assign(*vip) || self.waits(vip.family());
             self.add_known(*vip, &mut hint);
             self.dirty.insert(*vip, hint);
         }
@@ -361,6 +466,11 @@ impl Keeper {
             self.dirty.entry(*vip).or_default().doubtful = true;
         }
         true
+    }
+
+    /// Whether the VIPs of a family cannot be kept just now.
+    fn waits(&self, family: Family) -> bool {
+        self.families[family as usize].is_waiting()
     }
 
     /// Adds what is known of the address of a desired VIP: it was verified before, and nothing has
@@ -404,7 +514,10 @@ impl Keeper {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let dirty = self.dirty.keys().map(|vip| self.free_at(*vip)).min();
-        self.full.into_iter().chain(dirty.flatten()).min()
+        let waits = self.families.iter().any(Keeping::is_waiting);
+        let again = waits.then_some(self.again);
+        let due = [self.full, again, dirty.flatten()];
+        due.into_iter().flatten().min()
     }
 
     /// When a VIP may be repaired again; `None` without a set.
@@ -437,27 +550,58 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::LabelConflict`],
-    /// [`ErrorKind::EmptySet`] (no admissible VIP is desired), [`ErrorKind::Cancelled`] and
-    /// [`ErrorKind::System`]; and [`ErrorKind::TooManyReleases`] for a set that is new: nothing was
-    /// written, and a better set can be given. Whatever it was, the keeper can go on, and but for an
-    /// empty set it tries again. What is merely missing, and VIPs that fell short, are no errors:
-    /// see [`Dispatched`].
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::EmptySet`] (VIPs are
+    /// desired, but no admissible one), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
+    /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set can
+    /// be given. Whatever it was, the keeper can go on, and but for an empty set it tries again. What is
+    /// merely missing, and VIPs that fell short, are no errors: see [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
-        if self.desired.is_empty() {
+        if !self.is_at_work() {
             self.dirty.clear();
-            return Ok(Dispatched::default());
+            return Ok(self.dispatched(Report::default()));
         }
+        self.look_again();
         if self.full.is_some_and(|at| at <= Instant::now()) {
             return self.keep_all();
         }
-        if self.missing.is_some() {
+        if self.link_state.is_waiting() {
             // Nothing can be mended until that is back, and then everything is looked at.
             self.dirty.clear();
             return Ok(self.dispatched(Report::default()));
         }
         self.keep_dirty(max_vips.max(1))
+    }
+
+    /// Looks whether what a family waits for is there. Most of it comes with an event, but not every
+    /// sysctl has one, nor have address labels.
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let waiting = Family::ALL.map(|family| self.waits(family));
+        if waiting == [false; 2] || now < self.again {
+            return;
+        }
+        self.again = now + RETRY;
+        let desired = self.desired.iter().copied();
+        let Ok(troubles) = self.manager.troubles(waiting, desired) else {
+            // It is more than a family's: whoever reads the link is told.
+            self.resync(now);
+            return;
+        };
+        for family in Family::ALL.into_iter().filter(|f| waiting[*f as usize]) {
+            match &troubles[family as usize] {
+                Some(trouble) => self.wait_for(family, trouble.kind, &trouble.detail),
+                None => self.resync(now),
+            }
+        }
+    }
+
+    fn wait_for(&mut self, family: Family, kind: ErrorKind, detail: &str) {
+        self.families[family as usize] = Keeping::Waiting(Missing {
+            family: Some(family),
+            kind,
+            detail: detail.into(),
+        });
     }
 
     /// Keeps the set until it is cancelled; hands what each round did to `each`.
@@ -478,7 +622,7 @@ impl Keeper {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::System && failures < 9 => {
+                Err(error) if may_pass(&error) && failures < 9 => {
                     failures += 1;
                     // Not at once, even if an event calls.
                     let socket = self.manager.cancelled();
@@ -501,7 +645,7 @@ impl Keeper {
     }
 
     fn resync(&mut self, at: Instant) {
-        if !self.desired.is_empty() {
+        if self.is_at_work() {
             let free = self.link_fight.map_or(at, |fight| fight.until);
             let at = at.max(free);
             self.full = Some(self.full.map_or(at, |before| before.min(at)));
@@ -511,13 +655,13 @@ impl Keeper {
     fn dispatched(&self, report: Report) -> Dispatched {
         // What is due now is due at no earlier moment than when that was asked.
         let next = self.next_deadline();
-        let kind = |why: &Option<(ErrorKind, String)>| why.as_ref().map(|(kind, _)| *kind);
-        let why = self.missing.as_ref().or(self.refused.as_ref());
+        let missing = [&self.link_state].into_iter().chain(&self.families);
+        let refused = self.releases.in_words();
         Dispatched {
             report,
-            missing: kind(&self.missing),
-            refused: kind(&self.refused),
-            detail: why.map(|(_, detail)| detail.clone()),
+            missing: missing.filter_map(Keeping::missing).cloned().collect(),
+            refused: refused.map(|(kind, _)| kind),
+            detail: refused.map(|(_, detail)| detail.to_owned()),
             more: next.is_some_and(|at| at <= Instant::now()),
         }
     }
@@ -530,28 +674,25 @@ impl Keeper {
         // What told that it is another one by now may be among lost notifications.
         match self.manager.find_link() {
             Ok(link) => self.link = link.map(|link| link.index),
-            Err(error) => return self.conclude(Err(error), false),
+            Err(error) => return self.conclude(Err(error), Look::Whole, false),
         }
-        let mut result = match &self.refused {
-            None => self.manager.reconcile(&self.claim, &self.desired),
-            Some(_) => self.manager.assign(&self.desired),
-        };
+        let mut result = self.reconcile();
         let expected = std::mem::take(&mut self.expected);
         if let Err(error) = &result
             && error.kind() == ErrorKind::TooManyReleases
         {
             // Too many strangers are no reason to let the desired ones down. But where the set is
             // new, perhaps it is the set that is wrong.
-            self.refused = Some(in_words(error));
+            self.releases = Releases::Refused(error.detail().into());
             if expected {
                 self.resync(Instant::now());
                 return result.map(|_| Dispatched::default());
             }
-            result = self.manager.assign(&self.desired);
+            result = self.reconcile();
         }
-        let done = self.conclude(result, !expected);
+        let done = self.conclude(result, Look::Whole, !expected);
         // Whoever did not get so far is still to do what was asked for.
-        self.expected = expected && (done.is_err() || self.missing.is_some());
+        self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
         if done.report.writes > 0 && !expected {
             let fight = self.link_fight.get_or_insert(Fight::begin(Instant::now()));
@@ -560,15 +701,40 @@ impl Keeper {
         Ok(done)
     }
 
+    fn reconcile(&mut self) -> Result<Report, Error> {
+        let leaving = Leaving {
+            claim: &self.claim,
+            named: &self.leaving,
+            only_named: self.releases.are_refused(),
+            desired: self.desired_families(),
+        };
+        self.manager.keep(leaving, &self.desired)
+    }
+
+    /// Of which families an admissible VIP is desired.
+    fn desired_families(&self) -> [bool; 2] {
+        let at = self
+            .desired
+            .partition_point(|vip| vip.family() == Family::V4);
+        let (v4, v6) = self.desired.split_at(at);
+        [v4, v6].map(|vips| vips.iter().any(|vip| self.manager.could_assign(*vip)))
+    }
+
     /// Mends what is dirty and not being fought over.
     fn keep_dirty(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         let now = Instant::now();
+        let releases = !self.releases.are_refused() && !self.desired.is_empty();
+        let waits = Family::ALL.map(|family| self.waits(family));
+        let (desired, leaving) = (&self.desired, &self.leaving);
+        self.dirty.retain(|vip, _| {
+            if desired.binary_search(vip).is_ok() {
+                // When its family is back, everything is looked at.
+                !waits[vip.family() as usize]
+            } else {
+                releases || leaving.binary_search(vip).is_ok()
+            }
+        });
         let free = |vip: &Vip| self.fights.get(vip).is_none_or(|fight| fight.until <= now);
-        if self.refused.is_some() {
-            let desired = &self.desired;
-            self.dirty
-                .retain(|vip, _| desired.binary_search(vip).is_ok());
-        }
         let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
         if due.is_empty() {
             return Ok(self.dispatched(Report::default()));
@@ -588,19 +754,25 @@ impl Keeper {
             }
         }
         self.counters.looks += due.len() as u64;
+        let leaving = Leaving {
+            claim: &self.claim,
+            named: &self.leaving,
+            only_named: self.releases.are_refused(),
+            desired: self.desired_families(),
+        };
         let desired = &self.desired;
         let vips = due
             .iter()
             .map(|vip| (*vip, desired.binary_search(vip).is_ok()));
-        let result = self.manager.mend(&self.claim, vips, hints);
+        let result = self.manager.mend(leaving, vips, hints);
         if let Err(error) = &result
             && error.kind() == ErrorKind::TooManyReleases
         {
             // The desired ones among them are looked at with all others.
-            self.refused = Some(in_words(error));
+            self.releases = Releases::Refused(error.detail().into());
             return self.keep_all();
         }
-        self.conclude(result, true)
+        self.conclude(result, Look::At(due), true)
     }
 
     fn is_desired(&self, vip: Vip) -> bool {
@@ -611,13 +783,26 @@ impl Keeper {
     fn conclude(
         &mut self,
         result: Result<Report, Error>,
+        look: Look<'_>,
         watch: bool,
     ) -> Result<Dispatched, Error> {
         let report = match result {
             Ok(report) => report,
-            Err(error) if is_missing(error.kind()) => {
-                self.missing = Some(in_words(&error));
-                // Most of it comes back with an event, but not every sysctl has one.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::LinkNotFound | ErrorKind::LinkInVrf) =>
+            {
+                if error.kind() == ErrorKind::LinkNotFound {
+                    // What was to leave it went with it.
+                    self.leaving.clear();
+                }
+                if self.is_at_work() {
+                    self.link_state = Keeping::Waiting(Missing {
+                        family: None,
+                        kind: error.kind(),
+                        detail: error.detail().into(),
+                    });
+                }
+                // Nearly always it comes back with an event.
                 self.resync(Instant::now() + RETRY);
                 return Ok(self.dispatched(error.into_report().unwrap_or_default()));
             }
@@ -636,7 +821,23 @@ impl Keeper {
                 return Err(error);
             }
         };
-        self.missing = None;
+        self.link_state = Keeping::Possible;
+        if matches!(look, Look::Whole) {
+            self.families = Default::default();
+            if !self.releases.are_refused() && !self.desired.is_empty() {
+                self.releases = Releases::Allowed;
+            }
+        }
+        let failed = |vip: &Vip| {
+            let at = report
+                .failures
+                .binary_search_by_key(vip, |failure| failure.vip);
+            at.is_ok_and(|at| !matches!(report.failures[at].cause, Cause::Rejected(_)))
+        };
+        self.leaving.retain(|vip| match look {
+            Look::Whole => failed(vip),
+            Look::At(vips) => failed(vip) || vips.binary_search(vip).is_err(),
+        });
         let calm = |fight: &Fight| Instant::now().duration_since(fight.last) >= CALM;
         if self.link_fight.as_ref().is_some_and(calm) {
             self.link_fight = None;
@@ -660,6 +861,10 @@ impl Keeper {
             let (times, fought) = match failure.cause {
                 // It can never be one.
                 Cause::Rejected(_) => continue,
+                Cause::Missing(kind) => {
+                    self.note_missing(failure, kind);
+                    continue;
+                }
                 // It is another's, or in a form that is not ours to change: until that ends.
                 Cause::Conflict | Cause::Unrepaired | Cause::Unread => (1, false),
                 _ => (PATIENCE + 1, true),
@@ -672,6 +877,20 @@ impl Keeper {
             }
         }
         Ok(self.dispatched(report))
+    }
+
+    /// Takes note of what a VIP's family lacks. That is looked for, not the VIP.
+    fn note_missing(&mut self, failure: &Failure, kind: ErrorKind) {
+        let family = failure.vip.family();
+        let detail = failure.detail.as_deref().unwrap_or_default();
+        if kind == ErrorKind::EmptySet {
+            if matches!(self.releases, Releases::Allowed) {
+                self.releases = Releases::Guarded(detail.into());
+            }
+        } else if !self.waits(family) {
+            self.wait_for(family, kind, detail);
+            self.again = Instant::now() + RETRY;
+        }
     }
 
     /// Reads the notifications.
@@ -718,6 +937,7 @@ impl Keeper {
         if let Some(at) = &mut self.full {
             *at -= by;
         }
+        self.again -= by;
     }
 
     pub(crate) fn manager_mut(&mut self) -> &mut VipManager {
@@ -739,9 +959,19 @@ impl AsRawFd for Keeper {
     }
 }
 
-/// An error that is told, and not returned.
-fn in_words(error: &Error) -> (ErrorKind, String) {
-    (error.kind(), error.detail().to_owned())
+/// What a call looked at.
+#[derive(Clone, Copy)]
+enum Look<'a> {
+    /// The whole link.
+    Whole,
+    /// These VIPs, sorted.
+    At(&'a [Vip]),
+}
+
+/// Whether it may be over at the next try. The kernel never comes to make a kind of link that it
+/// does not know.
+fn may_pass(error: &Error) -> bool {
+    error.kind() == ErrorKind::System && error.raw_os_error() != Some(libc::EOPNOTSUPP)
 }
 
 /// VIPs as a set: in order, each once.
@@ -765,19 +995,6 @@ fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [V
     let pairs = one.iter().rev().zip(other.iter().rev());
     let same = pairs.take_while(|(a, b)| a == b).count();
     (&one[..one.len() - same], &other[..other.len() - same])
-}
-
-/// Whether this is something that may come back.
-fn is_missing(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::LinkNotFound
-            | ErrorKind::LinkDown
-            | ErrorKind::LinkInVrf
-            | ErrorKind::Ipv6Disabled
-            | ErrorKind::SourceNotOnNode
-            | ErrorKind::SourceTentative
-    )
 }
 
 /// Takes note of repairs of a VIP; says whether the next one has to wait for them.

@@ -31,6 +31,7 @@ use crate::vip::{Family, Vip};
 use crate::watch::Watcher;
 use crate::wire::encode::dump_addresses;
 use builder::check_config_source;
+pub(crate) use prepare::Leaving;
 use prepare::{Mode, Scope, check_claim};
 use ready::find_link;
 
@@ -181,8 +182,9 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// As for [`assign`](Self::assign); and before anything is written [`ErrorKind::EmptySet`] if
-    /// no admissible VIP is desired, [`ErrorKind::TooManyReleases`] if the claim's bound would be
+    /// As for [`assign`](Self::assign), also where claimed VIPs are not released because no VIP of their
+    /// family is desired (see [`Claim`]); and before anything is written [`ErrorKind::EmptySet`] if no
+    /// admissible VIP is desired at all, [`ErrorKind::TooManyReleases`] if the claim's bound would be
     /// passed, [`ErrorKind::InvalidConfig`] if the claim goes by a mark that the manager has not.
     pub fn reconcile<I>(&mut self, claim: &Claim, desired: I) -> Result<Report, Error>
     where
@@ -190,7 +192,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.take(desired, Goal::Assign);
-        self.run(Scope::Claimed(claim))
+        self.run(Scope::Claimed(Leaving::all(claim)))
     }
 
     /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
@@ -211,7 +213,10 @@ impl VipManager {
     {
         self.take(desired, Goal::Assign);
         let mut groundwork = Groundwork::default();
-        let call = self.prepare(Scope::Claimed(claim), Mode::Preview(&mut groundwork))?;
+        let call = self.prepare(
+            Scope::Claimed(Leaving::all(claim)),
+            Mode::Preview(&mut groundwork),
+        )?;
         Ok(preview(call, &groundwork))
     }
 
@@ -222,7 +227,7 @@ impl VipManager {
     /// As for [`reconcile`](Self::reconcile).
     pub fn release_all(&mut self, claim: &Claim) -> Result<Report, Error> {
         self.buffers.clear();
-        self.run(Scope::Wipe(claim))
+        self.run(Scope::Wipe(Leaving::all(claim)))
     }
 
     /// Looks at every VIP on the link and says how each differs from its single-route state, and
@@ -415,11 +420,20 @@ impl VipManager {
         self.prepare(scope, Mode::Act)?.run()
     }
 
+    /// Like [`reconcile`](Self::reconcile), with VIPs that are removed by name.
+    pub(crate) fn keep(&mut self, leaving: Leaving<'_>, desired: &[Vip]) -> Result<Report, Error> {
+        self.take(desired, Goal::Assign);
+        for vip in leaving.named {
+            self.buffers.rows.push(*vip, Goal::Release);
+        }
+        self.run(Scope::Claimed(leaving))
+    }
+
     /// Mends a few VIPs, of which notifications told what `hints` say: those desired are assigned,
-    /// the others released where they are claimed. Does not read the rest of the link.
+    /// the others released where they are named or claimed. Does not read the rest of the link.
     pub(crate) fn mend(
         &mut self,
-        claim: &Claim,
+        leaving: Leaving<'_>,
         vips: impl Iterator<Item = (Vip, bool)>,
         hints: Vec<(Vip, Hint)>,
     ) -> Result<Report, Error> {
@@ -428,7 +442,7 @@ impl VipManager {
             let goal = if desired { Goal::Assign } else { Goal::Release };
             self.buffers.rows.push(vip, goal);
         }
-        self.prepare(Scope::Few(claim), Mode::Mend(hints))?.run()
+        self.prepare(Scope::Few(leaving), Mode::Mend(hints))?.run()
     }
 
     /// The VIPs of the last call that something was written for, and whether that was undone
@@ -456,10 +470,10 @@ impl VipManager {
         self.talk.port()
     }
 
-    /// Whether this is a VIP, were it on the link.
+    /// Whether this is a VIP that the manager is for, were it on the link.
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
         let screen = self.config.screen(self.sources);
-        screen.is_on_link(vip)
+        screen.is_on_link(vip) && screen.is_for(vip.family())
     }
 
     /// Whether this VIP would not be rejected.

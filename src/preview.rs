@@ -57,7 +57,8 @@ use crate::wire::{
 pub struct Plan {
     /// What would be done, in this order.
     pub steps: Vec<PlannedStep>,
-    /// VIPs that would fail, in order of address: rejected, in conflict, or unrepaired.
+    /// VIPs that would fail, in order of address: rejected, in conflict, unrepaired, or of a family
+    /// that lacks something ([`Cause::Missing`]).
     pub failures: Vec<Failure>,
 }
 
@@ -926,12 +927,8 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
             });
             if let Turn::Failed(cause) = turn {
                 plan.failures.push(Failure {
-                    vip: row.vip,
-                    cause,
-                    operation: None,
-                    errno: None,
-                    text: None,
                     drift: forecast.facts.drift(policy),
+                    ..Failure::new(row.vip, cause, None)
                 });
             }
             turn == Turn::Moved
@@ -951,14 +948,8 @@ pub(crate) fn preview(call: Call<'_>, groundwork: &Groundwork) -> Plan {
         deferred.sort_unstable_by_key(|(row, _)| row.order);
         plan.steps.extend(deferred.drain(..).map(|(_, step)| step));
     }
-    let rejected = call.buffers.rejected.iter().map(|(vip, why)| Failure {
-        vip: *vip,
-        cause: Cause::Rejected(*why),
-        operation: None,
-        errno: None,
-        text: None,
-        drift: Drift::empty(),
-    });
+    let rejected = call.buffers.rejected.iter();
+    let rejected = rejected.map(|(vip, why)| call.buffers.failure(*vip, *why));
     plan.failures.extend(rejected);
     plan.failures.sort_by_key(|failure| failure.vip);
     obstacle::explain(call.talk, call.link, &mut plan.failures);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::error::ErrorKind;
 use crate::state::Drift;
 use crate::vip::{Reject, Vip};
 
@@ -62,7 +63,10 @@ pub struct Failure {
     pub vip: Vip,
     /// What kind of failure this is.
     pub cause: Cause,
-    /// The operation that the kernel refused, for [`Cause::Kernel`].
+    /// What exactly is missing and what to do about it, for [`Cause::Missing`].
+    pub detail: Option<Box<str>>,
+    /// The operation that the kernel refused, for [`Cause::Kernel`], and for [`Cause::Missing`]
+    /// where a refusal showed it.
     pub operation: Option<Operation>,
     /// The error number of that refusal (positive, as in `errno.h`).
     pub errno: Option<i32>,
@@ -74,9 +78,27 @@ pub struct Failure {
     pub drift: Drift,
 }
 
+impl Failure {
+    /// A failure that no operation caused.
+    pub(crate) fn new(vip: Vip, cause: Cause, detail: Option<Box<str>>) -> Self {
+        Self {
+            vip,
+            cause,
+            detail,
+            operation: None,
+            errno: None,
+            text: None,
+            drift: Drift::empty(),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.vip, self.cause)?;
+        match &self.detail {
+            Some(detail) => write!(f, "{}: {detail}", self.vip)?,
+            None => write!(f, "{}: {}", self.vip, self.cause)?,
+        }
         if let Some(operation) = self.operation {
             write!(f, ": {operation}")?;
         }
@@ -99,6 +121,12 @@ impl fmt::Display for Failure {
 pub enum Cause {
     /// The address cannot be a VIP of this manager. Nothing was written for it.
     Rejected(Reject),
+    /// The VIP's family lacks something, and this says what; the other family does not suffer.
+    /// [`ErrorKind::SourceNotOnNode`], [`ErrorKind::SourceTentative`]: its source.
+    /// [`ErrorKind::LinkDown`], [`ErrorKind::Ipv6Disabled`], [`ErrorKind::LabelConflict`]: IPv6 alone.
+    /// [`ErrorKind::EmptySet`]: a desired VIP; the VIP is claimed, and was not released. The failure's
+    /// `detail` says it in full. Nothing was written for the VIP once that was seen.
+    Missing(ErrorKind),
     /// Another device holds a local route for the VIP, and taking it would steal it; or a route to
     /// it through a nexthop object, a gateway or several links stands where a deletion could hit it.
     /// Nothing was written for it once that was seen.
@@ -128,6 +156,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rejected(why) => write!(f, "rejected: {why}"),
+            Self::Missing(what) => fmt::Display::fmt(what, f),
             Self::Conflict => f.write_str("another device holds a route for it"),
             Self::Unrepaired => f.write_str("in a form that this call must not change"),
             Self::Kernel => f.write_str("the kernel refused"),

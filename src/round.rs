@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Entry, Refused};
 use crate::cancel::Cancelled;
 use crate::error::{Error, ErrorKind};
+use crate::link::{self, LinkIndex, LinkRef};
 use crate::manager::Builder;
 use crate::observe::{
     Arrival, FEW, Few, Hint, Observer, awaits_kernel, can_be_told, is_in_the_making,
@@ -19,7 +20,8 @@ use crate::report::{Cause, Failure, Report};
 use crate::state::{Admit, Facts, Frame, Phase, Row, Rows};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use crate::talk::{Dumped, Failed, Talk};
-use crate::vip::{Family, Reject, Vip};
+use crate::trouble::{self, Trouble, Troubles};
+use crate::vip::{Family, Vip};
 use crate::wire::encode::{Templates, Wanted};
 
 /// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
@@ -73,8 +75,10 @@ pub(crate) struct Buffers {
     refusals: Vec<Refused<'static>>,
     texts: Vec<(usize, Box<str>)>,
     failed: Vec<(u32, Cause)>,
-    /// VIPs refused before anything was looked at.
-    pub(crate) rejected: Vec<(Vip, Reject)>,
+    /// VIPs that are no rows of the call, sorted, and why.
+    pub(crate) rejected: Vec<(Vip, Cause)>,
+    /// What keeps a whole family from being served.
+    troubles: Troubles,
 }
 
 impl Buffers {
@@ -86,6 +90,7 @@ impl Buffers {
         self.texts.clear();
         self.failed.clear();
         self.rejected.clear();
+        self.troubles = Troubles::default();
         // A call that stopped may have left messages unsent.
         self.batch.begin(0);
     }
@@ -98,6 +103,41 @@ impl Buffers {
                 self.failed.push((at, Cause::Unread));
             }
         }
+    }
+
+    /// Takes out the VIPs of a family that cannot be put on the link or kept there. Releases go on.
+    pub(crate) fn exclude_family(&mut self, trouble: Trouble) {
+        let family = trouble.family;
+        self.exclude(trouble, |row| row.needs_source(family));
+    }
+
+    /// Takes out these rows.
+    pub(crate) fn exclude(&mut self, trouble: Trouble, which: impl Fn(&Row) -> bool) {
+        let cause = Cause::Missing(trouble.kind);
+        let family = trouble.family as usize;
+        self.troubles[family].get_or_insert(trouble);
+        if self.failed.is_empty() {
+            let why = |row: &Row| which(row).then_some(cause);
+            self.rows.reject(why, &mut self.rejected);
+            self.rejected.sort_unstable_by_key(|(vip, _)| *vip);
+            return;
+        }
+        // By their places failures are known already: the rows stay.
+        for (at, row) in (0..).zip(self.rows.iter_mut()) {
+            if which(row) && !row.phase.contains(Phase::FAILED) {
+                row.phase |= Phase::FAILED;
+                self.failed.push((at, cause));
+            }
+        }
+    }
+
+    /// The failure of a VIP.
+    pub(crate) fn failure(&self, vip: Vip, cause: Cause) -> Failure {
+        let trouble = self.troubles[vip.family() as usize].as_ref();
+        let detail = trouble
+            .filter(|trouble| cause == Cause::Missing(trouble.kind))
+            .map(|trouble| trouble.detail.clone());
+        Failure::new(vip, cause, detail)
     }
 
     pub(crate) fn shrink_to(&mut self, rows: usize) {
@@ -232,7 +272,7 @@ impl<'a> Call<'a> {
     /// Observes for the first time. With `admit`, VIPs found on the link become rows, too.
     pub(crate) fn look(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
         // The kernel refuses to tell the routes of a link that is not there.
-        self.scan_main = self.link != crate::link::NONE;
+        self.scan_main = self.link != link::NONE;
         self.observe(admit).map_err(|stop| match stop {
             Stop::Error(error) => error,
             Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
@@ -584,7 +624,7 @@ impl<'a> Call<'a> {
             self.observer(None).dump_addresses(Family::V4)?;
         }
         if self.buffers.rows.strangers() == 0 {
-            crate::link::anchor(self.talk, self.link).map_err(Stop::Error)?;
+            link::anchor(self.talk, self.link).map_err(Stop::Error)?;
         }
         Ok(())
     }
@@ -724,7 +764,7 @@ impl<'a> Call<'a> {
             return Ok(());
         }
         let from = refusals.len();
-        let count = batch.len() as u64;
+        let count = batch.len();
         let mut sealed = batch.seal();
         let heard = self.talk.exchange(&mut sealed, |refused| {
             if let Some(text) = refused.text {
@@ -735,7 +775,7 @@ impl<'a> Call<'a> {
                 ..refused
             });
         });
-        self.report.writes += count;
+        self.report.writes += count as u64;
         self.moved = Instant::now();
         self.gained = self.moved;
         let is_new = |entry: &Entry| {
@@ -779,40 +819,80 @@ impl<'a> Call<'a> {
             Err(error) => return Err(error.into()),
         }
         batch.begin(0);
-        self.judge_refusals(from)?;
+        self.judge_refusals(from, count)?;
         self.check_time()
     }
 
-    /// Decides what the refusals from `from` on mean.
-    fn judge_refusals(&mut self, from: usize) -> Result<(), Stop> {
-        let (mut link_gone, mut link_down) = (false, false);
+    /// Decides what the refusals from `from` on mean, of a batch of so many messages.
+    fn judge_refusals(&mut self, from: usize, sent: usize) -> Result<(), Stop> {
+        let of_link = |errno| matches!(errno, libc::ENODEV | libc::ENETDOWN);
+        let refused = &self.buffers.refusals[from..];
+        // For want of privilege the kernel takes no message at all (`rtnetlink_rcv_msg`,
+        // net/core/rtnetlink.c).
+        if refused.len() == sent && refused.iter().all(|refused| refused.errno == libc::EPERM) {
+            return Err(Stop::Error(Error::kernel(
+                "cannot change addresses and routes",
+                libc::EPERM,
+                None,
+            )));
+        }
+        // Any other refusal, whatever it says, is of one message.
+        let is_lasting = |refused: &&Refused<'_>| {
+            of_link(refused.errno) || refused.step.refused(refused.errno) == Refusal::Final
+        };
+        let mut doubtful = [false; 2];
+        for refused in refused.iter().filter(is_lasting) {
+            if let Some(row) = self.buffers.rows.get(refused.row) {
+                doubtful[row.vip.family() as usize] = true;
+            }
+        }
+        let is_link_there = doubtful == [false; 2] || self.look_at_families(doubtful)?;
         for place in from..self.buffers.refusals.len() {
             let Refused {
                 row, step, errno, ..
             } = self.buffers.refusals[place];
-            if errno == libc::EPERM {
-                return Err(Stop::Error(Error::kernel(
-                    "cannot change addresses and routes",
-                    errno,
-                    None,
-                )));
-            }
-            link_gone |= errno == libc::ENODEV;
-            link_down |= errno == libc::ENETDOWN;
             match step.refused(errno) {
+                // The link is as it should be again, or it is the family's trouble.
+                _ if of_link(errno) && is_link_there => self.few = None,
                 Refusal::Final => self.fail(row, Cause::Kernel),
                 // It is otherwise than it seemed when looked at alone: read the link.
                 Refusal::LookAgain => self.few = None,
             }
         }
-        if link_gone {
-            return Err(Stop::link_gone());
+        if is_link_there {
+            Ok(())
+        } else {
+            Err(Stop::link_gone())
         }
-        if link_down {
-            let text = "the link went down during the call";
-            return Err(Stop::Error(Error::new(ErrorKind::LinkDown, text)));
+    }
+
+    /// Looks whether refusals in these families have a cause that is the whole family's, and fails its
+    /// VIPs then. IPv6 says ENODEV, EINVAL or EACCES where only its own state of the link is gone
+    /// (`addrconf_ifdown`, `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link is there.
+    fn look_at_families(&mut self, families: [bool; 2]) -> Result<bool, Stop> {
+        let Some(index) = LinkIndex::new(self.link) else {
+            return Ok(false);
+        };
+        let found = link::find(self.talk, &LinkRef::Index(index)).map_err(Stop::Error)?;
+        let Some(link) = found else {
+            return Ok(false);
+        };
+        for family in Family::ALL.into_iter().filter(|f| families[*f as usize]) {
+            let source = self.wanted[family as usize].source;
+            let found = trouble::of_family(self.talk, family, Some(&link), false, source);
+            let Some(trouble) = found.map_err(Stop::Error)? else {
+                continue;
+            };
+            let cause = Cause::Missing(trouble.kind);
+            self.buffers.troubles[family as usize] = Some(trouble);
+            for at in self.indices() {
+                let row = self.buffers.rows.get(at);
+                if row.is_some_and(|row| row.needs_source(family)) {
+                    self.fail(at, cause);
+                }
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn fail(&mut self, at: u32, cause: Cause) {
@@ -974,59 +1054,46 @@ impl<'a> Call<'a> {
         }
         let observed = self.observed;
         let policies = self.policies;
-        let Buffers {
-            rows,
-            refusals,
-            texts,
-            failed,
-            rejected,
-            ..
-        } = &mut *self.buffers;
-        if failed.is_empty() && rejected.is_empty() {
+        if self.buffers.failed.is_empty() && self.buffers.rejected.is_empty() {
             return report;
         }
-        let rejected = rejected.iter().map(|(vip, why)| Failure {
-            vip: *vip,
-            cause: Cause::Rejected(*why),
-            operation: None,
-            errno: None,
-            text: None,
-            drift: crate::Drift::empty(),
-        });
-        report.failures.extend(rejected);
+        let failed = std::mem::take(&mut self.buffers.failed);
+        let buffers = &*self.buffers;
+        let rejected = buffers.rejected.iter();
+        let failures = rejected.map(|(vip, why)| buffers.failure(*vip, *why));
+        report.failures.extend(failures);
         // Each VIP's decisive refusal: the first final one, else the last.
         let mut decisive = std::collections::BTreeMap::new();
-        for (place, refusal) in refusals.iter().enumerate() {
+        for (place, refusal) in buffers.refusals.iter().enumerate() {
             let is_final = refusal.step.refused(refusal.errno) == Refusal::Final;
             let entry = decisive.entry(refusal.row).or_insert((place, is_final));
             if !entry.1 {
                 *entry = (place, is_final);
             }
         }
-        for (at, cause) in failed.drain(..) {
-            let Some(row) = rows.get(at) else { continue };
-            let place = decisive.get(&at).map(|(place, _)| *place);
-            let refusal = place
-                .filter(|_| cause == Cause::Kernel)
-                .and_then(|place| Some((refusals.get(place)?, place)));
-            let text = refusal.and_then(|(_, place)| {
-                let at = texts
-                    .binary_search_by_key(&place, |(place, _)| *place)
-                    .ok()?;
-                texts.get(at).map(|(_, text)| text.clone())
-            });
-            report.failures.push(Failure {
-                vip: row.vip,
-                cause,
-                operation: refusal.map(|(refusal, _)| refusal.step.operation()),
-                errno: refusal.map(|(refusal, _)| refusal.errno),
-                text,
-                drift: if observed {
-                    row.facts.drift(policies[row.vip.family() as usize])
-                } else {
-                    crate::Drift::empty()
-                },
-            });
+        for (at, cause) in failed {
+            let Some(row) = buffers.rows.get(at) else {
+                continue;
+            };
+            let mut failure = buffers.failure(row.vip, cause);
+            let decided = |is_final| match cause {
+                Cause::Kernel => true,
+                Cause::Missing(_) => is_final,
+                _ => false,
+            };
+            if let Some((place, is_final)) = decisive.get(&at).copied()
+                && decided(is_final)
+                && let Some(refusal) = buffers.refusals.get(place)
+            {
+                failure.operation = Some(refusal.step.operation());
+                failure.errno = Some(refusal.errno);
+                let text = buffers.texts.binary_search_by_key(&place, |(of, _)| *of);
+                failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
+            }
+            if observed {
+                failure.drift = row.facts.drift(policies[row.vip.family() as usize]);
+            }
+            report.failures.push(failure);
         }
         report.failures.sort_by_key(|failure| failure.vip);
         report

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::plan::{Binding, Goal, Policy};
-use crate::vip::{Family, Reject, Vip};
+use crate::report::Cause;
+use crate::vip::{Family, Vip};
 use crate::wire::decode::{Address, Route};
 use crate::wire::encode::{AddressKeep, RouteKey, Wanted};
 use crate::wire::{
@@ -312,6 +313,11 @@ impl Row {
             order: 0,
         }
     }
+
+    /// Whether it is a VIP of this family that is to be put on the link or kept there.
+    pub(crate) fn needs_source(&self, family: Family) -> bool {
+        self.goal.is_threatened() && self.vip.family() == family
+    }
 }
 
 /// What an observation is compared with.
@@ -416,8 +422,8 @@ impl Rows {
     /// Takes out the rows that `why` gives a reason for.
     pub(crate) fn reject(
         &mut self,
-        why: impl Fn(&Row) -> Option<Reject>,
-        rejected: &mut Vec<(Vip, Reject)>,
+        why: impl Fn(&Row) -> Option<Cause>,
+        rejected: &mut Vec<(Vip, Cause)>,
     ) {
         self.retain(|row| match why(row) {
             Some(why) => {
@@ -486,9 +492,7 @@ impl Rows {
 
     /// Whether a VIP of this family is to be put on the link or kept there.
     pub(crate) fn needs_source(&self, family: Family) -> bool {
-        self.rows
-            .iter()
-            .any(|row| row.goal.is_threatened() && row.vip.family() == family)
+        self.rows.iter().any(|row| row.needs_source(family))
     }
 
     /// The routes to a VIP that are not as wanted.

@@ -339,8 +339,15 @@ fn a_link_that_is_down_is_brought_up_only_where_allowed() {
     let before = net.snapshot_without(&[]);
     let set = vips(10);
 
-    let error = builder().open().unwrap().assign(&set).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LinkDown);
+    let v6 = vips_v6(10);
+    let error = builder().open().unwrap().assign(&v6).unwrap_err();
+    let failures = &error.report().unwrap().failures;
+    let down = Cause::Missing(ErrorKind::LinkDown);
+    assert!(
+        failures.iter().all(|failure| failure.cause == down),
+        "{error}"
+    );
+    assert_eq!(failures.len(), 10);
     assert_eq!(before, net.snapshot_without(&[]));
 
     let report = builder().bring_up().open().unwrap().assign(&set).unwrap();

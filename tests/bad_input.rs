@@ -11,8 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
-use viproute::{Builder, Cause, Drift, Error, ErrorKind, Reject, Vip, VipManager};
+use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips, vips_v4, vips_v6};
+use viproute::{
+    Binding, Builder, Cause, Drift, Error, ErrorKind, Family, Reject, Report, Vip, VipManager,
+};
 
 fn builder() -> Builder {
     VipManager::builder(VIP_LINK)
@@ -41,6 +43,49 @@ fn refused<T: std::fmt::Debug>(
             .is_none_or(|report| report.writes == 0 || kind == ErrorKind::PermissionDenied)
     );
     before.assert_same(&net.snapshot_without(&[]));
+    error.to_string()
+}
+
+/// Nothing on the node differs after `call`, whose VIPs fail because their family lacks `kind`; says
+/// `text`.
+fn lacks(
+    net: &Net,
+    kind: ErrorKind,
+    text: &str,
+    call: impl FnOnce() -> Result<Report, Error>,
+) -> String {
+    refused(net, ErrorKind::Incomplete, text, || {
+        call().inspect_err(|error| {
+            let failures = &error.report().unwrap().failures;
+            assert!(!failures.is_empty());
+            for failure in failures {
+                assert_eq!(failure.cause, Cause::Missing(kind), "{failure}");
+                assert!(failure.to_string().contains(text), "{failure}");
+            }
+        })
+    })
+}
+
+/// The IPv6 ones among `vips(2)` fail because their family lacks `kind`, and say `text`; the IPv4 ones
+/// are done.
+#[track_caller]
+fn serves_ipv4_only(
+    net: &Net,
+    kind: ErrorKind,
+    text: &str,
+    result: Result<Report, Error>,
+) -> String {
+    let error = result.expect_err("nothing was missing");
+    assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+    let failures = &error.report().unwrap().failures;
+    let failed: Vec<IpAddr> = failures.iter().map(|failure| failure.vip.addr()).collect();
+    assert_eq!(failed, vips_v6(2), "{error}");
+    for failure in failures {
+        assert_eq!(failure.cause, Cause::Missing(kind), "{failure}");
+        assert!(failure.to_string().contains(text), "{failure}");
+    }
+    net.assert_single_route(&vips_v4(2), PROTO_KERNEL);
+    net.assert_absent(&vips_v6(2));
     error.to_string()
 }
 
@@ -211,34 +256,49 @@ fn no_such_link() {
 }
 
 #[test]
-fn a_link_that_is_down() {
-    let net = Net::new();
-    net.ip(&format!("link set {VIP_LINK} down"));
-    let mut manager = builder().open().unwrap();
-    refused(&net, ErrorKind::LinkDown, "bring it up", || {
-        manager.assign(vips(2))
-    });
-    refused(&net, ErrorKind::LinkDown, "bring it up", || {
-        manager.normalize()
-    });
-    // With the caller's leave it is brought up.
-    let mut manager = builder().bring_up().open().unwrap();
-    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
-    net.assert_single_route(&vips(2), PROTO_KERNEL);
+fn a_link_that_is_down_holds_ipv4_only() {
+    for binding in [Binding::Address, Binding::Route] {
+        let net = Net::new();
+        net.ip(&format!("link set {VIP_LINK} down"));
+        let before = net.snapshot_without(&vips(2));
+        let mut manager = builder().binding(binding).open().unwrap();
+        let (kind, text) = (ErrorKind::LinkDown, "bring it up");
+        let want = Want {
+            address: binding == Binding::Address,
+            ..Want::default()
+        };
+        for _ in 0..2 {
+            let error = manager.assign(vips(2)).unwrap_err();
+            for failure in &error.report().unwrap().failures {
+                assert_eq!(failure.cause, Cause::Missing(kind), "{failure}");
+                assert!(failure.to_string().contains(text), "{failure}");
+            }
+            net.local_state().assert_single_route(&vips_v4(2), &want);
+        }
+        lacks(&net, kind, text, || manager.assign(vips_v6(2)));
+        assert_eq!(manager.normalize().unwrap().unchanged, 2);
+        // It serves: the kernel answers with the node's address.
+        let used = net.ip(&format!("route get {}", vips_v4(1)[0]));
+        assert!(used.contains(&format!("src {NODE_V4} ")), "{used}");
+        before.assert_same(&net.snapshot_without(&vips(2)));
+        // With the caller's leave it is brought up.
+        let mut manager = builder().binding(binding).bring_up().open().unwrap();
+        assert_eq!(manager.assign(vips(2)).unwrap().assigned, 2);
+        net.local_state().assert_single_route(&vips(2), &want);
+    }
 }
 
 #[test]
-fn ipv6_disabled_on_the_link() {
+fn ipv6_disabled_on_the_link_is_ipv6s_trouble() {
     let net = Net::new();
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
     net.ip(&format!("link set {VIP_LINK} down"));
     let mut manager = builder().bring_up().open().unwrap();
     let sysctl = format!("net/ipv6/conf/{VIP_LINK}/disable_ipv6");
-    refused(&net, ErrorKind::Ipv6Disabled, &sysctl, || {
-        manager.assign(vips(2))
-    });
-    // IPv4 alone does not need it.
-    assert_eq!(manager.assign(common::vips_v4(2)).unwrap().assigned, 2);
+    let kind = ErrorKind::Ipv6Disabled;
+    lacks(&net, kind, &sysctl, || manager.assign(vips_v6(2)));
+    let result = manager.assign(vips(2));
+    serves_ipv4_only(&net, kind, &sysctl, result);
 }
 
 #[test]
@@ -246,13 +306,82 @@ fn an_mtu_without_room_for_ipv6_is_named_as_the_reason() {
     let net = Net::new();
     net.ip(&format!("link set {VIP_LINK} mtu 1279"));
     let mut manager = builder().open().unwrap();
-    let error = refused(&net, ErrorKind::Ipv6Disabled, "MTU", || {
-        manager.assign(vips(2))
-    });
+    let result = manager.assign(vips(2));
+    let error = serves_ipv4_only(&net, ErrorKind::Ipv6Disabled, "MTU", result);
     // There is no such file.
     assert!(!error.contains("disable_ipv6"), "{error}");
     net.ip(&format!("link set {VIP_LINK} mtu 1280"));
-    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
+    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 2);
+    net.assert_single_route(&vips(2), PROTO_KERNEL);
+}
+
+/// Whatever the one family lacks, by every call that puts VIPs on a link or keeps them there.
+#[test]
+fn what_one_family_lacks_does_not_stop_the_other() {
+    for family in [Family::V4, Family::V6] {
+        let net = Net::new();
+        let (mine, others, source) = match family {
+            Family::V4 => (vips_v6(3), vips_v4(3), format!("{NODE_V4}/32")),
+            Family::V6 => (vips_v4(3), vips_v6(3), format!("{NODE_V6}/128")),
+        };
+        let mut manager = builder().open().unwrap();
+        manager.assign(&others).unwrap();
+        net.ip(&format!("addr del {source} dev node0"));
+        let drifts = |net: &Net| {
+            let vip = &mine[0];
+            net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
+        };
+        let check = |what: &str, result: Result<Report, Error>, done: [usize; 3]| {
+            let error = result.expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
+            let report = error.into_report().unwrap();
+            let counts = [report.assigned, report.repaired, report.released];
+            assert_eq!(counts, done, "{what}: {report}");
+            for failure in &report.failures {
+                let missing = Cause::Missing(ErrorKind::SourceNotOnNode);
+                assert_eq!(failure.cause, missing, "{what}: {failure}");
+                assert!(others.contains(&failure.vip.addr()), "{what}: {failure}");
+            }
+            assert!(!report.failures.is_empty(), "{what}");
+        };
+        let all = vips(3);
+        check("assign", manager.assign(&all), [3, 0, 0]);
+        drifts(&net);
+        check("normalize", manager.normalize(), [0, 1, 0]);
+        drifts(&net);
+        check("normalize_only", manager.normalize_only(&all), [0, 1, 0]);
+        drifts(&net);
+        let claim = viproute::Claim::link();
+        let plan = manager.plan(&claim, &all).unwrap();
+        assert_eq!(plan.failures.len(), 3, "{plan}");
+        assert!(
+            plan.steps
+                .iter()
+                .all(|step| step.vip.is_none_or(|vip| mine.contains(&vip.addr())))
+        );
+        // A release takes no source, of whichever family.
+        let desired: Vec<IpAddr> = all
+            .iter()
+            .filter(|vip| **vip != others[2])
+            .copied()
+            .collect();
+        check("reconcile", manager.reconcile(&claim, desired), [0, 1, 1]);
+        net.assert_single_route(&mine, PROTO_KERNEL);
+        net.assert_absent(&others[2..]);
+        check(
+            "set_binding",
+            manager.set_binding(Binding::Route),
+            [0, 3, 0],
+        );
+        check(
+            "set_binding",
+            manager.set_binding(Binding::Address),
+            [0, 3, 0],
+        );
+        net.assert_single_route(&mine, PROTO_KERNEL);
+        assert_eq!(manager.release(&all).unwrap().released, 5);
+        net.assert_absent(&all);
+    }
 }
 
 #[test]
@@ -265,7 +394,7 @@ fn advice_names_a_file_that_is_there_where_a_link_name_has_dots() {
         .open()
         .unwrap();
     let vip = addr("2001:db8:42::1");
-    let error = refused(&net, ErrorKind::Ipv6Disabled, "net/", || {
+    let error = lacks(&net, ErrorKind::Ipv6Disabled, "net/", || {
         manager.assign([vip])
     });
     let path = error.split(' ').find(|word| word.starts_with("net/"));
@@ -285,7 +414,7 @@ fn a_source_that_is_not_on_the_node() {
         } else {
             addr("2001:db8:42::1")
         };
-        refused(
+        lacks(
             &net,
             ErrorKind::SourceNotOnNode,
             &source.to_string(),
@@ -303,10 +432,10 @@ fn a_source_that_is_not_on_the_node() {
             .bring_up()
             .open()
             .unwrap();
-        refused(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
+        lacks(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
             manager.assign([vip])
         });
-        refused(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
+        lacks(&net, ErrorKind::SourceNotOnNode, "198.51.100.1", || {
             manager.reconcile(&viproute::Claim::link(), [vip])
         });
     }
@@ -337,7 +466,7 @@ fn a_source_that_is_tentative() {
         .source(addr("2001:db8:9::9"))
         .open()
         .unwrap();
-    refused(&net, ErrorKind::SourceTentative, "tentative", || {
+    lacks(&net, ErrorKind::SourceTentative, "tentative", || {
         manager.assign([addr("2001:db8:42::1")])
     });
 }
@@ -372,7 +501,7 @@ fn a_source_that_is_usable_on_any_link_is_taken() {
         // Without the usable one, it is tentative.
         net.ip("addr del 2001:db8:9::9/128 dev lo");
         let mut manager = with_source_v6("2001:db8:9::9");
-        refused(&net, ErrorKind::SourceTentative, "tentative: wait", || {
+        lacks(&net, ErrorKind::SourceTentative, "tentative: wait", || {
             manager.assign([addr("2001:db8:42::2")])
         });
     }
@@ -400,7 +529,7 @@ fn a_source_on_a_link_that_is_down_is_not_waited_for() {
     net.ip("link add idle0 type veth peer name peer0");
     net.ip("addr add 2001:db8:9::9/64 dev idle0");
     let mut manager = with_source_v6("2001:db8:9::9");
-    let error = refused(&net, ErrorKind::SourceTentative, "its link is down", || {
+    let error = lacks(&net, ErrorKind::SourceTentative, "its link is down", || {
         manager.assign([addr("2001:db8:42::1")])
     });
     assert!(!error.contains("wait"), "{error}");
@@ -425,7 +554,7 @@ fn a_source_that_is_in_use_elsewhere_is_not_waited_for() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let mut manager = with_source_v6("2001:db8:9::9");
-    let error = refused(&net, ErrorKind::SourceTentative, "in use", || {
+    let error = lacks(&net, ErrorKind::SourceTentative, "in use", || {
         manager.assign([addr("2001:db8:42::1")])
     });
     assert!(!error.contains("wait"), "{error}");
@@ -519,16 +648,16 @@ fn a_loopback_link_needs_ranges() {
         manager.normalize()
     });
     refused(&net, ErrorKind::InvalidConfig, "allow", || {
-        manager.assign(common::vips_v4(2))
+        manager.assign(vips_v4(2))
     });
     let mut manager = VipManager::builder("lo")
         .source(NODE_V4)
         .allow("10.96.0.0/12".parse::<ipnet::IpNet>().unwrap())
         .open()
         .unwrap();
-    assert_eq!(manager.assign(common::vips_v4(2)).unwrap().assigned, 2);
+    assert_eq!(manager.assign(vips_v4(2)).unwrap().assigned, 2);
     assert_eq!(manager.normalize().unwrap().unchanged, 2);
-    assert_eq!(manager.release(common::vips_v4(2)).unwrap().released, 2);
+    assert_eq!(manager.release(vips_v4(2)).unwrap().released, 2);
 }
 
 #[test]

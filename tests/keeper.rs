@@ -14,16 +14,19 @@ use std::time::{Duration, Instant};
 
 use common::{
     LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
-    never_without_local_route, vips,
+    never_without_local_route, vips, vips_v4, vips_v6,
 };
 use rules::Diversion;
 use viproute::{
-    Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Keeper, LinkKind,
-    SourceAvoidance, VipManager,
+    Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Family, Keeper,
+    LinkKind, Report, SourceAvoidance, VipManager,
 };
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Destinations with the VIPs' label: VIPs would be chosen as their source.
+const LABEL_IN_THE_WAY: &str = "prefix 2001:db8:7::/48 label 99";
 
 const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
 
@@ -120,7 +123,7 @@ impl<'a> Kept<'a> {
         loop {
             let left = PATIENCE.saturating_sub(began.elapsed());
             let done = self.rounds.recv_timeout(left).expect("it never said so");
-            if done.missing == Some(kind) {
+            if done.missing.iter().any(|missing| missing.kind == kind) {
                 return;
             }
         }
@@ -293,9 +296,15 @@ fn the_source_is_changed() {
             net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
             net.ip(&format!("addr del {NODE_V6}/128 dev node0"));
             let done = keeper.dispatch(usize::MAX).unwrap();
-            assert_eq!(done.missing, Some(ErrorKind::SourceNotOnNode), "{done:?}");
-            // For a log: which one.
-            assert!(done.to_string().contains(&NODE_V4.to_string()), "{done}");
+            // For a log: whose, and which one.
+            for (missing, family) in done.missing.iter().zip([Family::V4, Family::V6]) {
+                assert_eq!(missing.kind, ErrorKind::SourceNotOnNode, "{done:?}");
+                assert_eq!(missing.family, Some(family), "{done:?}");
+            }
+            assert_eq!(done.missing.len(), 2, "{done:?}");
+            for source in SOURCES {
+                assert!(done.to_string().contains(&source.to_string()), "{done}");
+            }
         }
         for source in sources {
             keeper.set_source(source).unwrap();
@@ -817,7 +826,7 @@ fn a_changed_set_is_kept_from_then_on() {
     assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
     assert_eq!(keeper.counters().resyncs, before.resyncs);
     // The claim's bound guards here too, and the keeper goes on with a better set.
-    keeper.set_desired(&all[11..]);
+    keeper.set_desired(&all[10..]);
     let error = keeper.dispatch(usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
     net.assert_single_route(&all[4..], PROTO_KERNEL);
@@ -834,9 +843,18 @@ fn a_changed_set_is_kept_from_then_on() {
     let error = keeper.dispatch(usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::EmptySet, "{error}");
     net.assert_single_route(&all[8..], PROTO_KERNEL);
-    // An empty set keeps nothing and wipes nothing.
+    // An empty set keeps nothing and wipes nothing, and that is told.
     keeper.set_desired(Vec::<IpAddr>::new());
-    assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
+    for _ in 0..2 {
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert_eq!(
+            (done.refused, done.more),
+            (Some(ErrorKind::EmptySet), false)
+        );
+        assert!(done.to_string().contains("by name"), "{done}");
+        assert_eq!(done.report, Report::default());
+    }
+    assert_eq!(keeper.next_deadline(), None);
     net.assert_single_route(&all[8..], PROTO_KERNEL);
     let mut manager = keeper.into_manager();
     assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
@@ -897,16 +915,21 @@ fn vips_are_added_and_removed_one_at_a_time() {
     keeper.add_desired(all.iter().rev());
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 90);
     net.assert_single_route(&all, PROTO_KERNEL);
-    // As with a set that is empty.
-    keeper.remove_desired(&all);
+    // What is removed by its name goes, to the last one.
+    keeper.remove_desired(&all[1..]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 99);
     settle(&mut keeper);
-    net.assert_single_route(&all, PROTO_KERNEL);
+    keeper.remove_desired(&all[..1]);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 1);
+    net.assert_absent(&all);
+    settle(&mut keeper);
+    assert_eq!(keeper.next_deadline(), None);
 }
 
-/// Where a call stops for what the caller, or another hand, can mend, the set is kept all the same
+/// Where a family waits for what the caller, or another hand, can mend, the set is kept all the same
 /// when that is mended; and a VIP that is added meanwhile is not all that is looked at.
 #[test]
-fn after_an_error_the_set_is_kept_all_the_same() {
+fn after_a_label_in_the_way_the_set_is_kept_all_the_same() {
     let more: IpAddr = "10.97.0.1".parse().unwrap();
     for is_new in [true, false] {
         for adds in [true, false] {
@@ -923,17 +946,15 @@ fn after_an_error_the_set_is_kept_all_the_same() {
                     "addrlabel del prefix ::/0 dev {VIP_LINK} label 99"
                 ));
             }
-            net.ip(&format!(
-                "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
-            ));
+            net.ip(&format!("addrlabel add {LABEL_IN_THE_WAY}"));
             // All of a set that is new, or one VIP that drifts.
             keeper.set_desired(&set);
             let _ = net.try_ip(&format!("addr del {}/128 dev {VIP_LINK}", set[1]));
-            let error = keeper.dispatch(usize::MAX).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::LabelConflict, "{error}");
-            net.ip(&format!(
-                "addrlabel del prefix ::/0 dev {VIP_LINK} label 98"
-            ));
+            let done = keeper.dispatch(usize::MAX).unwrap();
+            assert_eq!(done.missing[0].family, Some(Family::V6), "{done}");
+            assert_eq!(done.missing[0].kind, ErrorKind::LabelConflict, "{done}");
+            net.assert_single_route(&vips_v4(5), PROTO_KERNEL);
+            net.ip(&format!("addrlabel del {LABEL_IN_THE_WAY}"));
             if adds {
                 keeper.add_desired([more]);
                 set.push(more);
@@ -1121,6 +1142,183 @@ fn a_route_that_was_replaced_is_not_deleted() {
     assert_eq!(gaps, Ok(()));
 }
 
+/// What one family lacks is waited for; VIPs of the other are kept, and new ones come.
+#[test]
+fn a_family_that_lacks_something_does_not_stop_the_other() {
+    let disable = format!("ipv6/conf/{VIP_LINK}/disable_ipv6");
+    let source = |net: &Net, family: Family, what: &str| {
+        let (source, bits, nodad) = match family {
+            Family::V4 => (SOURCES[0], 32, ""),
+            _ => (SOURCES[1], 128, " nodad"),
+        };
+        let nodad = if what == "add" { nodad } else { "" };
+        net.ip(&format!("addr {what} {source}/{bits} dev node0{nodad}"));
+    };
+    let label = |net: &Net, what: &str| {
+        net.ip(&format!("addrlabel {what} {LABEL_IN_THE_WAY}"));
+    };
+    type Act<'a> = Box<dyn Fn(&Net, bool) + 'a>;
+    let act = |family| -> Act<'_> {
+        Box::new(move |net, away| source(net, family, if away { "del" } else { "add" }))
+    };
+    let cases: [(Family, ErrorKind, Act<'_>); 6] = [
+        (Family::V4, ErrorKind::SourceNotOnNode, act(Family::V4)),
+        (Family::V6, ErrorKind::SourceNotOnNode, act(Family::V6)),
+        (
+            Family::V6,
+            ErrorKind::Ipv6Disabled,
+            Box::new(|net, away| net.set_sysctl(&disable, if away { "1" } else { "0" })),
+        ),
+        (
+            Family::V6,
+            ErrorKind::Ipv6Disabled,
+            Box::new(|net, away| {
+                net.ip(&link(if away { "mtu 1000" } else { "mtu 1500" }));
+            }),
+        ),
+        (
+            Family::V6,
+            ErrorKind::LinkDown,
+            Box::new(|net, away| {
+                net.ip(&link(if away { "down" } else { "up" }));
+            }),
+        ),
+        // No event tells of it: it is found by the first VIP that drifts.
+        (
+            Family::V6,
+            ErrorKind::LabelConflict,
+            Box::new(|net, away| {
+                if away {
+                    net.ip(&format!(
+                        "addrlabel del prefix ::/0 dev {VIP_LINK} label 99"
+                    ));
+                    label(net, "add");
+                    net.ip(&format!(
+                        "route del local {} dev {VIP_LINK} table local",
+                        vips_v6(1)[0]
+                    ));
+                } else {
+                    label(net, "del");
+                }
+            }),
+        ),
+    ];
+    for (loser, kind, change) in cases {
+        let net = Net::new();
+        let manager = builder(Binding::Address).avoid_as_source(SourceAvoidance::AddressLabel);
+        let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(set());
+        keeper.dispatch(usize::MAX).unwrap();
+        settle(&mut keeper);
+        change(&net, true);
+        let waits = |done: &Dispatched| {
+            let told = done
+                .missing
+                .iter()
+                .map(|missing| (missing.family, missing.kind));
+            told.collect::<Vec<_>>() == [(Some(loser), kind)]
+        };
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert!(waits(&done), "{kind:?}: {done:?}");
+        assert!(done.to_string().contains(&loser.to_string()), "{done}");
+        // One of the other family drifts, and one comes.
+        let (others, new): (_, IpAddr) = match loser {
+            Family::V4 => (vips_v6(5), "2001:db8:43::1".parse().unwrap()),
+            _ => (vips_v4(5), "10.97.0.1".parse().unwrap()),
+        };
+        net.ip(&format!(
+            "route del local {} dev {VIP_LINK} table local",
+            others[1]
+        ));
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert!(waits(&done), "{kind:?}: {done:?}");
+        assert_eq!(done.report.repaired, 1, "{kind:?}: {done:?}");
+        keeper.add_desired([new]);
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert!(waits(&done), "{kind:?}: {done:?}");
+        assert_eq!(done.report.assigned, 1, "{kind:?}: {done:?}");
+        net.assert_single_route(&[&others[..], &[new]].concat(), PROTO_KERNEL);
+        // When it is back, by an event or at the next look, the rest comes back too.
+        change(&net, false);
+        let all = [&set()[..], &[new]].concat();
+        let began = Instant::now();
+        let is_good = |net: &Net| net.wrong_vips(&all, PROTO_KERNEL).is_empty();
+        while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() || !is_good(&net) {
+            assert!(began.elapsed() < PATIENCE, "{kind:?}: it never came back");
+            let wait = keeper.next_deadline().unwrap_or_else(Instant::now);
+            std::thread::sleep(wait.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// Two keepers that hold one family each share a link, also with the claim of all of it.
+#[test]
+fn two_keepers_of_a_family_each_share_the_link() {
+    let net = Net::new();
+    let mut keepers = SOURCES.map(|source| {
+        let manager = VipManager::builder(VIP_LINK).source(source).open().unwrap();
+        manager.into_keeper(Claim::link()).unwrap()
+    });
+    let sets = [vips_v4(5), vips_v6(5)];
+    for _ in 0..3 {
+        for (keeper, set) in keepers.iter_mut().zip(&sets) {
+            // A set of its own, and another one, in bulk and one by one.
+            keeper.set_desired(&set[..4]);
+            settle(keeper);
+            keeper.set_desired(set);
+            settle(keeper);
+        }
+        net.assert_single_route(&sets.concat(), PROTO_KERNEL);
+    }
+    // Nor does the wipe of the one reach the other's.
+    let [one, _other] = keepers;
+    let report = one.into_manager().release_all(&Claim::link()).unwrap();
+    assert_eq!(report.released, 5, "{report}");
+    net.assert_single_route(&sets[1], PROTO_KERNEL);
+    net.assert_absent(&sets[0]);
+}
+
+/// By its name a VIP goes whatever the claim, its bound or the rest of the set say; by a set without
+/// VIPs of its family it stays.
+#[test]
+fn what_is_removed_by_name_is_released() {
+    let net = Net::new();
+    let claim = Claim::ranges(["10.96.0.2/32".parse::<ipnet::IpNet>().unwrap()]).at_most(1);
+    let manager = builder(Binding::Address).open().unwrap();
+    let mut keeper = manager.into_keeper(claim).unwrap();
+    keeper.set_desired(set());
+    settle(&mut keeper);
+    let (v4, v6) = (vips_v4(5), vips_v6(5));
+    // The last of its family.
+    keeper.remove_desired(&v6);
+    assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 5);
+    net.assert_absent(&v6);
+    net.assert_single_route(&v4, PROTO_KERNEL);
+    // The last of all; also while its source is away.
+    net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
+    keeper.remove_desired(&v4);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.report.released, 5, "{done}");
+    assert!(done.report.is_complete(), "{done:?}");
+    net.assert_absent(&set());
+    settle(&mut keeper);
+    net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
+
+    // The guard is one of each family.
+    let manager = builder(Binding::Address).open().unwrap();
+    let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    settle(&mut keeper);
+    keeper.set_desired(&v4);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.refused, Some(ErrorKind::EmptySet), "{done:?}");
+    assert!(done.detail.unwrap().contains("IPv6"));
+    net.assert_single_route(&set(), PROTO_KERNEL);
+    keeper.set_desired(&set()[..2]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!((done.refused, done.report.released), (None, 8), "{done:?}");
+}
+
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
 fn a_conflict_is_waited_out() {
@@ -1157,9 +1355,9 @@ fn a_conflict_is_waited_out() {
     );
 }
 
-/// A set that would release too many is refused also where something was missing when it was given.
+/// A set that would release too many is refused also where a source is missing.
 #[test]
-fn a_wrong_set_is_refused_when_the_source_is_there() {
+fn a_wrong_set_is_refused_while_a_source_is_missing() {
     let net = Net::new();
     let manager = builder(Binding::Address).open().unwrap();
     let mut keeper = manager.into_keeper(Claim::link().at_most(2)).unwrap();
@@ -1168,12 +1366,16 @@ fn a_wrong_set_is_refused_when_the_source_is_there() {
     net.ip(&format!("addr del {NODE_V4}/32 dev node0"));
     let new: IpAddr = "10.99.0.1".parse().unwrap();
     keeper.set_desired([set()[0], new]);
-    let done = keeper.dispatch(usize::MAX).unwrap();
-    assert_eq!(done.missing, Some(ErrorKind::SourceNotOnNode));
-    net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
-    let error = keeper.dispatch(usize::MAX).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
-    net.assert_absent(&[new]);
+    // To release takes no source, so that is no reason to wait with the refusal.
+    for bring_back in [true, false] {
+        let error = keeper.dispatch(usize::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooManyReleases, "{error}");
+        net.assert_absent(&[new]);
+        if bring_back {
+            net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
+            keeper.set_desired([set()[0], new]);
+        }
+    }
     keeper.set_desired(set());
     let done = keeper.dispatch(usize::MAX).unwrap();
     assert!(

@@ -137,12 +137,17 @@ fn errors_name_the_link_that_the_index_stands_for() {
     let index = index_of(&net, VIP_LINK);
     net.ip(&format!("link set dev {VIP_LINK} down"));
     let mut manager = builder(index).open().unwrap();
-    refused(manager.assign(vips(2)), ErrorKind::LinkDown, VIP_LINK);
+    let error = manager.assign(vips(2)).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("link {VIP_LINK} is down")),
+        "{error}"
+    );
     let mut manager = builder(index).bring_up().open().unwrap();
-    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 4);
+    assert_eq!(manager.assign(vips(2)).unwrap().assigned, 2);
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
     let sysctl = format!("net/ipv6/conf/{VIP_LINK}/disable_ipv6");
-    refused(manager.assign(vips(2)), ErrorKind::Ipv6Disabled, &sysctl);
+    let error = manager.assign(vips(2)).unwrap_err().to_string();
+    assert!(error.contains(&sysctl), "{error}");
 }
 
 #[test]

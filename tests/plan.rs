@@ -763,7 +763,7 @@ fn what_cannot_be_brought_about_is_listed_and_left() {
 
 #[test]
 fn what_stops_reconcile_stops_plan() {
-    let net = Net::new();
+    let _net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     manager.assign(vips(3)).unwrap();
     let kind = |builder: Builder, claim: &Claim, desired: &[IpAddr]| {
@@ -790,33 +790,50 @@ fn what_stops_reconcile_stops_plan() {
         kind(of("absent0"), &Claim::link(), &one),
         ErrorKind::LinkNotFound
     );
-    assert_eq!(
-        kind(
-            VipManager::builder(VIP_LINK)
-                .source(NODE_V6)
-                .source([192, 0, 2, 77]),
-            &Claim::link(),
-            &one
-        ),
-        ErrorKind::SourceNotOnNode
-    );
-    let label = format!("prefix ::/0 dev {VIP_LINK} label 98");
-    net.ip(&format!("addrlabel add {label}"));
-    assert_eq!(
-        kind(
-            of(VIP_LINK).avoid_as_source(SourceAvoidance::AddressLabel),
-            &Claim::link(),
-            &one
-        ),
-        ErrorKind::LabelConflict
-    );
-    net.ip(&format!("addrlabel del {label}"));
     before.assert_same(&Snapshot::take(&[]));
-    net.ip(&format!("link set dev {VIP_LINK} down"));
-    assert_eq!(
-        kind(of(VIP_LINK), &Claim::link(), &one),
-        ErrorKind::LinkDown
+}
+
+/// What one family lacks fails its VIPs, in words like those of the call; the steps for the other one
+/// are there.
+#[test]
+fn a_plan_lists_the_vips_of_a_family_that_lacks_something() {
+    let net = Net::new();
+    let set = vips(3);
+    let of = || broken::builder(VIP_LINK, PROTO_KERNEL);
+    net.ip("addrlabel add prefix 2001:db8:7::/48 label 99");
+    let check = |builder: Builder, kind: ErrorKind, fails: &[IpAddr]| {
+        let mut manager = builder.open().unwrap();
+        let plan = manager.plan(&Claim::link(), &set).unwrap();
+        let failed: Vec<IpAddr> = plan.failures.iter().map(|f| f.vip.addr()).collect();
+        assert_eq!(failed, fails);
+        assert!(
+            plan.failures
+                .iter()
+                .all(|f| f.cause == Cause::Missing(kind))
+        );
+        for vip in &set {
+            let is_planned = |step: &&PlannedStep| step.vip.is_some_and(|of| of.addr() == *vip);
+            assert_eq!(
+                plan.steps.iter().any(|step| is_planned(&step)),
+                !fails.contains(vip),
+                "{plan}"
+            );
+        }
+        let error = manager.reconcile(&Claim::link(), &set).unwrap_err();
+        assert_eq!(error.report().unwrap().failures, plan.failures);
+        manager.release(&set).unwrap();
+    };
+    check(
+        of().avoid_as_source(SourceAvoidance::AddressLabel),
+        ErrorKind::LabelConflict,
+        &vips_v6(3),
     );
+    let without_v4 = VipManager::builder(VIP_LINK)
+        .source(NODE_V6)
+        .source([192, 0, 2, 77]);
+    check(without_v4, ErrorKind::SourceNotOnNode, &vips_v4(3));
+    net.ip(&format!("link set dev {VIP_LINK} down"));
+    check(of(), ErrorKind::LinkDown, &vips_v6(3));
 }
 
 #[test]

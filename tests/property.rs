@@ -1040,6 +1040,8 @@ struct Around<'a> {
 enum Promise {
     Good,
     Gone,
+    /// It is told of, and stays as it is.
+    Untouched,
 }
 
 /// Counts what the cases were about, so that a generator gone dull shows.
@@ -1237,6 +1239,18 @@ impl Party {
         }
     }
 
+    /// Whether the VIP's family lacked that before a call.
+    fn lacks(&self, kind: ErrorKind, vip: IpAddr, before: &Seen, promise: Promise) -> bool {
+        let source = self.sources[usize::from(vip.is_ipv6())];
+        let mut addresses = before.addresses.iter();
+        match kind {
+            ErrorKind::LinkDown | ErrorKind::Ipv6Disabled => vip.is_ipv6(),
+            ErrorKind::SourceNotOnNode => !addresses.any(|of| of.address.local == source),
+            ErrorKind::EmptySet => promise == Promise::Untouched,
+            _ => false,
+        }
+    }
+
     fn judge(
         &self,
         call: Call,
@@ -1314,7 +1328,10 @@ impl Party {
             };
             if is_late {
                 add(&tally.late, 1);
-            } else if !fits(failure.cause, vip, link, before, call) {
+            } else if !match failure.cause {
+                Cause::Missing(kind) => self.lacks(kind, vip, before, promises[&vip]),
+                cause => fits(cause, vip, link, before, call),
+            } {
                 return Err(format!("{failure}: without a reason"));
             }
         }
@@ -1332,6 +1349,7 @@ impl Party {
                         return Err(format!("promised good, but {wrong}; {report}"));
                     }
                 }
+                Promise::Untouched => return Err(format!("{vip}: not told of; {report}")),
                 Promise::Gone => {
                     let left = after.routes.iter().any(|route| {
                         route.is_of(*vip, link)
@@ -1419,9 +1437,15 @@ fn promises(call: Call, before: &Seen, link: u32) -> BTreeMap<IpAddr, Promise> {
             each(there(), Promise::Good).collect()
         }
         Call::ReleaseAll => each(there(), Promise::Gone).collect(),
-        Call::Reconcile(set) => each(there(), Promise::Gone)
-            .chain(each(members(set), Promise::Good))
-            .collect(),
+        Call::Reconcile(set) => {
+            let desired = members(set);
+            let is_guarded = |vip: &IpAddr| !desired.iter().any(|of| of.is_ipv4() == vip.is_ipv4());
+            let (stays, goes): (Vec<_>, Vec<_>) = there().into_iter().partition(is_guarded);
+            each(stays, Promise::Untouched)
+                .chain(each(goes, Promise::Gone))
+                .chain(each(desired, Promise::Good))
+                .collect()
+        }
     }
 }
 
@@ -1502,8 +1526,6 @@ fn away(shown: Option<&Value>) -> Option<Away> {
 /// Whether a call may be refused as a whole in such a way.
 fn may_refuse(kind: ErrorKind, away: Option<Away>) -> bool {
     match kind {
-        ErrorKind::LinkDown | ErrorKind::Ipv6Disabled => away != Some(Away::Deleted),
-        ErrorKind::SourceNotOnNode => true,
         ErrorKind::LinkNotFound => away == Some(Away::Deleted),
         ErrorKind::LinkInVrf => away == Some(Away::InVrf),
         _ => false,

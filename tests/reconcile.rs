@@ -20,7 +20,7 @@ use broken::{State, assert_single_route, builder, manager, put};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want,
-    causes, never_without_local_route, vip, vips, vips_v4,
+    causes, never_without_local_route, vip, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
 use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Reject, Report};
@@ -189,8 +189,11 @@ fn a_claim_of_ranges_and_a_claim_of_the_link() {
         assert_eq!(report.released, 3, "{report}");
         net.assert_absent(&[vips[0], vips[2], outside[0]]);
         net.assert_single_route(&[vips[1], vips[3], outside[1]], protocol);
-        let report = manager.reconcile(&Claim::link(), &vips[..1]).unwrap();
-        assert_eq!((report.assigned, report.released), (1, 3), "{report}");
+        let desired = [vips[0], vips[1]];
+        let report = manager.reconcile(&Claim::link(), desired).unwrap();
+        assert_eq!((report.assigned, report.released), (1, 2), "{report}");
+        net.assert_absent(&[vips[3], outside[1]]);
+        manager.release(&vips[1..2]).unwrap();
         net.assert_absent(&[vips[1], vips[3], outside[1]]);
     }
 }
@@ -327,7 +330,7 @@ fn an_empty_set_is_no_wipe() {
         ] {
             let kind = ErrorKind::EmptySet;
             let error = refused(kind, || manager.reconcile(&claim, NONE));
-            assert!(error.to_string().contains("release_all"), "{error}");
+            assert!(error.to_string().contains("no admissible VIP"), "{error}");
             // All of them rejected.
             let bad: [IpAddr; 4] = [
                 "127.0.0.1".parse().unwrap(),
@@ -338,18 +341,24 @@ fn an_empty_set_is_no_wipe() {
             refused(kind, || manager.reconcile(&claim, bad));
         }
         net.assert_single_route(&vips, protocol);
-        // One that is admissible: the others are released, the rejected one is reported.
+        // One that is admissible: the others of its family are released, the rejected one is
+        // reported, and so is what stays, for of IPv6 none is desired.
         let desired = ["fe80::1".parse().unwrap(), vips[0]];
         let error = manager.reconcile(&Claim::link(), desired).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Incomplete);
         let report = error.into_report().unwrap();
         assert_eq!(
             (report.failures.len(), report.unchanged, report.released),
-            (1, 1, 9)
+            (6, 1, 4)
         );
-        net.assert_absent(&vips[1..]);
+        let guarded = Cause::Missing(ErrorKind::EmptySet);
+        let stays = report.failures.iter().filter(|f| f.cause == guarded);
+        let stays: Vec<IpAddr> = stays.map(|failure| failure.vip.addr()).collect();
+        assert_eq!(stays, vips_v6(5));
+        net.assert_single_route(&stays, protocol);
+        net.assert_absent(&vips_v4(5)[1..]);
         let report = manager.release_all(&Claim::link()).unwrap();
-        assert_eq!(report.released, 1);
+        assert_eq!(report.released, 6);
         net.assert_absent(&vips);
     }
 }
@@ -492,13 +501,21 @@ fn the_old_source_went_away_before() {
             format!("addr del {NODE_V6}/128 dev {NODE_LINK}"),
         ]);
         std::thread::sleep(std::time::Duration::from_millis(50));
-        // The other family's source is still the old one, which is gone.
+        // The other family's source is still the old one, which is gone: that is its own trouble.
         let error = manager.set_source(NEW_V4).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::SourceNotOnNode, "{error}");
-        assert!(error.report().is_none(), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+        let report = error.into_report().unwrap();
+        assert_eq!((report.repaired, report.failures.len()), (20, 20));
+        let missing = Cause::Missing(ErrorKind::SourceNotOnNode);
+        assert!(
+            report
+                .failures
+                .iter()
+                .all(|f| f.cause == missing && f.vip.addr().is_ipv6())
+        );
         // It keeps what it was told.
         let report = manager.set_source(NEW_V6).unwrap();
-        assert_eq!(report.repaired, 40, "{report}");
+        assert_eq!((report.repaired, report.unchanged), (20, 20), "{report}");
         let want = Want {
             sources: &[NEW_V4.into(), NEW_V6.into()],
             protocol,
@@ -515,7 +532,7 @@ fn the_old_source_went_away_before() {
 }
 
 /// A desired VIP that is rejected, because its family has no source, is not one that nobody desires:
-/// it stays as it is, though the claim covers it.
+/// it stays as it is. So does the rest of that family, which the manager is not for.
 #[test]
 fn a_desired_vip_without_a_source_is_not_released() {
     let net = Net::new();
@@ -525,28 +542,22 @@ fn a_desired_vip_without_a_source_is_not_released() {
         vip("2001:db8:42::2"),
     );
     manager(PROTO_KERNEL).assign([v4, kept, goes]).unwrap();
-    let before = net.snapshot_without(&[v4, goes]);
+    let before = net.snapshot_without(&[]);
     let mut manager = viproute::VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .open()
         .unwrap();
     let rejected = [(kept, Cause::Rejected(Reject::NoSource))];
     let plan = manager.plan(&Claim::link(), [v4, kept]).unwrap();
-    assert!(
-        plan.steps
-            .iter()
-            .all(|step| step.vip.map(IpAddr::from) == Some(goes)),
-        "{plan}"
-    );
+    assert!(plan.is_empty(), "{plan}");
     let report = manager
         .reconcile(&Claim::link(), [v4, kept])
         .unwrap_err()
         .into_report()
         .unwrap();
     assert_eq!(causes(&report), rejected, "{report:?}");
-    assert_eq!((report.unchanged, report.released), (1, 1), "{report:?}");
-    net.assert_absent(&[goes]);
-    before.assert_same(&net.snapshot_without(&[v4, goes]));
+    assert_eq!((report.unchanged, report.released), (1, 0), "{report:?}");
+    before.assert_same(&net.snapshot_without(&[]));
     // Nor does it count against the claim's bound.
     let report = manager
         .reconcile(&Claim::link().at_most(0), [v4, kept])
@@ -554,7 +565,12 @@ fn a_desired_vip_without_a_source_is_not_released() {
         .into_report()
         .unwrap();
     assert_eq!(causes(&report), rejected, "{report:?}");
-    before.assert_same(&net.snapshot_without(&[v4, goes]));
+    before.assert_same(&net.snapshot_without(&[]));
+    // A wipe that names it takes it.
+    let all: IpNet = "::/0".parse().unwrap();
+    let report = manager.release_all(&Claim::ranges([all])).unwrap();
+    assert_eq!(report.released, 2, "{report}");
+    net.assert_absent(&[kept, goes]);
 }
 
 #[test]

@@ -359,7 +359,15 @@ fn on_a_link_that_is_down() {
             before.assert_same(&net.snapshot_without(&vips));
             // It is still down, and nothing comes back with it.
             let refused = manager.assign(&vips).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::LinkDown, "{refused}");
+            let failures = &refused.report().unwrap().failures;
+            let down = Cause::Missing(ErrorKind::LinkDown);
+            assert!(
+                failures
+                    .iter()
+                    .all(|f| f.cause == down && f.vip.addr().is_ipv6())
+            );
+            assert_eq!(failures.len(), 20, "{refused}");
+            manager.release(&vips).unwrap();
             net.ip(&format!("link set dev {VIP_LINK} up"));
             net.settle();
             net.assert_absent(&vips);
@@ -471,9 +479,9 @@ fn an_ipv4_address_with_a_peer_goes() {
                 1 => (false, manager.release_all(&Claim::link())),
                 2 => (true, manager.set_binding(Binding::Route)),
                 3 => {
-                    let plan = manager.plan(&Claim::link(), [common::vip("2001:db8:42::1")]);
+                    let plan = manager.plan(&Claim::link(), [common::vip("10.96.0.9")]);
                     run(&plan.unwrap());
-                    (false, manager.release([vip, common::vip("2001:db8:42::1")]))
+                    (false, manager.release([vip, common::vip("10.96.0.9")]))
                 }
                 _ => (
                     false,

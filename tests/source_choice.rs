@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{NLM_F_DUMP, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::addrlabel::AddrLabelMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use viproute::{Binding, Builder, Claim, ErrorKind, SourceAvoidance, VipManager};
+use viproute::{Binding, Builder, Cause, Claim, ErrorKind, SourceAvoidance, VipManager};
 
 mod common;
 use common::raw::Raw;
@@ -330,14 +330,20 @@ fn an_entry_in_the_way_is_told_before_anything_is_written() {
         net.ip(&format!("addrlabel add {entry}"));
         let before = (net.snapshot_without(&[]), label_writes());
         let mut manager = avoiding(SourceAvoidance::AddressLabel);
-        let error = manager.assign(vips(5)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LabelConflict, "{entry}: {error}");
-        assert!(error.to_string().contains(word), "{error}");
-        assert!(error.report().is_none());
+        let error = manager.assign(vips_v6(5)).unwrap_err();
+        let failures = &error.report().unwrap().failures;
+        assert_eq!(failures.len(), 5, "{entry}: {error}");
+        for failure in failures {
+            let missing = Cause::Missing(ErrorKind::LabelConflict);
+            assert_eq!(failure.cause, missing, "{entry}: {failure}");
+            assert!(failure.to_string().contains(word), "{failure}");
+        }
         assert_eq!(before, (net.snapshot_without(&[]), label_writes()));
 
         // IPv4 has no part in it, and neither has a release.
-        assert_eq!(manager.assign(vips_v4(5)).unwrap().assigned, 5);
+        let error = manager.assign(vips(5)).unwrap_err();
+        assert_eq!(error.report().unwrap().assigned, 5, "{error}");
+        net.assert_single_route(&vips_v4(5), PROTO_KERNEL);
         builder().open().unwrap().assign(vips_v6(5)).unwrap();
         assert_eq!(manager.release(vips(5)).unwrap().released, 10);
         assert_eq!(label_writes(), before.1);
@@ -369,9 +375,10 @@ fn a_label_of_choice_goes_beside_anothers() {
     // As pacemaker's IPaddr2 adds it for an address of its own.
     net.ip("addrlabel add prefix 2001:db8:7::7/128 label 99");
     let error = avoiding(SourceAvoidance::AddressLabel)
-        .assign(vips(5))
+        .assign(vips_v6(5))
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LabelConflict, "{error}");
+    let cause = error.report().unwrap().failures[0].cause;
+    assert_eq!(cause, Cause::Missing(ErrorKind::LabelConflict), "{error}");
     assert!(
         error.to_string().contains("give VIPs another label"),
         "{error}"

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
-use viproute::{Canceller, Dispatched, Error, ErrorKind, Keeper, Vip};
+use viproute::{Canceller, Cause, Dispatched, Error, ErrorKind, Failure, Keeper, Missing, Vip};
 
 use crate::log;
 
@@ -94,7 +94,7 @@ impl Work {
                 if desired.is_empty() {
                     return;
                 }
-                if done.missing.is_none() && self.kept != desired {
+                if is_link_there(done) && self.kept != desired {
                     self.kept.clone_from(&desired);
                 }
                 self.said.tell(done);
@@ -126,11 +126,16 @@ impl Work {
     }
 }
 
+/// Whether what is missing, if anything, concerns one family only.
+fn is_link_there(done: &Dispatched) -> bool {
+    done.missing.iter().all(|missing| missing.family.is_some())
+}
+
 /// What was said about the desired VIPs of now, so as to say nothing twice.
 #[derive(Default)]
 struct Said {
     any: bool,
-    missing: Option<ErrorKind>,
+    missing: Vec<Missing>,
     failures: BTreeMap<Vip, String>,
 }
 
@@ -140,9 +145,10 @@ impl Said {
         if done.report.is_complete() && done.report.writes > 0 {
             self.failures.clear();
         }
-        // What is missing says it for all.
-        let told = done.missing.is_none().then_some(&done.report.failures);
-        for failure in told.into_iter().flatten() {
+        // What is missing, or refused, says it for all.
+        let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
+        let told = is_link_there(done).then_some(&done.report.failures);
+        for failure in told.into_iter().flatten().filter(is_own) {
             let text = failure.to_string();
             if self.failures.get(&failure.vip) != Some(&text) {
                 log(format_args!("{text}"));
@@ -155,7 +161,7 @@ impl Said {
             log(format_args!("{what}: {done}"));
         }
         // While it waits, what was desired is still to come.
-        self.any |= done.missing.is_none();
-        self.missing = done.missing;
+        self.any |= is_link_there(done);
+        self.missing.clone_from(&done.missing);
     }
 }

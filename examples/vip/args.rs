@@ -163,7 +163,7 @@ impl Making {
         &self,
         common: &Common,
         wanted: &Wanted,
-        call: impl Fn(VipManager) -> Result<T, Error>,
+        mut call: impl FnMut(VipManager) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let builder = wanted.builder(common)?;
         let kind = match self.create_link {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use serde_json::json;
-use viproute::{Counters, Dispatched, ErrorKind, Vip};
+use serde_json::{Value, json};
+use viproute::{Canceller, Cause, Counters, Dispatched, Failure, Missing, Vip};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Making, Wanted};
@@ -31,32 +32,38 @@ pub(crate) struct Keep {
 impl Keep {
     pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
         let vips = self.common.vips()?;
-        let begun = progress::during("keep", || {
-            self.making.run(&self.common, &self.wanted, |manager| {
-                let mut keeper = manager.into_keeper(self.claiming.claim())?;
-                keeper.set_desired(&vips);
-                let first = keeper.dispatch(usize::MAX)?;
-                Ok((keeper, first))
-            })
-        });
-        let (mut keeper, first) = match begun {
-            Ok(begun) => begun,
-            Err(error) => return Ok(tell::failed("keep", &error)),
-        };
-        let canceller = keeper.canceller();
-        self.until
-            .then(move || canceller.cancel())
-            .map_err(Stop::Signals)?;
         let mut log = Log::new(self);
-        log.tell(&first);
-        let canceller = keeper.canceller();
-        let kept = keeper.run(|done| {
-            log.tell(done);
-            if log.written.is_err() {
-                canceller.cancel();
+        let end = Arc::new(End::default());
+        // Begun when the first round is over.
+        let mut until = None;
+        // Another round of this where the link could not be created: that shows only when there is
+        // a VIP to put on it.
+        let kept = self.making.run(&self.common, &self.wanted, |manager| {
+            let mut keeper = manager.into_keeper(self.claiming.claim())?;
+            keeper.set_desired(&vips);
+            end.shall_cancel(keeper.canceller());
+            log.tell(&progress::during("keep", || keeper.dispatch(usize::MAX))?);
+            let begun = until.get_or_insert_with(|| {
+                let end = Arc::clone(&end);
+                self.until.then(move || end.now())
+            });
+            if begun.is_err() {
+                return Ok(());
             }
+            let canceller = keeper.canceller();
+            let kept = keeper.run(|done| {
+                log.tell(done);
+                if log.written.is_err() {
+                    canceller.cancel();
+                }
+            });
+            log.counters = Some(keeper.counters());
+            kept
         });
-        log.end(keeper.counters());
+        if let Some(Err(error)) = until {
+            return Err(Stop::Signals(error));
+        }
+        log.end();
         let code = match &kept {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => tell::failed("keep", error),
@@ -65,13 +72,36 @@ impl Keep {
     }
 }
 
+/// The end, which may come between two keepers.
+#[derive(Default)]
+struct End(Mutex<(bool, Option<Canceller>)>);
+
+impl End {
+    fn shall_cancel(&self, canceller: Canceller) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 {
+            canceller.cancel();
+        }
+        state.1 = Some(canceller);
+    }
+
+    fn now(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        if let Some(canceller) = &state.1 {
+            canceller.cancel();
+        }
+    }
+}
+
 /// Says what changes, and nothing twice.
 struct Log<'a> {
     link: &'a str,
     json: bool,
     any: bool,
-    missing: Option<ErrorKind>,
+    missing: Vec<Missing>,
     failures: BTreeMap<Vip, String>,
+    counters: Option<Counters>,
     written: io::Result<()>,
 }
 
@@ -81,8 +111,9 @@ impl<'a> Log<'a> {
             link: &keep.common.link,
             json: keep.common.json,
             any: false,
-            missing: None,
+            missing: Vec::new(),
             failures: BTreeMap::new(),
+            counters: None,
             written: Ok(()),
         }
     }
@@ -93,9 +124,11 @@ impl<'a> Log<'a> {
         if report.is_complete() && report.writes > 0 {
             self.failures.clear();
         }
-        // What is missing says it for all.
-        let told = done.missing.is_none().then_some(&report.failures);
-        for failure in told.into_iter().flatten() {
+        // What is missing, or refused, says it for all.
+        let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
+        let is_link_there = done.missing.iter().all(|missing| missing.family.is_some());
+        let told = is_link_there.then_some(&report.failures);
+        for failure in told.into_iter().flatten().filter(is_own) {
             let text = failure.to_string();
             if self.failures.get(&failure.vip) != Some(&text) {
                 complain(format_args!("{text}"));
@@ -103,12 +136,14 @@ impl<'a> Log<'a> {
                 is_news = true;
             }
         }
-        (self.any, self.missing) = (true, done.missing);
+        self.any = true;
+        self.missing.clone_from(&done.missing);
         if is_news && self.written.is_ok() {
             self.written = if self.json {
                 let mut line = tell::report(report);
                 line["time"] = tell::now();
-                line["missing"] = json!(done.missing.map(tell::token));
+                line["missing"] = done.missing.iter().map(missing).collect();
+                line["refused"] = json!(done.refused.map(tell::token));
                 line["detail"] = json!(done.detail);
                 print_line(format_args!("{line}"))
             } else {
@@ -117,8 +152,10 @@ impl<'a> Log<'a> {
         }
     }
 
-    fn end(&mut self, counters: Counters) {
-        if self.written.is_ok() {
+    fn end(&mut self) {
+        if let Some(counters) = self.counters
+            && self.written.is_ok()
+        {
             self.written = if self.json {
                 let counters = json!({
                     "events": counters.events,
@@ -134,4 +171,12 @@ impl<'a> Log<'a> {
             };
         }
     }
+}
+
+fn missing(missing: &Missing) -> Value {
+    json!({
+        "family": missing.family.map(|family| family.to_string()),
+        "kind": tell::token(missing.kind),
+        "detail": missing.detail,
+    })
 }

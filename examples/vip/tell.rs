@@ -30,7 +30,14 @@ impl Outcome<'_> {
         let code = match &self.result {
             Ok(_) => ExitCode::SUCCESS,
             // Every failure was named.
-            Err(error) if error.kind() == ErrorKind::Incomplete => ExitCode::FAILURE,
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                let of_link =
+                    |failure: &Failure| failure.cause == Cause::Missing(ErrorKind::LinkDown);
+                if failures.iter().any(of_link) {
+                    give_hint(BRING_UP);
+                }
+                ExitCode::FAILURE
+            }
             Err(error) => failed(self.command, error),
         };
         let written = if json {
@@ -80,6 +87,12 @@ pub(crate) fn now() -> Value {
     json!(now.unwrap_or_default().as_secs_f64())
 }
 
+const BRING_UP: &str = "--bring-up brings the link up";
+
+fn give_hint(hint: &str) {
+    complain(format_args!("hint: {hint}"));
+}
+
 /// Says why a command failed as a whole, with the option that would have helped, where there is
 /// one.
 pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
@@ -88,7 +101,6 @@ pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
         ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile" | "keep") => {
             Some("--create-link creates the link")
         }
-        ErrorKind::LinkDown => Some("--bring-up brings the link up"),
         ErrorKind::PermissionDenied => {
             Some("to try it without privileges: unshare --user --map-root-user --net")
         }
@@ -96,7 +108,7 @@ pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
         _ => None,
     };
     if let Some(hint) = hint {
-        complain(format_args!("hint: {hint}"));
+        give_hint(hint);
     }
     match error.kind() {
         ErrorKind::InvalidConfig => ExitCode::from(2),
@@ -128,6 +140,7 @@ pub(crate) fn error(error: &Error) -> Value {
 fn failure(failure: &Failure) -> Value {
     let (cause, reason) = match failure.cause {
         Cause::Rejected(why) => ("rejected".to_owned(), Some(token(why))),
+        Cause::Missing(what) => ("missing".to_owned(), Some(token(what))),
         cause => (token(cause), None),
     };
     json!({
@@ -137,6 +150,7 @@ fn failure(failure: &Failure) -> Value {
         "operation": failure.operation.map(token),
         "errno": failure.errno,
         "text": failure.text,
+        "detail": failure.detail,
         "drift": drift(failure.drift),
         "message": failure.to_string(),
     })

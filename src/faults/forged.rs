@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::kit::Random;
 use super::{
-    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split, v4,
-    v6,
+    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split,
+    spoil_address, v4, v6,
 };
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
@@ -824,6 +824,39 @@ fn a_keeper_that_cannot_hear_looks() {
         assert!(heard.load(Ordering::Relaxed) > 0);
         assert_eq!(wrong(&set), [""; 0]);
     }
+}
+
+/// EPERM to one message of many is that VIP's; to every message it is the caller's want of privilege.
+#[test]
+fn one_refusal_for_want_of_privilege_is_of_one_vip() {
+    let _node = node();
+    let set = v4(300);
+    let victim = set[77];
+    let mut vips = patient();
+    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+        for message in split(batch).filter(|message| names(message, &victim)) {
+            if kind(message) == libc::RTM_NEWADDR {
+                spoil_address(message);
+            }
+        }
+    }));
+    hear(vips.talk_mut().ask(), |kernel| match kernel() {
+        Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
+            let errno = &mut bytes[HEADER..HEADER + 4];
+            if *errno == (-libc::EINVAL).to_ne_bytes() {
+                errno.copy_from_slice(&(-libc::EPERM).to_ne_bytes());
+            }
+            Found::Datagram(bytes)
+        }
+        found => found,
+    });
+    let error = vips.assign(&set).unwrap_err();
+    let report = error.report().unwrap();
+    assert_accounted(report, set.len());
+    assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+    assert_eq!((report.assigned, report.failures.len()), (299, 1));
+    assert_eq!(report.failures[0].cause, Cause::Kernel);
+    assert_eq!(report.failures[0].errno, Some(libc::EPERM));
 }
 
 /// Nor does it say that a source is missing.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, wrong};
-use super::{LINK, NODE_V4, ip, node, on_link, v4};
+use super::{LINK, NODE_V4, ip, node, on_link, v4, v6};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, Report};
 
 /// Repairs without a pause, before and after a fight.
@@ -162,37 +162,40 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
 #[test]
 fn what_is_not_there_yet_is_retried_after_a_second() {
     // Another device has the VIP; the link is down; a source is missing.
-    for (breaks, mends, missing) in [
+    for (set, breaks, mends, missing) in [
         (
+            v4(1),
             "addr add 10.96.0.1/32 dev node0".into(),
             "addr del 10.96.0.1/32 dev node0".into(),
             None,
         ),
         (
+            v6(1),
             format!("link set {LINK} down"),
             format!("link set {LINK} up"),
             Some(ErrorKind::LinkDown),
         ),
         (
+            v4(1),
             format!("addr del {NODE_V4}/32 dev node0"),
             format!("addr add {NODE_V4}/32 dev node0"),
             Some(ErrorKind::SourceNotOnNode),
         ),
     ] {
         let _node = node();
-        let set = v4(1);
         let mut keeper = patient().into_keeper(Claim::link()).unwrap();
         keeper.set_desired(&set);
         ip(&breaks);
         for _ in 0..3 {
             let before = Instant::now();
             let done = keeper.dispatch(usize::MAX).unwrap();
-            assert_eq!(done.missing, missing);
+            let told = done.missing.first().map(|missing| missing.kind);
+            assert_eq!(told, missing);
             let conflicts = done.report.failures.iter();
             assert!(
                 conflicts
                     .clone()
-                    .all(|failure| failure.cause == Cause::Conflict)
+                    .all(|failure| failure.cause == missing.map_or(Cause::Conflict, Cause::Missing))
             );
             let at = keeper.next_deadline().expect("it is to be tried again");
             assert!(at >= before + RETRY, "{breaks}: in {:?}", at - before);

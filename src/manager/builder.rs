@@ -250,8 +250,9 @@ impl Builder {
         self
     }
 
-    /// Lets a call that finds the link down bring it up. Without this it is refused
-    /// ([`ErrorKind::LinkDown`]): some links are down by design, like kube-proxy's `kube-ipvs0`.
+    /// Lets a call that finds the link down bring it up. Without this IPv6 VIPs fail
+    /// ([`Cause::Missing`](crate::Cause::Missing) with [`ErrorKind::LinkDown`]); IPv4 ones are served,
+    /// whose routes work all the same. Some links are down by design, like kube-proxy's `kube-ipvs0`.
     pub fn bring_up(mut self) -> Self {
         self.bring_up = true;
         self
@@ -397,6 +398,13 @@ impl Builder {
             kernel_source: self.kernel_source,
             ranges: &self.ranges,
         }
+    }
+
+    /// The address label that IPv6 VIPs are to have, if any.
+    pub(super) fn labels(&self) -> Option<u32> {
+        let labels = self.avoidance == Some(SourceAvoidance::AddressLabel)
+            && self.binding == Binding::Address;
+        labels.then_some(self.label)
     }
 
     /// Whether the wanted routes bear the kernel's own protocol.

@@ -1,22 +1,24 @@
 //! All of a call that happens before its first write to a VIP.
 
+use std::net::IpAddr;
+
 use ipnet::Ipv6Net;
 
 use super::VipManager;
 use super::builder::{Builder, Protocol};
-use super::ready::{
-    check_ipv6, check_sources, find_link, find_or_make, is_to_be_made, make_ready, survey,
-};
+use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
 use super::screen::Screen;
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind};
-use crate::link::LinkState;
+use crate::link::{self, LinkState};
 use crate::observe::{FEW, Few, Hint, can_be_told};
 use crate::plan::{Binding, Goal};
 use crate::preview::Groundwork;
 use crate::round::{Buffers, Call};
-use crate::source::{self, Labelling, SourceAvoidance};
-use crate::state::{Facts, Phase, Row};
+use crate::source::{self, Labelling};
+use crate::state::{Facts, Phase, Row, Rows};
+use crate::talk::Talk;
+use crate::trouble::{self, Trouble, Troubles};
 use crate::vip::{Family, Vip};
 use crate::wire::TABLE_LOCAL;
 use crate::wire::encode::RouteKey;
@@ -31,11 +33,55 @@ pub(super) enum Scope<'a> {
     /// All that are on the link, to be bound anew.
     Rebind,
     /// Those named, and those on the link that are claimed.
-    Claimed(&'a Claim),
+    Claimed(Leaving<'a>),
     /// Those on the link that are claimed.
-    Wipe(&'a Claim),
+    Wipe(Leaving<'a>),
     /// Those named; of those to be released, the claimed ones.
-    Few(&'a Claim),
+    Few(Leaving<'a>),
+}
+
+/// Which VIPs go that are not desired.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leaving<'a> {
+    /// What is ours to remove.
+    pub(crate) claim: &'a Claim,
+    /// What the caller removes by name, sorted: no claim, no bound and no guard stops that.
+    pub(crate) named: &'a [Vip],
+    /// Whether those named are the only ones to go.
+    pub(crate) only_named: bool,
+    /// Of which families a VIP is desired. Of another nothing goes for not being desired.
+    pub(crate) desired: [bool; 2],
+}
+
+impl<'a> Leaving<'a> {
+    fn names(&self, vip: Vip) -> bool {
+        self.named.binary_search(&vip).is_ok()
+    }
+
+    /// Whether a VIP goes that is seen on the link.
+    fn takes(&self, row: &Row, screen: &Screen<'_>) -> bool {
+        row.facts.on_link() && self.covers(row.vip, row.facts.contains(Facts::MARKED), screen)
+    }
+
+    /// Whether a VIP that could not be read may be one that goes.
+    fn may_take(&self, row: &Row, screen: &Screen<'_>) -> bool {
+        row.facts.is_unread() && self.covers(row.vip, true, screen)
+    }
+
+    fn covers(&self, vip: Vip, marked: bool, screen: &Screen<'_>) -> bool {
+        let reaches = screen.is_for(vip.family()) || self.claim.names_ranges();
+        self.names(vip) || !self.only_named && reaches && self.claim.covers(vip, marked)
+    }
+
+    /// Every VIP that is claimed.
+    pub(super) fn all(claim: &'a Claim) -> Self {
+        Self {
+            claim,
+            named: &[],
+            only_named: false,
+            desired: [true; 2],
+        }
+    }
 }
 
 /// In what way a call is prepared.
@@ -49,38 +95,47 @@ pub(super) enum Mode<'a> {
 }
 
 impl VipManager {
-    /// Whether the rows are better looked at one by one than with all that is on the link.
-    fn are_few(&self, scope: Scope<'_>) -> bool {
-        let rows = &self.buffers.rows;
-        matches!(scope, Scope::Given(_))
-            && (1..=FEW).contains(&rows.len())
-            && rows.iter().all(|row| can_be_told(row, self.config.binding))
-    }
-
     /// Everything of a call that happens before its first write.
+    ///
+    /// What one family lacks takes out the VIPs of that family, in four places: its source and the
+    /// link as it is, before the link is made or brought up; the link, once it is made; both, for a
+    /// family of which VIPs were only found; the address labels, when it is known for whom.
     pub(super) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
-        self.talk.hear_addresses(false)?;
-        let screen = self.config.screen(self.sources);
-        let Buffers { rows, rejected, .. } = &mut self.buffers;
+        let Self {
+            config,
+            sources,
+            talk,
+            cancelled,
+            buffers,
+        } = self;
+        let (config, sources) = (&*config, &*sources);
+        talk.hear_addresses(false)?;
+        let screen = config.screen(*sources);
+        let Buffers { rows, rejected, .. } = &mut *buffers;
         rows.settle();
         rows.reject(|row| screen.reject(row), rejected);
-        if let Scope::Claimed(claim) | Scope::Wipe(claim) | Scope::Few(claim) = scope {
-            check_claim(claim, &self.config)?;
+        if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Few(leaving) = &scope {
+            check_claim(leaving.claim, config)?;
         }
-        let assigns = rows.len() > 0;
-        if matches!(scope, Scope::Claimed(_)) && !assigns {
+        if matches!(scope, Scope::Claimed(_)) && rows.len() == 0 {
             return Err(Error::new(
                 ErrorKind::EmptySet,
                 "the desired set has no admissible VIP: to take all claimed VIPs off the link is \
                  another call",
             ));
         }
-        let releases =
-            matches!(scope, Scope::Wipe(_)) || matches!(scope, Scope::Given(Goal::Release));
-        let rows = &self.buffers.rows;
-        let asked = Family::ALL.map(|family| rows.needs_source(family));
+        let releases = matches!(scope, Scope::Wipe(_) | Scope::Given(Goal::Release))
+            || rows.len() > 0 && rows.iter().all(|row| row.goal == Goal::Release);
+        let asked = needs(rows);
+        let scope = match scope {
+            Scope::Claimed(leaving) => Scope::Claimed(Leaving {
+                desired: asked,
+                ..leaving
+            }),
+            scope => scope,
+        };
         // To assign nothing is a way to make the link.
-        let create = matches!(scope, Scope::Given(Goal::Assign))
+        let creates = matches!(scope, Scope::Given(Goal::Assign))
             || rows.iter().any(|row| row.goal == Goal::Assign);
         let admit = |vip: Vip| {
             let goal = match scope {
@@ -91,80 +146,153 @@ impl VipManager {
             };
             screen.is_on_link(vip).then_some(goal)
         };
+        let found = match find_link(talk, config) {
+            Err(error) if creates && is_to_be_made(&error, config) => None,
+            found => Some(found?),
+        };
+        if let Some(link) = found.as_ref().filter(|_| !releases) {
+            check_vrf(link)?;
+        }
+        // Before the first change, to which the link's creation belongs.
+        exclude(config, sources, talk, buffers, asked, found.as_ref())?;
+        // Where no VIP is left to put on the link, nothing is done to it either.
+        let acts = !releases && (asked == [false; 2] || needs(&buffers.rows) != [false; 2]);
         let mut labels = None;
         let (link, few) = match mode {
             Mode::Preview(groundwork) => {
-                let link = survey(&mut self.talk, &self.config, groundwork)?;
-                check_sources(&mut self.talk, &self.sources, asked)?;
+                groundwork.create = config.create.filter(|_| found.is_none() && acts);
+                let link = found.unwrap_or_else(|| no_link(config));
+                groundwork.bring_up = !link.up && acts && may_bring_up(config);
+                if groundwork.bring_up && link.index != link::NONE {
+                    groundwork.broadcasts = link::broadcasts(talk, link.index)?;
+                }
+                groundwork.name.clone_from(&link.name);
+                groundwork.label = config.label;
                 labels = Some(&mut groundwork.labels);
                 (link, None)
             }
             Mode::Act | Mode::Mend(_) => {
-                let found = match find_link(&mut self.talk, &self.config) {
-                    Err(error) if create && is_to_be_made(&error, &self.config) => None,
-                    found => Some(found?),
-                };
-                // Before the first change, to which the link's creation belongs.
-                check_sources(&mut self.talk, &self.sources, asked)?;
                 let mut link = match found {
-                    Some(link) => link,
-                    None => find_or_make(&mut self.talk, &self.config)?,
+                    None if acts => {
+                        let link = make(talk, config)?;
+                        let families = needs(&buffers.rows);
+                        exclude(config, sources, talk, buffers, families, Some(&link))?;
+                        link
+                    }
+                    found => found.unwrap_or_else(|| no_link(config)),
                 };
-                if let Scope::Claimed(claim) = scope
-                    && !link.up
-                {
-                    // To bring the link up is a change, too: not before the claim's bound was
-                    // checked.
-                    let mut call = Call::new(
-                        &self.config,
-                        &self.sources,
-                        &mut self.talk,
-                        &mut self.buffers,
-                        &self.cancelled,
-                        link.index,
-                    );
-                    call.look(Some(&admit))?;
-                    keep_claimed(call.buffers, claim)?;
-                }
-                check_ipv6(&link, asked)?;
-                if !releases {
-                    link = make_ready(&mut self.talk, &self.config, link)?;
+                if acts && !link.up && may_bring_up(config) {
+                    if let Scope::Claimed(leaving) = scope {
+                        // To bring the link up is a change, too: not before the claim's bound was
+                        // checked.
+                        let mut call =
+                            Call::new(config, sources, talk, buffers, cancelled, link.index);
+                        call.look(Some(&admit))?;
+                        keep_claimed(call.buffers, leaving, &screen)?;
+                    }
+                    bring_up(talk, config, &mut link)?;
                 }
                 let few = match mode {
                     Mode::Mend(hints) => Some(Few { hints }),
-                    _ => self
-                        .are_few(scope)
-                        .then(|| Few::unknown(&self.buffers.rows)),
+                    _ => are_few(&buffers.rows, scope, config).then(|| Few::unknown(&buffers.rows)),
                 };
-                let hears = few.is_some() && self.buffers.rows.has(Family::V4);
-                self.talk.hear_addresses(hears)?;
+                let hears = few.is_some() && buffers.rows.has(Family::V4);
+                talk.hear_addresses(hears)?;
                 (link, few)
             }
         };
-        let mut call = Call::new(
-            &self.config,
-            &self.sources,
-            &mut self.talk,
-            &mut self.buffers,
-            &self.cancelled,
-            link.index,
-        );
-        call.few = few;
         let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
+        let mut call = Call::new(config, sources, talk, buffers, cancelled, link.index);
+        call.few = few;
         call.look((!given).then_some(&admit))?;
         keep_own(call.buffers, scope, &screen)?;
-        let found = Family::ALL.map(|family| call.buffers.rows.needs_source(family));
-        if found != asked {
-            check_ipv6(&link, found)?;
-            check_sources(call.talk, &self.sources, found)?;
-        }
-        if self.config.avoidance == Some(SourceAvoidance::AddressLabel)
-            && self.config.binding == Binding::Address
-        {
-            label(&mut call, &link, self.config.label, labels)?;
+        let found = needs(&call.buffers.rows);
+        let only_found = Family::ALL.map(|f| found[f as usize] && !asked[f as usize]);
+        let Call { talk, buffers, .. } = &mut call;
+        exclude(config, sources, talk, buffers, only_found, Some(&link))?;
+        if let Some(number) = config.labels() {
+            // They are IPv6's alone.
+            let labelled = label(&mut call, &link, number, labels);
+            if let Some(trouble) = trouble::only(Family::V6, labelled)? {
+                call.buffers.exclude_family(trouble);
+            }
         }
         Ok(call)
     }
+
+    /// What keeps these families from being served now, were these VIPs desired.
+    pub(crate) fn troubles(
+        &mut self,
+        families: [bool; 2],
+        vips: impl Iterator<Item = Vip> + Clone,
+    ) -> Result<Troubles, Error> {
+        let link = find_link(&mut self.talk, &self.config)?;
+        let mut troubles = Troubles::default();
+        for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
+            troubles[*family as usize] = trouble_of(
+                *family,
+                &self.config,
+                &self.sources,
+                &mut self.talk,
+                Some(&link),
+            )?;
+        }
+        let v6 = Family::V6 as usize;
+        if families[v6]
+            && troubles[v6].is_none()
+            && let Some(label) = self.config.labels()
+        {
+            let how = Labelling {
+                link: link.index,
+                name: &link.name,
+                label,
+            };
+            let seen = source::preview(&mut self.talk, how, vips);
+            troubles[v6] = trouble::only(Family::V6, seen)?;
+        }
+        Ok(troubles)
+    }
+}
+
+/// Whether the rows are better looked at one by one than with all that is on the link.
+fn are_few(rows: &Rows, scope: Scope<'_>, config: &Builder) -> bool {
+    matches!(scope, Scope::Given(_))
+        && (1..=FEW).contains(&rows.len())
+        && rows.iter().all(|row| can_be_told(row, config.binding))
+}
+
+/// Which families have VIPs to be put on the link or kept there.
+fn needs(rows: &Rows) -> [bool; 2] {
+    Family::ALL.map(|family| rows.needs_source(family))
+}
+
+/// What keeps a family from being served: see [`trouble::of_family`].
+fn trouble_of(
+    family: Family,
+    config: &Builder,
+    sources: &[Option<IpAddr>; 2],
+    talk: &mut Talk,
+    link: Option<&LinkState>,
+) -> Result<Option<Trouble>, Error> {
+    let source = sources[family as usize];
+    trouble::of_family(talk, family, link, may_bring_up(config), source)
+}
+
+/// Takes out the VIPs of these families, where something keeps them from being served.
+fn exclude(
+    config: &Builder,
+    sources: &[Option<IpAddr>; 2],
+    talk: &mut Talk,
+    buffers: &mut Buffers,
+    families: [bool; 2],
+    link: Option<&LinkState>,
+) -> Result<(), Error> {
+    for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
+        if let Some(trouble) = trouble_of(*family, config, sources, talk, link)? {
+            buffers.exclude_family(trouble);
+        }
+    }
+    Ok(())
 }
 
 /// Leaves of what was found only the rows that the call is about.
@@ -184,8 +312,8 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             buffers.fail_unread(|row| row.facts.on_link());
             Ok(())
         }
-        Scope::Claimed(claim) | Scope::Wipe(claim) => keep_claimed(buffers, claim),
-        Scope::Few(claim) => {
+        Scope::Claimed(leaving) | Scope::Wipe(leaving) => keep_leaving(buffers, leaving, screen),
+        Scope::Few(leaving) => {
             // As a discovery would find it: a route in table main alone makes no VIP, nor does one
             // that is not of type local.
             let rows = &mut buffers.rows;
@@ -198,7 +326,7 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             };
             let shown: Vec<Vip> = rows.iter().filter(is_shown).map(|row| row.vip).collect();
             rows.retain(|row| row.goal != Goal::Release || shown.contains(&row.vip));
-            keep_claimed(buffers, claim)
+            keep_leaving(buffers, leaving, screen)
         }
     }
 }
@@ -242,25 +370,47 @@ pub(super) fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> 
     Ok(())
 }
 
-/// Of the VIPs on the link that are not desired, only the claimed ones are of the call.
-fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
-    let Buffers { rows, rejected, .. } = buffers;
-    // Taken out of the sorted rows, in their order.
+/// As [`keep_claimed`]; whether some go could not be read.
+fn keep_leaving(
+    buffers: &mut Buffers,
+    leaving: Leaving<'_>,
+    screen: &Screen<'_>,
+) -> Result<(), Error> {
+    keep_claimed(buffers, leaving, screen)?;
+    buffers.fail_unread(|row| row.goal != Goal::Release || leaving.takes(row, screen));
+    Ok(())
+}
+
+/// Of the VIPs on the link that are not desired, only those named and those claimed are of the call.
+/// Of a family of which no VIP is desired, none is released for not being desired.
+fn keep_claimed(
+    buffers: &mut Buffers,
+    leaving: Leaving<'_>,
+    screen: &Screen<'_>,
+) -> Result<(), Error> {
+    let Leaving { claim, desired, .. } = leaving;
+    let Buffers { rows, rejected, .. } = &mut *buffers;
     let is_rejected = |vip| rejected.binary_search_by_key(&vip, |(of, _)| *of).is_ok();
-    let is_claimed =
-        |row: &Row| row.facts.on_link() && claim.covers(row.vip, row.facts.contains(Facts::MARKED));
-    let may_be_claimed = |row: &Row| row.facts.is_unread() && claim.covers(row.vip, true);
     rows.retain(|row| {
         // What went away while it was looked for is not on the link. And one that is desired, and
         // rejected for want of a source, is found there like one that nobody desires.
-        row.goal != Goal::Release
-            || (is_claimed(row) || may_be_claimed(row)) && !is_rejected(row.vip)
+        let may_go = leaving.takes(row, screen) || leaving.may_take(row, screen);
+        row.goal != Goal::Release || may_go && !is_rejected(row.vip)
     });
     if claim.needs_mark() {
         let released = rows.iter_mut().filter(|row| row.goal == Goal::Release);
         released.for_each(|row| row.phase |= Phase::BY_MARK);
     }
-    let releases = rows.iter().filter(|row| row.goal == Goal::Release).count();
+    let is_claimed = |row: &Row| row.goal == Goal::Release && !leaving.names(row.vip);
+    for family in Family::ALL.into_iter().filter(|f| !desired[*f as usize]) {
+        let is_guarded = |row: &Row| row.vip.family() == family && is_claimed(row);
+        if desired != [false; 2] && screen.is_for(family) {
+            buffers.exclude(guard(family), is_guarded);
+        } else {
+            buffers.rows.retain(|row| !is_guarded(row));
+        }
+    }
+    let releases = buffers.rows.iter().filter(|row| is_claimed(row)).count();
     if releases > claim.bound() {
         return Err(Error::new(
             ErrorKind::TooManyReleases,
@@ -271,6 +421,18 @@ fn keep_claimed(buffers: &mut Buffers, claim: &Claim) -> Result<(), Error> {
             ),
         ));
     }
-    buffers.fail_unread(|row| row.goal != Goal::Release || is_claimed(row));
     Ok(())
+}
+
+/// Why a claimed VIP stays.
+fn guard(family: Family) -> Trouble {
+    Trouble {
+        family,
+        kind: ErrorKind::EmptySet,
+        detail: format!(
+            "claimed and not desired, but no {family} VIP is desired at all: to take it off the \
+             link, release it by its name"
+        )
+        .into(),
+    }
 }

@@ -1,31 +1,22 @@
-//! Whether the link and the node can hold VIPs; the link is made and brought up where the caller
-//! allowed that.
-
-use std::net::IpAddr;
+//! The link, made and brought up where the caller allowed that, and what keeps it or the node from
+//! holding VIPs.
 
 use super::builder::Builder;
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, LinkRef, LinkState, LinkStatus};
-use crate::preview::Groundwork;
 use crate::talk::Talk;
-use crate::vip::Family;
 
 /// Whether there is no link yet, and the caller allowed to make it.
 pub(super) fn is_to_be_made(error: &Error, config: &Builder) -> bool {
     error.kind() == ErrorKind::LinkNotFound && config.create.is_some()
 }
 
-/// Finds the link, or makes it where the caller allowed that.
-pub(super) fn find_or_make(talk: &mut Talk, config: &Builder) -> Result<LinkState, Error> {
-    match find_link(talk, config) {
-        Err(error) if is_to_be_made(&error, config) => {
-            if let (Some(kind), LinkRef::Name(name)) = (config.create, &config.link) {
-                link::create(talk, name, kind)?;
-            }
-            find_link(talk, config)
-        }
-        found => found,
+/// Makes the link and finds it.
+pub(super) fn make(talk: &mut Talk, config: &Builder) -> Result<LinkState, Error> {
+    if let (Some(kind), LinkRef::Name(name)) = (config.create, &config.link) {
+        link::create(talk, name, kind)?;
     }
+    find_link(talk, config)
 }
 
 /// Finds the link.
@@ -58,56 +49,41 @@ pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, 
     Ok(link)
 }
 
-/// Finds the link as it is, and notes what is to be done to it.
-pub(super) fn survey(
-    talk: &mut Talk,
-    config: &Builder,
-    groundwork: &mut Groundwork,
-) -> Result<LinkState, Error> {
-    let link = match find_link(talk, config) {
-        Err(error) if is_to_be_made(&error, config) => {
-            groundwork.create = config.create;
-            LinkState {
-                index: link::NONE,
-                name: config.link.to_string(),
-                made_as: None,
-                up: false,
-                loopback: false,
-                in_vrf: false,
-                ipv6: LinkStatus::Up,
-            }
-        }
-        found => found?,
-    };
-    check_ready(config, &link)?;
-    groundwork.bring_up = !link.up;
-    if !link.up && link.index != link::NONE {
-        groundwork.broadcasts = link::broadcasts(talk, link.index)?;
+/// A link that is yet to be made, or that nothing is to be put on.
+pub(super) fn no_link(config: &Builder) -> LinkState {
+    LinkState {
+        index: link::NONE,
+        name: config.link.to_string(),
+        made_as: None,
+        up: false,
+        loopback: false,
+        in_vrf: false,
+        ipv6: LinkStatus::Up,
     }
-    groundwork.name.clone_from(&link.name);
-    groundwork.label = config.label;
-    Ok(link)
 }
 
-/// Refuses a link that cannot hold VIPs; brings it up where the caller allowed that.
-pub(super) fn make_ready(
-    talk: &mut Talk,
-    config: &Builder,
-    mut link: LinkState,
-) -> Result<LinkState, Error> {
-    check_ready(config, &link)?;
-    if !link.up {
-        if config.create.is_some() && config.create == link.made_as {
-            link::no_generated_address(talk, &link)?;
-        }
-        link::bring_up(talk, &link)?;
-        link.up = true;
-    }
-    Ok(link)
+/// Whether a call that needs the link up may bring it up. A call that created the link may have been
+/// killed before it did.
+pub(super) fn may_bring_up(config: &Builder) -> bool {
+    config.bring_up || config.create.is_some()
 }
 
-/// Refuses a link that cannot hold VIPs, or is down and must stay so.
-fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
+/// Brings the link up.
+pub(super) fn bring_up(
+    talk: &mut Talk,
+    config: &Builder,
+    link: &mut LinkState,
+) -> Result<(), Error> {
+    if config.create.is_some() && config.create == link.made_as {
+        link::no_generated_address(talk, link)?;
+    }
+    link::bring_up(talk, link)?;
+    link.up = true;
+    Ok(())
+}
+
+/// Refuses a link that no family can use.
+pub(super) fn check_vrf(link: &LinkState) -> Result<(), Error> {
     let name = &link.name;
     if link.in_vrf {
         return Err(Error::new(
@@ -116,35 +92,6 @@ fn check_ready(config: &Builder, link: &LinkState) -> Result<(), Error> {
                 "link {name} is enslaved to a VRF, which does not use table local: take another"
             ),
         ));
-    }
-    // A call that created the link may have been killed before it brought it up.
-    if !link.up && !config.bring_up && config.create.is_none() {
-        return Err(Error::new(
-            ErrorKind::LinkDown,
-            format!("link {name} is down: bring it up, or allow that it is brought up"),
-        ));
-    }
-    Ok(())
-}
-
-/// IPv6 must not be off on the link where VIPs of it are to be put or kept there.
-pub(super) fn check_ipv6(link: &LinkState, families: [bool; 2]) -> Result<(), Error> {
-    match link.why_no_ipv6() {
-        Some(why) if families[Family::V6 as usize] => Err(Error::new(ErrorKind::Ipv6Disabled, why)),
-        _ => Ok(()),
-    }
-}
-
-/// The sources of these families must be on the node.
-pub(super) fn check_sources(
-    talk: &mut Talk,
-    sources: &[Option<IpAddr>; 2],
-    families: [bool; 2],
-) -> Result<(), Error> {
-    for (source, needed) in sources.iter().zip(families) {
-        if let Some(source) = source.filter(|_| needed) {
-            link::check_source(talk, &source)?;
-        }
     }
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::report::Cause;
 use crate::state::Row;
-use crate::vip::{Reject, Vip};
+use crate::vip::{Family, Reject, Vip};
 
 /// The ranges of addresses that may be VIPs of a manager, and those that may not.
 #[derive(Clone, Debug, Default)]
@@ -46,13 +47,23 @@ pub(crate) struct Screen<'a> {
 }
 
 impl Screen<'_> {
-    pub(super) fn reject(&self, row: &Row) -> Option<Reject> {
-        self.reject_vip(row.vip).or_else(|| {
+    pub(super) fn reject(&self, row: &Row) -> Option<Cause> {
+        let why = self.reject_vip(row.vip).or_else(|| {
             // To release a VIP, or to look at it, takes no source.
-            let family = row.vip.family() as usize;
-            let forgotten = self.sources[family].is_none() && !self.kernel_source[family];
+            let forgotten = !self.has_source(row.vip.family());
             (forgotten && row.goal.is_threatened()).then_some(Reject::NoSource)
-        })
+        });
+        why.map(Cause::Rejected)
+    }
+
+    fn has_source(&self, family: Family) -> bool {
+        self.sources[family as usize].is_some() || self.kernel_source[family as usize]
+    }
+
+    /// Whether the manager's configuration is for VIPs of this family: whether they can be held now
+    /// is another question. One without any source is for releasing, and for both.
+    pub(crate) fn is_for(&self, family: Family) -> bool {
+        self.has_source(family) || !Family::ALL.iter().any(|family| self.has_source(*family))
     }
 
     fn reject_vip(&self, vip: Vip) -> Option<Reject> {

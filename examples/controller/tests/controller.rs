@@ -105,24 +105,28 @@ fn end(controller: Running, signal: i32) -> String {
 fn changes_of_the_file_are_applied_and_the_end_leaves_them() {
     let node = Node::new(
         "applies",
-        "# services\n10.96.0.10\n2001:db8:42:1::1 # dns\n",
+        "# services\n10.96.0.10\n2001:db8:42:1::1 # dns\n2001:db8:42:1::2\n",
     );
+    let vips = ["10.96.0.10", "10.96.0.11", "2001:db8:42:1::2"];
     let controller = node.start("");
-    controller.complains("changed: 2 assigned, 0 repaired, 0 released, 0 unchanged, 0 failed");
-    node.assert_vips(&["10.96.0.10", "2001:db8:42:1::1"]);
-    node.write("10.96.0.10\n10.96.0.11\n");
+    controller.complains("changed: 3 assigned, 0 repaired, 0 released, 0 unchanged, 0 failed");
+    node.assert_vips(&["10.96.0.10", "2001:db8:42:1::1", "2001:db8:42:1::2"]);
+    node.write("10.96.0.10\n10.96.0.11\n2001:db8:42:1::2\n");
     controller.complains("changed: 1 assigned, 0 repaired, 1 released, 0 unchanged, 0 failed");
-    node.assert_vips(&["10.96.0.10", "10.96.0.11"]);
+    node.assert_vips(&vips);
     node.assert_absent(&["2001:db8:42:1::1"]);
     let said = end(controller, libc::SIGTERM);
     assert_eq!(said.matches("changed: ").count(), 2, "{said}");
-    node.assert_vips(&["10.96.0.10", "10.96.0.11"]);
+    node.assert_vips(&vips);
 
     // The next one takes over what it finds.
     let controller = node.start("");
-    controller.complains("changed: 0 assigned, 0 repaired, 0 released, 2 unchanged, 0 failed");
+    controller.complains("changed: 0 assigned, 0 repaired, 0 released, 3 unchanged, 0 failed");
+    // Without any of IPv6 the last one stays, and that is told.
+    node.write("10.96.0.10\n");
+    controller.complains("refused: the desired set is empty");
     end(controller, libc::SIGINT);
-    node.assert_vips(&["10.96.0.10", "10.96.0.11"]);
+    node.assert_vips(&["10.96.0.10", "2001:db8:42:1::2"]);
 }
 
 #[test]
@@ -216,7 +220,7 @@ fn what_others_break_is_repaired() {
     });
     // The link itself.
     node.net.ip(&format!("link set {link} down"));
-    controller.complains("waiting: the link is down");
+    controller.complains("waiting for IPv6: the link is down");
     node.net.ip(&format!("link set {link} up"));
     node.await_vips(&vips);
     node.net.ip(&format!("link del {link}"));

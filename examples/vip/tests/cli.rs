@@ -243,7 +243,10 @@ fn brings_the_link_up_only_when_told() {
     usually("assign", BOTH)
         .exits(1)
         .complains(&[VIP_LINK, "down", "--bring-up"]);
-    net.assert_absent(&both());
+    // IPv4 works on a link that is down.
+    let held: Vec<_> = both().into_iter().filter(|vip| vip.is_ipv4()).collect();
+    net.assert_single_route(&held, PROTO_KERNEL);
+    usually("release", BOTH).exits(0);
     usually("assign", &format!("--bring-up {BOTH}"))
         .exits(0)
         .counts(2, 0, 0, 0);
@@ -465,24 +468,33 @@ fn reconcile_releases_what_is_claimed_and_not_desired() {
     usually("assign", &format!("{BOTH} 10.96.0.11 10.97.0.1")).exits(0);
     usually(
         "reconcile",
-        "--claim 10.96.0.0/16,2001:db8:42::/48 10.96.0.10 10.96.0.12",
+        "--claim 10.96.0.0/16,2001:db8:42::/48 10.96.0.10 10.96.0.12 2001:db8:42:1::1",
     )
     .exits(0)
-    .counts(1, 0, 2, 1)
+    .counts(2, 0, 2, 1)
     .quiet();
     net.assert_absent(&addrs(&["10.96.0.11", "2001:db8:42:1::d45a"]));
-    let held = addrs(&["10.96.0.10", "10.96.0.12", "10.97.0.1"]);
+    let held = addrs(&["10.96.0.10", "10.96.0.12", "10.97.0.1", "2001:db8:42:1::1"]);
     net.assert_single_route(&held, PROTO_KERNEL);
 
     // With a list of standard input, and its JSON.
     let args = format!("{} --claim link --json -", usual("reconcile"));
-    let document = with_input(&args, b"10.96.0.10\n10.96.0.12\n")
+    let document = with_input(&args, b"10.96.0.10\n10.96.0.12\n2001:db8:42:1::1\n")
         .exits(0)
         .json();
     assert_eq!(document["command"], "reconcile");
     assert_eq!(document["released"], 1);
-    assert_eq!(document["unchanged"], 2);
+    assert_eq!(document["unchanged"], 3);
     net.assert_absent(&addrs(&["10.97.0.1"]));
+
+    // Of a family of which none is given, what is claimed stays, and is told.
+    let ran = usually("reconcile", "--claim link --json 10.96.0.10").exits(1);
+    let ran = ran.complains(&["2001:db8:42:1::1: claimed", "no IPv6 VIP is desired"]);
+    assert_eq!(ran.json()["failures"][0]["cause"], "missing");
+    assert_eq!(ran.json()["failures"][0]["reason"], "empty_set");
+    assert_eq!(ran.json()["released"], 1);
+    let held = addrs(&["10.96.0.10", "2001:db8:42:1::1"]);
+    net.assert_single_route(&held, PROTO_KERNEL);
 }
 
 #[test]
@@ -490,10 +502,14 @@ fn reconcile_goes_by_marks() {
     let net = Net::new();
     usually("assign", "10.96.0.11").exits(0);
     usually("assign", "--protocol 201 10.96.0.12 2001:db8:42:1::1").exits(0);
-    usually("reconcile", "--claim mark --protocol 201 10.96.0.10")
-        .exits(0)
-        .counts(1, 0, 2, 0);
-    net.assert_single_route(&addrs(&["10.96.0.10"]), 201);
+    let desired = "10.96.0.10 2001:db8:42:1::2";
+    usually(
+        "reconcile",
+        &format!("--claim mark --protocol 201 {desired}"),
+    )
+    .exits(0)
+    .counts(2, 0, 2, 0);
+    net.assert_single_route(&addrs(&["10.96.0.10", "2001:db8:42:1::2"]), 201);
     net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
     net.assert_absent(&addrs(&["10.96.0.12", "2001:db8:42:1::1"]));
 
@@ -532,16 +548,15 @@ fn reconcile_releases_no_more_than_it_may() {
     usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
     let ran = usually(
         "reconcile",
-        "--claim link --at-most 1 10.96.0.10 10.96.0.99",
+        "--claim link --at-most 1 10.96.0.10 2001:db8:42:1::1",
     )
     .exits(1)
     .complains(&["the release of 2 would pass", "1 at once", "--at-most"]);
     assert_eq!(ran.out, "");
     net.assert_single_route(&both(), PROTO_KERNEL);
-    net.assert_absent(&addrs(&["10.96.0.99"]));
-    usually("reconcile", "--claim link --at-most 2 10.96.0.10")
-        .exits(0)
-        .counts(0, 0, 2, 1);
+    net.assert_absent(&addrs(&["2001:db8:42:1::1"]));
+    let args = "--claim link --at-most 2 10.96.0.10 2001:db8:42:1::1";
+    usually("reconcile", args).exits(0).counts(1, 0, 2, 1);
 }
 
 #[test]
@@ -590,9 +605,9 @@ fn binds_by_routes_alone() {
     // The same state under the other binding.
     let ran = usually("audit", "").exits(1);
     assert_row(&ran, &["10.96.0.10", "drifted", "missing address, stale"]);
-    usually("reconcile", "--route-only --claim link 10.96.0.10")
-        .exits(0)
-        .counts(0, 0, 1, 1);
+    let args = "--route-only --claim 2001:db8::/32 10.96.0.10 2001:db8:42:1::1";
+    usually("reconcile", args).exits(0).counts(1, 0, 1, 1);
+    usually("release", "--route-only 2001:db8:42:1::1").exits(0);
     vip(&format!(
         "release --link {VIP_LINK} --route-only 10.96.0.10"
     ))
@@ -795,9 +810,12 @@ fn plan_in_json_with_what_falls_short() {
     net.assert_absent(&both());
 
     usually("assign", BOTH).exits(0);
-    let ran = usually("plan", "--claim link --at-most 1 --json 10.96.0.99")
-        .exits(1)
-        .complains(&["the release of 2 would pass"]);
+    let ran = usually(
+        "plan",
+        "--claim link --at-most 1 --json 10.96.0.99 2001:db8:42:1::1",
+    )
+    .exits(1)
+    .complains(&["the release of 2 would pass"]);
     assert_eq!(ran.json()["error"]["kind"], "too_many_releases");
     assert_eq!(ran.json()["steps"], Value::Array(vec![]));
 }
@@ -826,7 +844,7 @@ fn keep_repairs_what_others_break() {
         });
     }
     net.ip(&format!("link set {VIP_LINK} down"));
-    keeping.says("waiting: the link is down");
+    keeping.says("waiting for IPv6: the link is down");
     net.ip(&format!("link set {VIP_LINK} up"));
     eventually("repaired", || {
         net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
@@ -858,10 +876,27 @@ fn keep_in_json_and_for_a_time() {
         .collect();
     assert_eq!(lines[0]["assigned"], 2, "{lines:#?}");
     assert_eq!(lines[0]["failures"][0]["vip"], "10.96.0.12");
-    assert_eq!(lines[0]["missing"], Value::Null);
+    assert_eq!(lines[0]["missing"], Value::Array(Vec::new()));
     let counters = &lines.last().unwrap()["counters"];
     assert_eq!(counters["repairs"], 2, "{lines:#?}");
     net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+/// Whether the kernel makes dummy links shows only when there is a VIP to put on one.
+#[test]
+fn keep_creates_the_link_when_the_nodes_address_comes() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.settle();
+    let keeping = keep(&format!("--claim link --create-link {BOTH}"));
+    keeping.says("waiting for IPv4: a source is not on the node");
+    net.add_node_addresses(NODE_LINK);
+    eventually("created", || {
+        net.try_ip(&format!("link show dev {VIP_LINK}")).is_ok()
+            && net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+    });
+    keeping.signal(libc::SIGINT);
+    keeping.ends().exits(0);
 }
 
 #[test]
@@ -878,7 +913,9 @@ fn keep_creates_the_link_and_heeds_its_bound() {
     });
     keeping.signal(libc::SIGINT);
     keeping.ends().exits(0);
-    let ran = keep("--claim link --at-most 1 10.96.0.99").ends().exits(1);
+    let ran = keep("--claim link --at-most 1 10.96.0.99 2001:db8:42:1::1")
+        .ends()
+        .exits(1);
     ran.complains(&["the release of 2 would pass"]);
     net.assert_single_route(&both(), PROTO_KERNEL);
 }
