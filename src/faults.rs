@@ -19,15 +19,16 @@ use std::time::Duration;
 
 use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
 
-use crate::batch::Batch;
+use crate::core::Step;
 use crate::link;
-use crate::plan::Step;
+use crate::netlink::batch::Batch;
+use crate::netlink::connection::{Connection, Dumped};
+use crate::netlink::encode::{DesiredRoute, HEADER, RouteKey, Templates};
 use crate::sandbox::{self, Sandbox};
 use crate::sys::{Socket, Strictness};
-use crate::talk::{Dumped, Talk};
-use crate::wire::encode::{HEADER, RouteKey, Templates, Wanted};
 use crate::{
-    Builder, Cause, Claim, ErrorKind, Family, Operation, Protocol, Report, Vip, VipManager,
+    Cause, Claim, ErrorKind, Family, Operation, Protocol, Report, Vip, VipManager,
+    VipManagerBuilder,
 };
 
 static ENTERED: OnceLock<io::Result<()>> = OnceLock::new();
@@ -76,7 +77,7 @@ fn manager(receive_buffer: usize) -> VipManager {
 }
 
 /// The kernel's late routes come from a work queue of the whole machine, which others may keep busy.
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(LINK)
         .source(NODE_V4)
         .source(NODE_V6)
@@ -163,7 +164,7 @@ fn a_thousand_refused_are_a_thousand_failures() {
     for buffer in BUFFERS {
         let _node = node();
         let mut vips = manager(buffer);
-        vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+        vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
             split(batch)
                 .filter(|m| kind(m) == NEWADDR)
                 .for_each(spoil_address);
@@ -205,7 +206,7 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     let bad: BTreeSet<IpAddr> = set.iter().copied().skip(7).step_by(16).take(300).collect();
     let mut vips = manager(BUFFERS[0]);
     let spoiled = bad.clone();
-    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
         let mut spoiled = spoiled.iter();
         let mut next = spoiled.next();
         for message in split(batch).filter(|m| kind(m) == NEWADDR) {
@@ -265,7 +266,7 @@ fn the_kernels_own_words_come_with_each_failure() {
         "1",
     )
     .unwrap();
-    vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
         if split(batch).any(|m| kind(m) == NEWROUTE) {
             ip(&format!("link set {LINK} down"));
         }
@@ -316,7 +317,7 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
         let _node = node();
         let mut vips = builder().open().unwrap();
         let (act, mut sends) = (what.clone(), 0);
-        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
             sends += 1;
             if sends == 2 && act.starts_with('/') {
                 std::fs::write(&act, "1").unwrap();
@@ -343,7 +344,7 @@ fn one_message_that_finds_no_device_is_sent_again() {
     let _node = node();
     let mut vips = builder().open().unwrap();
     let mut once = Some(4711_u32);
-    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
         let mut addresses = split(batch).filter(|message| kind(message) == NEWADDR);
         if let Some((message, index)) = addresses.next().zip(once.take()) {
             let at = HEADER + 4;
@@ -360,7 +361,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
         let _node = node();
         let mut vips = manager(BUFFERS[1]);
         let mut sends = 0;
-        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
             sends += 1;
             if sends == 3 {
                 ip(&format!("link del {LINK}"));
@@ -389,7 +390,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
             .count();
         assert_eq!(refused.len() + rest, 2000);
         // A link of that name again, another index: the next call is good.
-        vips.talk_mut().tamper.0 = None;
+        vips.connection_mut().tamper.0 = None;
         ip(&format!("link add {LINK} type bridge"));
         ip(&format!("link set {LINK} arp off up"));
         assert_eq!(vips.assign(&set[..100]).unwrap().assigned, 100);
@@ -411,7 +412,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let _node = node();
         let mut vips = manager(BUFFERS[1]);
         let mut sends = 0;
-        vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
             sends += 1;
             assert!(sends <= 3, "it goes on");
             if sends == 3 {
@@ -421,7 +422,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
         assert_accounted(error.report().unwrap(), 2000);
-        vips.talk_mut().tamper.0 = None;
+        vips.connection_mut().tamper.0 = None;
         // By its name it is found again.
         let report = vips.release(&set).unwrap();
         assert!(report.released <= 256, "{report}");
@@ -435,7 +436,7 @@ fn what_is_seen_on_another_link_of_the_index_is_not_believed() {
     vips.assign(v4(1)).unwrap();
     // The only send of this call, all of which the other link takes.
     let mut is_first = true;
-    vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
         if std::mem::take(&mut is_first) {
             pass_index_on();
         }
@@ -453,7 +454,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
     ip(&format!("addr add {vip}/32 dev {LINK}"));
     let IpAddr::V4(octets) = vip else { panic!() };
     // What the call writes changes nothing, as if another writer put the old route back each time.
-    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| kind(message) == NEWROUTE) {
             let at = message.windows(4).position(|w| w == octets.octets());
             message[at.unwrap()..][..4].copy_from_slice(&[10, 200, 0, 1]);
@@ -466,7 +467,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
         .unwrap();
     assert_eq!(report.failures.len(), 1);
     assert_eq!(report.failures[0].cause, Cause::Contended, "{report}");
-    vips.talk_mut().tamper.0 = None;
+    vips.connection_mut().tamper.0 = None;
     assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
 }
 
@@ -475,7 +476,7 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
     let _node = node();
     let mut vips = manager(BUFFERS[1]);
     // Nobody asks for the ack, so none comes: as if it had been lost.
-    vips.talk_mut().tamper.0 = Some(Box::new(|batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
         split(batch).for_each(ask_for_no_ack);
     }));
     let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
@@ -502,7 +503,7 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let mut vips = manager(BUFFERS[0]);
         let struck = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         let count = struck.clone();
-        vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+        vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
             // Only the attempts come without an addition beside them.
             if split(batch).all(|message| kind(message) == libc::RTM_DELROUTE)
                 && count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
@@ -527,32 +528,32 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
 #[test]
 fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     let _node = node();
-    let mut talk = Talk::open(|| Socket::open(1, Strictness::Preferred)).unwrap();
+    let mut connection = Connection::open(|| Socket::open(1, Strictness::Preferred)).unwrap();
     assert!(
-        talk.reply_capacity() < 8,
+        connection.reply_capacity() < 8,
         "the smallest buffer holds few replies"
     );
     let (templates, keys) = deletions();
     let mut batch = Batch::default();
-    batch.begin(talk.sequence());
+    batch.begin(connection.sequence());
     for (row, vip) in (0..).zip(&keys) {
-        batch.push(row, Step::DeleteOurs, |out, sequence| {
+        batch.push(row, Step::DeleteDesired, |out, sequence| {
             templates.push_delete_route(out, sequence, vip, &key());
         });
     }
     // More refusals than the buffer holds: the final one is among the lost.
     let mut heard = 0;
     let mut sealed = batch.seal();
-    let end = talk.exchange(&mut sealed, |_| heard += 1).unwrap();
+    let end = connection.exchange(&mut sealed, |_| heard += 1).unwrap();
     assert_eq!(
         end,
-        Dumped::Torn,
+        Dumped::Interrupted,
         "{heard} of {} replies fitted",
         keys.len()
     );
     assert!(!sealed.is_complete());
     // And the socket is as good as new.
-    let found = crate::link::find(&mut talk, &LINK.into()).unwrap();
+    let found = crate::link::find(&mut connection, &LINK.into()).unwrap();
     assert!(found.is_some_and(|link| link.up));
 }
 
@@ -564,12 +565,12 @@ fn a_late_reply_is_not_taken_for_a_later_calls() {
     let (templates, keys) = deletions();
     // Refusals of an earlier exchange that nobody took, one of them for the very sequence number
     // that stood before this call's first.
-    let first = vips.talk_mut().sequence();
+    let first = vips.connection_mut().sequence();
     let mut stale = Vec::new();
     for (back, vip) in (1..=100).zip(&keys) {
         templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
     }
-    vips.talk_mut().ask().send(&stale).unwrap();
+    vips.connection_mut().ask().send(&stale).unwrap();
     let report = vips.assign(&set).unwrap();
     assert_eq!((report.assigned, report.retries), (100, 0));
     assert_eq!(on_link().len(), 100);
@@ -598,13 +599,13 @@ fn without_strict_checking_dumps_are_filtered_here() {
 }
 
 fn deletions() -> (Templates, Vec<IpAddr>) {
-    let templates = Templates::new(&Wanted {
+    let templates = Templates::new(&DesiredRoute {
         family: Family::V4,
         link: 1,
         source: None,
         kernel_source: false,
         protocol: 2,
-        transit: 251,
+        staged: 251,
         address_protocol: None,
         deprecated: false,
     });
@@ -613,7 +614,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
 
 fn key() -> RouteKey {
     RouteKey {
-        table: crate::wire::TABLE_LOCAL,
+        table: crate::netlink::TABLE_LOCAL,
         metric: 0,
         protocol: 2,
         kind: libc::RTN_LOCAL,
@@ -641,7 +642,7 @@ fn a_look_up_that_finds_nothing_is_repeated() {
         let mut left = blind;
         let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         let count = asked.clone();
-        manager.talk_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+        manager.connection_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if left > 0 {
                 left -= 1;
@@ -674,11 +675,11 @@ fn a_link_that_goes_before_it_is_up_is_not_found() {
     let mut vips = manager(1 << 20);
     let link = vips.find_link().unwrap().unwrap();
     ip(&format!("link del {LINK}"));
-    let talk = vips.talk_mut();
+    let connection = vips.connection_mut();
     for gone in [
-        link::bring_up(talk, &link),
-        link::no_generated_address(talk, &link),
-        link::anchor(talk, link.index),
+        link::bring_up(connection, &link),
+        link::no_generated_address(connection, &link),
+        link::placeholder(connection, link.index),
     ] {
         assert_eq!(gone.unwrap_err().kind(), ErrorKind::LinkNotFound);
     }
@@ -692,14 +693,14 @@ fn cancelled_at(
 ) -> Result<Report, crate::Error> {
     let canceller = vips.canceller();
     let mut sends = 0;
-    vips.talk_mut().tamper.0 = Some(Box::new(move |_| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
         sends += 1;
         if sends == last {
             canceller.cancel();
         }
     }));
     let result = call(vips);
-    vips.talk_mut().tamper.0 = None;
+    vips.connection_mut().tamper.0 = None;
     result
 }
 

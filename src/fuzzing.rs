@@ -7,17 +7,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::batch::Batch;
-use crate::manager::{Ranges, Screen};
-use crate::plan::{Binding, Goal, Next, Policy, Step, next};
-use crate::state::{Answer, Frame, Phase, Rows};
+use crate::core::{Answer, MatchContext, Phase, Rows};
+use crate::core::{Binding, Goal, Next, Policy, Step, next};
+use crate::manager::{Ranges, VipFilter};
+use crate::netlink::TABLE_LOCAL;
+use crate::netlink::batch::Batch;
+use crate::netlink::decode::{Link, NLMSG_ERROR, messages};
+use crate::netlink::dump_cache::{Addresses, Routes};
+use crate::netlink::encode::{DesiredRoute, Templates};
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
-use crate::watch::Watcher;
-use crate::wire::TABLE_LOCAL;
-use crate::wire::decode::{Link, NLMSG_ERROR, messages};
-use crate::wire::encode::{Templates, Wanted};
-use crate::wire::repeat::{Addresses, Routes};
+use crate::watcher::Watcher;
 use crate::{
     Claim, Event, Family, Keeper, LinkKind, Protocol, Report, SourceAvoidance, Vip, VipManager,
 };
@@ -136,7 +136,7 @@ pub fn join(data: &[u8]) {
     };
     let [options, goal] = *options;
     let bit = |place: u8| options & (1 << place) != 0;
-    let wanted = Family::ALL.map(|family| Wanted {
+    let desired = Family::ALL.map(|family| DesiredRoute {
         family,
         link: INDEX,
         source: (!bit(0)).then_some(match family {
@@ -145,32 +145,32 @@ pub fn join(data: &[u8]) {
         }),
         kernel_source: bit(0),
         protocol: if bit(1) { 201 } else { 2 },
-        transit: if bit(1) { 201 } else { 251 },
+        staged: if bit(1) { 201 } else { 251 },
         address_protocol: bit(2).then_some(7),
         deprecated: false,
     });
-    let frame = Frame {
+    let context = MatchContext {
         link: INDEX,
-        wanted: &wanted,
+        desired: &desired,
         now: u32::from(goal),
     };
     let goals = [Goal::Assign, Goal::Normalize, Goal::Release, Goal::Look];
     let goal = goals[usize::from(goal % 4)];
     let admit = |vip: Vip| vip.inadmissible().is_none().then_some(goal);
-    let admit = bit(3).then_some(&admit as crate::state::Admit<'_>);
+    let admit = bit(3).then_some(&admit as crate::core::Admit<'_>);
     let mut rows = Rows::default();
     for vip in vips() {
         rows.push(vip.into(), goal);
     }
-    rows.settle();
+    rows.sort();
     rows.begin();
     let mut look_ups = Vec::new();
     for message in messages(datagram).flatten() {
         if let (libc::RTM_NEWADDR, Ok(Some(address))) = (message.kind, message.address()) {
-            rows.join_address(&address, &frame, admit);
+            rows.join_address(&address, &context, admit);
         }
         if let (libc::RTM_NEWROUTE, Ok(Some(route))) = (message.kind, message.route()) {
-            rows.join_route(&route, &frame, admit);
+            rows.join_route(&route, &context, admit);
         }
         if let libc::RTM_GETROUTE | NLMSG_ERROR = message.kind {
             look_ups.push(match message.route().ok().flatten() {
@@ -183,7 +183,7 @@ pub fn join(data: &[u8]) {
     rows.finish();
     rows.adopt();
     for (row, answer) in (0..).zip(&look_ups) {
-        rows.join_look_up(row, answer, &frame);
+        rows.join_look_up(row, answer, &context);
     }
     let known: Vec<Vip> = rows.iter().map(|row| row.vip).collect();
     assert!(
@@ -216,7 +216,7 @@ pub fn join(data: &[u8]) {
         if rows.others(row.vip).next().is_none() {
             continue;
         }
-        let templates = Templates::new(&wanted[family as usize]);
+        let templates = Templates::new(&desired[family as usize]);
         let mut out = Vec::new();
         for key in rows.others(row.vip) {
             templates.push_delete_route(&mut out, 1, &row.vip.addr(), key);
@@ -354,8 +354,8 @@ fn manager(options: u8, hurried: bool, put: &dyn Fn(&Socket)) -> Option<VipManag
     }
     // Some of these do not go together.
     let mut manager = builder.open().ok()?;
-    put(manager.talk_mut().ask());
-    put(manager.talk_mut().listener());
+    put(manager.connection_mut().ask());
+    put(manager.connection_mut().monitor());
     Some(manager)
 }
 
@@ -491,7 +491,7 @@ pub fn watch(data: &[u8]) {
         allowed: allowed.into_iter().collect(),
         ..Ranges::default()
     };
-    let screen = Screen {
+    let filter = VipFilter {
         sources: [Some(NODE_V4.into()), Some(NODE_V6.into())],
         kernel_source: [false; 2],
         ranges: &ranges,
@@ -499,7 +499,7 @@ pub fn watch(data: &[u8]) {
     let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {
         return;
     };
-    let Ok(mut watcher) = Watcher::new(socket, &LINK.into(), None, requests.into(), &screen) else {
+    let Ok(mut watcher) = Watcher::new(socket, &LINK.into(), None, requests.into(), &filter) else {
         return;
     };
     watcher.follow(Some(INDEX));

@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use crate::batch::Batch;
-use crate::plan::{Binding, Goal, Next, Policy, Step, next};
-use crate::state::{Facts, Frame, Phase, Rows};
-use crate::vip::{Family, Vip};
-use crate::wire::decode;
-use crate::wire::encode::{Templates, Wanted};
-use crate::wire::repeat::{Addresses, Routes};
+use crate::base::{Family, Vip};
+use crate::core::{Binding, Goal, Next, Policy, Step, next};
+use crate::core::{Facts, MatchContext, Phase, Rows};
+use crate::netlink::batch::Batch;
+use crate::netlink::decode;
+use crate::netlink::dump_cache::{Addresses, Routes};
+use crate::netlink::encode::{DesiredRoute, Templates};
 
 /// Messages in a batch, as in a call.
 const BATCH: usize = 256;
@@ -28,7 +28,7 @@ pub enum State {
 pub struct Pure {
     rows: Rows,
     batch: Batch,
-    wanted: [Wanted; 2],
+    desired: [DesiredRoute; 2],
     templates: [Templates; 2],
     link: u32,
 }
@@ -37,13 +37,13 @@ impl Pure {
     /// Rows for these VIPs, of which nothing was seen yet.
     #[must_use]
     pub fn new(link: u32, sources: [IpAddr; 2], vips: &[IpAddr]) -> Self {
-        let wanted = sources.map(|source| Wanted {
+        let desired = sources.map(|source| DesiredRoute {
             family: Family::of(&source),
             link,
             source: Some(source),
             kernel_source: false,
             protocol: libc::RTPROT_KERNEL,
-            transit: libc::RTPROT_STATIC,
+            staged: libc::RTPROT_STATIC,
             address_protocol: None,
             deprecated: false,
         });
@@ -51,12 +51,12 @@ impl Pure {
         for vip in vips {
             rows.push(Vip::from(*vip), Goal::Assign);
         }
-        rows.settle();
+        rows.sort();
         Self {
             rows,
             batch: Batch::default(),
-            templates: [Templates::new(&wanted[0]), Templates::new(&wanted[1])],
-            wanted,
+            templates: [Templates::new(&desired[0]), Templates::new(&desired[1])],
+            desired,
             link,
         }
     }
@@ -66,9 +66,9 @@ impl Pure {
         for row in self.rows.iter_mut().take(count) {
             let address = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
             let route = match (state, row.vip.family()) {
-                (State::Clean, _) => Facts::OURS,
+                (State::Clean, _) => Facts::DESIRED,
                 (State::Broken, Family::V4) => Facts::KERNEL,
-                (State::Broken, Family::V6) => Facts::OURS | Facts::KERNEL,
+                (State::Broken, Family::V6) => Facts::DESIRED | Facts::KERNEL,
             };
             row.facts = address | route;
         }
@@ -102,7 +102,7 @@ impl Pure {
             let vip = row.vip.addr();
             let steps: [Step; 3] = match row.vip.family() {
                 Family::V4 => [Step::AddAddress, Step::AppendRoute, Step::DeleteKernel],
-                Family::V6 => [Step::AddAddress, Step::TryKernel, Step::AddRoute],
+                Family::V6 => [Step::AddAddress, Step::DeleteKernelBlind, Step::AddRoute],
             };
             for step in steps {
                 if self.batch.len() == BATCH {
@@ -122,9 +122,9 @@ impl Pure {
     /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as wanted.
     #[must_use]
     pub fn decode<'d>(&mut self, datagrams: impl IntoIterator<Item = &'d [u8]>) -> usize {
-        let frame = Frame {
+        let context = MatchContext {
             link: self.link,
-            wanted: &self.wanted,
+            desired: &self.desired,
             now: u32::MAX / 2,
         };
         self.rows.begin();
@@ -134,12 +134,12 @@ impl Pure {
                 match message.kind {
                     libc::RTM_NEWADDR => {
                         if let Ok(Some(address)) = addresses.read(&message) {
-                            self.rows.join_address(address, &frame, None);
+                            self.rows.join_address(address, &context, None);
                         }
                     }
                     libc::RTM_NEWROUTE => {
                         if let Ok(Some(route)) = routes.read(&message) {
-                            self.rows.join_route(route, &frame, None);
+                            self.rows.join_route(route, &context, None);
                         }
                     }
                     _ => {}
@@ -147,7 +147,7 @@ impl Pure {
             }
         }
         self.rows.finish();
-        let good = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::OURS;
+        let good = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::DESIRED;
         self.rows
             .iter()
             .filter(|row| row.facts == good && row.phase == Phase::empty())

@@ -60,15 +60,13 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a Linux target");
 
-mod audit;
-mod batch;
+mod base;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 #[path = "internals.rs"]
 pub mod bench;
-mod cancel;
-mod claim;
-mod error;
+mod core;
+mod engine;
 #[cfg(test)]
 mod faults;
 #[cfg(any(test, fuzzing))]
@@ -76,42 +74,26 @@ mod faults;
 #[allow(missing_docs)]
 pub mod fuzzing;
 mod keeper;
-mod lifetime;
 mod link;
 mod manager;
-mod netns;
-mod observe;
-mod obstacle;
-mod plan;
+mod netlink;
+mod outcome;
 mod preview;
-mod report;
-mod round;
 #[cfg(any(test, feature = "sandbox"))]
 pub mod sandbox;
-mod source;
-mod state;
 mod sys;
-mod talk;
-mod trouble;
-mod vip;
-mod watch;
-mod wire;
+mod watcher;
 
-pub use audit::{Audit, Audited};
-pub use cancel::Canceller;
-pub use claim::Claim;
-pub use error::{Error, ErrorKind};
-pub use keeper::{Counters, Dispatched, Keeper, Missing};
-pub use link::{LinkIndex, LinkKind, LinkRef, LinkStatus, SourceStatus};
-pub use manager::{Builder, Protocol, VipManager};
-pub use netns::Netns;
-pub use plan::Binding;
+pub use crate::core::{Binding, Drift};
+pub use base::{Family, ParseVipError, RejectReason, Vip};
+pub use keeper::{Counters, Dispatched, Keeper};
+pub use link::{LinkIndex, LinkKind, LinkRef, LinkStatus, SourceAvoidance, SourceStatus};
+pub use manager::{Protocol, VipManager, VipManagerBuilder};
+pub use outcome::{
+    Audit, Audited, Canceller, Cause, Claim, Error, ErrorKind, Failure, Netns, Operation, Report,
+};
 pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
-pub use report::{Cause, Failure, Operation, Report};
-pub use source::SourceAvoidance;
-pub use state::Drift;
-pub use vip::{Family, ParseVipError, Reject, Vip};
-pub use watch::{Change, Event, Origin, Watcher};
+pub use watcher::{Change, Event, Origin, Watcher};
 
 /// The example of the README, compiled.
 #[cfg(doctest)]

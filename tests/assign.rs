@@ -17,7 +17,8 @@ use common::{
 use ipnet::IpNet;
 use rules::Diversion;
 use viproute::{
-    Builder, Cause, Drift, Error, ErrorKind, LinkKind, Protocol, Reject, Report, Vip, VipManager,
+    Cause, Drift, Error, ErrorKind, LinkKind, Protocol, RejectReason, Report, Vip, VipManager,
+    VipManagerBuilder,
 };
 
 const MARK: u8 = 201;
@@ -28,7 +29,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)
@@ -198,7 +199,7 @@ fn only_what_a_range_allows() {
         .partition(|vip| ranges.iter().any(|range| range.contains(vip)));
     assert_eq!((inside.len(), outside.len()), (6, 4));
     for failure in &report.failures {
-        assert_eq!(failure.cause, Cause::Rejected(Reject::OutsideAllowed));
+        assert_eq!(failure.cause, Cause::Rejected(RejectReason::OutsideAllowed));
         assert_eq!(failure.drift, Drift::empty());
         assert!(outside.contains(&failure.vip.addr()));
     }
@@ -222,7 +223,7 @@ fn one_family_needs_one_source() {
             .failures
             .iter()
             .all(|failure| failure.vip.addr().is_ipv4()
-                && failure.cause == Cause::Rejected(Reject::NoSource))
+                && failure.cause == Cause::Rejected(RejectReason::NoSource))
     );
     net.assert_single_route(&vips_v6(2), PROTO_KERNEL);
     net.assert_absent(&vips_v4(2));

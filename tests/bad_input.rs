@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips, vips_v4, vips_v6};
 use viproute::{
-    Binding, Builder, Cause, Drift, Error, ErrorKind, Family, Reject, Report, Vip, VipManager,
+    Binding, Cause, Drift, Error, ErrorKind, Family, RejectReason, Report, Vip, VipManager,
+    VipManagerBuilder,
 };
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)
@@ -94,19 +95,19 @@ fn an_inadmissible_vip_is_rejected_and_harms_no_other() {
     let net = Net::new();
     let mut manager = builder().open().unwrap();
     let bad = [
-        ("0.0.0.0", Reject::Unspecified),
-        ("0.9.9.9", Reject::Unspecified),
-        ("127.0.0.7", Reject::Loopback),
-        ("169.254.20.10", Reject::LinkLocal),
-        ("224.0.0.9", Reject::Multicast),
-        ("255.255.255.255", Reject::Broadcast),
-        ("192.0.2.10", Reject::IsSource),
-        ("::", Reject::Unspecified),
-        ("::1", Reject::Loopback),
-        ("fe80::9", Reject::LinkLocal),
-        ("ff02::9", Reject::Multicast),
-        ("::ffff:10.96.0.1", Reject::V4Mapped),
-        ("2001:db8::10", Reject::IsSource),
+        ("0.0.0.0", RejectReason::Unspecified),
+        ("0.9.9.9", RejectReason::Unspecified),
+        ("127.0.0.7", RejectReason::Loopback),
+        ("169.254.20.10", RejectReason::LinkLocal),
+        ("224.0.0.9", RejectReason::Multicast),
+        ("255.255.255.255", RejectReason::Broadcast),
+        ("192.0.2.10", RejectReason::IsSource),
+        ("::", RejectReason::Unspecified),
+        ("::1", RejectReason::Loopback),
+        ("fe80::9", RejectReason::LinkLocal),
+        ("ff02::9", RejectReason::Multicast),
+        ("::ffff:10.96.0.1", RejectReason::V4Mapped),
+        ("2001:db8::10", RejectReason::IsSource),
     ];
     let good = vips(20);
     let others = net.snapshot_without(&good);
@@ -157,7 +158,7 @@ fn outside_the_allowed_ranges_is_rejected() {
         .collect();
     assert_eq!(
         rejected,
-        outside.map(|vip| (vip, Cause::Rejected(Reject::OutsideAllowed)))
+        outside.map(|vip| (vip, Cause::Rejected(RejectReason::OutsideAllowed)))
     );
     net.assert_single_route(&inside, PROTO_KERNEL);
     net.assert_absent(&outside);
@@ -183,7 +184,7 @@ fn a_family_without_a_source_is_rejected_not_forgotten() {
         report
             .failures
             .iter()
-            .all(|f| f.cause == Cause::Rejected(Reject::NoSource))
+            .all(|f| f.cause == Cause::Rejected(RejectReason::NoSource))
     );
     assert_eq!(report.failures.len(), 3);
     let v6: Vec<IpAddr> = set.iter().copied().filter(IpAddr::is_ipv6).collect();
@@ -194,7 +195,10 @@ fn a_family_without_a_source_is_rejected_not_forgotten() {
     let report = manager.normalize().unwrap_err().into_report().unwrap();
     assert_eq!(report.unchanged, 3);
     assert_eq!(report.failures.len(), 1);
-    assert_eq!(report.failures[0].cause, Cause::Rejected(Reject::NoSource));
+    assert_eq!(
+        report.failures[0].cause,
+        Cause::Rejected(RejectReason::NoSource)
+    );
 }
 
 #[test]
@@ -583,7 +587,7 @@ fn a_range_within_169_254_admits_its_vips() {
         let failures = &error.report().unwrap().failures;
         assert_eq!(
             failures[0].cause,
-            Cause::Rejected(Reject::LinkLocal),
+            Cause::Rejected(RejectReason::LinkLocal),
             "{ranges:?}"
         );
     }
@@ -621,7 +625,7 @@ fn a_denied_range_is_never_touched() {
     let check = |result: Result<viproute::Report, Error>| {
         let report = result.unwrap_err().into_report().unwrap();
         let causes: Vec<_> = report.failures.iter().map(|f| (f.vip, f.cause)).collect();
-        let wanted = denied.map(|vip| (Vip::from(vip), Cause::Rejected(Reject::Denied)));
+        let wanted = denied.map(|vip| (Vip::from(vip), Cause::Rejected(RejectReason::Denied)));
         assert_eq!(causes, wanted);
     };
     check(manager.assign(good.iter().chain(&denied)));

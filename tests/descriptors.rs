@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
-use viproute::{Builder, Claim, ErrorKind, Netns, VipManager};
+use viproute::{Claim, ErrorKind, Netns, VipManager, VipManagerBuilder};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -19,7 +19,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)

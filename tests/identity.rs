@@ -18,15 +18,15 @@ use common::{NODE_V4, NODE_V6, Net, RouteWatcher, VIP_LINK, net::ip_command, vip
 use netlink_packet_route::RouteNetlinkMessage::NewRoute;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use viproute::{
-    Builder, Claim, Error, ErrorKind, Event, Keeper, LinkIndex, LinkRef, Origin, VipManager,
-    Watcher,
+    Claim, Error, ErrorKind, Event, Keeper, LinkIndex, LinkRef, Origin, VipManager,
+    VipManagerBuilder, Watcher,
 };
 
 /// Another link than the manager's, with host addresses of its own.
 const STRANGER: &str = "stranger0";
 const STRANGERS_OWN: &str = "10.99.0.1";
 
-fn builder(link: impl Into<LinkRef>) -> Builder {
+fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
     VipManager::builder(link).source(NODE_V4).source(NODE_V6)
 }
 

@@ -18,8 +18,8 @@ use common::{
 };
 use rules::Diversion;
 use viproute::{
-    Binding, Builder, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Family, Keeper,
-    LinkKind, Report, SourceAvoidance, VipManager,
+    Binding, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Family, Keeper, LinkKind,
+    Report, SourceAvoidance, VipManager, VipManagerBuilder,
 };
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
@@ -30,7 +30,7 @@ const LABEL_IN_THE_WAY: &str = "prefix 2001:db8:7::/48 label 99";
 
 const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
 
-fn builder(binding: Binding) -> Builder {
+fn builder(binding: Binding) -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)
@@ -58,7 +58,7 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn start(net: &'a Net, builder: Builder, binding: Binding, set: Vec<IpAddr>) -> Self {
+    fn start(net: &'a Net, builder: VipManagerBuilder, binding: Binding, set: Vec<IpAddr>) -> Self {
         let manager = builder.open().unwrap();
         let mut keeper = manager.into_keeper(Claim::link()).unwrap();
         keeper.set_desired(&set);
@@ -793,7 +793,7 @@ fn an_idle_keeper_sleeps() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(kept.rounds.try_recv().is_err(), "it woke up for nothing");
     let counters = kept.stop();
-    assert_eq!(counters.fights, 0, "{counters:?}");
+    assert_eq!(counters.backoffs, 0, "{counters:?}");
 }
 
 /// An adversary that deletes one route as fast as it can: bounded work, and peace when it stops.
@@ -1345,7 +1345,7 @@ fn a_conflict_is_waited_out() {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
         keeper.dispatch(usize::MAX).unwrap();
     }
-    assert_eq!(keeper.counters().fights, 0);
+    assert_eq!(keeper.counters().backoffs, 0);
     std::thread::sleep(Duration::from_millis(100));
     keeper.dispatch(usize::MAX).unwrap();
     assert_eq!(

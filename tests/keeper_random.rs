@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::{NODE_V4, NODE_V6, Net, Random, VIP_LINK, vips};
-use viproute::{Binding, Builder, Claim, Family, Keeper, Protocol, VipManager};
+use viproute::{Binding, Claim, Family, Keeper, Protocol, VipManager, VipManagerBuilder};
 
 /// Longer than the longest pause of a VIP that is fought over.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(builder: &Builder, claim: &Claim) -> Self {
+    fn new(builder: &VipManagerBuilder, claim: &Claim) -> Self {
         let net = Net::new();
         net.ip("addr add 192.0.2.77/32 dev node0");
         net.ip("addr add 2001:db8::77/128 dev node0 nodad");
@@ -187,7 +187,7 @@ impl Run {
     }
 }
 
-fn run(builder: &Builder, claim: &Claim) {
+fn run(builder: &VipManagerBuilder, claim: &Claim) {
     let seed = std::env::var("VIPROUTE_SEED").map_or(1, |seed| seed.parse().unwrap());
     let mut worked = 0;
     for seed in seed..seed + runs() {
@@ -202,7 +202,7 @@ fn run(builder: &Builder, claim: &Claim) {
     assert!(worked > 0, "nothing ever broke");
 }
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)

@@ -19,7 +19,8 @@ use common::{
 };
 use rules::{Churn, Diversion};
 use viproute::{
-    Binding, Builder, Cause, Claim, Drift, ErrorKind, Family, Protocol, Reject, Vip, VipManager,
+    Binding, Cause, Claim, Drift, ErrorKind, Family, Protocol, RejectReason, Vip, VipManager,
+    VipManagerBuilder,
 };
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -45,7 +46,7 @@ fn other(family: Family) -> Family {
 }
 
 /// A configuration where `kept` keeps the kernel's source and the other family has one.
-fn builder(kept: Family, protocol: u8) -> Builder {
+fn builder(kept: Family, protocol: u8) -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(source_of(other(kept)))
         .kernel_source(kept)
@@ -441,7 +442,7 @@ fn a_source_takes_over() {
 #[test]
 fn configurations_that_contradict_themselves() {
     let _net = Net::new();
-    let invalid = |builder: Builder| {
+    let invalid = |builder: VipManagerBuilder| {
         let error = builder.open().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     };
@@ -503,7 +504,7 @@ fn a_forgotten_source_is_still_an_error() {
         assert_eq!((report.assigned, report.failures.len()), (1, 1));
         let forgotten = *set.iter().find(|vip| family_of(vip) != kept).unwrap();
         assert_eq!(report.failures[0].vip, Vip::from(forgotten));
-        let no_source = Cause::Rejected(Reject::NoSource);
+        let no_source = Cause::Rejected(RejectReason::NoSource);
         assert_eq!(report.failures[0].cause, no_source);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use viproute::{Builder, Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef, VipManager};
+use viproute::{
+    Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef, VipManager, VipManagerBuilder,
+};
 
 mod common;
 use common::{
@@ -16,7 +18,7 @@ use common::{
 
 const RENAMED: &str = "renamed0";
 
-fn builder(link: impl Into<LinkRef>) -> Builder {
+fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
     VipManager::builder(link).source(NODE_V4).source(NODE_V6)
 }
 

@@ -24,8 +24,8 @@ use ipnet::IpNet;
 use rules::Diversion;
 use serde_json::Value;
 use viproute::{
-    Action, Binding, Builder, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, PlannedStep, Reason,
-    Reject, SourceAvoidance, Vip, VipManager,
+    Action, Binding, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, PlannedStep, Reason,
+    RejectReason, SourceAvoidance, Vip, VipManager, VipManagerBuilder,
 };
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -34,7 +34,7 @@ const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
 /// Another link, with things of its own.
 const OTHER: &str = "other0";
 
-fn builder(protocol: u8, binding: Binding) -> Builder {
+fn builder(protocol: u8, binding: Binding) -> VipManagerBuilder {
     broken::builder(VIP_LINK, protocol).binding(binding)
 }
 
@@ -654,7 +654,7 @@ fn vips_that_are_to_be_avoided_as_source() {
 fn only_labels_that_are_missing_are_planned() {
     let net = Net::new();
     let desired = vips_of_two_labels();
-    let open = |builder: Builder| {
+    let open = |builder: VipManagerBuilder| {
         let builder = builder.avoid_as_source(SourceAvoidance::AddressLabel);
         builder.open().unwrap()
     };
@@ -740,7 +740,7 @@ fn what_cannot_be_brought_about_is_listed_and_left() {
             .iter()
             .map(|vip| (*vip, Cause::Conflict))
             .chain(all[4..6].iter().map(|vip| (*vip, Cause::Unrepaired)))
-            .chain([(NODE_V4.into(), Cause::Rejected(Reject::IsSource))])
+            .chain([(NODE_V4.into(), Cause::Rejected(RejectReason::IsSource))])
             .collect();
         causes.sort_by_key(|(vip, _)| *vip);
         expected.sort_by_key(|(vip, _)| *vip);
@@ -766,7 +766,7 @@ fn what_stops_reconcile_stops_plan() {
     let _net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     manager.assign(vips(3)).unwrap();
-    let kind = |builder: Builder, claim: &Claim, desired: &[IpAddr]| {
+    let kind = |builder: VipManagerBuilder, claim: &Claim, desired: &[IpAddr]| {
         let mut manager = builder.open().unwrap();
         let planned = manager.plan(claim, desired).unwrap_err();
         let error = manager.reconcile(claim, desired).unwrap_err();
@@ -801,7 +801,7 @@ fn a_plan_lists_the_vips_of_a_family_that_lacks_something() {
     let set = vips(3);
     let of = || broken::builder(VIP_LINK, PROTO_KERNEL);
     net.ip("addrlabel add prefix 2001:db8:7::/48 label 99");
-    let check = |builder: Builder, kind: ErrorKind, fails: &[IpAddr]| {
+    let check = |builder: VipManagerBuilder, kind: ErrorKind, fails: &[IpAddr]| {
         let mut manager = builder.open().unwrap();
         let plan = manager.plan(&Claim::link(), &set).unwrap();
         let failed: Vec<IpAddr> = plan.failures.iter().map(|f| f.vip.addr()).collect();
@@ -972,7 +972,7 @@ fn the_last_ipv4_address_leaves_an_anchor() {
     let anchors = plan
         .steps
         .iter()
-        .filter(|step| matches!(step.action, Action::AddAnchor { .. }));
+        .filter(|step| matches!(step.action, Action::AddPlaceholder { .. }));
     assert_eq!(anchors.count(), 1, "{plan}");
     run(&plan);
     assert_good(&net, &vips(4), PROTO_KERNEL, Binding::Route);

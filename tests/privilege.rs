@@ -9,7 +9,8 @@ use std::path::Path;
 
 use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
 use viproute::{
-    Binding, Builder, Cause, Claim, Error, ErrorKind, LinkKind, Netns, SourceAvoidance, VipManager,
+    Binding, Cause, Claim, Error, ErrorKind, LinkKind, Netns, SourceAvoidance, VipManager,
+    VipManagerBuilder,
 };
 
 const CAP_NET_ADMIN: u32 = 12;
@@ -46,7 +47,7 @@ fn with_only<T: Send>(capabilities: u64, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)

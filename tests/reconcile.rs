@@ -23,7 +23,7 @@ use common::{
     causes, never_without_local_route, vip, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
-use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Reject, Report};
+use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, RejectReason, Report};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 const NONE: [IpAddr; 0] = [];
@@ -547,7 +547,7 @@ fn a_desired_vip_without_a_source_is_not_released() {
         .source(NODE_V4)
         .open()
         .unwrap();
-    let rejected = [(kept, Cause::Rejected(Reject::NoSource))];
+    let rejected = [(kept, Cause::Rejected(RejectReason::NoSource))];
     let plan = manager.plan(&Claim::link(), [v4, kept]).unwrap();
     assert!(plan.is_empty(), "{plan}");
     let report = manager

@@ -18,7 +18,9 @@ use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, vips, vips_v4, vips_v6,
 };
 use rules::{Churn, Diversion};
-use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Protocol, Reject, Report, VipManager};
+use viproute::{
+    Binding, Cause, Claim, Drift, ErrorKind, Protocol, RejectReason, Report, VipManager,
+};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -322,7 +324,7 @@ fn link_local_loopback_and_sources_are_never_touched() {
             panic!("{failure}");
         };
         let is_source = [NODE_V4.into(), NODE_V6.into()].contains(&failure.vip.addr());
-        assert_eq!(why == Reject::IsSource, is_source, "{failure}");
+        assert_eq!(why == RejectReason::IsSource, is_source, "{failure}");
     }
     net.assert_absent(&vips);
     before.assert_same(&net.snapshot_without(&vips));

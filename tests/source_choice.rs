@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{NLM_F_DUMP, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::addrlabel::AddrLabelMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use viproute::{Binding, Builder, Cause, Claim, ErrorKind, SourceAvoidance, VipManager};
+use viproute::{Binding, Cause, Claim, ErrorKind, SourceAvoidance, VipManager, VipManagerBuilder};
 
 mod common;
 use common::raw::Raw;
@@ -52,7 +52,7 @@ fn add_uplink(net: &Net) {
     net.ip(&format!("-6 route add default dev {UPLINK}"));
 }
 
-fn builder() -> Builder {
+fn builder() -> VipManagerBuilder {
     VipManager::builder(VIP_LINK)
         .source(NODE_V4)
         .source(NODE_V6)

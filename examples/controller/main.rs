@@ -31,7 +31,7 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use viproute::{Builder, Claim, Error, ErrorKind, LinkKind, VipManager};
+use viproute::{Claim, Error, ErrorKind, LinkKind, VipManager, VipManagerBuilder};
 
 use file::Desired;
 use keep::Keeping;
@@ -86,7 +86,7 @@ enum Kind {
 }
 
 impl Args {
-    fn builder(&self) -> Builder {
+    fn builder(&self) -> VipManagerBuilder {
         let mut builder = VipManager::builder(&self.link);
         for source in &self.source {
             builder = builder.source(*source);

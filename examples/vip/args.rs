@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use viproute::{
-    Binding, Builder, Claim, Error, LinkKind, Netns, ParseVipError, Protocol, Vip, VipManager,
+    Binding, Claim, Error, LinkKind, Netns, ParseVipError, Protocol, Vip, VipManager,
+    VipManagerBuilder,
 };
 
 use crate::Stop;
@@ -62,7 +63,7 @@ pub(crate) struct Common {
 
 impl Common {
     /// A manager's configuration, but for what only some commands take.
-    pub(crate) fn builder(&self) -> Result<Builder, Error> {
+    pub(crate) fn builder(&self) -> Result<VipManagerBuilder, Error> {
         let mut builder = VipManager::builder(&self.link).protocol(self.protocol);
         for source in &self.source {
             builder = builder.source(*source);
@@ -129,7 +130,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn builder(&self, common: &Common) -> Result<Builder, Error> {
+    pub(crate) fn builder(&self, common: &Common) -> Result<VipManagerBuilder, Error> {
         let builder = common.builder()?;
         Ok(if self.bring_up {
             builder.bring_up()

@@ -162,7 +162,7 @@ impl<'a> Log<'a> {
                     "looks": counters.looks,
                     "repairs": counters.repairs,
                     "resyncs": counters.resyncs,
-                    "fights": counters.fights,
+                    "backoffs": counters.backoffs,
                 });
                 let line = json!({ "time": tell::now(), "counters": counters });
                 print_line(format_args!("{line}"))

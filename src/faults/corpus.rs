@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use super::{LINK, ip, node};
 use crate::fuzzing::{self, CALLS, converse, record};
+use crate::netlink::decode::messages;
 use crate::sys::Socket;
 use crate::sys::fault::{Found, Line};
-use crate::wire::decode::messages;
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -187,7 +187,7 @@ fn watch() {
     ] {
         let _node = node();
         let socket = Socket::open(1 << 20, crate::sys::Strictness::Preferred).unwrap();
-        for group in crate::watch::GROUPS {
+        for group in crate::watcher::GROUPS {
             socket.join(group).unwrap();
         }
         happen();

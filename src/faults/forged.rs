@@ -11,10 +11,10 @@ use super::{
     FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split,
     spoil_address, v4, v6,
 };
+use crate::netlink::decode::{NLMSG_DONE, NLMSG_ERROR, messages};
+use crate::netlink::encode::HEADER;
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
-use crate::wire::decode::{NLMSG_DONE, NLMSG_ERROR, messages};
-use crate::wire::encode::HEADER;
 use crate::{Binding, Cause, Claim, Drift, ErrorKind, Family, Keeper, Report, Vip, VipManager};
 
 /// Hears in its own way.
@@ -236,9 +236,10 @@ fn no_mishap_loses_a_vip() {
             let mut vips = hasty();
             // Replies, notifications, and both.
             let befall = |vips: &mut VipManager| {
-                let talk = vips.talk_mut();
-                let ask = (seed % 3 != 1).then(|| mishap.befall(talk.ask(), seed, seed, 3));
-                let listen = (seed % 3 != 0).then(|| mishap.befall(talk.listener(), seed, 0, 1));
+                let connection = vips.connection_mut();
+                let ask = (seed % 3 != 1).then(|| mishap.befall(connection.ask(), seed, seed, 3));
+                let listen =
+                    (seed % 3 != 0).then(|| mishap.befall(connection.monitor(), seed, 0, 1));
                 [ask, listen]
             };
             for round in 0..3 {
@@ -251,8 +252,8 @@ fn no_mishap_loses_a_vip() {
                 for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
                     *count += happened.load(Ordering::Relaxed);
                 }
-                vips.talk_mut().ask().fault.clear();
-                vips.talk_mut().listener().fault.clear();
+                vips.connection_mut().ask().fault.clear();
+                vips.connection_mut().monitor().fault.clear();
                 let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
                 println!("{context}");
                 match &result {
@@ -308,7 +309,7 @@ fn an_overflow_in_the_place_of_every_ack() {
     let mut vips = patient();
     let acks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&acks);
-    hear(vips.talk_mut().ask(), move |kernel| match kernel() {
+    hear(vips.connection_mut().ask(), move |kernel| match kernel() {
         Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
             count.fetch_add(1, Ordering::Relaxed);
             Found::Overflow
@@ -329,13 +330,16 @@ fn an_overflow_of_all_notifications() {
     let mut vips = patient();
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
-    hear(vips.talk_mut().listener(), move |kernel| match kernel() {
-        Found::Datagram(_) => {
-            count.fetch_add(1, Ordering::Relaxed);
-            Found::Overflow
-        }
-        found => found,
-    });
+    hear(
+        vips.connection_mut().monitor(),
+        move |kernel| match kernel() {
+            Found::Datagram(_) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Found::Overflow
+            }
+            found => found,
+        },
+    );
     // Of a few the kernel's routes are listened to, of many perhaps.
     for count in [5, 300] {
         let set = both(count);
@@ -351,7 +355,7 @@ fn an_overflow_of_all_notifications() {
 fn the_smallest_receive_buffer_serves() {
     let _node = node();
     let mut vips = builder().receive_buffer(1).open().unwrap();
-    assert!(vips.talk_mut().reply_capacity() < 8);
+    assert!(vips.connection_mut().reply_capacity() < 8);
     let set = both(300);
     let mut watcher = vips.watcher().unwrap();
     assert_eq!(vips.assign(&set).unwrap().assigned, 600);
@@ -387,8 +391,8 @@ pub(super) fn refuse(
     let refused = Arc::clone(&count);
     let replies = Arc::new(Mutex::new(VecDeque::new()));
     let forged = Arc::clone(&replies);
-    let talk = vips.talk_mut();
-    talk.tamper.0 = Some(Box::new(move |batch| {
+    let connection = vips.connection_mut();
+    connection.tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch) {
             if let Some(errno) = which(message) {
                 refused.fetch_add(1, Ordering::Relaxed);
@@ -399,7 +403,7 @@ pub(super) fn refuse(
             }
         }
     }));
-    hear(talk.ask(), move |kernel| {
+    hear(connection.ask(), move |kernel| {
         let forged = replies.lock().unwrap().pop_front();
         forged.map_or_else(kernel, Found::Datagram)
     });
@@ -461,7 +465,7 @@ fn a_shortage_that_stays_fails_whom_it_hits() {
         // Bounded.
         assert!((1..=60).contains(&count.load(Ordering::Relaxed)));
         assert!(!on_link().contains(&bad));
-        vips.talk_mut().tamper.0 = None;
+        vips.connection_mut().tamper.0 = None;
         assert_eq!(vips.assign(&set).unwrap().assigned, 1);
     }
 }
@@ -480,10 +484,13 @@ fn a_send_that_fails() {
         let mut vips = patient();
         let count = Arc::new(AtomicUsize::new(0));
         let failed = Arc::clone(&count);
-        vips.talk_mut().ask().fault.put(Say(move |bytes: &[u8]| {
-            let fails = is_write(bytes) && failed.fetch_add(1, Ordering::Relaxed) < times;
-            fails.then(|| Err(std::io::Error::from_raw_os_error(errno)))
-        }));
+        vips.connection_mut()
+            .ask()
+            .fault
+            .put(Say(move |bytes: &[u8]| {
+                let fails = is_write(bytes) && failed.fetch_add(1, Ordering::Relaxed) < times;
+                fails.then(|| Err(std::io::Error::from_raw_os_error(errno)))
+            }));
         let set = both(20);
         let result = vips.assign(&set);
         assert!(count.load(Ordering::Relaxed) >= if times == 3 { 3 } else { 1 });
@@ -508,7 +515,7 @@ fn a_send_that_fails() {
 fn refuse_dumps(vips: &mut VipManager, errno: i32, which: impl Fn(usize) -> bool + Send + 'static) {
     let mut count = 0;
     let mut last = None;
-    hear(vips.talk_mut().ask(), move |kernel| {
+    hear(vips.connection_mut().ask(), move |kernel| {
         let found = kernel();
         let Found::Datagram(bytes) = &found else {
             return found;
@@ -549,7 +556,7 @@ fn a_dump_that_is_refused() {
         let report = error.report().expect("something was written");
         assert_accounted(report, 40);
         assert!(!on_link().is_empty());
-        vips.talk_mut().ask().fault.clear();
+        vips.connection_mut().ask().fault.clear();
         assert_accounted(&vips.assign(&set).unwrap(), 40);
         assert_eq!(wrong(&set), [""; 0]);
     }
@@ -559,7 +566,7 @@ fn a_dump_that_is_refused() {
 fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
     let torn = Arc::clone(&count);
-    hear(vips.talk_mut().ask(), move |kernel| {
+    hear(vips.connection_mut().ask(), move |kernel| {
         let found = kernel();
         let Found::Datagram(mut bytes) = found else {
             return found;
@@ -665,7 +672,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         };
         let mut vips = builder().binding(binding).open().unwrap();
         vips.assign(&set).unwrap();
-        vips.talk_mut().tamper_look_up.0 = Some(Box::new(|bytes| {
+        vips.connection_mut().tamper_look_up.0 = Some(Box::new(|bytes| {
             for message in split(bytes).filter(|message| kind(message) == libc::RTM_GETROUTE) {
                 // NLMSG_NOOP, which the kernel passes over.
                 message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
@@ -673,7 +680,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         }));
         let report = vips.release(&set).unwrap();
         assert_eq!((report.released, report.unchanged), (2, 0), "{report}");
-        vips.talk_mut().tamper_look_up.0 = None;
+        vips.connection_mut().tamper_look_up.0 = None;
         assert_eq!(vips.audit().unwrap().vips, []);
     }
 }
@@ -685,7 +692,7 @@ fn half_a_dump_without_the_flag_would_be_believed() {
     let set = both(40);
     let mut vips = patient();
     vips.assign(&set).unwrap();
-    hear(vips.talk_mut().ask(), |kernel| {
+    hear(vips.connection_mut().ask(), |kernel| {
         let mut found = kernel();
         if let Found::Datagram(bytes) = &mut found
             && is_of_dump(bytes)
@@ -713,7 +720,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
     vips.assign(&set).unwrap();
     for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
         let mut count = 0;
-        hear(vips.talk_mut().ask(), move |kernel| {
+        hear(vips.connection_mut().ask(), move |kernel| {
             let mut found = kernel();
             if let Found::Datagram(bytes) = &mut found
                 && kind(bytes) == libc::RTM_NEWADDR
@@ -729,7 +736,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
         });
         let error = vips.audit().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
-        vips.talk_mut().ask().fault.clear();
+        vips.connection_mut().ask().fault.clear();
         let audit = vips.audit().expect("the next call is as good as any");
         assert_eq!((audit.vips.len(), audit.drifted().count()), (6000, 0));
     }
@@ -752,7 +759,7 @@ fn a_look_up_that_fails_is_no_answer() {
         let failed = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&failed);
         let mut torn = 0;
-        hear(vips.talk_mut().ask(), move |kernel| {
+        hear(vips.connection_mut().ask(), move |kernel| {
             let found = kernel();
             let Found::Datagram(bytes) = &found else {
                 return found;
@@ -833,14 +840,14 @@ fn one_refusal_for_want_of_privilege_is_of_one_vip() {
     let set = v4(300);
     let victim = set[77];
     let mut vips = patient();
-    vips.talk_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| names(message, &victim)) {
             if kind(message) == libc::RTM_NEWADDR {
                 spoil_address(message);
             }
         }
     }));
-    hear(vips.talk_mut().ask(), |kernel| match kernel() {
+    hear(vips.connection_mut().ask(), |kernel| match kernel() {
         Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
             let errno = &mut bytes[HEADER..HEADER + 4];
             if *errno == (-libc::EINVAL).to_ne_bytes() {
@@ -865,7 +872,7 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
     let _node = node();
     for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
         let mut vips = patient();
-        hear(vips.talk_mut().ask(), move |kernel| match kernel() {
+        hear(vips.connection_mut().ask(), move |kernel| match kernel() {
             Found::Datagram(bytes) if kind(&bytes) == answer => {
                 Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
             }

@@ -75,7 +75,7 @@ fn a_fight_is_put_off_and_ends() {
         assert_eq!(dispatch(&mut keeper).repaired, 1);
         between[1] = Instant::now();
         repairs += 1;
-        assert_eq!(keeper.counters().fights, repairs.saturating_sub(FREE));
+        assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
         settle(&mut keeper);
     }
     undo(vip);
@@ -92,13 +92,13 @@ fn a_fight_is_put_off_and_ends() {
     settle(&mut keeper);
     // So is the fight, after a while in which nothing happened.
     keeper.age(CALM);
-    let fights = keeper.counters().fights;
+    let backoffs = keeper.counters().backoffs;
     for _ in 0..FREE {
         undo(vip);
         assert_eq!(dispatch(&mut keeper).repaired, 1, "the fight never ended");
         settle(&mut keeper);
     }
-    assert_eq!(keeper.counters().fights, fights);
+    assert_eq!(keeper.counters().backoffs, backoffs);
 }
 
 /// What is undone is a different VIP each time, but all of it with the link, which is read as a
@@ -134,7 +134,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
             between[1] = Instant::now();
             assert_eq!(keeper.counters().resyncs, resyncs + 1);
             repairs += 1;
-            assert_eq!(keeper.counters().fights, repairs.saturating_sub(FREE));
+            assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
             settle(&mut keeper);
         }
         touch_the_link();
@@ -158,7 +158,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
     }
 }
 
-/// What cannot be mended is not tried without a pause, though nobody fights over it.
+/// What cannot be mended is not tried without a pause, though nobody backoffs over it.
 #[test]
 fn what_is_not_there_yet_is_retried_after_a_second() {
     // Another device has the VIP; the link is down; a source is missing.
@@ -273,7 +273,7 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     touch_the_link();
     let mut comes = true;
     let set_at = set[0];
-    hear(keeper.manager_mut().talk_mut().ask(), move |kernel| {
+    hear(keeper.manager_mut().connection_mut().ask(), move |kernel| {
         if std::mem::take(&mut comes) {
             ip(&format!(
                 "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
@@ -293,13 +293,13 @@ fn a_route_that_was_heard_of_is_deleted_once() {
 fn a_keeper_that_has_refused_releases_no_stranger() {
     let _node = node();
     let all = v4(5);
-    let (set, strangers) = all.split_at(1);
+    let (set, unmanaged_v4) = all.split_at(1);
     let mut keeper = patient().into_keeper(Claim::link().at_most(1)).unwrap();
     keeper.set_desired(set);
     assert_eq!(dispatch(&mut keeper).assigned, 1);
     settle(&mut keeper);
     let comes = |vip: &IpAddr| ip(&format!("addr add {vip}/32 dev {LINK}"));
-    let (many, one) = strangers.split_at(3);
+    let (many, one) = unmanaged_v4.split_at(3);
     many.iter().for_each(|vip| drop(comes(vip)));
     touch_the_link();
     let done = keeper.dispatch(usize::MAX).unwrap();

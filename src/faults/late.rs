@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::forged::{Say, both, hear, patient, refusal, refuse, wrong};
 use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, split, v4, v6};
 use crate::Family;
-use crate::batch::Batch;
-use crate::plan::Step;
+use crate::core::Step;
+use crate::netlink::batch::Batch;
+use crate::netlink::connection::{Connection, Dumped};
+use crate::netlink::encode::{HEADER, dump_addresses};
 use crate::sys::fault::Found;
 use crate::sys::{Received, Socket, Strictness};
-use crate::talk::{Dumped, Talk};
-use crate::wire::encode::{HEADER, dump_addresses};
 
 /// Waits until the kernel's own route to a new address is there.
 fn until_the_kernels_is_there(vip: &IpAddr) {
@@ -51,7 +51,7 @@ fn a_young_address_beside_our_route_is_watched_for_a_while() {
         delete_first(&vip);
         let came = Arc::new(AtomicBool::new(false));
         let comes = Arc::clone(&came);
-        vips.talk_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+        vips.connection_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
             if names(bytes, &vip) && !comes.swap(true, Ordering::Relaxed) {
                 ip(&format!("addr del {vip}/128 dev {LINK}"));
                 add_address(&vip);
@@ -99,7 +99,7 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
     let met = Arc::new(AtomicBool::new(false));
     let meets = Arc::clone(&met);
     let others = good.to_vec();
-    hear(vips.talk_mut().listener(), move |kernel| {
+    hear(vips.connection_mut().monitor(), move |kernel| {
         if was_tried.load(Ordering::Relaxed) && !meets.swap(true, Ordering::Relaxed) {
             for vip in &others {
                 ip(&format!(
@@ -122,26 +122,26 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
 #[test]
 fn an_overflow_in_the_middle_of_a_batch_is_told() {
     let _node = node();
-    let mut talk = Talk::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
+    let mut connection = Connection::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
     let (templates, keys) = super::deletions();
     let mut batch = Batch::default();
-    batch.begin(talk.sequence());
+    batch.begin(connection.sequence());
     for (row, vip) in (0..10).zip(&keys) {
-        batch.push(row, Step::DeleteOurs, |out, sequence| {
+        batch.push(row, Step::DeleteDesired, |out, sequence| {
             templates.push_delete_route(out, sequence, vip, &super::key());
         });
     }
     let mut replies = 0;
-    hear(talk.ask(), move |kernel| {
+    hear(connection.ask(), move |kernel| {
         let found = kernel();
         replies += 1;
         if replies == 3 { Found::Overflow } else { found }
     });
     let mut heard = 0;
     let mut sealed = batch.seal();
-    let end = talk.exchange(&mut sealed, |_| heard += 1).unwrap();
+    let end = connection.exchange(&mut sealed, |_| heard += 1).unwrap();
     assert!(sealed.is_complete());
-    assert_eq!((end, heard), (Dumped::Torn, 9));
+    assert_eq!((end, heard), (Dumped::Interrupted, 9));
 }
 
 /// A call that waits for a tentative address, and loses what is told of its end, looks again at
@@ -167,7 +167,7 @@ fn notifications_lost_in_a_wait_end_it() {
     let (now, looked) = (Arc::clone(&loses), Arc::clone(&unanswered));
     // The last look before the wait finds nothing new, and then it comes.
     let mut first = true;
-    vips.talk_mut().tamper_look_up.0 = Some(Box::new(move |_| {
+    vips.connection_mut().tamper_look_up.0 = Some(Box::new(move |_| {
         if std::mem::take(&mut first) {
             ip(&format!("addr del {vip}/128 dev {LINK}"));
             add_address(&vip);
@@ -175,7 +175,7 @@ fn notifications_lost_in_a_wait_end_it() {
             looked.store(true, Ordering::Relaxed);
         }
     }));
-    hear(vips.talk_mut().ask(), move |kernel| {
+    hear(vips.connection_mut().ask(), move |kernel| {
         let found = kernel();
         if unanswered.load(Ordering::Relaxed) {
             unanswered.store(matches!(found, Found::Datagram(_)), Ordering::Relaxed);
@@ -184,7 +184,7 @@ fn notifications_lost_in_a_wait_end_it() {
         found
     });
     let lost = Arc::clone(&has_lost);
-    hear(vips.talk_mut().listener(), move |kernel| {
+    hear(vips.connection_mut().monitor(), move |kernel| {
         let mut found = kernel();
         if loses.load(Ordering::Relaxed) && matches!(found, Found::Datagram(_)) {
             while matches!(found, Found::Datagram(_)) {
@@ -213,14 +213,17 @@ fn what_look_ups_cannot_tell_is_not_asked_for() {
     delete_first(&set[0]);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    vips.talk_mut().ask().fault.put(Say(move |bytes: &[u8]| {
-        // One of our VIPs, not a source.
-        let names_vip = bytes.windows(8).any(|bytes| bytes == super::V6_NETWORK);
-        if kind(bytes) == libc::RTM_GETADDR && names_vip {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        None
-    }));
+    vips.connection_mut()
+        .ask()
+        .fault
+        .put(Say(move |bytes: &[u8]| {
+            // One of our VIPs, not a source.
+            let names_vip = bytes.windows(8).any(|bytes| bytes == super::V6_NETWORK);
+            if kind(bytes) == libc::RTM_GETADDR && names_vip {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            None
+        }));
     let report = vips.normalize().unwrap();
     assert_eq!((report.repaired, report.unchanged), (1, 9), "{report}");
     assert_eq!(asked.load(Ordering::Relaxed), 0);
@@ -245,8 +248,8 @@ fn what_another_process_sends_is_not_heard() {
     // Refusals of all that a call is about to send.
     let set = both(5);
     let mut vips = patient();
-    let talk = vips.talk_mut();
-    let (port, first) = (talk.port(), talk.sequence());
+    let connection = vips.connection_mut();
+    let (port, first) = (connection.port(), connection.sequence());
     for sequence in first..first + 100 {
         let mut bytes = refusal(sequence, libc::EPERM);
         bytes.truncate(HEADER + 4 + HEADER);
@@ -263,22 +266,27 @@ fn an_overflow_in_the_middle_of_a_dump_is_told() {
     let link = u32::from(patient().find_link().unwrap().unwrap().index);
     ip(&format!("addr add 10.96.0.1/32 dev {LINK}"));
     for loses in [false, true] {
-        let mut talk = Talk::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
+        let mut connection =
+            Connection::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
         let mut first = true;
-        hear(talk.ask(), move |kernel| {
+        hear(connection.ask(), move |kernel| {
             let found = kernel();
             let is_lost = std::mem::take(&mut first) && loses;
             if is_lost { Found::Overflow } else { found }
         });
         let mut count = 0;
-        let dumped = talk.dump(
+        let dumped = connection.dump(
             |out, sequence| dump_addresses(out, sequence, Family::V4, link),
             |_| {
                 count += 1;
                 Ok(())
             },
         );
-        let expected = if loses { Dumped::Torn } else { Dumped::Whole };
+        let expected = if loses {
+            Dumped::Interrupted
+        } else {
+            Dumped::Complete
+        };
         assert_eq!((dumped.unwrap(), count), (expected, usize::from(!loses)));
     }
 }
@@ -301,7 +309,7 @@ fn a_route_dump_beside_a_change_is_repeated() {
             "198.51.100.77"
         };
         let changes = changes.replace("{}", other);
-        hear(vips.talk_mut().ask(), move |kernel| {
+        hear(vips.connection_mut().ask(), move |kernel| {
             let mut found = kernel();
             let Found::Datagram(bytes) = &mut found else {
                 return found;

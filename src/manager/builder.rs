@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::VipManager;
-use super::screen::{Ranges, Screen};
-use crate::cancel::Cancelled;
-use crate::error::{Error, ErrorKind};
+use crate::base::{Family, Vip};
+use crate::core::Binding;
+use crate::core::{Ranges, VipFilter};
+use crate::engine::{Buffers, Limits};
+use crate::link::label::SourceAvoidance;
 use crate::link::{self, LinkKind, LinkRef};
-use crate::netns::Netns;
-use crate::plan::Binding;
-use crate::round::{Buffers, Limits};
-use crate::source::SourceAvoidance;
+use crate::netlink::connection::Connection;
+use crate::netlink::decode::Link;
+use crate::netlink::encode::DesiredRoute;
+use crate::outcome::Cancelled;
+use crate::outcome::Netns;
+use crate::outcome::{Error, ErrorKind};
 use crate::sys::{Socket, Strictness};
-use crate::talk::Talk;
-use crate::vip::{Family, Vip};
-use crate::wire::decode::Link;
-use crate::wire::encode::Wanted;
 
 /// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,8 +48,8 @@ impl Protocol {
 
 /// The protocol of our route while it must not pass for the wanted one. One that is a mark stays:
 /// a call may end just then, and the VIP is still claimed.
-const fn transit(wanted: Protocol) -> u8 {
-    match wanted {
+const fn staged(desired: Protocol) -> u8 {
+    match desired {
         Protocol::KERNEL => 251,
         mark => mark.get(),
     }
@@ -71,7 +71,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// a default that suits it.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
-pub struct Builder {
+pub struct VipManagerBuilder {
     pub(super) link: LinkRef,
     pub(super) netns: Option<Arc<Netns>>,
     pub(super) sources: Vec<IpAddr>,
@@ -91,7 +91,7 @@ pub struct Builder {
     pub(super) strictness: Strictness,
 }
 
-impl Builder {
+impl VipManagerBuilder {
     /// The defaults, for this link.
     pub(super) fn new(link: LinkRef) -> Self {
         Self {
@@ -134,7 +134,7 @@ impl Builder {
     /// routes of this library included, is deleted.
     ///
     /// Without a source and without this, VIPs of a family are rejected
-    /// ([`Reject::NoSource`](crate::Reject::NoSource)): to forget the source is an error.
+    /// ([`RejectReason::NoSource`](crate::RejectReason::NoSource)): to forget the source is an error.
     ///
     /// An IPv6 VIP that has lost the kernel's route gets it back only with its address, which is
     /// deleted and added anew.
@@ -348,14 +348,14 @@ impl Builder {
         }
         self.check_binding(self.binding)?;
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
-        let mut talk = Talk::open(|| self.open_socket())?;
+        let mut connection = Connection::open(|| self.open_socket())?;
         if let LinkRef::Index(index) = &self.link {
             // Which link it is, is decided now: a later one of this index is another.
-            link::hold(&mut talk, index.get())?;
-            link::find(&mut talk, &self.link)?;
+            link::hold(&mut connection, index.get())?;
+            link::find(&mut connection, &self.link)?;
         }
         Ok(VipManager {
-            talk,
+            connection,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
             sources,
@@ -364,16 +364,16 @@ impl Builder {
     }
 }
 
-impl Builder {
+impl VipManagerBuilder {
     /// The wanted route of each family through the link of this index.
-    pub(crate) fn wanted(&self, sources: &[Option<IpAddr>; 2], link: u32) -> [Wanted; 2] {
-        Family::ALL.map(|family| Wanted {
+    pub(crate) fn desired(&self, sources: &[Option<IpAddr>; 2], link: u32) -> [DesiredRoute; 2] {
+        Family::ALL.map(|family| DesiredRoute {
             family,
             link,
             source: sources[family as usize],
             kernel_source: self.kernel_source[family as usize],
             protocol: self.protocol.get(),
-            transit: transit(self.protocol),
+            staged: staged(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
             deprecated: self.avoidance == Some(SourceAvoidance::Deprecated),
         })
@@ -392,8 +392,8 @@ impl Builder {
     }
 
     /// Which addresses are VIPs.
-    pub(super) fn screen(&self, sources: [Option<IpAddr>; 2]) -> Screen<'_> {
-        Screen {
+    pub(super) fn filter(&self, sources: [Option<IpAddr>; 2]) -> VipFilter<'_> {
+        VipFilter {
             sources,
             kernel_source: self.kernel_source,
             ranges: &self.ranges,

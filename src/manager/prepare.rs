@@ -5,23 +5,23 @@ use std::net::IpAddr;
 use ipnet::Ipv6Net;
 
 use super::VipManager;
-use super::builder::{Builder, Protocol};
+use super::builder::{Protocol, VipManagerBuilder};
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use super::screen::Screen;
-use crate::claim::Claim;
-use crate::error::{Error, ErrorKind};
+use crate::base::{Family, Vip};
+use crate::core::VipFilter;
+use crate::core::{Binding, Goal};
+use crate::core::{Facts, Phase, Row, Rows};
+use crate::engine::observe::{LOOKUP_MAX, Lookup, Notified, can_be_told};
+use crate::engine::{Buffers, Call};
+use crate::link::label::{self, Labelling};
+use crate::link::trouble::{self, Trouble, Troubles};
 use crate::link::{self, LinkState};
-use crate::observe::{FEW, Few, Hint, can_be_told};
-use crate::plan::{Binding, Goal};
-use crate::preview::Groundwork;
-use crate::round::{Buffers, Call};
-use crate::source::{self, Labelling};
-use crate::state::{Facts, Phase, Row, Rows};
-use crate::talk::Talk;
-use crate::trouble::{self, Trouble, Troubles};
-use crate::vip::{Family, Vip};
-use crate::wire::TABLE_LOCAL;
-use crate::wire::encode::RouteKey;
+use crate::netlink::TABLE_LOCAL;
+use crate::netlink::connection::Connection;
+use crate::netlink::encode::RouteKey;
+use crate::outcome::Claim;
+use crate::outcome::{Error, ErrorKind};
+use crate::preview::LinkChanges;
 
 /// Whose VIPs a call is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Scope<'a> {
     /// Those on the link that are claimed.
     Wipe(Leaving<'a>),
     /// Those named; of those to be released, the claimed ones.
-    Few(Leaving<'a>),
+    Lookup(Leaving<'a>),
 }
 
 /// Which VIPs go that are not desired.
@@ -59,17 +59,17 @@ impl<'a> Leaving<'a> {
     }
 
     /// Whether a VIP goes that is seen on the link.
-    fn takes(&self, row: &Row, screen: &Screen<'_>) -> bool {
-        row.facts.on_link() && self.covers(row.vip, row.facts.contains(Facts::MARKED), screen)
+    fn takes(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
+        row.facts.on_link() && self.covers(row.vip, row.facts.contains(Facts::MARKED), filter)
     }
 
     /// Whether a VIP that could not be read may be one that goes.
-    fn may_take(&self, row: &Row, screen: &Screen<'_>) -> bool {
-        row.facts.is_unread() && self.covers(row.vip, true, screen)
+    fn may_take(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
+        row.facts.is_unread() && self.covers(row.vip, true, filter)
     }
 
-    fn covers(&self, vip: Vip, marked: bool, screen: &Screen<'_>) -> bool {
-        let reaches = screen.is_for(vip.family()) || self.claim.names_ranges();
+    fn covers(&self, vip: Vip, marked: bool, filter: &VipFilter<'_>) -> bool {
+        let reaches = filter.is_for(vip.family()) || self.claim.names_ranges();
         self.names(vip) || !self.only_named && reaches && self.claim.covers(vip, marked)
     }
 
@@ -89,9 +89,9 @@ pub(super) enum Mode<'a> {
     /// To be run, with the whole link looked at.
     Act,
     /// To be run, with only its rows looked at; notifications told this of them.
-    Mend(Vec<(Vip, Hint)>),
+    Mend(Vec<(Vip, Notified)>),
     /// Not to be run: what would be done to the link is noted here, and not done.
-    Preview(&'a mut Groundwork),
+    Preview(&'a mut LinkChanges),
 }
 
 impl VipManager {
@@ -104,17 +104,17 @@ impl VipManager {
         let Self {
             config,
             sources,
-            talk,
+            connection,
             cancelled,
             buffers,
         } = self;
         let (config, sources) = (&*config, &*sources);
-        talk.hear_addresses(false)?;
-        let screen = config.screen(*sources);
+        connection.hear_addresses(false)?;
+        let filter = config.filter(*sources);
         let Buffers { rows, rejected, .. } = &mut *buffers;
-        rows.settle();
-        rows.reject(|row| screen.reject(row), rejected);
-        if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Few(leaving) = &scope {
+        rows.sort();
+        rows.reject(|row| filter.reject(row), rejected);
+        if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Lookup(leaving) = &scope {
             check_claim(leaving.claim, config)?;
         }
         if matches!(scope, Scope::Claimed(_)) && rows.len() == 0 {
@@ -139,14 +139,14 @@ impl VipManager {
             || rows.iter().any(|row| row.goal == Goal::Assign);
         let admit = |vip: Vip| {
             let goal = match scope {
-                Scope::Given(_) | Scope::Few(_) => return None,
+                Scope::Given(_) | Scope::Lookup(_) => return None,
                 Scope::Link => Goal::Normalize,
                 Scope::Rebind => Goal::Assign,
                 Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
             };
-            screen.is_on_link(vip).then_some(goal)
+            filter.is_on_link(vip).then_some(goal)
         };
-        let found = match find_link(talk, config) {
+        let found = match find_link(connection, config) {
             Err(error) if creates && is_to_be_made(&error, config) => None,
             found => Some(found?),
         };
@@ -154,29 +154,29 @@ impl VipManager {
             check_vrf(link)?;
         }
         // Before the first change, to which the link's creation belongs.
-        exclude(config, sources, talk, buffers, asked, found.as_ref())?;
+        exclude(config, sources, connection, buffers, asked, found.as_ref())?;
         // Where no VIP is left to put on the link, nothing is done to it either.
         let acts = !releases && (asked == [false; 2] || needs(&buffers.rows) != [false; 2]);
         let mut labels = None;
-        let (link, few) = match mode {
-            Mode::Preview(groundwork) => {
-                groundwork.create = config.create.filter(|_| found.is_none() && acts);
+        let (link, lookup) = match mode {
+            Mode::Preview(link_changes) => {
+                link_changes.create = config.create.filter(|_| found.is_none() && acts);
                 let link = found.unwrap_or_else(|| no_link(config));
-                groundwork.bring_up = !link.up && acts && may_bring_up(config);
-                if groundwork.bring_up && link.index != link::NONE {
-                    groundwork.broadcasts = link::broadcasts(talk, link.index)?;
+                link_changes.bring_up = !link.up && acts && may_bring_up(config);
+                if link_changes.bring_up && link.index != link::NONE {
+                    link_changes.broadcasts = link::broadcasts(connection, link.index)?;
                 }
-                groundwork.name.clone_from(&link.name);
-                groundwork.label = config.label;
-                labels = Some(&mut groundwork.labels);
+                link_changes.name.clone_from(&link.name);
+                link_changes.label = config.label;
+                labels = Some(&mut link_changes.labels);
                 (link, None)
             }
             Mode::Act | Mode::Mend(_) => {
                 let mut link = match found {
                     None if acts => {
-                        let link = make(talk, config)?;
+                        let link = make(connection, config)?;
                         let families = needs(&buffers.rows);
-                        exclude(config, sources, talk, buffers, families, Some(&link))?;
+                        exclude(config, sources, connection, buffers, families, Some(&link))?;
                         link
                     }
                     found => found.unwrap_or_else(|| no_link(config)),
@@ -186,30 +186,42 @@ impl VipManager {
                         // To bring the link up is a change, too: not before the claim's bound was
                         // checked.
                         let mut call =
-                            Call::new(config, sources, talk, buffers, cancelled, link.index);
+                            Call::new(config, sources, connection, buffers, cancelled, link.index);
                         call.look(Some(&admit))?;
-                        keep_claimed(call.buffers, leaving, &screen)?;
+                        keep_claimed(call.buffers, leaving, &filter)?;
                     }
-                    bring_up(talk, config, &mut link)?;
+                    bring_up(connection, config, &mut link)?;
                 }
-                let few = match mode {
-                    Mode::Mend(hints) => Some(Few { hints }),
-                    _ => are_few(&buffers.rows, scope, config).then(|| Few::unknown(&buffers.rows)),
+                let lookup = match mode {
+                    Mode::Mend(all_notified) => Some(Lookup { all_notified }),
+                    _ => are_few(&buffers.rows, scope, config)
+                        .then(|| Lookup::unknown(&buffers.rows)),
                 };
-                let hears = few.is_some() && buffers.rows.has(Family::V4);
-                talk.hear_addresses(hears)?;
-                (link, few)
+                let hears = lookup.is_some() && buffers.rows.has(Family::V4);
+                connection.hear_addresses(hears)?;
+                (link, lookup)
             }
         };
-        let given = matches!(scope, Scope::Given(_) | Scope::Few(_));
-        let mut call = Call::new(config, sources, talk, buffers, cancelled, link.index);
-        call.few = few;
+        let given = matches!(scope, Scope::Given(_) | Scope::Lookup(_));
+        let mut call = Call::new(config, sources, connection, buffers, cancelled, link.index);
+        call.lookup = lookup;
         call.look((!given).then_some(&admit))?;
-        keep_own(call.buffers, scope, &screen)?;
+        keep_own(call.buffers, scope, &filter)?;
         let found = needs(&call.buffers.rows);
         let only_found = Family::ALL.map(|f| found[f as usize] && !asked[f as usize]);
-        let Call { talk, buffers, .. } = &mut call;
-        exclude(config, sources, talk, buffers, only_found, Some(&link))?;
+        let Call {
+            connection,
+            buffers,
+            ..
+        } = &mut call;
+        exclude(
+            config,
+            sources,
+            connection,
+            buffers,
+            only_found,
+            Some(&link),
+        )?;
         if let Some(number) = config.labels() {
             // They are IPv6's alone.
             let labelled = label(&mut call, &link, number, labels);
@@ -226,14 +238,14 @@ impl VipManager {
         families: [bool; 2],
         vips: impl Iterator<Item = Vip> + Clone,
     ) -> Result<Troubles, Error> {
-        let link = find_link(&mut self.talk, &self.config)?;
+        let link = find_link(&mut self.connection, &self.config)?;
         let mut troubles = Troubles::default();
         for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
             troubles[*family as usize] = trouble_of(
                 *family,
                 &self.config,
                 &self.sources,
-                &mut self.talk,
+                &mut self.connection,
                 Some(&link),
             )?;
         }
@@ -247,7 +259,7 @@ impl VipManager {
                 name: &link.name,
                 label,
             };
-            let seen = source::preview(&mut self.talk, how, vips);
+            let seen = label::preview(&mut self.connection, how, vips);
             troubles[v6] = trouble::only(Family::V6, seen)?;
         }
         Ok(troubles)
@@ -255,9 +267,9 @@ impl VipManager {
 }
 
 /// Whether the rows are better looked at one by one than with all that is on the link.
-fn are_few(rows: &Rows, scope: Scope<'_>, config: &Builder) -> bool {
+fn are_few(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
     matches!(scope, Scope::Given(_))
-        && (1..=FEW).contains(&rows.len())
+        && (1..=LOOKUP_MAX).contains(&rows.len())
         && rows.iter().all(|row| can_be_told(row, config.binding))
 }
 
@@ -269,26 +281,26 @@ fn needs(rows: &Rows) -> [bool; 2] {
 /// What keeps a family from being served: see [`trouble::of_family`].
 fn trouble_of(
     family: Family,
-    config: &Builder,
+    config: &VipManagerBuilder,
     sources: &[Option<IpAddr>; 2],
-    talk: &mut Talk,
+    connection: &mut Connection,
     link: Option<&LinkState>,
 ) -> Result<Option<Trouble>, Error> {
     let source = sources[family as usize];
-    trouble::of_family(talk, family, link, may_bring_up(config), source)
+    trouble::of_family(connection, family, link, may_bring_up(config), source)
 }
 
 /// Takes out the VIPs of these families, where something keeps them from being served.
 fn exclude(
-    config: &Builder,
+    config: &VipManagerBuilder,
     sources: &[Option<IpAddr>; 2],
-    talk: &mut Talk,
+    connection: &mut Connection,
     buffers: &mut Buffers,
     families: [bool; 2],
     link: Option<&LinkState>,
 ) -> Result<(), Error> {
     for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
-        if let Some(trouble) = trouble_of(*family, config, sources, talk, link)? {
+        if let Some(trouble) = trouble_of(*family, config, sources, connection, link)? {
             buffers.exclude_family(trouble);
         }
     }
@@ -296,14 +308,14 @@ fn exclude(
 }
 
 /// Leaves of what was found only the rows that the call is about.
-fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Result<(), Error> {
+fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter<'_>) -> Result<(), Error> {
     match scope {
         Scope::Given(_) => Ok(()),
         Scope::Link | Scope::Rebind => {
             let Buffers { rows, rejected, .. } = buffers;
             // What went away while it was looked for is not on the link.
             rows.retain(|row| row.facts.on_link() || row.facts.is_unread());
-            rows.reject(|row| screen.reject(row), rejected);
+            rows.reject(|row| filter.reject(row), rejected);
             // To bind an address anew makes it permanent, which is for those to say who name it.
             let expiring = rows
                 .iter_mut()
@@ -312,8 +324,8 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
             buffers.fail_unread(|row| row.facts.on_link());
             Ok(())
         }
-        Scope::Claimed(leaving) | Scope::Wipe(leaving) => keep_leaving(buffers, leaving, screen),
-        Scope::Few(leaving) => {
+        Scope::Claimed(leaving) | Scope::Wipe(leaving) => keep_leaving(buffers, leaving, filter),
+        Scope::Lookup(leaving) => {
             // As a discovery would find it: a route in table main alone makes no VIP, nor does one
             // that is not of type local.
             let rows = &mut buffers.rows;
@@ -321,12 +333,12 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, screen: &Screen<'_>) -> Res
                 let by_route =
                     |key: &RouteKey| key.table == TABLE_LOCAL && key.kind == libc::RTN_LOCAL;
                 row.facts
-                    .intersects(Facts::ADDRESS | Facts::OURS | Facts::UNREAD)
+                    .intersects(Facts::ADDRESS | Facts::DESIRED | Facts::UNREAD)
                     || rows.others(row.vip).any(by_route)
             };
             let shown: Vec<Vip> = rows.iter().filter(is_shown).map(|row| row.vip).collect();
             rows.retain(|row| row.goal != Goal::Release || shown.contains(&row.vip));
-            keep_leaving(buffers, leaving, screen)
+            keep_leaving(buffers, leaving, filter)
         }
     }
 }
@@ -349,14 +361,14 @@ fn label(
         label,
     };
     match preview {
-        Some(labels) => *labels = source::preview(call.talk, how, vips)?,
-        None => call.report.writes += source::label(call.talk, how, vips)?,
+        Some(labels) => *labels = label::preview(call.connection, how, vips)?,
+        None => call.report.writes += label::label(call.connection, how, vips)?,
     }
     Ok(())
 }
 
 /// A claim by mark needs a mark.
-pub(super) fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> {
+pub(super) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
     // The kernel's own routes bear none.
     let marks_routes = config.protocol != Protocol::KERNEL && config.kernel_source == [false; 2];
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
@@ -374,10 +386,10 @@ pub(super) fn check_claim(claim: &Claim, config: &Builder) -> Result<(), Error> 
 fn keep_leaving(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
-    screen: &Screen<'_>,
+    filter: &VipFilter<'_>,
 ) -> Result<(), Error> {
-    keep_claimed(buffers, leaving, screen)?;
-    buffers.fail_unread(|row| row.goal != Goal::Release || leaving.takes(row, screen));
+    keep_claimed(buffers, leaving, filter)?;
+    buffers.fail_unread(|row| row.goal != Goal::Release || leaving.takes(row, filter));
     Ok(())
 }
 
@@ -386,7 +398,7 @@ fn keep_leaving(
 fn keep_claimed(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
-    screen: &Screen<'_>,
+    filter: &VipFilter<'_>,
 ) -> Result<(), Error> {
     let Leaving { claim, desired, .. } = leaving;
     let Buffers { rows, rejected, .. } = &mut *buffers;
@@ -394,7 +406,7 @@ fn keep_claimed(
     rows.retain(|row| {
         // What went away while it was looked for is not on the link. And one that is desired, and
         // rejected for want of a source, is found there like one that nobody desires.
-        let may_go = leaving.takes(row, screen) || leaving.may_take(row, screen);
+        let may_go = leaving.takes(row, filter) || leaving.may_take(row, filter);
         row.goal != Goal::Release || may_go && !is_rejected(row.vip)
     });
     if claim.needs_mark() {
@@ -404,7 +416,7 @@ fn keep_claimed(
     let is_claimed = |row: &Row| row.goal == Goal::Release && !leaving.names(row.vip);
     for family in Family::ALL.into_iter().filter(|f| !desired[*f as usize]) {
         let is_guarded = |row: &Row| row.vip.family() == family && is_claimed(row);
-        if desired != [false; 2] && screen.is_for(family) {
+        if desired != [false; 2] && filter.is_for(family) {
             buffers.exclude(guard(family), is_guarded);
         } else {
             buffers.rows.retain(|row| !is_guarded(row));

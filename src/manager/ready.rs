@@ -1,28 +1,34 @@
 //! The link, made and brought up where the caller allowed that, and what keeps it or the node from
 //! holding VIPs.
 
-use super::builder::Builder;
-use crate::error::{Error, ErrorKind};
+use super::builder::VipManagerBuilder;
 use crate::link::{self, LinkRef, LinkState, LinkStatus};
-use crate::talk::Talk;
+use crate::netlink::connection::Connection;
+use crate::outcome::{Error, ErrorKind};
 
 /// Whether there is no link yet, and the caller allowed to make it.
-pub(super) fn is_to_be_made(error: &Error, config: &Builder) -> bool {
+pub(super) fn is_to_be_made(error: &Error, config: &VipManagerBuilder) -> bool {
     error.kind() == ErrorKind::LinkNotFound && config.create.is_some()
 }
 
 /// Makes the link and finds it.
-pub(super) fn make(talk: &mut Talk, config: &Builder) -> Result<LinkState, Error> {
+pub(super) fn make(
+    connection: &mut Connection,
+    config: &VipManagerBuilder,
+) -> Result<LinkState, Error> {
     if let (Some(kind), LinkRef::Name(name)) = (config.create, &config.link) {
-        link::create(talk, name, kind)?;
+        link::create(connection, name, kind)?;
     }
-    find_link(talk, config)
+    find_link(connection, config)
 }
 
 /// Finds the link.
-pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, Error> {
+pub(super) fn find_link(
+    connection: &mut Connection,
+    config: &VipManagerBuilder,
+) -> Result<LinkState, Error> {
     let which = &config.link;
-    let link = link::find(talk, which)?;
+    let link = link::find(connection, which)?;
     let Some(link) = link else {
         let what_to_do = match which {
             LinkRef::Name(_) => "create it, or allow its creation",
@@ -50,7 +56,7 @@ pub(super) fn find_link(talk: &mut Talk, config: &Builder) -> Result<LinkState, 
 }
 
 /// A link that is yet to be made, or that nothing is to be put on.
-pub(super) fn no_link(config: &Builder) -> LinkState {
+pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     LinkState {
         index: link::NONE,
         name: config.link.to_string(),
@@ -64,20 +70,20 @@ pub(super) fn no_link(config: &Builder) -> LinkState {
 
 /// Whether a call that needs the link up may bring it up. A call that created the link may have been
 /// killed before it did.
-pub(super) fn may_bring_up(config: &Builder) -> bool {
+pub(super) fn may_bring_up(config: &VipManagerBuilder) -> bool {
     config.bring_up || config.create.is_some()
 }
 
 /// Brings the link up.
 pub(super) fn bring_up(
-    talk: &mut Talk,
-    config: &Builder,
+    connection: &mut Connection,
+    config: &VipManagerBuilder,
     link: &mut LinkState,
 ) -> Result<(), Error> {
     if config.create.is_some() && config.create == link.made_as {
-        link::no_generated_address(talk, link)?;
+        link::no_generated_address(connection, link)?;
     }
-    link::bring_up(talk, link)?;
+    link::bring_up(connection, link)?;
     link.up = true;
     Ok(())
 }

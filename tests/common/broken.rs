@@ -17,7 +17,7 @@ use crate::common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw, 
 use crate::common::{
     LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, VIP_LINK, Want,
 };
-use viproute::{Builder, Protocol, VipManager};
+use viproute::{Protocol, VipManager, VipManagerBuilder};
 
 pub use crate::common::Random;
 
@@ -438,7 +438,7 @@ pub fn assert_single_route(net: &Net, vips: &[IpAddr], protocol: u8) {
 }
 
 /// A manager's configuration for a link, with the node's addresses as sources.
-pub fn builder(link: &str, protocol: u8) -> Builder {
+pub fn builder(link: &str, protocol: u8) -> VipManagerBuilder {
     VipManager::builder(link)
         .source(NODE_V4)
         .source(NODE_V6)

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{NODE_V4, NODE_V6, VIP_LINK, vips};
-use viproute::{Binding, Builder, Claim, ErrorKind, Protocol, Report, VipManager};
+use viproute::{Binding, Claim, ErrorKind, Protocol, Report, VipManager, VipManagerBuilder};
 
 const ENV: &str = "VIPROUTE_CHILD";
 
@@ -48,7 +48,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    pub fn builder(self) -> Builder {
+    pub fn builder(self) -> VipManagerBuilder {
         let builder = VipManager::builder(VIP_LINK)
             .source(NODE_V4)
             .source(NODE_V6)

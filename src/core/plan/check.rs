@@ -1,0 +1,1424 @@
+//! `next` exhaustively: every state × every moment of the late route × one fault, against the
+//! [model](super::model) of the kernel.
+//!
+//! A run is what `round.rs` does for one row. It is followed through every branch: the late route
+//! may arrive before any action of ours, and one fault may strike at any of them. Where `round.rs`
+//! waits a while longer before it believes what it sees (`is_unsure`), the run here does not.
+
+use std::collections;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use super::model::{
+    Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Missed, Route, STAGED, STATIC,
+    Seen, Source, World, user_metric,
+};
+use super::{Binding, Goal, Next, Policy, Refusal, Step, next};
+use crate::base::Family;
+use crate::core::{Facts, Phase, Row};
+use crate::engine::is_unsure;
+use crate::engine::observe::awaits_kernel;
+use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
+use crate::outcome::Cause;
+
+type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
+type HashSet<K> = collections::HashSet<K, BuildHasherDefault<Quick>>;
+
+/// A hash for a million small states in a debug build, where the standard one takes most of the
+/// time.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Quick {
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.add(u64::from(*byte)));
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.add(u64::from(word));
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.add(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.add(word);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.add(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
+
+/// Rounds with messages that a VIP may take.
+const UNDISTURBED: u16 = 6;
+const WITH_A_FAULT: u16 = 8;
+
+/// What may go wrong, once in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fault {
+    /// A message has no effect, and nothing says so.
+    Vanished,
+    /// A message has no effect, and the replies of its batch are lost.
+    Dropped,
+    /// A message has its effect, but the replies of its batch are lost.
+    Unheard,
+    /// The kernel is short of memory.
+    Refused,
+    /// The process is killed behind a message, and the next one calls again.
+    Killed,
+    /// A dump was torn: it told every route, but nobody knows.
+    Interrupted,
+    /// A dump was torn and a route was not told.
+    Missed,
+    /// A dump was torn, perhaps without any of the VIP's routes in table local, or the VIP is looked
+    /// up while it is waited for; and a routing rule answers the look-up.
+    Diverted,
+    /// Another hand deletes the address.
+    Deleted,
+    /// Another hand deletes the kernel's route, as every other tool for this job does.
+    Cleaned,
+    /// A route of another device comes, behind others of the metric or priority that it has.
+    Rival(u32),
+}
+
+/// One VIP's place in the loop of `round.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum At {
+    /// About to dump addresses.
+    Addresses,
+    /// About to dump routes, with the addresses dumped.
+    Routes(Addresses),
+    /// Behind an acked address: about to go on without a look. Of many VIPs one may forbid it.
+    Unseen,
+    /// Whether it is as wanted, only time tells.
+    Quiet,
+    /// About to look up, before it listens.
+    LookUp(Facts),
+    /// Listens for the kernel's route; or also for time to pass.
+    Listen {
+        ages: bool,
+    },
+    Send(Batch),
+    Over(Outcome),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Outcome {
+    Done,
+    Conflict,
+    Unrepaired,
+    Pending,
+    /// The kernel's final refusal, or too many rounds.
+    Kernel,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Batch {
+    /// Messages still to send, last first.
+    rest: Vec<Message>,
+    /// Its address was added without a refusal heard.
+    added: bool,
+    /// No reply was lost.
+    heard: bool,
+    /// A final refusal was heard.
+    failed: bool,
+    /// The kernel's route was deleted unseen, and no refusal heard.
+    tried: bool,
+    /// It is an address and nothing else, or an attempt behind one: neither need be looked for
+    /// right behind its ack.
+    unseen: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Driver {
+    at: At,
+    phase: Phase,
+    attempts: u16,
+    scan_main: bool,
+    stalled: bool,
+    /// Which steps were sent: see [`Step::bit`].
+    sent: u16,
+    /// It was quiet long enough.
+    quiet: bool,
+    /// It has looked once.
+    looked: bool,
+    /// The address is known by its ack only.
+    assumed: bool,
+}
+
+impl Driver {
+    /// Looks, and takes the address for granted.
+    fn look_at_routes(&mut self) -> At {
+        self.assumed = true;
+        At::Routes(Addresses {
+            host: Some(Address::NEW),
+            other_length: false,
+        })
+    }
+
+    /// Of those that release, one claims by the mark of the routes.
+    fn new(policy: Policy) -> Self {
+        let by_mark = policy.goal == Goal::Release
+            && (policy.binding, policy.kernel_source) == (Binding::Address, false)
+            && !policy.as_kernel;
+        Self {
+            at: At::Addresses,
+            phase: if by_mark {
+                Phase::BY_MARK
+            } else {
+                Phase::empty()
+            },
+            attempts: 0,
+            scan_main: true,
+            stalled: false,
+            sent: 0,
+            quiet: false,
+            looked: false,
+            assumed: false,
+        }
+    }
+}
+
+impl Batch {
+    fn new(rest: Vec<Message>, unseen: bool) -> Self {
+        Self {
+            rest,
+            added: false,
+            tried: false,
+            heard: true,
+            failed: false,
+            unseen,
+        }
+    }
+}
+
+/// How one message fares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fate {
+    applied: bool,
+    refused: bool,
+    heard: bool,
+    /// A routing rule answers the look-up.
+    diverted: bool,
+}
+
+impl Fate {
+    const GOOD: Self = Self {
+        applied: true,
+        refused: false,
+        heard: true,
+        diverted: false,
+    };
+
+    fn of(fault: Fault) -> Option<Self> {
+        let (applied, refused, heard) = match fault {
+            Fault::Diverted => (true, false, true),
+            Fault::Vanished => (false, false, true),
+            Fault::Dropped => (false, false, false),
+            Fault::Unheard => (true, false, false),
+            Fault::Refused => (false, true, true),
+            _ => return None,
+        };
+        Some(Self {
+            applied,
+            refused,
+            heard,
+            diverted: fault == Fault::Diverted,
+        })
+    }
+}
+
+/// What all runs of one policy share.
+struct Course {
+    world: World,
+    policy: Policy,
+    /// The link gets an address of its own before its last one could go.
+    adds_placeholder: bool,
+    seen: HashMap<(Addresses, Vec<Route>, Look), Seen>,
+}
+
+impl Course {
+    fn new(family: Family, policy: Policy) -> Self {
+        let protocol = if policy.as_kernel { KERNEL } else { MARK };
+        Self {
+            world: World {
+                family,
+                protocol,
+                binding: policy.binding,
+                kernel_source: policy.kernel_source,
+            },
+            policy,
+            adds_placeholder: policy.binding == Binding::Route,
+            seen: HashMap::default(),
+        }
+    }
+
+    fn observe(&mut self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+        let world = self.world;
+        self.seen
+            .entry((addresses, routes.to_vec(), look))
+            .or_insert_with(|| world.observe(addresses, routes, look))
+            .clone()
+    }
+
+    fn look(&self, main: bool) -> Look {
+        Look {
+            release: self.policy.goal == Goal::Release,
+            main,
+            torn: None,
+            missed: Missed::Nothing,
+            diverted: false,
+        }
+    }
+
+    fn next(&self, facts: Facts, phase: Phase) -> Next {
+        next(self.world.family, facts, phase, self.policy)
+    }
+
+    /// The end of an observation and what follows it without a further look at the kernel.
+    fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
+        let seen = self.observe(addresses, &kernel.routes, look);
+        driver.scan_main = seen.main_used;
+        if !driver.looked && !seen.facts.on_link() && !seen.facts.is_unread() {
+            driver.phase |= Phase::WAS_ABSENT;
+        }
+        driver.looked = true;
+        driver.phase.remove(Phase::UNSEEN);
+        if !seen.facts.contains(Facts::ADDRESS) {
+            driver.phase.remove(Phase::SETTLED);
+        }
+        if seen.facts.contains(Facts::KERNEL) {
+            driver.phase |= Phase::SETTLED;
+        }
+        let steps = match self.next(seen.facts, driver.phase) {
+            Next::Steps([Step::DeleteKernelBlind]) => unreachable!("it has looked"),
+            Next::Done if driver.assumed => return driver.at = At::Addresses,
+            Next::Done => {
+                let mut row = Row::new(self.world.vip(), self.policy.goal);
+                (row.facts, row.phase, row.sent) = (seen.facts, driver.phase, driver.sent);
+                let unsure = !driver.quiet && is_unsure(&row);
+                return driver.at = if unsure {
+                    At::Quiet
+                } else {
+                    At::Over(Outcome::Done)
+                };
+            }
+            Next::Fail(cause) => {
+                driver.at = At::Over(match cause {
+                    Cause::Conflict => Outcome::Conflict,
+                    Cause::Unrepaired => Outcome::Unrepaired,
+                    other => panic!("{other:?}"),
+                });
+                return;
+            }
+            // Whatever is read next is another moment.
+            Next::Read => return driver.at = At::Addresses,
+            Next::Wait => {
+                driver.at = if driver.stalled {
+                    At::Over(Outcome::Pending)
+                } else {
+                    At::LookUp(seen.facts)
+                };
+                return;
+            }
+            Next::Steps(steps) => steps,
+        };
+        driver.attempts += 1;
+        (driver.stalled, driver.quiet) = (false, false);
+        driver.phase |= Phase::WRITTEN;
+        let mut rest = Vec::new();
+        for step in steps {
+            driver.sent |= step.bit();
+            if *step == Step::RenewAddress {
+                driver.phase |= Phase::RENEWED;
+            }
+            match step {
+                Step::DeleteOthers => rest.extend(&seen.others),
+                step => rest.push(Message::Step(*step)),
+            }
+        }
+        assert!(
+            !rest.is_empty(),
+            "{steps:?} for {:?}: no message",
+            seen.facts
+        );
+        rest.reverse();
+        let unseen = self.world.family == Family::V6
+            && !self.world.kernel_source
+            && rest == [Message::Step(Step::AddAddress)];
+        driver.at = At::Send(Batch::new(rest, unseen));
+    }
+
+    /// What follows an acked address, or an attempt behind it, without a look. Returns whether
+    /// anything does.
+    fn go_on_unseen(&self, driver: &mut Driver) -> bool {
+        if !driver.phase.contains(Phase::SETTLED) {
+            if !driver.phase.contains(Phase::WAS_ABSENT) {
+                return false;
+            }
+            driver.phase |= Phase::UNSEEN;
+        }
+        let known = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
+        let Next::Steps([step]) = self.next(known, driver.phase) else {
+            unreachable!("one step behind the other");
+        };
+        driver.attempts += 1;
+        driver.phase.remove(Phase::UNSEEN);
+        driver.sent |= step.bit();
+        let unseen = *step == Step::DeleteKernelBlind;
+        driver.at = At::Send(Batch::new(vec![Message::Step(*step)], unseen));
+        true
+    }
+
+    /// Does what comes next where nothing goes wrong. Returns whether it could: a listener may
+    /// have nothing to hear.
+    fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
+        match &mut driver.at {
+            At::Addresses => {
+                driver.assumed = false;
+                driver.at = At::Routes(kernel.addresses);
+            }
+            At::Unseen => return self.go_on_unseen(driver),
+            At::Routes(addresses) => {
+                let (addresses, look) = (*addresses, self.look(driver.scan_main));
+                self.plan(kernel, driver, addresses, look);
+            }
+            At::Quiet => {
+                // The kernel's route comes long before.
+                if kernel.late {
+                    return false;
+                }
+                driver.quiet = true;
+                driver.at = At::Addresses;
+            }
+            At::LookUp(facts) => {
+                let facts = self.world.look_up(*facts, &kernel.routes, fate.diverted);
+                let mut row = Row::new(self.world.vip(), self.policy.goal);
+                row.facts = facts;
+                row.phase = driver.phase;
+                let next = self.next(facts, driver.phase);
+                let waits =
+                    !facts.contains(Facts::KERNEL) && matches!(next, Next::Wait | Next::Read);
+                driver.at = if waits {
+                    let ages = !awaits_kernel(&row) && !facts.contains(Facts::TENTATIVE);
+                    At::Listen { ages }
+                } else {
+                    At::Addresses
+                };
+            }
+            At::Listen { ages } => {
+                let ages_anyway = *ages && self.policy.kernel_source;
+                if !driver.phase.contains(Phase::SETTLED) || ages_anyway {
+                    match (kernel.late, *ages) {
+                        // The kernel's work is done long before an address is no longer young.
+                        (true, true) => return false,
+                        (false, true) => {
+                            if let Some(host) = &mut kernel.addresses.host {
+                                host.recent = false;
+                            }
+                        }
+                        (_, false) => driver.stalled = true,
+                    }
+                }
+                driver.at = At::Addresses;
+            }
+            At::Send(batch) => {
+                let message = batch.rest.pop().expect("a batch is not empty");
+                if self.adds_placeholder && message == Message::Step(Step::DeleteAddress) {
+                    kernel.last = false;
+                }
+                let answer = match fate {
+                    Fate { refused: true, .. } => Err(libc::ENOMEM),
+                    Fate { applied: false, .. } => Ok(()),
+                    _ => kernel.take(message, &self.world),
+                };
+                batch.heard &= fate.heard;
+                let step = match message {
+                    Message::Step(step) => step,
+                    Message::Delete(_) => Step::DeleteOthers,
+                };
+                match answer {
+                    Ok(()) => {
+                        batch.added |= step == Step::AddAddress;
+                        batch.tried |= step == Step::DeleteKernelBlind;
+                    }
+                    Err(errno) => batch.failed |= step.refused(errno) == Refusal::Final,
+                }
+                if batch.rest.is_empty() {
+                    let batch = batch.clone();
+                    driver.at = At::Addresses;
+                    if batch.added && batch.heard {
+                        driver.phase = driver.phase.with_new_address();
+                    }
+                    if batch.tried && batch.heard {
+                        driver.phase |= Phase::SETTLED;
+                    }
+                    if step == Step::DeleteKernelBlind && !batch.heard {
+                        driver.phase |= Phase::UNHEARD;
+                    }
+                    if batch.unseen && batch.heard {
+                        let leads_on = batch.added || batch.tried;
+                        let tries = step == Step::DeleteKernelBlind;
+                        driver.at = match (leads_on, tries) {
+                            (true, _) => At::Unseen,
+                            // In vain.
+                            (false, true) => driver.look_at_routes(),
+                            (false, false) => At::Addresses,
+                        };
+                    }
+                    if batch.failed {
+                        driver.at = At::Over(Outcome::Kernel);
+                    }
+                }
+            }
+            At::Over(_) => return false,
+        }
+        true
+    }
+}
+
+/// The late route arrives. Who waits for it hears it; so does, unless the notification is lost, who
+/// has added the address and not looked yet.
+fn arrive<'a>(
+    kernel: &mut Kernel,
+    drivers: impl IntoIterator<Item = &'a mut Driver>,
+    is_lost: bool,
+) {
+    kernel.late_route_arrives();
+    for driver in drivers {
+        let listens = match driver.at {
+            At::Listen { .. } | At::Quiet => true,
+            At::Addresses | At::Routes(_) => driver.phase.contains(Phase::FRESH) && !is_lost,
+            // Not before it looks.
+            _ => false,
+        };
+        if listens {
+            driver.phase |= Phase::SETTLED;
+        }
+        // The table changed under the dump, which is repeated.
+        if matches!(driver.at, At::Routes(_)) {
+            driver.at = At::Addresses;
+        }
+    }
+}
+
+/// A moment of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Moment {
+    kernel: Kernel,
+    driver: Driver,
+    fault: Option<Fault>,
+    /// The rival has been there at an observation.
+    rival_seen: bool,
+    /// Our link delivered the VIP's packets at the start.
+    had_local: bool,
+    /// The address is of our making.
+    added: bool,
+}
+
+/// Follows every run of one policy.
+struct Walk {
+    course: Course,
+    faults: &'static [Fault],
+    /// How many runs lead on from a moment.
+    known: HashMap<Rc<Moment>, u64>,
+    path: Vec<Rc<Moment>>,
+    /// The most rounds with messages: undisturbed, and with a fault.
+    rounds: [u16; 2],
+    outcomes: HashMap<Outcome, u64>,
+    thefts: HashSet<Message>,
+}
+
+impl Walk {
+    fn new(family: Family, policy: Policy, faults: &'static [Fault]) -> Self {
+        Self {
+            course: Course::new(family, policy),
+            faults,
+            known: HashMap::default(),
+            path: Vec::new(),
+            rounds: [0; 2],
+            outcomes: HashMap::default(),
+            thefts: HashSet::default(),
+        }
+    }
+
+    fn start(&mut self, kernel: Kernel) -> u64 {
+        let had_local = kernel.has_local();
+        self.follow(Moment {
+            kernel,
+            driver: Driver::new(self.course.policy),
+            fault: None,
+            rival_seen: false,
+            had_local,
+            added: false,
+        })
+    }
+
+    fn demand(&self, holds: bool, what: &str) {
+        if !holds {
+            let policy = self.course.policy;
+            for moment in &self.path {
+                eprintln!("{moment:?}");
+            }
+            panic!("{what} ({policy:?}); the run is above");
+        }
+    }
+
+    /// Follows all runs from a moment on; returns how many there are.
+    fn follow(&mut self, moment: Moment) -> u64 {
+        if let Some(runs) = self.known.get(&moment) {
+            return *runs;
+        }
+        let moment = Rc::new(moment);
+        self.path.push(Rc::clone(&moment));
+        let runs = match moment.driver.at {
+            At::Over(outcome) => self.judge(&moment, outcome),
+            _ => self.branch(&moment),
+        };
+        self.path.pop();
+        self.known.insert(moment, runs);
+        runs
+    }
+
+    fn branch(&mut self, moment: &Moment) -> u64 {
+        let mut runs = 0;
+        if moment.kernel.late {
+            for is_lost in [true, false] {
+                let mut then = moment.clone();
+                arrive(&mut then.kernel, [&mut then.driver], is_lost);
+                runs += self.follow(then);
+            }
+        }
+        // The work for a thousand addresses takes its time: what this call made, and knows as its
+        // own, may be old before its route comes.
+        let own = moment.driver.phase.contains(Phase::FRESH);
+        if let Some(host) = moment.kernel.addresses.host
+            && host.recent
+            && own
+            && moment.kernel.late
+        {
+            let mut then = moment.clone();
+            then.kernel.addresses.host = Some(Address {
+                recent: false,
+                ..host
+            });
+            runs += self.follow(then);
+        }
+        if moment.driver.at == At::Unseen {
+            let mut then = moment.clone();
+            then.driver.at = then.driver.look_at_routes();
+            runs += self.follow(then);
+        }
+        runs += self.act(moment, None);
+        if moment.fault.is_none() {
+            for fault in self.faults {
+                runs += self.strike(moment, *fault);
+            }
+        }
+        self.demand(runs > 0, "nothing can happen any more");
+        runs
+    }
+
+    /// What comes next, with or without a fault to one message.
+    fn act(&mut self, before: &Moment, fault: Option<Fault>) -> u64 {
+        let mut then = before.clone();
+        then.fault = fault.or(before.fault);
+        let fate = fault.and_then(Fate::of).unwrap_or(Fate::GOOD);
+        if !self.course.act(&mut then.kernel, &mut then.driver, fate) {
+            return 0;
+        }
+        if let At::Send(batch) = &before.driver.at {
+            let message = batch.rest.last().copied();
+            self.check_message(before, &mut then, message.unwrap());
+        } else if let At::Routes(_) = before.driver.at {
+            then.rival_seen = true;
+        }
+        if fault == Some(Fault::Killed) {
+            then.driver = Driver::new(self.course.policy);
+        }
+        self.follow(then)
+    }
+
+    fn check_message(&mut self, before: &Moment, then: &mut Moment, message: Message) {
+        if !before.kernel.foreign().eq(then.kernel.foreign()) {
+            // A replacement takes what came since it was planned; nothing can look in between.
+            let unforeseen = matches!(then.fault, Some(Fault::Rival(_))) && !then.rival_seen;
+            self.demand(unforeseen, "another device's route was touched");
+            self.thefts.insert(message);
+        }
+        // An update of an address that another hand just deleted makes it too, which nobody can
+        // tell from another hand's making.
+        then.added |= message == Message::Step(Step::AddAddress)
+            && before.kernel.addresses.host.is_none()
+            && then.kernel.addresses.host.is_some();
+        let meddled = match then.fault {
+            Some(Fault::Deleted | Fault::Rival(_)) => true,
+            // It was the wanted one.
+            Some(Fault::Cleaned) => self.course.policy.kernel_source,
+            _ => false,
+        };
+        if then.had_local && self.course.policy.goal != Goal::Release && !meddled {
+            self.demand(then.kernel.has_local(), "a gap");
+        }
+        let marked = |kernel: &Kernel| {
+            let mut ours = kernel.ours();
+            ours.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
+        };
+        if then.driver.phase.contains(Phase::BY_MARK) && then.kernel.addresses.host.is_some() {
+            let kept = !marked(&before.kernel) || marked(&then.kernel);
+            self.demand(kept, "the mark went before the address");
+        }
+    }
+
+    /// One fault, where it can strike.
+    fn strike(&mut self, moment: &Moment, fault: Fault) -> u64 {
+        let struck = || Moment {
+            fault: Some(fault),
+            ..moment.clone()
+        };
+        match (fault, &moment.driver.at) {
+            // Of a send whose ack came, the kernel has handled each message.
+            (Fault::Vanished, At::Send(batch))
+                if batch.rest.last() == Some(&Message::Step(Step::DeleteKernelBlind)) =>
+            {
+                0
+            }
+            (
+                Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
+                At::Send(_),
+            )
+            | (Fault::Diverted, At::LookUp(_)) => self.act(moment, Some(fault)),
+            (Fault::Interrupted | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
+                let addresses = *addresses;
+                let look = Look {
+                    torn: Some(moment.driver.phase),
+                    ..self.course.look(moment.driver.scan_main)
+                };
+                // One of another device that is not told is as one that comes later: a rival. And
+                // one behind an extra route is not even found by a look-up: not promised.
+                let routes = moment.kernel.routes.iter().enumerate();
+                let ours = routes
+                    .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
+                    .filter(|(_, r)| r.device == Device::Link)
+                    .map(|(at, _)| Missed::One(at));
+                let missed: Vec<_> = match fault {
+                    Fault::Interrupted => vec![Missed::Nothing],
+                    Fault::Diverted => vec![Missed::Nothing, Missed::Local],
+                    _ => ours.collect(),
+                };
+                let diverted = fault == Fault::Diverted;
+                let mut runs = 0;
+                for missed in missed {
+                    let look = Look {
+                        missed,
+                        diverted,
+                        ..look
+                    };
+                    let mut then = struck();
+                    self.course
+                        .plan(&then.kernel, &mut then.driver, addresses, look);
+                    runs += self.follow(then);
+                }
+                runs
+            }
+            // Not between the two dumps: that is as after both.
+            (Fault::Deleted, at) if !matches!(at, At::Routes(_)) => {
+                let mut then = struck();
+                let gone = then
+                    .kernel
+                    .take(Message::Step(Step::DeleteAddress), &self.course.world);
+                if gone.is_ok() { self.follow(then) } else { 0 }
+            }
+            (Fault::Cleaned, at) if !matches!(at, At::Routes(_)) => {
+                let mut then = struck();
+                let own = Kernel::own(self.course.world.family);
+                let count = then.kernel.routes.len();
+                then.kernel.routes.retain(|r| *r != own);
+                if then.kernel.routes.len() == count {
+                    return 0;
+                }
+                if matches!(at, At::Listen { .. }) {
+                    then.driver.phase |= Phase::SETTLED;
+                }
+                // A gap that is that hand's is not ours.
+                then.had_local &= then.kernel.has_local();
+                self.follow(then)
+            }
+            (Fault::Rival(metric), _) => {
+                let mut then = struck();
+                then.kernel.insert(Route {
+                    metric,
+                    ..foreign(self.course.world.family)
+                });
+                then.rival_seen = false;
+                self.follow(then)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether a run ended as it should; the next call where that is part of the fault.
+    fn judge(&mut self, moment: &Moment, outcome: Outcome) -> u64 {
+        let Moment {
+            kernel,
+            driver,
+            fault,
+            ..
+        } = moment;
+        let Policy { goal, .. } = self.course.policy;
+        let world = self.course.world;
+        let rounds = &mut self.rounds[usize::from(fault.is_some())];
+        *rounds = driver.attempts.max(*rounds);
+        let most = if fault.is_some() {
+            WITH_A_FAULT
+        } else {
+            UNDISTURBED
+        };
+        self.demand(driver.attempts <= most, "too many rounds");
+        *self.outcomes.entry(outcome).or_default() += 1;
+        let host = kernel.addresses.host;
+        let written = driver.phase.contains(Phase::WRITTEN);
+        let meddled = matches!(fault, Some(Fault::Deleted | Fault::Rival(_)));
+        match outcome {
+            Outcome::Done => {
+                let good = match goal {
+                    Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
+                    Goal::Release => kernel.is_released(),
+                    Goal::Look => unreachable!("a look sends nothing"),
+                };
+                if !good && *fault == Some(Fault::Missed) {
+                    // What no look-up can tell, the next call finds.
+                    let mut then = moment.clone();
+                    then.fault = Some(Fault::Killed);
+                    then.driver = Driver::new(self.course.policy);
+                    return self.follow(then);
+                }
+                self.demand(good, "Done, but not as wanted");
+                let late = kernel.late && moment.added;
+                self.demand(!late, "Done, and then the late route arrives");
+                let look = self.course.look(true);
+                let again = self
+                    .course
+                    .observe(kernel.addresses, &kernel.routes, look)
+                    .facts;
+                let again = self.course.next(again, Phase::empty());
+                self.demand(again == Next::Done, "not idempotent");
+            }
+            Outcome::Conflict => {
+                let conflict = goal != Goal::Release && kernel.foreign().next().is_some();
+                self.demand(conflict, "no conflict");
+                self.demand(meddled || !written, "written in spite of a conflict");
+                let bound_anew = Phase::WAS_ABSENT | Phase::WRITTEN;
+                if driver.phase.contains(Phase::FRESH)
+                    || world.binding == Binding::Route && driver.phase.contains(bound_anew)
+                {
+                    let desired = world.desired_route();
+                    let left = host.is_some() || kernel.ours().any(|r| *r == desired);
+                    self.demand(!left, "what this call made was not taken back");
+                }
+            }
+            // It is healed but for the lifetime, which is to stay.
+            Outcome::Unrepaired
+                if goal == Goal::Normalize
+                    && world.binding == Binding::Address
+                    && kernel.expires()
+                    && written =>
+            {
+                // Without the kernel's route only a new address would help.
+                let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
+                let good = unseen || kernel.is_single_route_for_now(&world);
+                self.demand(good, "expires, and not as wanted until then");
+            }
+            Outcome::Unrepaired => {
+                let hopeless = kernel.addresses.other_length
+                    || goal == Goal::Normalize && kernel.expires()
+                    || match world.binding {
+                        Binding::Address => {
+                            goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
+                                || goal == Goal::Normalize && host.is_none()
+                        }
+                        Binding::Route => {
+                            // An extra route that a torn dump did not tell no look-up tells.
+                            let extra = |r: &Route| r.metric != user_metric(world.family);
+                            let missed = *fault == Some(Fault::Missed);
+                            goal == Goal::Normalize
+                                && host.is_none()
+                                && kernel.ours().all(|r| missed && extra(r))
+                        }
+                    };
+                self.demand(hopeless, "given up for no reason");
+                self.demand(meddled || !written, "written in spite of no hope");
+            }
+            Outcome::Pending => {
+                // After a stall the last look was torn; or what is waited for came and went
+                // unseen, which nothing tells from what is still to come. The next call finds out.
+                let unseen = matches!(
+                    fault,
+                    Some(Fault::Missed | Fault::Diverted | Fault::Cleaned)
+                );
+                self.demand(kernel.late || unseen, "pending, but nothing is to come");
+                let tentative = host.is_some_and(|host| host.tentative);
+                self.demand(moment.added || tentative, "waited too briefly");
+                self.demand(
+                    !(tentative && written),
+                    "written beside a tentative address",
+                );
+            }
+            Outcome::Kernel => self.demand(false, "a refusal that is final"),
+        }
+        1
+    }
+}
+
+/// A route of another device in the place that ours would take.
+fn foreign(family: Family) -> Route {
+    Route {
+        table: TABLE_LOCAL,
+        metric: user_metric(family),
+        device: Device::Other,
+        protocol: KERNEL,
+        source: Source::None,
+    }
+}
+
+/// The route of our link in the place of the wanted one.
+fn slot(world: &World, protocol: u8, source: Source) -> Route {
+    Route {
+        protocol,
+        source,
+        ..world.desired_route()
+    }
+}
+
+/// The metric of an extra route that comes before ours in IPv6.
+const EXTRA: u32 = 500;
+
+fn extras(family: Family) -> [Option<Route>; 4] {
+    let local = Route {
+        table: TABLE_LOCAL,
+        metric: EXTRA,
+        device: Device::Link,
+        protocol: KERNEL,
+        source: Source::Stray,
+    };
+    [
+        None,
+        Some(local),
+        Some(Route {
+            metric: 2048,
+            protocol: STATIC,
+            source: Source::Node,
+            ..local
+        }),
+        Some(Route {
+            table: TABLE_MAIN,
+            metric: user_metric(family),
+            protocol: STATIC,
+            ..local
+        }),
+    ]
+}
+
+/// States without repetition, in a fixed order.
+#[derive(Default)]
+struct States {
+    list: Vec<Kernel>,
+    known: HashSet<Kernel>,
+}
+
+impl States {
+    fn push(&mut self, kernel: Kernel) {
+        if self.known.insert(kernel.clone()) {
+            self.list.push(kernel);
+        }
+    }
+}
+
+/// Every state of one VIP in IPv6.
+fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
+    let family = Family::V6;
+    let none = Addresses {
+        host: None,
+        other_length: false,
+    };
+    let host = |host| Addresses {
+        host: Some(host),
+        ..none
+    };
+    // Address, late route, kernel's route.
+    let mut bases = vec![(none, false, false)];
+    for no_prefix_route in [true, false] {
+        for recent in [true, false] {
+            let address = Address {
+                no_prefix_route,
+                recent,
+                ..Address::NEW
+            };
+            for (late, own) in [(true, false), (false, true), (false, false)] {
+                bases.push((host(address), late, own));
+            }
+            if small {
+                continue;
+            }
+            let tentative = Address {
+                tentative: true,
+                ..address
+            };
+            let dad_failed = Address {
+                dad_failed: true,
+                ..tentative
+            };
+            bases.push((host(tentative), true, false));
+            bases.push((host(dad_failed), false, false));
+        }
+        let expires = Address {
+            no_prefix_route,
+            expires: true,
+            ..Address::OLD
+        };
+        bases.extend([true, false].map(|own| (host(expires), false, own)));
+        if !small {
+            let recent = Address {
+                recent: true,
+                ..expires
+            };
+            bases.push((host(recent), true, false));
+        }
+    }
+    if !small {
+        let other = Addresses {
+            other_length: true,
+            ..none
+        };
+        bases.extend([(other, false, true), (other, false, false)]);
+    }
+    let other_protocol = if world.protocol == KERNEL {
+        STATIC
+    } else {
+        KERNEL
+    };
+    let slots = [
+        None,
+        Some(world.desired_route()),
+        Some(slot(world, world.protocol, Source::Stray)),
+        Some(slot(world, world.protocol, Source::Vip)),
+        Some(slot(world, world.protocol, Source::None)),
+        Some(slot(world, STAGED, Source::Node)),
+        Some(slot(world, other_protocol, Source::Node)),
+        Some(slot(world, other_protocol, Source::Stray)),
+    ];
+    let prefix = Route {
+        table: TABLE_MAIN,
+        metric: 256,
+        ..Kernel::own(family)
+    };
+    // A foreign route's metric, and whether it stands before ours of the same metric.
+    let foreigns: &[_] = if small {
+        &[None]
+    } else {
+        &[
+            None,
+            Some((0, true)),
+            Some((0, false)),
+            Some((1024, true)),
+            Some((1024, false)),
+            Some((2048, true)),
+        ]
+    };
+    let extras = extras(family);
+    let extras = if small { &extras[..2] } else { &extras[..] };
+    let mut states = States::default();
+    for (addresses, late, own) in bases {
+        for (slot, foreign_at) in slots
+            .iter()
+            .flat_map(|s| foreigns.iter().map(move |f| (s, f)))
+        {
+            // Beside a conflict, where nothing may be written, fewer extras.
+            let extras = if foreign_at.is_some() {
+                &extras[..2]
+            } else {
+                extras
+            };
+            for (extra, prefix) in extras
+                .iter()
+                .flat_map(|e| [None, Some(prefix)].map(|p| (e, p)))
+            {
+                let mut kernel = Kernel {
+                    addresses,
+                    late,
+                    last: false,
+                    routes: Vec::new(),
+                };
+                let rival = foreign_at.map(|(metric, first)| {
+                    let foreign = foreign(family);
+                    (Route { metric, ..foreign }, first)
+                });
+                let (before, behind) = match rival {
+                    Some((route, true)) => (Some(route), None),
+                    Some((route, false)) => (None, Some(route)),
+                    None => (None, None),
+                };
+                let own = own.then(|| Kernel::own(family));
+                for route in [before, own, *slot, behind, *extra, prefix]
+                    .into_iter()
+                    .flatten()
+                {
+                    kernel.insert(route);
+                }
+                states.push(kernel);
+            }
+        }
+    }
+    states.list
+}
+
+/// Every state of one VIP in IPv4: up to three routes in the place of the wanted one.
+fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
+    let family = Family::V4;
+    let other_protocol = if world.protocol == KERNEL {
+        STATIC
+    } else {
+        KERNEL
+    };
+    let kinds = [
+        Kernel::own(family),
+        world.desired_route(),
+        slot(world, world.protocol, Source::Stray),
+        slot(world, world.protocol, Source::None),
+        slot(world, other_protocol, Source::Node),
+        foreign(family),
+    ];
+    let kinds = if small { &kinds[..5] } else { &kinds[..] };
+    let mut places: Vec<Vec<Route>> = vec![Vec::new()];
+    for length in 0..3 {
+        for shorter in places.clone() {
+            if shorter.len() == length {
+                let longer = kinds.iter().filter(|kind| !shorter.contains(kind));
+                places.extend(longer.map(|kind| {
+                    let mut longer = shorter.clone();
+                    longer.push(*kind);
+                    longer
+                }));
+            }
+        }
+    }
+    let expires = Address {
+        expires: true,
+        ..Address::OLD
+    };
+    let behind = Route {
+        metric: 700,
+        ..foreign(family)
+    };
+    let all = extras(family);
+    let [no_rival, both] = [&[None][..], &[None, Some(behind)]];
+    let mut states = States::default();
+    for place in places {
+        // Beside a conflict, where nothing may be written, fewer extras.
+        let (extras, behinds) = if small || place.contains(&foreign(family)) {
+            (&all[..2], no_rival)
+        } else {
+            (&all[..], both)
+        };
+        for (extra, behind) in extras
+            .iter()
+            .flat_map(|e| behinds.iter().map(move |b| (e, *b)))
+        {
+            for (host, other_length, last) in [
+                (None, false, false),
+                (None, true, false),
+                (Some(Address::NEW), false, true),
+                (Some(Address::OLD), false, false),
+                (Some(Address::OLD), true, false),
+                (Some(expires), false, false),
+            ] {
+                let mut kernel = Kernel {
+                    addresses: Addresses { host, other_length },
+                    late: false,
+                    last,
+                    routes: Vec::new(),
+                };
+                for route in place.iter().copied().chain(*extra).chain(behind) {
+                    kernel.insert(route);
+                }
+                states.push(kernel);
+            }
+        }
+    }
+    states.list
+}
+
+pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
+    // The same ones, whichever of the routes is the wanted one.
+    let world = &World {
+        kernel_source: false,
+        ..*world
+    };
+    match world.family {
+        Family::V4 => states_v4(world, small),
+        Family::V6 => states_v6(world, small),
+    }
+}
+
+pub(super) fn policies() -> impl Iterator<Item = Policy> {
+    let forms = [
+        (Binding::Address, false),
+        (Binding::Address, true),
+        (Binding::Route, false),
+    ];
+    [Goal::Assign, Goal::Normalize, Goal::Release]
+        .into_iter()
+        .flat_map(move |goal| forms.map(|(binding, kernel_source)| (goal, binding, kernel_source)))
+        .flat_map(|(goal, binding, kernel_source)| {
+            [true, false].map(|as_kernel| Policy {
+                goal,
+                as_kernel,
+                binding,
+                kernel_source,
+            })
+        })
+}
+
+/// What was followed, so that a check cannot become empty unnoticed.
+#[derive(Debug, Default)]
+struct Total {
+    states: usize,
+    moments: usize,
+    runs: u64,
+    /// Messages that took another device's route.
+    thefts: HashSet<Message>,
+}
+
+/// Follows every run from every state of a family under every policy.
+fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
+    let mut total = Total::default();
+    for policy in policies() {
+        let mut walk = Walk::new(family, policy, faults);
+        for kernel in states(&walk.course.world, small) {
+            total.states += 1;
+            total.runs += walk.start(kernel);
+        }
+        println!(
+            "{family:?} {policy:?}: {} moments, rounds {:?}, ends {:?}",
+            walk.known.len(),
+            walk.rounds,
+            walk.outcomes
+        );
+        total.moments += walk.known.len();
+        total.thefts.extend(walk.thefts);
+    }
+    println!("{family:?} with {faults:?}: {total:?}");
+    total
+}
+
+const LOSSES: [Fault; 8] = [
+    Fault::Vanished,
+    Fault::Dropped,
+    Fault::Unheard,
+    Fault::Refused,
+    Fault::Killed,
+    Fault::Interrupted,
+    Fault::Missed,
+    Fault::Diverted,
+];
+
+fn check_losses(family: Family) {
+    let total = walk_all(family, false, &LOSSES);
+    assert!(total.states > 20_000 && total.runs > 200_000, "{total:?}");
+    assert!(total.thefts.is_empty(), "{total:?}");
+}
+
+#[test]
+fn v4_converges_whatever_is_lost() {
+    check_losses(Family::V4);
+}
+
+#[test]
+fn v6_converges_whatever_is_lost_and_whenever_the_late_route_comes() {
+    check_losses(Family::V6);
+}
+
+/// The control: with the link's last IPv4 address every IPv4 route of it goes.
+#[test]
+#[should_panic(expected = "a gap")]
+fn without_an_anchor_the_way_to_route_only_has_a_gap() {
+    let policy = Policy {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Route,
+        kernel_source: false,
+    };
+    let mut walk = Walk::new(Family::V4, policy, &[]);
+    walk.course.adds_placeholder = false;
+    for kernel in states(&walk.course.world, true) {
+        walk.start(kernel);
+    }
+}
+
+#[test]
+fn an_address_deleted_by_another_hand_comes_back() {
+    for family in Family::ALL {
+        let total = walk_all(family, true, &[Fault::Deleted]);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.is_empty(), "{total:?}");
+    }
+}
+
+#[test]
+fn the_kernels_route_deleted_by_another_hand_is_no_harm() {
+    for family in Family::ALL {
+        let total = walk_all(family, true, &[Fault::Cleaned]);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.is_empty(), "{total:?}");
+    }
+}
+
+#[test]
+fn a_rival_that_comes_in_between_is_not_fought() {
+    let cases: [(_, &'static [Fault], &[Message]); 4] = [
+        (Family::V4, &[Fault::Rival(0)], &[]),
+        (Family::V4, &[Fault::Rival(700)], &[]),
+        (Family::V6, &[Fault::Rival(0)], &[]),
+        (Family::V6, &[Fault::Rival(1024)], &[]),
+    ];
+    for (family, faults, thefts) in cases {
+        let total = walk_all(family, true, faults);
+        assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+        assert!(total.thefts.iter().eq(thefts), "{total:?}");
+    }
+}
+
+/// Two managers on one link, with the same VIP and policy, interleaved message by message.
+struct Pair {
+    course: Course,
+    known: HashSet<(Kernel, [Driver; 2])>,
+    path: Vec<(Kernel, [Driver; 2])>,
+    rounds: u16,
+    ends: u64,
+    stalls: usize,
+}
+
+impl Pair {
+    fn follow(&mut self, kernel: Kernel, drivers: [Driver; 2]) {
+        if !self.known.insert((kernel.clone(), drivers.clone())) {
+            return;
+        }
+        self.path.push((kernel.clone(), drivers.clone()));
+        for driver in &drivers {
+            self.rounds = self.rounds.max(driver.attempts);
+        }
+        let over = |driver: &Driver| match driver.at {
+            At::Over(outcome) => Some(outcome),
+            _ => None,
+        };
+        let outcomes = [over(&drivers[0]), over(&drivers[1])];
+        let bad = outcomes
+            .iter()
+            .flatten()
+            .any(|outcome| *outcome != Outcome::Done);
+        // A route that was on its way before either began may still come.
+        let others = drivers.iter().all(|d| !d.phase.contains(Phase::FRESH));
+        let unfinished = outcomes == [Some(Outcome::Done); 2]
+            && !(kernel.late && others || kernel.is_single_route(&self.course.world));
+        if bad || unfinished || self.rounds > 20 {
+            for moment in &self.path {
+                eprintln!("{moment:?}");
+            }
+            panic!("{outcomes:?} {:?}", self.course.policy);
+        }
+        if outcomes == [Some(Outcome::Done); 2] {
+            self.ends += 1;
+        } else {
+            let mut last_change = false;
+            for at in 0..2 {
+                if drivers[at].at == At::Unseen {
+                    let mut drivers = drivers.clone();
+                    drivers[at].at = drivers[at].look_at_routes();
+                    self.follow(kernel.clone(), drivers);
+                    last_change = true;
+                }
+            }
+            for at in 0..2 {
+                let (mut then, mut drivers) = (kernel.clone(), drivers.clone());
+                let idle = |driver: &Driver| matches!(driver.at, At::Listen { .. } | At::Over(_));
+                if matches!(drivers[at].at, At::Listen { ages: false })
+                    && !drivers[at].phase.contains(Phase::SETTLED)
+                    && (kernel.late || !idle(&drivers[1 - at]))
+                {
+                    // Whatever else is to happen happens before a listener gives up.
+                    continue;
+                }
+                if self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
+                    last_change = true;
+                    self.stalls += usize::from(drivers[at].stalled);
+                    if then.routes != kernel.routes
+                        && matches!(drivers[1 - at].at, At::Listen { .. })
+                    {
+                        let own = Kernel::own(Family::V6);
+                        if kernel.routes.contains(&own) && !then.routes.contains(&own) {
+                            drivers[1 - at].phase |= Phase::SETTLED;
+                        }
+                        drivers[1 - at].at = At::Addresses;
+                    }
+                    self.follow(then, drivers);
+                }
+            }
+            if kernel.late {
+                for is_lost in [true, false] {
+                    let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
+                    arrive(&mut kernel, &mut drivers, is_lost);
+                    self.follow(kernel, drivers);
+                }
+                last_change = true;
+            }
+            assert!(last_change);
+        }
+        self.path.pop();
+    }
+}
+
+#[test]
+fn two_managers_converge() {
+    let mut starts = 0;
+    let policies = policies().filter(|policy| policy.goal == Goal::Assign);
+    for policy in policies {
+        let mut pair = Pair {
+            course: Course::new(Family::V6, policy),
+            known: HashSet::default(),
+            path: Vec::new(),
+            rounds: 0,
+            ends: 0,
+            stalls: 0,
+        };
+        for kernel in states(&pair.course.world, true) {
+            starts += 1;
+            pair.follow(kernel, [Driver::new(policy), Driver::new(policy)]);
+        }
+        println!(
+            "{policy:?}: {} moments, {} ends, {} rounds, {} stalls",
+            pair.known.len(),
+            pair.ends,
+            pair.rounds,
+            pair.stalls
+        );
+        // Without an address there is little to meddle with.
+        let least = match policy.binding {
+            Binding::Address => (50_000, 100),
+            Binding::Route => (1_000, 10),
+        };
+        assert!(pair.known.len() > least.0 && pair.ends > least.1);
+    }
+    println!("{starts} states");
+}

@@ -1,0 +1,659 @@
+//! A model of the kernel for one VIP: what each of our messages does to it, and what it answers.
+//!
+//! Every rule stands once, at the function that obeys it, with the kernel function that it was
+//! read from. `tests/kernel_facts.rs` asks a running kernel about the same rules.
+
+use std::net::IpAddr;
+
+use super::{Binding, Goal, Step};
+use crate::base::{Family, Vip};
+use crate::core::{Answer, Facts, MatchContext, Phase, Row, Rows};
+use crate::engine::observe::{is_in_doubt, is_rivalled};
+use crate::netlink::decode;
+use crate::netlink::encode::{DesiredRoute, RouteKey, desired_key, kernel_key};
+use crate::netlink::{
+    IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN,
+};
+
+pub(super) const KERNEL: u8 = libc::RTPROT_KERNEL;
+pub(super) const STATIC: u8 = libc::RTPROT_STATIC;
+/// The mark of a manager whose routes are not `proto kernel`.
+pub(super) const MARK: u8 = 201;
+pub(super) const STAGED: u8 = 251;
+
+/// The metric of a route of user space; IPv4 says 0 where IPv6 says 1024.
+pub(super) const fn user_metric(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1024,
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Device {
+    /// The link of the VIPs.
+    Link,
+    /// Another one: none of our business.
+    Other,
+}
+
+/// The preferred source of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    None,
+    /// The wanted one.
+    Node,
+    Vip,
+    Stray,
+}
+
+/// A route to the VIP: local in table local, unicast in table main.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Route {
+    pub(super) table: u32,
+    /// IPv4: priority.
+    pub(super) metric: u32,
+    pub(super) device: Device,
+    pub(super) protocol: u8,
+    pub(super) source: Source,
+}
+
+/// The VIP's address on the link, as /32 or /128.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    pub(super) no_prefix_route: bool,
+    pub(super) tentative: bool,
+    pub(super) dad_failed: bool,
+    /// Its valid lifetime is finite.
+    pub(super) expires: bool,
+    /// Made a moment ago.
+    pub(super) recent: bool,
+}
+
+impl Address {
+    /// As one is that our own message made.
+    pub(super) const NEW: Self = Self {
+        no_prefix_route: true,
+        tentative: false,
+        dad_failed: false,
+        expires: false,
+        recent: true,
+    };
+    pub(super) const OLD: Self = Self {
+        recent: false,
+        ..Self::NEW
+    };
+}
+
+/// The addresses of the link that are the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Addresses {
+    pub(super) host: Option<Address>,
+    /// It is there with another prefix length: in IPv6 instead, in IPv4 also beside the other.
+    pub(super) other_length: bool,
+}
+
+/// What never changes during a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct World {
+    pub(super) family: Family,
+    /// The protocol of the wanted route.
+    pub(super) protocol: u8,
+    pub(super) binding: Binding,
+    /// The kernel's own route is the wanted one.
+    pub(super) kernel_source: bool,
+}
+
+/// One message for the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Message {
+    Step(Step),
+    /// One of those that [`Step::DeleteOthers`] stands for.
+    Delete(Key),
+}
+
+impl Message {
+    pub(super) fn delete(key: &RouteKey) -> Self {
+        Self::Delete(Key::new(key))
+    }
+}
+
+/// A route as a deletion names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    table: u32,
+    metric: u32,
+    protocol: u8,
+    source: Source,
+}
+
+/// What there is of one VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    pub(super) addresses: Addresses,
+    /// IPv6: the work item that puts in the local route of the address has still to run.
+    pub(super) late: bool,
+    /// IPv4: the link has no other address.
+    pub(super) last: bool,
+    /// By table and metric; the first of table local is the one that is used.
+    pub(super) routes: Vec<Route>,
+}
+
+impl Kernel {
+    /// The route that the kernel makes for the address. IPv6 gives it metric 0, which user space
+    /// cannot, and no preferred source.
+    pub(super) fn own(family: Family) -> Route {
+        Route {
+            table: TABLE_LOCAL,
+            metric: 0,
+            device: Device::Link,
+            protocol: KERNEL,
+            source: match family {
+                Family::V4 => Source::Vip,
+                Family::V6 => Source::None,
+            },
+        }
+    }
+
+    /// The work item runs: `addrconf_dad_completed` clears *tentative*, and `ip6_ins_rt` puts the
+    /// route behind others of its metric (`fib6_add_rt2node`, net/ipv6/ip6_fib.c).
+    pub(super) fn late_route_arrives(&mut self) {
+        self.late = false;
+        if let Some(host) = &mut self.addresses.host {
+            host.tentative = false;
+        }
+        self.insert(Kernel::own(Family::V6));
+    }
+
+    /// Puts a route behind those of the same table and metric.
+    pub(super) fn insert(&mut self, route: Route) {
+        let key = (route.table, route.metric);
+        // Table local comes before table main: rule 0 looks there first.
+        let order = |r: &Route| (r.table != TABLE_LOCAL, r.metric);
+        let at = self
+            .routes
+            .iter()
+            .position(|r| order(r) > (key.0 != TABLE_LOCAL, key.1));
+        self.routes.insert(at.unwrap_or(self.routes.len()), route);
+    }
+
+    /// The routes of another device that decide about the VIP too.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = &Route> + Clone {
+        self.routes.iter().filter(|r| r.device == Device::Other)
+    }
+
+    /// The routes of our link.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|r| r.device == Device::Link)
+    }
+
+    /// Whether our link delivers the VIP's packets, as far as its own routes go.
+    pub(super) fn has_local(&self) -> bool {
+        self.ours().any(|r| r.table == TABLE_LOCAL)
+    }
+
+    /// The single-route state, as its definition says it and with no help from [`Facts`].
+    pub(super) fn is_single_route(&self, world: &World) -> bool {
+        self.is_single_route_for_now(world) && !self.expires()
+    }
+
+    /// The same, but that the address may have a lifetime.
+    pub(super) fn is_single_route_for_now(&self, world: &World) -> bool {
+        let good = |host: Address| !host.tentative && !host.dad_failed;
+        let desired = world.desired_route();
+        let address = match world.binding {
+            Binding::Address => self.addresses.host.is_some_and(good),
+            Binding::Route => self.addresses.host.is_none(),
+        };
+        address
+            && !self.addresses.other_length
+            && self.ours().eq([&desired])
+            && self.routes.first() == Some(&desired)
+    }
+
+    pub(super) fn expires(&self) -> bool {
+        self.addresses.host.is_some_and(|host| host.expires)
+    }
+
+    /// Whether nothing of the VIP is on our link.
+    pub(super) fn is_released(&self) -> bool {
+        let address = self.addresses.host.is_some() || self.addresses.other_length;
+        !address && !self.late && self.ours().next().is_none()
+    }
+
+    /// Takes one message; an error is the number that the kernel answers.
+    pub(super) fn take(&mut self, message: Message, world: &World) -> Result<(), i32> {
+        let step = match message {
+            Message::Step(step) => step,
+            Message::Delete(key) => return self.delete_route(key, world),
+        };
+        let desired = world.desired_route();
+        let staged = match world.protocol {
+            KERNEL => Route {
+                protocol: STAGED,
+                ..desired
+            },
+            // A mark stays. Of a route with a lifetime is seen what is seen of one without source.
+            _ => Route {
+                source: Source::None,
+                ..desired
+            },
+        };
+        match step {
+            Step::AddAddress => self.add_address(world),
+            Step::UpdateAddress => self.update_address(world),
+            Step::DeleteAddress | Step::RenewAddress => self.delete_address(world),
+            Step::AddRoute => self.add_route(desired),
+            Step::AddStaged => self.add_route(staged),
+            Step::ReplaceRoute => self.replace_route(desired, true, world),
+            Step::ReplaceStaged => self.replace_route(staged, true, world),
+            Step::AppendRoute => self.append_route(desired),
+            Step::DeleteDesired => {
+                self.delete_route(Key::new(&desired_key(&world.desired()[world.at()])), world)
+            }
+            Step::DeleteKernel | Step::DeleteKernelBlind => {
+                self.delete_route(Key::new(&kernel_key(&world.vip().addr())), world)
+            }
+            Step::DeleteOthers => unreachable!("is one message for each route"),
+        }
+    }
+
+    /// RTM_NEWADDR, CREATE and EXCL (`inet6_rtm_newaddr` finds by address, `inet_rtm_newaddr` by
+    /// address and length).
+    fn add_address(&mut self, world: &World) -> Result<(), i32> {
+        let taken = match world.family {
+            Family::V4 => self.addresses.host.is_some(),
+            Family::V6 => self.addresses.host.is_some() || self.addresses.other_length,
+        };
+        if taken {
+            return Err(libc::EEXIST);
+        }
+        self.addresses.host = Some(Address::NEW);
+        match world.family {
+            // At once, and behind others of its priority (`fib_magic` says APPEND). The same once
+            // more would be refused, which nobody looks at.
+            Family::V4 => {
+                let own = Self::own(Family::V4);
+                if !self.routes.contains(&own) {
+                    self.insert(own);
+                }
+            }
+            // Not even NODAD makes it come at once (`addrconf_dad_start` queues work).
+            Family::V6 => self.late = true,
+        }
+        Ok(())
+    }
+
+    /// RTM_NEWADDR, REPLACE, for ever and with NOPREFIXROUTE. `inet6_addr_modify` deletes the prefix
+    /// route of an address that was permanent and made one; the local route it does not touch. An
+    /// address that is not there is made.
+    fn update_address(&mut self, world: &World) -> Result<(), i32> {
+        let Some(host) = &mut self.addresses.host else {
+            return self.add_address(world);
+        };
+        let made_one = !host.no_prefix_route && !host.expires;
+        host.expires = false;
+        if world.family == Family::V6 {
+            host.no_prefix_route = true;
+            if made_one {
+                self.delete_prefix_route();
+            }
+        }
+        Ok(())
+    }
+
+    /// `addrconf_get_prefix_route` takes the first one through the link, whoever made it.
+    fn delete_prefix_route(&mut self) {
+        let prefix = |r: &Route| r.device == Device::Link && r.table == TABLE_MAIN;
+        if let Some(at) = self.routes.iter().position(prefix) {
+            self.routes.remove(at);
+        }
+    }
+
+    /// RTM_DELADDR: the kernel takes its own routes with it. Ours stay.
+    fn delete_address(&mut self, world: &World) -> Result<(), i32> {
+        let Some(host) = self.addresses.host.take() else {
+            return Err(libc::EADDRNOTAVAIL);
+        };
+        match world.family {
+            Family::V4 => {
+                // `fib_del_ifaddr`: unless another address of the link is the same one.
+                if !self.addresses.other_length {
+                    let own = Self::own(Family::V4);
+                    self.routes.retain(|r| *r != own);
+                }
+                // `fib_disable_ip`: without any address the link keeps no IPv4 route.
+                if self.last {
+                    self.routes.retain(|r| r.device != Device::Link);
+                }
+            }
+            Family::V6 => {
+                // `__ipv6_ifa_notify` deletes the local route that the address holds, and a work
+                // item that finds the address dead does nothing.
+                self.late = false;
+                let own = |r: &Route| r.device == Device::Link && r.metric == 0;
+                self.routes.retain(|r| !own(r));
+                if !host.no_prefix_route && !host.expires {
+                    self.delete_prefix_route();
+                }
+                // `rt6_remove_prefsrc`.
+                for route in &mut self.routes {
+                    if route.device == Device::Link && route.source == Source::Vip {
+                        route.source = Source::None;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, CREATE and APPEND: behind others of its priority, unless the very same is there
+    /// (`fib_table_insert`). Only IPv4 appends.
+    fn append_route(&mut self, route: Route) -> Result<(), i32> {
+        if self.routes.contains(&route) {
+            return Err(libc::EEXIST);
+        }
+        self.insert(route);
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, CREATE and EXCL: another of the same table and metric forbids it, whatever
+    /// its device (`fib6_add_rt2node`; `fib_table_insert`, net/ipv4/fib_trie.c).
+    fn add_route(&mut self, route: Route) -> Result<(), i32> {
+        if self.first_in_place_of(&route).is_some() {
+            return Err(libc::EEXIST);
+        }
+        self.insert(route);
+        Ok(())
+    }
+
+    /// RTM_NEWROUTE, REPLACE, with or without CREATE: takes the place of the first of the same
+    /// table and metric, whatever its device. This is the theft that a conflict guards against.
+    fn replace_route(&mut self, route: Route, create: bool, world: &World) -> Result<(), i32> {
+        match self.first_in_place_of(&route) {
+            // IPv4 shares equal routes, and refuses to have one twice in a place.
+            Some(first)
+                if world.family == Family::V4
+                    && self.routes[first] != route
+                    && self.routes.contains(&route) =>
+            {
+                Err(libc::EEXIST)
+            }
+            Some(first) => {
+                self.routes[first] = route;
+                Ok(())
+            }
+            None if create => {
+                self.insert(route);
+                Ok(())
+            }
+            None => Err(libc::ENOENT),
+        }
+    }
+
+    fn first_in_place_of(&self, route: &Route) -> Option<usize> {
+        let same = |r: &Route| r.table == route.table && r.metric == route.metric;
+        self.routes.iter().position(same)
+    }
+
+    /// RTM_DELROUTE: the first that matches goes. Metric 0 matches any. IPv6 does not compare the
+    /// preferred source (`ip6_route_del`); to IPv4 none means any (`fib_table_delete`).
+    fn delete_route(&mut self, key: Key, world: &World) -> Result<(), i32> {
+        let matches = |r: &Route| {
+            r.device == Device::Link
+                && r.table == key.table
+                && (key.metric == 0 || r.metric == key.metric)
+                && r.protocol == key.protocol
+                && (world.family == Family::V6
+                    || key.source == Source::None
+                    || r.source == key.source)
+        };
+        let at = self.routes.iter().position(matches).ok_or(libc::ESRCH)?;
+        self.routes.remove(at);
+        Ok(())
+    }
+}
+
+impl Key {
+    fn new(key: &RouteKey) -> Self {
+        let source = match key.prefsrc {
+            None => Source::None,
+            Some(addr) => [Source::Node, Source::Vip, Source::Stray]
+                .into_iter()
+                .find(|source| source.addr(Family::of(&addr)) == Some(addr))
+                .unwrap_or(Source::None),
+        };
+        Self {
+            table: key.table,
+            metric: key.metric,
+            protocol: key.protocol,
+            source,
+        }
+    }
+}
+
+impl Source {
+    fn addr(self, family: Family) -> Option<IpAddr> {
+        let last = match self {
+            Self::None => return None,
+            Self::Node => 1,
+            Self::Vip => 2,
+            Self::Stray => 3,
+        };
+        Some(match family {
+            Family::V4 => IpAddr::from([192, 0, 2, last]),
+            Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)]),
+        })
+    }
+}
+
+const LINK: u32 = 7;
+
+/// What an observation yields.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) facts: Facts,
+    /// What [`Step::DeleteOthers`] would delete.
+    pub(super) others: Vec<Message>,
+    /// The same as the library has them.
+    pub(super) keys: Vec<RouteKey>,
+    /// Table main held something of the VIP.
+    pub(super) main_used: bool,
+}
+
+/// What is read of the kernel, and how well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Look {
+    /// A release reads only the routes of the link.
+    pub(super) release: bool,
+    pub(super) main: bool,
+    /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
+    pub(super) torn: Option<Phase>,
+    /// What it did not tell of table local.
+    pub(super) missed: Missed,
+    /// A routing rule answers every look-up instead of table local.
+    pub(super) diverted: bool,
+}
+
+/// What a torn dump did not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Missed {
+    Nothing,
+    /// One route of table local.
+    One(usize),
+    /// All of the VIP's, which the kernel visits at once.
+    Local,
+}
+
+impl World {
+    pub(super) fn vip(&self) -> Vip {
+        Vip::from(Source::Vip.addr(self.family).unwrap())
+    }
+
+    fn at(&self) -> usize {
+        self.family as usize
+    }
+
+    pub(super) fn desired_route(&self) -> Route {
+        if self.kernel_source {
+            return Kernel::own(self.family);
+        }
+        Route {
+            table: TABLE_LOCAL,
+            metric: user_metric(self.family),
+            device: Device::Link,
+            protocol: self.protocol,
+            source: Source::Node,
+        }
+    }
+
+    pub(super) fn desired(&self) -> [DesiredRoute; 2] {
+        Family::ALL.map(|family| DesiredRoute {
+            family,
+            link: LINK,
+            source: Source::Node.addr(family).filter(|_| !self.kernel_source),
+            kernel_source: self.kernel_source,
+            protocol: self.protocol,
+            staged: match self.protocol {
+                KERNEL => STAGED,
+                mark => mark,
+            },
+            address_protocol: None,
+            deprecated: false,
+        })
+    }
+
+    fn dumped(&self, route: &Route) -> decode::Route {
+        decode::Route {
+            family: self.family,
+            prefix_length: self.family.host_bits(),
+            tos: 0,
+            table: route.table,
+            protocol: route.protocol,
+            scope: match (self.family, route.table) {
+                (Family::V4, TABLE_LOCAL) => libc::RT_SCOPE_HOST,
+                (Family::V4, _) => libc::RT_SCOPE_LINK,
+                (Family::V6, _) => libc::RT_SCOPE_UNIVERSE,
+            },
+            kind: match route.table {
+                TABLE_LOCAL => libc::RTN_LOCAL,
+                _ => libc::RTN_UNICAST,
+            },
+            cloned: false,
+            destination: Some(self.vip().addr()),
+            link: Some(match route.device {
+                Device::Link => LINK,
+                Device::Other => LINK + 1,
+            }),
+            prefsrc: route.source.addr(self.family),
+            metric: route.metric,
+            indirect: false,
+            by_object: false,
+            more: 0,
+            expires: false,
+        }
+    }
+
+    /// An observation, joined by the crate's own code from what the kernel would send. The
+    /// addresses may be of an earlier moment than the routes: two dumps.
+    pub(super) fn observe(&self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+        const NOW: u32 = 1_000_000;
+        let desired = self.desired();
+        let context = MatchContext {
+            link: LINK,
+            desired: &desired,
+            now: NOW,
+        };
+        let mut rows = Rows::default();
+        rows.push(self.vip(), Goal::Assign);
+        rows.begin();
+        let mut join = |prefix_length, host: Address| {
+            let flag = |set, flag| if set { flag } else { 0 };
+            let address = decode::Address {
+                addr: self.vip().addr(),
+                prefix_length,
+                flags: flag(host.no_prefix_route, IFA_F_NOPREFIXROUTE)
+                    | flag(host.tentative, IFA_F_TENTATIVE)
+                    | flag(host.dad_failed, IFA_F_DADFAILED),
+                link: LINK,
+                valid: if host.expires { 60 } else { u32::MAX },
+                preferred: u32::MAX,
+                created: if host.recent { NOW } else { NOW / 2 },
+                protocol: None,
+                rt_priority: None,
+                peer: None,
+                broadcast: None,
+            };
+            rows.join_address(&address, &context, None);
+        };
+        if let Some(host) = addresses.host {
+            join(self.family.host_bits(), host);
+        }
+        if addresses.other_length {
+            join(self.family.host_bits() / 2, Address::OLD);
+        }
+        let mut main_used = false;
+        for (at, route) in routes.iter().enumerate() {
+            let narrow = route.table == TABLE_MAIN;
+            let is_missed = match look.missed {
+                Missed::Nothing => false,
+                Missed::One(missed) => missed == at,
+                Missed::Local => route.table == TABLE_LOCAL,
+            };
+            let told = !(narrow && route.device == Device::Other)
+                && (look.main || route.table == TABLE_LOCAL)
+                && !is_missed;
+            if told {
+                main_used |= rows.join_route(&self.dumped(route), &context, None);
+            }
+        }
+        rows.finish();
+        let row = rows.get(0).unwrap();
+        let ask = match look.torn {
+            Some(phase) => is_in_doubt(&Row { phase, ..*row }, &context),
+            None => !look.release && is_rivalled(row, &context),
+        };
+        if ask {
+            self.join_look_up(&mut rows, routes, &context, look.diverted);
+        }
+        Seen {
+            facts: rows.get(0).unwrap().facts,
+            others: rows.others(self.vip()).map(Message::delete).collect(),
+            keys: rows.others(self.vip()).copied().collect(),
+            main_used,
+        }
+    }
+
+    /// What a look-up makes of facts seen before.
+    pub(super) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
+        let desired = self.desired();
+        let context = MatchContext {
+            link: LINK,
+            desired: &desired,
+            now: 0,
+        };
+        let mut rows = Rows::default();
+        rows.push(self.vip(), Goal::Assign);
+        rows.iter_mut().for_each(|row: &mut Row| row.facts = facts);
+        self.join_look_up(&mut rows, routes, &context, diverted);
+        rows.get(0).unwrap().facts
+    }
+
+    /// Both families answer with the first route of the first table that has one, or with what a
+    /// rule says.
+    fn join_look_up(
+        &self,
+        rows: &mut Rows,
+        routes: &[Route],
+        context: &MatchContext<'_>,
+        diverted: bool,
+    ) {
+        let answer = match routes.first().map(|route| self.dumped(route)) {
+            _ if diverted => Answer::Unknown,
+            Some(route) if route.table == TABLE_LOCAL => Answer::Local(route),
+            other => Answer::NotLocal(other),
+        };
+        rows.join_look_up(0, &answer, context);
+    }
+}

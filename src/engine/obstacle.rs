@@ -1,0 +1,93 @@
+//! What stands in the way of VIPs that conflict, in words.
+
+use crate::base::{Family, Vip};
+use crate::link::{self, LinkIndex, LinkRef};
+use crate::netlink::connection::Connection;
+use crate::netlink::decode::Route;
+use crate::netlink::encode::dump_routes;
+use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
+use crate::outcome::{Cause, Failure};
+
+/// Says of each conflict among `failures`, which are sorted by VIP, which route of which device is
+/// in its way. Reads table local once more, and table main where that is not enough. What cannot be
+/// read is not said: the conflict stands either way.
+pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Failure]) {
+    for family in Family::ALL {
+        for table in [TABLE_LOCAL, TABLE_MAIN] {
+            let unexplained = |failure: &Failure| {
+                failure.cause == Cause::Conflict
+                    && failure.vip.family() == family
+                    && failure.text.is_none()
+            };
+            if !failures.iter().any(unexplained) {
+                break;
+            }
+            let mut found: Vec<(usize, Route)> = Vec::new();
+            let dumped = connection.dump(
+                |out, sequence| dump_routes(out, sequence, family, Some(table), None),
+                |message| {
+                    let route = message.route()?.filter(|route| {
+                        let is_ours = route.link == Some(link) && !route.indirect;
+                        route.table == table && !route.cloned && !is_ours
+                    });
+                    if let Some((route, host)) =
+                        route.and_then(|route| Some((route, route.host()?)))
+                        && let Ok(at) =
+                            failures.binary_search_by_key(&Vip::from(host), |failure| failure.vip)
+                        && unexplained(&failures[at])
+                    {
+                        found.push((at, route));
+                    }
+                    Ok(())
+                },
+            );
+            if dumped.is_err() {
+                break;
+            }
+            let mut names: Vec<(u32, String)> = Vec::new();
+            for (at, route) in found {
+                // The dump tells the route that is used first.
+                if failures[at].text.is_none() {
+                    failures[at].text = Some(describe(connection, &route, &mut names).into());
+                }
+            }
+        }
+    }
+}
+
+/// A route with its device, as far as `ip route` needs them to find it.
+fn describe(connection: &mut Connection, route: &Route, names: &mut Vec<(u32, String)>) -> String {
+    let through = match route.link {
+        Some(index) => format!("device {}", name_of(connection, index, names)),
+        None => "several devices".to_owned(),
+    };
+    let kind = match route.kind {
+        libc::RTN_LOCAL => "local route",
+        _ => "route",
+    };
+    let by = match (route.by_object, route.indirect) {
+        (true, _) => " by a nexthop object",
+        (false, true) => " by a gateway or several next hops",
+        (false, false) => "",
+    };
+    let table = match route.table {
+        TABLE_LOCAL => "local",
+        _ => "main",
+    };
+    format!(
+        "{kind} through {through}{by}, table {table}, metric {}, protocol {}",
+        route.metric, route.protocol
+    )
+}
+
+/// The name of a link, looked up once.
+fn name_of(connection: &mut Connection, index: u32, names: &mut Vec<(u32, String)>) -> String {
+    if let Some((_, name)) = names.iter().find(|(of, _)| *of == index) {
+        return name.clone();
+    }
+    let link = LinkIndex::new(index).map(LinkRef::Index);
+    let link = link.and_then(|link| link::find(connection, &link).ok().flatten());
+    let name = link.map_or_else(|| format!("with index {index}"), |link| link.name);
+    names.push((index, name.clone()));
+    name
+}

@@ -1,0 +1,635 @@
+//! The link that holds the VIPs, and the sources on the node.
+
+pub(crate) mod label;
+pub(crate) mod lifetime;
+pub(crate) mod trouble;
+
+pub use label::SourceAvoidance;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+
+use crate::base::Family;
+use crate::netlink::connection::{Connection, Dumped, Failed};
+use crate::netlink::decode::Address;
+use crate::netlink::encode::{
+    HEADER, add_host_address_message, dump_addresses, dump_routes, get_address_message,
+    look_up_message,
+};
+use crate::netlink::{IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN};
+use crate::outcome::{Error, ErrorKind};
+
+/// What kind of link a manager creates where its link is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkKind {
+    /// A dummy link (drivers/net/dummy.c): the usual choice.
+    Dummy,
+    /// A bridge without ports and without ARP, which holds VIPs like a dummy link: for kernels
+    /// without the dummy driver.
+    Bridge,
+}
+
+/// The index of a link that is there (`ifi_index`, linux/rtnetlink.h): a type of its own, so that
+/// no other number passes for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkIndex(NonZeroU32);
+
+impl LinkIndex {
+    /// An index as `if_nametoindex(3)` gives it. `None` for 0, with which that says that there is
+    /// no such link, and for what is no positive `int`, as the kernel keeps it.
+    #[must_use]
+    pub const fn new(index: u32) -> Option<Self> {
+        match NonZeroU32::new(index) {
+            Some(number) if index <= i32::MAX.unsigned_abs() => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// The number.
+impl fmt::Display for LinkIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Which link: by its name or by its index.
+///
+/// A *name* is looked up anew by every call, so the manager follows a link that is deleted and
+/// created again, and whatever link bears the name then. An *index* means one link, also while that
+/// is renamed, and ends with it: the kernel may give the number to another link afterwards, which is
+/// never taken for the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkRef {
+    /// The link that bears this name, or has it as an alternative one (`ip link property`).
+    Name(String),
+    /// The link with this index.
+    Index(LinkIndex),
+}
+
+impl From<&str> for LinkRef {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for LinkRef {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<&String> for LinkRef {
+    fn from(name: &String) -> Self {
+        Self::Name(name.clone())
+    }
+}
+
+impl From<LinkIndex> for LinkRef {
+    fn from(index: LinkIndex) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// `kube-dummy-if`, or `with index 7`: to follow "link".
+impl fmt::Display for LinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Index(index) => write!(f, "with index {index}"),
+        }
+    }
+}
+
+/// What is known of the link at the start of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// What [`create`] makes, as far as a link can show it.
+    pub(crate) made_as: Option<LinkKind>,
+    pub(crate) up: bool,
+    pub(crate) loopback: bool,
+    pub(crate) in_vrf: bool,
+    /// Whether IPv6 works on the link: [`LinkStatus::Up`], or what is in its way.
+    pub(crate) ipv6: LinkStatus,
+}
+
+impl LinkState {
+    /// Whether the VIPs of this family can be reached through the link, as far as the link goes.
+    pub(crate) fn status(&self, family: Family) -> LinkStatus {
+        match family {
+            _ if self.in_vrf => LinkStatus::InVrf,
+            Family::V6 if self.ipv6 != LinkStatus::Up => self.ipv6,
+            _ if !self.up => LinkStatus::Down,
+            _ => LinkStatus::Up,
+        }
+    }
+
+    /// Why the link has no IPv6, and what to do about it.
+    pub(crate) fn why_no_ipv6(&self) -> Option<String> {
+        let name = &self.name;
+        Some(match self.ipv6 {
+            // With slashes, because a link's name may have dots.
+            LinkStatus::Ipv6Disabled => format!(
+                "IPv6 is disabled on link {name}: set the sysctl net/ipv6/conf/{name}/disable_ipv6 \
+                 to 0"
+            ),
+            LinkStatus::MtuTooSmall => format!(
+                "link {name} has no IPv6, because its MTU is below {IPV6_MIN_MTU}: raise the MTU"
+            ),
+            LinkStatus::Ipv6Unsupported => format!(
+                "link {name} has no IPv6: this kernel was built or started without it \
+                 (ipv6.disable=1)"
+            ),
+            _ => return None,
+        })
+    }
+}
+
+/// The state of the link, as far as the VIPs of one family rest on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkStatus {
+    /// It is up, and the family works on it.
+    #[default]
+    Up,
+    /// It is down. The kernel has taken the IPv6 VIPs off it, or will not serve them. The routes of
+    /// IPv4 VIPs work.
+    Down,
+    /// It is enslaved to a VRF, where the routes of table local are not used.
+    InVrf,
+    /// IPv6 is disabled on it (`net/ipv6/conf/LINK/disable_ipv6`).
+    Ipv6Disabled,
+    /// It has no IPv6, because its MTU is below 1280 (RFC 8200, section 5; `addrconf_notify`,
+    /// net/ipv6/addrconf.c).
+    MtuTooSmall,
+    /// It has no IPv6, because the kernel has none.
+    Ipv6Unsupported,
+}
+
+impl fmt::Display for LinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::InVrf => "enslaved to a VRF",
+            Self::Ipv6Disabled => "IPv6 is disabled",
+            Self::MtuTooSmall => "no IPv6, because the MTU is below 1280",
+            Self::Ipv6Unsupported => "no IPv6 in this kernel",
+        })
+    }
+}
+
+/// The least MTU with which a link has IPv6 (`IPV6_MIN_MTU`, linux/in6.h).
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// The index of a link that is not there: no link has it.
+pub(crate) const NONE: u32 = 0;
+
+/// The longest link name in bytes (`IFNAMSIZ`, linux/if.h, less its NUL).
+const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// Whether the kernel would take this as a link's name (`dev_valid_name`, net/core/dev.c).
+pub(crate) fn valid_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && !matches!(name, "." | "..")
+        && !name
+            .bytes()
+            .any(|b| matches!(b, b'/' | b':' | 0) || b.is_ascii_whitespace())
+}
+
+/// Asks for one link.
+pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef) {
+    let mut request = LinkMessage::default();
+    match which {
+        LinkRef::Name(name) => request.attributes.push(LinkAttribute::IfName(name.clone())),
+        LinkRef::Index(index) => request.header.index = index.get(),
+    }
+    write(out, sequence, libc::RTM_GETLINK, 0, &request);
+}
+
+/// Finds the link; `None` if there is none, or the one that had the index is gone. From then on
+/// the conversation is about this link, and ends with it.
+pub(crate) fn find(
+    connection: &mut Connection,
+    which: &LinkRef,
+) -> Result<Option<LinkState>, Error> {
+    if let LinkRef::Index(_) = which {
+        let found = look_up(connection, which)?;
+        let lifetime = connection.lifetime();
+        if found.is_none() {
+            lifetime.end();
+        }
+        return Ok(found.filter(|_| !lifetime.has_ended()));
+    }
+    let mut expected = connection.lifetime().heard();
+    loop {
+        hold(connection, expected)?;
+        let Some(link) = look_up(connection, which)? else {
+            connection.lifetime().forget();
+            return Ok(None);
+        };
+        if link.index == expected {
+            return Ok(Some(link));
+        }
+        // Another link than in the last call: its end has to be heard before it is looked up.
+        expected = link.index;
+    }
+}
+
+/// Begins with the link of this index, and hears of its end from now on.
+pub(crate) fn hold(connection: &mut Connection, index: u32) -> Result<(), Error> {
+    let begun = connection.lifetime().begin(index);
+    begun.map_err(|error| Error::io("cannot listen to notifications", &error))
+}
+
+/// Looks the link up; `None` if there is none.
+fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkState>, Error> {
+    let found = connection.get(
+        |out, sequence| get_link_message(out, sequence, which),
+        |message| {
+            let link = message.link()?;
+            let has = |flag: i32| link.flags & flag.unsigned_abs() != 0;
+            let made_as = match link.kind() {
+                Some(b"dummy") => Some(LinkKind::Dummy),
+                Some(b"bridge") => Some(LinkKind::Bridge),
+                _ => None,
+            };
+            Ok(LinkState {
+                index: link.index,
+                name: link.name().map_or_else(|| which.to_string(), str::to_owned),
+                made_as: made_as.filter(|_| has(libc::IFF_NOARP)),
+                up: has(libc::IFF_UP),
+                loopback: has(libc::IFF_LOOPBACK),
+                in_vrf: link.in_vrf(),
+                ipv6: match link.ipv6_disabled() {
+                    Some(false) => LinkStatus::Up,
+                    Some(true) => LinkStatus::Ipv6Disabled,
+                    None if link.mtu().is_some_and(|mtu| mtu < IPV6_MIN_MTU) => {
+                        LinkStatus::MtuTooSmall
+                    }
+                    None => LinkStatus::Ipv6Unsupported,
+                },
+            })
+        },
+    );
+    match found {
+        Ok(link) => Ok(Some(link)),
+        Err(failed) if failed.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(failed) => Err(failed.into_error(format!("cannot look up link {which}"))),
+    }
+}
+
+/// Creates the link, without ARP; still down.
+pub(crate) fn create(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    // Without ARP no duplicate address detection is done on the link.
+    request.header.flags = LinkFlags::Noarp;
+    request.header.change_mask = LinkFlags::Noarp;
+    request.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(match kind {
+            LinkKind::Dummy => InfoKind::Dummy,
+            LinkKind::Bridge => InfoKind::Bridge,
+        })]),
+    ];
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let made =
+        connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, flags, &request));
+    match made {
+        // Somebody else was faster: as good.
+        Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
+        Err(failed) => Err(failed.into_error(format!("cannot create link {name}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Keeps the kernel from giving a link of ours a link-local address when it comes up. Not possible
+/// in the message that creates it, where the kernel answers EAFNOSUPPORT (seen on 6.18).
+pub(crate) fn no_generated_address(
+    connection: &mut Connection,
+    link: &LinkState,
+) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.header.index = link.index;
+    request.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+        vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+    )])];
+    match connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request)) {
+        // A node without IPv6 gives no IPv6 address either.
+        Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
+        Err(failed) => Err(failed.into_error(format!("cannot configure link {}", link.name))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// An address that keeps IPv4 alive on a link whose VIPs are bound by their routes alone: with the
+/// last IPv4 address of a link the kernel flushes every IPv4 route through it (`fib_inetaddr_event`,
+/// net/ipv4/fib_frontend.c). In 127.0.0.0/8, all of which is the node's own anyway.
+pub(crate) const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80));
+
+/// Puts the anchor on the link; it stays there.
+pub(crate) fn placeholder(connection: &mut Connection, link: u32) -> Result<(), Error> {
+    let added =
+        connection.set(|out, sequence| add_host_address_message(out, sequence, &PLACEHOLDER, link));
+    match added {
+        Err(failed) if failed.errno() != Some(libc::EEXIST) => {
+            Err(failed.into_error(format!("cannot put {PLACEHOLDER} on the link")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How often the addresses are read, while others write to them.
+const ATTEMPTS: u32 = 5;
+
+/// The broadcast routes that the kernel makes when the link comes up: to where, and for which
+/// address (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
+pub(crate) fn broadcasts(
+    connection: &mut Connection,
+    link: u32,
+) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
+    let mut found = Vec::new();
+    for _ in 0..ATTEMPTS {
+        found.clear();
+        let dumped = connection.dump(
+            |out, sequence| dump_addresses(out, sequence, Family::V4, link),
+            |message| {
+                let address = message.address()?.filter(|address| address.link == link);
+                if let Some(address) = address {
+                    let all = Some(IpAddr::V4(Ipv4Addr::BROADCAST));
+                    let given = address.broadcast.filter(|to| Some(*to) != all);
+                    let of_net = match (address.peer.unwrap_or(address.addr), address.prefix_length)
+                    {
+                        (IpAddr::V4(net), length @ ..31) => Ipv4Net::new(net, length).ok(),
+                        _ => None,
+                    };
+                    let of_net = of_net.map(|net| IpAddr::V4(net.broadcast()));
+                    let to = given.into_iter().chain(of_net);
+                    found.extend(to.map(|to| (to, address.addr)));
+                }
+                Ok(())
+            },
+        );
+        match dumped {
+            Ok(Dumped::Complete) => break,
+            Ok(Dumped::Interrupted) => {}
+            Err(failed) => {
+                return Err(failed.into_error("cannot read the link's addresses".into()));
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Brings the link up.
+pub(crate) fn bring_up(connection: &mut Connection, link: &LinkState) -> Result<(), Error> {
+    let mut request = LinkMessage::default();
+    request.header.index = link.index;
+    request.header.flags = LinkFlags::Up;
+    request.header.change_mask = LinkFlags::Up;
+    connection
+        .set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request))
+        .map_err(|failed| failed.into_error(format!("cannot bring up link {}", link.name)))
+}
+
+fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &LinkMessage) {
+    let at = out.len();
+    let length = HEADER + message.buffer_len();
+    out.resize(at + length, 0);
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(length).unwrap_or(u32::MAX);
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    header.emit(&mut out[at..]);
+    message.emit(&mut out[at + HEADER..]);
+}
+
+/// The state of a family's source: whether the kernel takes it as the preferred source of routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceStatus {
+    /// It is an address of the node, and the kernel takes it.
+    Present,
+    /// Duplicate address detection has not ended (RFC 4862, 5.4): the kernel does not take it yet.
+    Tentative,
+    /// Duplicate address detection found it in use elsewhere: the kernel does not take it.
+    DadFailed,
+    /// It is on a link that is down, where duplicate address detection cannot end.
+    LinkDown,
+    /// It is no address of the node.
+    Missing,
+    /// None was given, and the family does not
+    /// [keep the kernel's](crate::VipManagerBuilder::kernel_source).
+    #[default]
+    NotGiven,
+    /// The family [keeps the kernel's](crate::VipManagerBuilder::kernel_source): each VIP is its own.
+    Kernel,
+}
+
+impl fmt::Display for SourceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Present => "present",
+            Self::Tentative => "tentative",
+            Self::DadFailed => "in use elsewhere (duplicate address detection failed)",
+            Self::LinkDown => "on a link that is down",
+            Self::Missing => "no address of this node",
+            Self::NotGiven => "not given",
+            Self::Kernel => "the kernel's",
+        })
+    }
+}
+
+/// Checks that the kernel will take `source` as a preferred source.
+pub(crate) fn check_source(connection: &mut Connection, source: &IpAddr) -> Result<(), Error> {
+    let status = source_status(connection, source)
+        .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?;
+    let (kind, text) = match status {
+        SourceStatus::Missing => (
+            ErrorKind::SourceNotOnNode,
+            "is no address of this node: add it first, or give another",
+        ),
+        SourceStatus::Tentative => (
+            ErrorKind::SourceTentative,
+            "is tentative: wait until duplicate address detection has ended, or add the address \
+             without it (nodad)",
+        ),
+        SourceStatus::DadFailed => (
+            ErrorKind::SourceTentative,
+            "is in use by another node, as duplicate address detection found: end that, then delete \
+             the address and add it again",
+        ),
+        SourceStatus::LinkDown => (
+            ErrorKind::SourceTentative,
+            "is tentative, and its link is down: bring that up, or add the address to another link",
+        ),
+        SourceStatus::Present | SourceStatus::NotGiven | SourceStatus::Kernel => return Ok(()),
+    };
+    Err(Error::new(kind, format!("source {source} {text}")))
+}
+
+/// Whether the kernel would take `source` as a preferred source: it is a local address of the node
+/// (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c) and, in IPv6, not tentative
+/// (`ip6_route_info_create`, net/ipv6/route.c).
+pub(crate) fn source_status(
+    connection: &mut Connection,
+    source: &IpAddr,
+) -> Result<SourceStatus, Failed> {
+    match Family::of(source) {
+        Family::V4 => Ok(if is_local_v4(connection, source)? {
+            SourceStatus::Present
+        } else {
+            SourceStatus::Missing
+        }),
+        Family::V6 => {
+            // Of several equal addresses on different links this answers with one.
+            let one = connection.get(
+                |out, sequence| get_address_message(out, sequence, source, 0),
+                |message| message.address(),
+            );
+            match one {
+                Ok(Some(address)) if is_usable(&address) => Ok(SourceStatus::Present),
+                Ok(Some(address)) => status_on_links(connection, address),
+                Err(failed) if failed.says_nothing() => Err(failed),
+                Ok(None) | Err(_) => Ok(SourceStatus::Missing),
+            }
+        }
+    }
+}
+
+/// How often an interrupted dump is repeated.
+const DUMPS: u32 = 3;
+
+/// The status of a source, of which this unusable address is one: the kernel takes any that is
+/// usable, on whatever link.
+fn status_on_links(connection: &mut Connection, first: Address) -> Result<SourceStatus, Failed> {
+    let mut all = vec![first];
+    for _ in 0..DUMPS {
+        all.truncate(1);
+        let dumped = connection.dump(
+            |out, sequence| dump_addresses(out, sequence, Family::V6, NONE),
+            |message| {
+                all.extend(message.address()?.filter(|other| other.addr == first.addr));
+                Ok(())
+            },
+        )?;
+        if all.iter().any(is_usable) {
+            return Ok(SourceStatus::Present);
+        }
+        if dumped == Dumped::Complete {
+            break;
+        }
+    }
+    let has_failed = |address: &Address| address.flags & IFA_F_DADFAILED != 0;
+    if all.iter().all(has_failed) {
+        return Ok(SourceStatus::DadFailed);
+    }
+    for address in all.iter().filter(|address| !has_failed(address)) {
+        let link = LinkIndex::new(address.link).map(LinkRef::Index);
+        let link = link.and_then(|link| find(connection, &link).ok().flatten());
+        if link.is_none_or(|link| link.up) {
+            return Ok(SourceStatus::Tentative);
+        }
+    }
+    Ok(SourceStatus::LinkDown)
+}
+
+/// Whether the kernel takes this IPv6 address as a preferred source: an optimistic one it does (RFC
+/// 4429; `__ipv6_chk_addr_and_flags`, net/ipv6/addrconf.c).
+fn is_usable(address: &Address) -> bool {
+    let has = |flag| address.flags & flag != 0;
+    !has(IFA_F_DADFAILED) && (!has(IFA_F_TENTATIVE) || has(IFA_F_OPTIMISTIC))
+}
+
+/// Whether the longest match of table local is of type local, as the kernel demands of a preferred
+/// source (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c).
+///
+/// A look-up tells it quickly. But a routing rule before the one for table local may answer it
+/// instead, and then the table is read.
+fn is_local_v4(connection: &mut Connection, source: &IpAddr) -> Result<bool, Failed> {
+    let answer = connection.get(
+        |out, sequence| look_up_message(out, sequence, source),
+        |message| message.route(),
+    );
+    match answer {
+        // IPv4 says *main* for both while they share one trie. Were it main's, the kernel would refuse
+        // the first route.
+        Ok(Some(route))
+            if route.kind == libc::RTN_LOCAL && matches!(route.table, TABLE_LOCAL | TABLE_MAIN) =>
+        {
+            return Ok(true);
+        }
+        Err(failed) if failed.says_nothing() => return Err(failed),
+        Ok(_) | Err(_) => {}
+    }
+    for _ in 0..DUMPS {
+        // The longest prefix so far, and its type.
+        let mut longest = None;
+        let dumped = connection.dump(
+            |out, sequence| dump_routes(out, sequence, Family::V4, Some(TABLE_LOCAL), None),
+            |message| {
+                if let Some(route) = message.route()?
+                    && route.table == TABLE_LOCAL
+                    && route.leads_to(source)
+                    && longest.is_none_or(|(length, _)| length < route.prefix_length)
+                {
+                    longest = Some((route.prefix_length, route.kind));
+                }
+                Ok(())
+            },
+        )?;
+        let is_local = longest.is_some_and(|(_, kind)| kind == libc::RTN_LOCAL);
+        if is_local || dumped == Dumped::Complete {
+            return Ok(is_local);
+        }
+    }
+    Err(Failed::Io(io::Error::other("the table keeps changing")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::valid_name;
+
+    #[test]
+    fn names() {
+        for good in ["kube-dummy-if", "a", "kube-ipvs0", "fifteen-bytes-x"] {
+            assert!(valid_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "sixteen-bytes-xx",
+            "a/b",
+            "a b",
+            "a:1",
+            "a\0",
+            "a\n",
+        ] {
+            assert!(!valid_name(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Messages gathered for one send, and what each reply means.
+
+use crate::core::Step;
+use crate::netlink::decode::{self, NLMSG_ERROR};
+use crate::netlink::encode::request_ack;
+
+/// Messages of VIPs with consecutive sequence numbers, not yet sent.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    first: u32,
+    last_at: usize,
+}
+
+/// Which message this is, and whether the kernel refused it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) row: u32,
+    pub(crate) step: Step,
+    pub(crate) refused: bool,
+}
+
+impl Batch {
+    /// Empties the batch; its first message will bear `sequence`.
+    pub(crate) fn begin(&mut self, sequence: u32) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.first = sequence;
+        self.last_at = 0;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds one message, which `write` appends with the sequence number given.
+    #[inline]
+    pub(crate) fn push(&mut self, row: u32, step: Step, write: impl FnOnce(&mut Vec<u8>, u32)) {
+        self.last_at = self.bytes.len();
+        let sequence = self.next_sequence();
+        write(&mut self.bytes, sequence);
+        self.entries.push(Entry {
+            row,
+            step,
+            refused: false,
+        });
+    }
+
+    /// The sequence number behind the last message's.
+    pub(crate) fn next_sequence(&self) -> u32 {
+        // Bounded by what a receive buffer holds, far below 2^32.
+        self.first
+            .wrapping_add(u32::try_from(self.entries.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Asks for an ack of the last message, the barrier; after that the batch can be sent.
+    pub(crate) fn seal(&mut self) -> Sealed<'_> {
+        if !self.entries.is_empty() {
+            request_ack(&mut self.bytes, self.last_at);
+        }
+        Sealed {
+            batch: self,
+            complete: false,
+        }
+    }
+
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        self.begin(0);
+        self.bytes.shrink_to(bytes);
+        self.entries.shrink_to(bytes / 64);
+    }
+}
+
+/// A batch that may be sent, and takes its replies.
+#[derive(Debug)]
+pub(crate) struct Sealed<'a> {
+    batch: &'a mut Batch,
+    complete: bool,
+}
+
+/// One refused message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused<'a> {
+    pub(crate) row: u32,
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
+    pub(crate) text: Option<&'a str>,
+}
+
+impl Sealed<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.batch.bytes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.batch.bytes
+    }
+
+    /// Takes one reply message. What does not belong to this batch, a late reply to an earlier
+    /// one, is passed over.
+    pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m>> {
+        if message.kind != NLMSG_ERROR {
+            return None;
+        }
+        let at = message.sequence.wrapping_sub(self.batch.first);
+        let at = usize::try_from(at).ok()?;
+        let last = self.batch.entries.len().checked_sub(1)?;
+        let entry = self.batch.entries.get_mut(at)?;
+        // A reply that cannot be read proves nothing: the batch stays incomplete.
+        let ack = message.ack().ok()?;
+        self.complete |= at == last;
+        if ack.errno == 0 {
+            return None;
+        }
+        entry.refused = true;
+        Some(Refused {
+            row: entry.row,
+            step: entry.step,
+            errno: ack.errno,
+            text: ack.text,
+        })
+    }
+
+    /// Whether the last message was answered, so that every other one was handled too.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The messages.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.batch.entries
+    }
+}

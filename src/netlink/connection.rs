@@ -1,0 +1,505 @@
+//! Conversations with the kernel: a request with its answer, a dump, a batch, notifications.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::base::Family;
+use crate::link::lifetime::Lifetime;
+use crate::netlink::batch::{Refused, Sealed};
+use crate::netlink::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR, Rule};
+use crate::netlink::encode::dump_rules;
+use crate::outcome::is_shortage;
+use crate::sys::{Received, Socket};
+
+use netlink_packet_core::NLM_F_DUMP_INTR;
+
+/// Room for any datagram that the kernel sends: it makes dump chunks of at most 32 KiB.
+const RECEIVE_ROOM: usize = 64 * 1024;
+
+/// Room for the largest request but a batch: as many look-ups as are sent at once.
+const SEND_ROOM: usize = 8 * 1024;
+
+/// Four sockets of one network namespace, to ask, to listen, to hear of the link's end and of
+/// routing rules, and their buffers.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    ask: Arc<Socket>,
+    listen: Socket,
+    lifetime: Lifetime,
+    /// Hears of routing rules from the first look-up on, and of nothing else.
+    rules: Socket,
+    hears_rules: bool,
+    /// Whether look-ups of a family, IPv4 or IPv6, go to table local before anything else.
+    local_first: [Option<bool>; 2],
+    /// IPv4 has answered with table local: it does not share a trie with table main, and never will
+    /// again (`fib_trie_unmerge`, net/ipv4/fib_trie.c).
+    pub(crate) names_local: bool,
+    sequence: u32,
+    /// A dump was not read to its end.
+    unfinished: bool,
+    /// The listener hears of IPv4 addresses.
+    hears_addresses: bool,
+    send: Vec<u8>,
+    receive: Box<[u8]>,
+    /// Faults for the tests: changes a batch, or the node, just before the send.
+    #[cfg(test)]
+    pub(crate) tamper: Tamper,
+    /// The same for a send of look-ups.
+    #[cfg(test)]
+    pub(crate) tamper_look_up: Tamper,
+}
+
+/// What a test does to a batch.
+#[cfg(test)]
+pub(crate) type Fault = Box<dyn FnMut(&mut [u8]) + Send + Sync>;
+
+/// The fault to put in, if any.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Tamper(pub(crate) Option<Fault>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Tamper" } else { "none" })
+    }
+}
+
+/// The kernel's refusal of a single request or dump.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) errno: i32,
+    pub(crate) text: Option<Box<str>>,
+}
+
+/// How a request or a dump can fail.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The kernel said no.
+    Refused(Refusal),
+    /// The socket failed, or what came could not be read.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<decode::Malformed> for Failed {
+    fn from(_: decode::Malformed) -> Self {
+        Self::Io(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a malformed netlink message",
+        ))
+    }
+}
+
+impl Failed {
+    fn refused(ack: &decode::Ack<'_>) -> Self {
+        Self::Refused(Refusal {
+            errno: ack.errno,
+            text: ack.text.map(Box::from),
+        })
+    }
+
+    /// Whether this is no answer to what was asked.
+    pub(crate) fn says_nothing(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => is_shortage(refusal.errno),
+            Self::Io(_) => true,
+        }
+    }
+
+    /// The error number, whoever gave it.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.errno),
+            Self::Io(error) => error.raw_os_error(),
+        }
+    }
+}
+
+/// Whether what a dump told may be one moment's truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dumped {
+    Complete,
+    /// Entries may be missing or told twice.
+    Interrupted,
+}
+
+impl Dumped {
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Self::Interrupted {
+            self
+        } else {
+            other
+        }
+    }
+}
+
+impl Connection {
+    /// Over sockets that `open` makes.
+    pub(crate) fn open<E>(open: impl Fn() -> Result<Socket, E>) -> Result<Self, E> {
+        Ok(Self {
+            ask: Arc::new(open()?),
+            listen: open()?,
+            lifetime: Lifetime::new(open()?),
+            rules: open()?,
+            hears_rules: false,
+            local_first: [None; 2],
+            names_local: false,
+            sequence: 1,
+            unfinished: false,
+            hears_addresses: false,
+            send: Vec::with_capacity(SEND_ROOM),
+            receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
+            #[cfg(test)]
+            tamper: Tamper::default(),
+            #[cfg(test)]
+            tamper_look_up: Tamper::default(),
+        })
+    }
+
+    /// The port id of our requests.
+    pub(crate) fn port(&self) -> u32 {
+        self.ask.port()
+    }
+
+    /// The socket of our requests: as long as it is open, nobody else can have its port id.
+    pub(crate) fn requests(&self) -> Arc<Socket> {
+        self.ask.clone()
+    }
+
+    /// The socket of the notifications.
+    pub(crate) fn monitor(&self) -> &Socket {
+        &self.listen
+    }
+
+    /// The life of the link that the conversation is about: nothing is written once it has ended.
+    pub(crate) fn lifetime(&mut self) -> &mut Lifetime {
+        &mut self.lifetime
+    }
+
+    /// Fails as the kernel does for a link that is not there, where the link's index may be another
+    /// link's by now.
+    pub(crate) fn check_link(&mut self) -> io::Result<()> {
+        if self.lifetime.has_ended() {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        Ok(())
+    }
+
+    /// Whether the listener shall hear of IPv4 addresses that come and go.
+    pub(crate) fn hear_addresses(&mut self, hear: bool) -> Result<(), crate::Error> {
+        if self.hears_addresses != hear {
+            let changed = if hear {
+                self.listen.join(libc::RTNLGRP_IPV4_IFADDR)
+            } else {
+                self.listen.leave(libc::RTNLGRP_IPV4_IFADDR)
+            };
+            changed.map_err(|error| crate::Error::io("cannot listen to notifications", &error))?;
+            self.hears_addresses = hear;
+        }
+        Ok(())
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn ask(&self) -> &Socket {
+        &self.ask
+    }
+
+    /// How many messages a send may hold, so that a reply to each fits the receive buffer.
+    pub(crate) fn reply_capacity(&self) -> usize {
+        self.ask.reply_capacity()
+    }
+
+    /// The sequence number for the next message.
+    pub(crate) fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Sends one dump request and hands every message of the answer to `each`.
+    pub(crate) fn dump(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u32),
+        mut each: impl FnMut(&Message<'_>) -> Result<(), decode::Malformed>,
+    ) -> Result<Dumped, Failed> {
+        let sequence = self.request(write)?;
+        self.unfinished = true;
+        let mut dumped = Dumped::Complete;
+        loop {
+            let datagram = match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => datagram,
+                // The rest of the dump is lost.
+                Received::Nothing => return Ok(Dumped::Interrupted),
+                Received::Overflow => {
+                    dumped = Dumped::Interrupted;
+                    continue;
+                }
+            };
+            for message in decode::messages(datagram) {
+                let message = message?;
+                if message.sequence != sequence {
+                    continue;
+                }
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    dumped = Dumped::Interrupted;
+                }
+                match message.kind {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        self.unfinished = false;
+                        let ack = message.ack()?;
+                        return if ack.errno == 0 {
+                            Ok(dumped)
+                        } else {
+                            Err(Failed::refused(&ack))
+                        };
+                    }
+                    _ => each(&message)?,
+                }
+            }
+        }
+    }
+
+    /// Sends one request that is answered by one message or refused, and hands that to `read`.
+    pub(crate) fn get<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u32),
+        read: impl FnOnce(&Message<'_>) -> Result<T, decode::Malformed>,
+    ) -> Result<T, Failed> {
+        let sequence = self.request(write)?;
+        self.answer(sequence, |message| {
+            if message.kind == NLMSG_ERROR {
+                return Err(Failed::refused(&message.ack()?));
+            }
+            Ok(read(message)?)
+        })
+    }
+
+    /// Sends one request with an ack and waits for that.
+    pub(crate) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> Result<(), Failed> {
+        self.check_link()?;
+        let sequence = self.request(|out, sequence| {
+            write(out, sequence);
+            crate::netlink::encode::request_ack(out, 0);
+        })?;
+        self.answer(sequence, |message| {
+            let ack = message.ack()?;
+            if ack.errno == 0 {
+                Ok(())
+            } else {
+                Err(Failed::refused(&ack))
+            }
+        })
+    }
+
+    fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
+        // While an earlier dump goes on, the kernel begins no other (EBUSY).
+        while self.unfinished {
+            let rest = self.ask.receive(&mut self.receive)?;
+            self.unfinished = !matches!(rest, Received::Nothing);
+        }
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        self.send.clear();
+        write(&mut self.send, sequence);
+        self.ask.send(&self.send)?;
+        Ok(sequence)
+    }
+
+    fn answer<T>(
+        &mut self,
+        sequence: u32,
+        read: impl FnOnce(&Message<'_>) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        loop {
+            let datagram = match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => datagram,
+                Received::Overflow => continue,
+                Received::Nothing => {
+                    return Err(Failed::Io(io::Error::other("the kernel's answer was lost")));
+                }
+            };
+            for message in decode::messages(datagram) {
+                let message = message?;
+                if message.sequence == sequence {
+                    return read(&message);
+                }
+            }
+        }
+    }
+
+    /// Sends a batch and hands each refusal to `refused`. Afterwards the batch is complete, or
+    /// replies were lost and the fate of its messages must be observed.
+    pub(crate) fn exchange(
+        &mut self,
+        batch: &mut Sealed<'_>,
+        mut refused: impl FnMut(Refused<'_>),
+    ) -> io::Result<Dumped> {
+        self.check_link()?;
+        let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
+        self.sequence = self.sequence.wrapping_add(count);
+        #[cfg(test)]
+        if let Some(tamper) = &mut self.tamper.0 {
+            tamper(batch.bytes_mut());
+        }
+        self.ask.send(batch.bytes())?;
+        let mut heard = Dumped::Complete;
+        while !batch.is_complete() {
+            match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram) {
+                        let Ok(message) = message else {
+                            heard = Dumped::Interrupted;
+                            break;
+                        };
+                        if let Some(refusal) = batch.reply(&message) {
+                            refused(refusal);
+                        }
+                    }
+                }
+                Received::Overflow => heard = Dumped::Interrupted,
+                Received::Nothing => return Ok(Dumped::Interrupted),
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Whether a look-up of this family, sent from now on, goes to table local before anything else:
+    /// the first rule that can match it says so. Only [`was_local_first`](Self::was_local_first)
+    /// tells whether it did.
+    pub(crate) fn is_local_first(&mut self, family: Family) -> io::Result<bool> {
+        self.note_rules()?;
+        match self.local_first[family as usize] {
+            Some(known) => Ok(known),
+            None => self.read_rules(family),
+        }
+    }
+
+    /// Whether all look-ups since [`is_local_first`](Self::is_local_first) went to table local first.
+    ///
+    /// A rule that was there only meanwhile was heard of before it could be deleted: both changes
+    /// hold the RTNL until they are told (`fib_nl_newrule`, net/core/fib_rules.c). One that is there
+    /// still may not be told yet, but is read.
+    pub(crate) fn was_local_first(&mut self, family: Family) -> io::Result<bool> {
+        let before = self.local_first[family as usize] == Some(true);
+        let is_so = before && self.read_rules(family)?;
+        self.note_rules()?;
+        Ok(is_so && self.local_first[family as usize] == Some(true))
+    }
+
+    /// Forgets what is known of the rules where they have changed.
+    fn note_rules(&mut self) -> io::Result<()> {
+        if !self.hears_rules {
+            self.rules.join(libc::RTNLGRP_IPV4_RULE)?;
+            self.rules.join(libc::RTNLGRP_IPV6_RULE)?;
+            self.hears_rules = true;
+        }
+        while !matches!(self.rules.receive(&mut self.receive)?, Received::Nothing) {
+            self.local_first = [None; 2];
+        }
+        Ok(())
+    }
+
+    fn read_rules(&mut self, family: Family) -> io::Result<bool> {
+        let mut first = None;
+        let dumped = self.dump(
+            |out, sequence| dump_rules(out, sequence, family),
+            |message| {
+                let rule = message.rule()?;
+                if first.is_none() && rule != Rule::ForMarked {
+                    first = Some(rule);
+                }
+                Ok(())
+            },
+        );
+        let local_first = match dumped {
+            Ok(dumped) => dumped == Dumped::Complete && first == Some(Rule::LookUpLocal),
+            // A kernel without rules.
+            Err(Failed::Refused(refusal)) => {
+                matches!(refusal.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+            }
+            Err(Failed::Io(error)) => return Err(error),
+        };
+        self.local_first[family as usize] = Some(local_first);
+        Ok(local_first)
+    }
+
+    /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
+    /// place to `each`: a message, or the error number. What stays unanswered was lost, or the kernel
+    /// could not say.
+    pub(crate) fn look_up<T>(
+        &mut self,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut Vec<u8>, u32, &T),
+        mut each: impl FnMut(usize, Result<&Message<'_>, i32>),
+    ) -> io::Result<()> {
+        let first = self.sequence;
+        self.send.clear();
+        for item in items {
+            write(&mut self.send, self.sequence, &item);
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        let count = self.sequence.wrapping_sub(first);
+        #[cfg(test)]
+        if let Some(tamper) = &mut self.tamper_look_up.0 {
+            tamper(&mut self.send);
+        }
+        self.ask.send(&self.send)?;
+        loop {
+            match self.ask.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram).map_while(Result::ok) {
+                        let place = message.sequence.wrapping_sub(first);
+                        if place >= count {
+                            continue;
+                        }
+                        if message.kind != NLMSG_ERROR {
+                            each(place as usize, Ok(&message));
+                        } else if let Ok(ack) = message.ack()
+                            && !is_shortage(ack.errno)
+                        {
+                            each(place as usize, Err(ack.errno));
+                        }
+                    }
+                }
+                Received::Overflow => {}
+                Received::Nothing => return Ok(()),
+            }
+        }
+    }
+
+    /// Hands the queued notifications to `each`; says whether any was lost.
+    pub(crate) fn notifications(
+        &mut self,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> io::Result<Dumped> {
+        let mut heard = Dumped::Complete;
+        loop {
+            match self.listen.receive(&mut self.receive)? {
+                Received::Datagram(datagram) => {
+                    for message in decode::messages(datagram) {
+                        match message {
+                            Ok(message) => each(&message),
+                            Err(decode::Malformed) => heard = Dumped::Interrupted,
+                        }
+                    }
+                }
+                Received::Overflow => heard = Dumped::Interrupted,
+                Received::Nothing => return Ok(heard),
+            }
+        }
+    }
+}
+
+impl Failed {
+    /// As the error of a whole call.
+    pub(crate) fn into_error(self, doing: String) -> crate::Error {
+        match self {
+            Self::Refused(refusal) => crate::Error::kernel(doing, refusal.errno, refusal.text),
+            Self::Io(error) => crate::Error::io(doing, &error),
+        }
+    }
+}

@@ -1,0 +1,741 @@
+//! Templates of the messages that we send.
+
+use std::net::IpAddr;
+
+use ipnet::Ipv6Net;
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkHeader,
+};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressProtocol, AddressScope, CacheInfo,
+};
+use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelHeader};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleHeader};
+
+use super::{
+    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_PREFIX_METRIC, IP6_USER_METRIC, RTM_F_FIB_MATCH,
+    RTM_F_LOOKUP_TABLE, TABLE_LOCAL, TABLE_MAIN,
+};
+use crate::base::Family;
+use crate::core::Step;
+
+/// Length of a netlink message header.
+pub(crate) const HEADER: usize = 16;
+/// Length of `struct ifaddrmsg` and of `struct rtmsg`.
+pub(crate) const IFADDRMSG: usize = 8;
+pub(crate) const RTMSG: usize = 12;
+
+const FLAGS_AT: usize = 6;
+const SEQUENCE_AT: usize = 8;
+
+/// One complete message with the places that differ between VIPs.
+///
+/// Only places that the template has can be patched; the offsets are found by searching the
+/// attributes that netlink-packet-route wrote, so this module knows no attribute layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    bytes: Vec<u8>,
+    /// Where the VIP stands; a second place is the same as the first where there is but one.
+    vip: [usize; 2],
+}
+
+impl Template {
+    fn new(kind: u16, flags: u16, body: usize, emit: impl FnOnce(&mut [u8])) -> Self {
+        let length = HEADER + body;
+        let mut bytes = vec![0; length];
+        let mut header = NetlinkHeader::default();
+        // A template is a few dozen bytes long.
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = kind;
+        header.flags = NLM_F_REQUEST | flags;
+        header.emit(&mut bytes);
+        emit(&mut bytes[HEADER..]);
+        Self { bytes, vip: [0; 2] }
+    }
+
+    fn address(kind: u16, flags: u16, header: &AddressHeader, attrs: &[AddressAttribute]) -> Self {
+        Self::new(
+            kind,
+            flags,
+            header.buffer_len() + attrs.buffer_len(),
+            |body| {
+                header.emit(body);
+                attrs.emit(&mut body[IFADDRMSG..]);
+            },
+        )
+    }
+
+    fn route(kind: u16, flags: u16, header: &RouteHeader, attrs: &[RouteAttribute]) -> Self {
+        Self::new(
+            kind,
+            flags,
+            header.buffer_len() + attrs.buffer_len(),
+            |body| {
+                header.emit(body);
+                attrs.emit(&mut body[RTMSG..]);
+            },
+        )
+    }
+
+    /// Marks the place of the VIP: the value of the first attribute.
+    fn vip_first(mut self, fixed: usize) -> Self {
+        self.vip = [HEADER + fixed + 4; 2];
+        self
+    }
+
+    /// Marks it in the second attribute too, behind an address of this family.
+    fn vip_twice(mut self, of: Family) -> Self {
+        self.vip[1] += usize::from(of.host_bits() / 8) + 4;
+        self
+    }
+
+    /// Marks it in the last attribute too.
+    fn vip_last(mut self, of: Family) -> Self {
+        self.vip[1] = self.bytes.len() - usize::from(of.host_bits() / 8);
+        self
+    }
+
+    /// Appends the message for `vip`, with the sequence number given, to `out`.
+    #[inline]
+    pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
+        let at = out.len();
+        out.extend_from_slice(&self.bytes);
+        let message = &mut out[at..];
+        message[SEQUENCE_AT..SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
+        let [first, second] = self.vip;
+        put_address(&mut message[first..], vip);
+        if second != first {
+            put_address(&mut message[second..], vip);
+        }
+    }
+}
+
+/// Writes an address at the start of `place`.
+fn put_address(place: &mut [u8], addr: &IpAddr) {
+    match addr {
+        IpAddr::V4(a) => place[..4].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => place[..16].copy_from_slice(&a.octets()),
+    }
+}
+
+/// Stamps the sequence number of the last `length` bytes of `out`, one message.
+fn stamp(out: &mut [u8], at: usize, sequence: u32) {
+    out[at + SEQUENCE_AT..at + SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+/// Asks for an ack of the message that begins at `at`.
+pub(crate) fn request_ack(out: &mut [u8], at: usize) {
+    let flags = u16::from_ne_bytes([out[at + FLAGS_AT], out[at + FLAGS_AT + 1]]) | NLM_F_ACK;
+    out[at + FLAGS_AT..at + FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+}
+
+fn family(of: Family) -> AddressFamily {
+    match of {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn placeholder(of: Family) -> IpAddr {
+    match of {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    }
+}
+
+/// A route as it must be named to delete exactly it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RouteKey {
+    pub(crate) table: u32,
+    pub(crate) metric: u32,
+    pub(crate) protocol: u8,
+    pub(crate) kind: u8,
+    pub(crate) tos: u8,
+    /// Compared by the kernel in IPv4 only.
+    pub(crate) prefsrc: Option<IpAddr>,
+}
+
+/// What of an address must survive an update of its lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressAttrs {
+    /// The settable ones.
+    pub(crate) flags: u32,
+    /// The other end; the VIP itself where there is none.
+    pub(crate) end: IpAddr,
+    /// Its valid lifetime is finite.
+    pub(crate) expires: bool,
+    /// Its preferred lifetime is 0.
+    pub(crate) deprecated: bool,
+    pub(crate) protocol: Option<u8>,
+    pub(crate) rt_priority: Option<u32>,
+}
+
+/// The wanted route of one family, and through which link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DesiredRoute {
+    pub(crate) family: Family,
+    pub(crate) link: u32,
+    /// The wanted preferred source. Without one nothing on the node is as wanted: it is enough to
+    /// release.
+    pub(crate) source: Option<IpAddr>,
+    /// The kernel's own route is the wanted one; then there is no source.
+    pub(crate) kernel_source: bool,
+    pub(crate) protocol: u8,
+    /// The protocol that our route bears while the kernel's is deleted, or still to come. Where it
+    /// is the same, the route has a lifetime then (see [`staged_lifetime`]).
+    pub(crate) staged: u8,
+    /// The mark of our addresses (IFA_PROTO), if any.
+    pub(crate) address_protocol: Option<u8>,
+    /// Whether our IPv6 addresses are deprecated from the start (preferred lifetime 0).
+    pub(crate) deprecated: bool,
+}
+
+/// The messages that concern one VIP, for one family.
+#[derive(Clone, Debug)]
+pub(crate) struct Templates {
+    link: u32,
+    family: Family,
+    pub(crate) add_address: Template,
+    pub(crate) delete_address: Template,
+    pub(crate) add_route: Template,
+    pub(crate) add_staged: Template,
+    pub(crate) replace_route: Template,
+    pub(crate) replace_staged: Template,
+    pub(crate) append_route: Template,
+    /// Deletes the wanted route.
+    pub(crate) delete_desired: Template,
+    /// Deletes the kernel's own local route.
+    pub(crate) delete_kernel: Template,
+    pub(crate) look_up: Template,
+}
+
+impl Templates {
+    pub(crate) fn new(want: &DesiredRoute) -> Self {
+        let DesiredRoute { family, link, .. } = *want;
+        let route = |flags, key: &RouteKey, life: Option<u32>| {
+            let protocol = if want.kernel_source {
+                libc::RTPROT_KERNEL
+            } else {
+                key.protocol
+            };
+            let template = Template::route(
+                libc::RTM_NEWROUTE,
+                flags,
+                &route_header(family, protocol, RouteType::Local),
+                &route_attributes(want, life),
+            )
+            .vip_first(RTMSG);
+            if want.kernel_source {
+                template.vip_twice(family)
+            } else {
+                template
+            }
+        };
+        let (ours, staged) = (desired_key(want), staged_key(want));
+        let life = staged_lifetime(want);
+        Self {
+            link,
+            family,
+            add_address: Template::address(
+                libc::RTM_NEWADDR,
+                NLM_F_CREATE | NLM_F_EXCL,
+                &address_header(family, link),
+                &add_attributes(want),
+            )
+            .vip_first(IFADDRMSG),
+            delete_address: Template::address(
+                libc::RTM_DELADDR,
+                0,
+                &address_header(family, link),
+                // With both, IPv4 compares the prefix length (`inet_rtm_deladdr`,
+                // net/ipv4/devinet.c), and spares the same address of another length.
+                &[
+                    AddressAttribute::Local(placeholder(family)),
+                    AddressAttribute::Address(placeholder(family)),
+                ],
+            )
+            .vip_first(IFADDRMSG)
+            .vip_twice(family),
+            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &ours, None),
+            add_staged: route(NLM_F_CREATE | NLM_F_EXCL, &staged, life),
+            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &ours, None),
+            replace_staged: route(NLM_F_CREATE | NLM_F_REPLACE, &staged, life),
+            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &ours, None),
+            delete_desired: delete_route(family, link, &ours),
+            delete_kernel: match family {
+                Family::V4 => {
+                    delete_route(family, link, &kernel_key(&placeholder(family))).vip_last(family)
+                }
+                Family::V6 => delete_route(family, link, &kernel_key(&placeholder(family))),
+            },
+            look_up: look_up(family),
+        }
+    }
+
+    /// The message of a step, if it is the same for every VIP.
+    pub(crate) fn of(&self, step: Step) -> Option<&Template> {
+        Some(match step {
+            Step::AddAddress => &self.add_address,
+            Step::DeleteAddress | Step::RenewAddress => &self.delete_address,
+            Step::AddRoute => &self.add_route,
+            Step::AddStaged => &self.add_staged,
+            Step::ReplaceRoute => &self.replace_route,
+            Step::ReplaceStaged => &self.replace_staged,
+            Step::AppendRoute => &self.append_route,
+            Step::DeleteDesired => &self.delete_desired,
+            Step::DeleteKernel | Step::DeleteKernelBlind => &self.delete_kernel,
+            Step::UpdateAddress | Step::DeleteOthers => return None,
+        })
+    }
+
+    /// Appends the deletion of one route to `vip` through our link (see [`push_delete_route`]).
+    pub(crate) fn push_delete_route(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        key: &RouteKey,
+    ) {
+        push_delete_route(out, sequence, vip, self.link, key);
+    }
+
+    /// Appends the deletion of the address of `vip` with this other end.
+    pub(crate) fn push_delete_address(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        end: &IpAddr,
+    ) {
+        let ends = [
+            AddressAttribute::Local(*vip),
+            AddressAttribute::Address(*end),
+        ];
+        let header = address_header(self.family, self.link);
+        push(out, sequence, libc::RTM_DELADDR, 0, &header, ends.iter());
+    }
+
+    /// Appends the update that makes the address of `vip` valid for ever and changes nothing else of
+    /// it: what is not sent is lost (`inet6_addr_modify`, net/ipv6/addrconf.c;
+    /// `inet_rtm_newaddr`, net/ipv4/devinet.c, which finds the address by its other end, too).
+    ///
+    /// In IPv6 with `IFA_F_NOPREFIXROUTE`: without it the kernel makes the prefix route anew. The one
+    /// that is there stays.
+    pub(crate) fn push_update_address(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        vip: &IpAddr,
+        keep: &AddressAttrs,
+    ) {
+        let local = AddressAttribute::Local(*vip);
+        let end = AddressAttribute::Address(keep.end);
+        let flags = AddressAttribute::Flags(AddressFlags::from_bits_retain(match self.family {
+            Family::V4 => keep.flags,
+            Family::V6 => keep.flags | IFA_F_NOPREFIXROUTE,
+        }));
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = u32::MAX;
+        cache.ifa_preferred = if keep.deprecated { 0 } else { u32::MAX };
+        let cache = AddressAttribute::CacheInfo(cache);
+        let protocol = keep
+            .protocol
+            .map(|p| AddressAttribute::Protocol(AddressProtocol::from(p)));
+        let priority = keep.rt_priority.map(AddressAttribute::RoutePriority);
+        let attributes = [Some(&local), Some(&end), Some(&flags), Some(&cache)]
+            .into_iter()
+            .chain([protocol.as_ref(), priority.as_ref()])
+            .flatten();
+        let header = address_header(self.family, self.link);
+        push(
+            out,
+            sequence,
+            libc::RTM_NEWADDR,
+            NLM_F_REPLACE,
+            &header,
+            attributes,
+        );
+    }
+}
+
+/// Appends one message, written by netlink-packet-route straight into `out`.
+fn push<'a, A: Emitable + 'a>(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    kind: u16,
+    flags: u16,
+    fixed: &impl Emitable,
+    attributes: impl Iterator<Item = &'a A> + Clone,
+) {
+    let at = out.len();
+    let fixed_at = at + HEADER;
+    let mut end = fixed_at + fixed.buffer_len();
+    let length = attributes.clone().map(Emitable::buffer_len).sum::<usize>() + end - at;
+    out.resize(at + length, 0);
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(length).unwrap_or(u32::MAX);
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | flags;
+    header.emit(&mut out[at..]);
+    fixed.emit(&mut out[fixed_at..]);
+    for attribute in attributes {
+        let next = end + attribute.buffer_len();
+        attribute.emit(&mut out[end..next]);
+        end = next;
+    }
+    stamp(out, at, sequence);
+}
+
+fn address_header(of: Family, link: u32) -> AddressHeader {
+    AddressHeader {
+        family: family(of),
+        prefix_len: of.host_bits(),
+        // IPv4: link scope keeps the kernel from choosing the VIP as a source for other
+        // destinations (`inet_select_addr`). IPv6 derives the scope from the address.
+        scope: match of {
+            Family::V4 => AddressScope::Link,
+            Family::V6 => AddressScope::Universe,
+        },
+        index: link,
+        ..AddressHeader::default()
+    }
+}
+
+fn add_attributes(want: &DesiredRoute) -> Vec<AddressAttribute> {
+    // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
+    let mut attributes = vec![AddressAttribute::Local(placeholder(want.family))];
+    if want.family == Family::V6 {
+        attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
+            IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+        )));
+        if want.deprecated {
+            let mut cache = CacheInfo::default();
+            cache.ifa_preferred = 0;
+            cache.ifa_valid = u32::MAX;
+            attributes.push(AddressAttribute::CacheInfo(cache));
+        }
+    }
+    if let Some(protocol) = want.address_protocol {
+        attributes.push(AddressAttribute::Protocol(AddressProtocol::from(protocol)));
+    }
+    attributes
+}
+
+fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
+    RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        table: libc::RT_TABLE_LOCAL,
+        protocol: protocol.into(),
+        scope: match of {
+            Family::V4 => RouteScope::Host,
+            Family::V6 => RouteScope::Universe,
+        },
+        kind,
+        ..RouteHeader::default()
+    }
+}
+
+fn route_attributes(want: &DesiredRoute, life: Option<u32>) -> Vec<RouteAttribute> {
+    // Of the kernel's own route the VIP itself is the source (in IPv4; no other is ever written).
+    let mut attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
+        RouteAttribute::PrefSource(RouteAddress::from(
+            want.source.unwrap_or(placeholder(want.family)),
+        )),
+        RouteAttribute::Oif(want.link),
+    ];
+    if want.family == Family::V6 {
+        attributes.push(RouteAttribute::Priority(IP6_USER_METRIC));
+    }
+    attributes.extend(life.map(RouteAttribute::Expires));
+    attributes
+}
+
+/// Appends the deletion of one route to `vip` through a link.
+///
+/// IPv6 compares table, prefix, metric (0: any), protocol and device (`ip6_route_del`,
+/// net/ipv6/route.c); IPv4 also type and preferred source (`fib_table_delete`,
+/// net/ipv4/fib_trie.c).
+fn push_delete_route(out: &mut Vec<u8>, sequence: u32, vip: &IpAddr, link: u32, key: &RouteKey) {
+    let family = Family::of(vip);
+    let header = RouteHeader {
+        scope: RouteScope::NoWhere,
+        tos: key.tos,
+        table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+        flags: RouteFlags::empty(),
+        ..route_header(family, key.protocol, RouteType::from(key.kind))
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(*vip));
+    let link = RouteAttribute::Oif(link);
+    let table = RouteAttribute::Table(key.table);
+    let metric = RouteAttribute::Priority(key.metric);
+    let source = key.prefsrc.filter(|_| family == Family::V4);
+    let source = source.map(|a| RouteAttribute::PrefSource(RouteAddress::from(a)));
+    let attributes = [Some(&destination), Some(&link), Some(&table), Some(&metric)]
+        .into_iter()
+        .chain([source.as_ref()])
+        .flatten();
+    push(out, sequence, libc::RTM_DELROUTE, 0, &header, attributes);
+}
+
+/// The deletion of a route that is the same for every VIP.
+fn delete_route(of: Family, link: u32, key: &RouteKey) -> Template {
+    let mut bytes = Vec::new();
+    push_delete_route(&mut bytes, 0, &placeholder(of), link, key);
+    Template { bytes, vip: [0; 2] }.vip_first(RTMSG)
+}
+
+/// A look-up that answers with the matching route itself, as it stands in the table, and names that
+/// table. IPv6 names it unasked, and refuses to be asked (`inet6_rtm_valid_getroute_req`,
+/// net/ipv6/route.c).
+fn look_up(of: Family) -> Template {
+    let flags = match of {
+        Family::V4 => RTM_F_FIB_MATCH | RTM_F_LOOKUP_TABLE,
+        Family::V6 => RTM_F_FIB_MATCH,
+    };
+    let header = RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        flags: RouteFlags::from_bits_retain(flags),
+        ..RouteHeader::default()
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(placeholder(of)));
+    Template::route(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
+}
+
+/// Asks for the kernel's decision where to send traffic to one address, with the table that it
+/// comes from (see [`look_up`]).
+pub(crate) fn decision_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+    let of = Family::of(addr);
+    let header = RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        flags: RouteFlags::from_bits_retain(match of {
+            Family::V4 => RTM_F_LOOKUP_TABLE,
+            Family::V6 => 0,
+        }),
+        ..RouteHeader::default()
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::from(*addr));
+    push(
+        out,
+        sequence,
+        libc::RTM_GETROUTE,
+        0,
+        &header,
+        [&destination].into_iter(),
+    );
+}
+
+/// Looks up the route of one address (see [`look_up`]).
+pub(crate) fn look_up_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
+    look_up(Family::of(addr)).push(out, sequence, addr);
+}
+
+/// Adds an IPv4 address that is valid on this node only.
+pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
+    let header = AddressHeader {
+        scope: AddressScope::Host,
+        ..address_header(Family::of(addr), link)
+    };
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let local = AddressAttribute::Local(*addr);
+    push(
+        out,
+        sequence,
+        libc::RTM_NEWADDR,
+        flags,
+        &header,
+        [&local].into_iter(),
+    );
+}
+
+/// Asks for the address labels of the node.
+pub(crate) fn dump_labels(out: &mut Vec<u8>, sequence: u32) {
+    let header = AddrLabelHeader {
+        family: AddressFamily::Inet6,
+        ..AddrLabelHeader::default()
+    };
+    let none: [&AddrLabelAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDRLABEL,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
+    );
+}
+
+/// Labels the addresses of a prefix on one link.
+pub(crate) fn add_label_message(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    prefix: &Ipv6Net,
+    link: u32,
+    label: u32,
+) {
+    let header = AddrLabelHeader {
+        family: AddressFamily::Inet6,
+        prefix_len: prefix.prefix_len(),
+        index: link,
+        ..AddrLabelHeader::default()
+    };
+    let address = AddrLabelAttribute::Address(prefix.addr().into());
+    let label = AddrLabelAttribute::Label(label);
+    push(
+        out,
+        sequence,
+        libc::RTM_NEWADDRLABEL,
+        NLM_F_CREATE | NLM_F_EXCL,
+        &header,
+        [&address, &label].into_iter(),
+    );
+}
+
+/// Asks for one IPv6 address, on this link, or with 0 on whatever link.
+pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
+    let header = AddressHeader {
+        family: family(Family::of(addr)),
+        index: link,
+        ..AddressHeader::default()
+    };
+    let local = AddressAttribute::Address(*addr);
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDR,
+        0,
+        &header,
+        [&local].into_iter(),
+    );
+}
+
+/// Asks for the addresses of a link; a kernel without strict checking sends all of them.
+pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link: u32) {
+    let header = AddressHeader {
+        family: family(of),
+        index: link,
+        ..AddressHeader::default()
+    };
+    let none: [&AddressAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETADDR,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
+    );
+}
+
+/// Asks for the routes of one table or all, through one link or all; a kernel without strict
+/// checking sends all routes of the node.
+pub(crate) fn dump_routes(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    of: Family,
+    table: Option<u32>,
+    link: Option<u32>,
+) {
+    let header = RouteHeader {
+        address_family: family(of),
+        ..RouteHeader::default()
+    };
+    let table = table.map(RouteAttribute::Table);
+    let link = link.map(RouteAttribute::Oif);
+    let attributes = [table.as_ref(), link.as_ref()].into_iter().flatten();
+    push(
+        out,
+        sequence,
+        libc::RTM_GETROUTE,
+        NLM_F_DUMP,
+        &header,
+        attributes,
+    );
+}
+
+/// Asks for the routing rules of a family.
+pub(crate) fn dump_rules(out: &mut Vec<u8>, sequence: u32, of: Family) {
+    let header = RuleHeader {
+        family: family(of),
+        // The kernel takes a dump that names an action for a mistake (`fib_valid_dumprule_req`,
+        // net/core/fib_rules.c).
+        action: RuleAction::Unspec,
+        ..RuleHeader::default()
+    };
+    let none: [&RuleAttribute; 0] = [];
+    push(
+        out,
+        sequence,
+        libc::RTM_GETRULE,
+        NLM_F_DUMP,
+        &header,
+        none.into_iter(),
+    );
+}
+
+/// The key of our own wanted route, to delete it.
+pub(crate) fn desired_key(want: &DesiredRoute) -> RouteKey {
+    RouteKey {
+        table: TABLE_LOCAL,
+        metric: match want.family {
+            Family::V4 => 0,
+            Family::V6 => IP6_USER_METRIC,
+        },
+        protocol: want.protocol,
+        kind: libc::RTN_LOCAL,
+        tos: 0,
+        prefsrc: want.source,
+    }
+}
+
+/// The key of our own route while it must not pass for the wanted one.
+pub(crate) fn staged_key(want: &DesiredRoute) -> RouteKey {
+    RouteKey {
+        protocol: want.staged,
+        ..desired_key(want)
+    }
+}
+
+/// The lifetime, in seconds, that tells our route from the wanted one meanwhile where its protocol
+/// does not. It delivers as before: without its source it does not, seen on 6.18 as segments that
+/// were lost. IPv6 only, which alone has routes in transit.
+pub(crate) fn staged_lifetime(want: &DesiredRoute) -> Option<u32> {
+    let same = want.staged == want.protocol;
+    (same && want.family == Family::V6).then_some(24 * 60 * 60)
+}
+
+/// The key of the prefix route that the kernel makes for an IPv6 address, which may have a metric of
+/// its own (`addrconf_prefix_route`, net/ipv6/addrconf.c).
+pub(crate) fn prefix_key(metric: Option<u32>) -> RouteKey {
+    RouteKey {
+        table: TABLE_MAIN,
+        metric: metric.unwrap_or(IP6_PREFIX_METRIC),
+        protocol: libc::RTPROT_KERNEL,
+        kind: libc::RTN_UNICAST,
+        tos: 0,
+        prefsrc: None,
+    }
+}
+
+/// The key of the kernel's own local route of `vip`, to delete it.
+///
+/// IPv6: metric 0 means *any* to the kernel, which then takes the lowest: its own, if it is there.
+/// So this deletion is only sent while our route bears another protocol, or is not there.
+pub(crate) fn kernel_key(vip: &IpAddr) -> RouteKey {
+    RouteKey {
+        table: TABLE_LOCAL,
+        metric: 0,
+        protocol: libc::RTPROT_KERNEL,
+        kind: libc::RTN_LOCAL,
+        tos: 0,
+        prefsrc: Some(*vip),
+    }
+}

@@ -1,0 +1,853 @@
+//! Bytes out and in, without a kernel: what we send is what netlink-packet-route would send, and
+//! no bytes that come can do more harm than an error.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CAPPED, NLM_F_CREATE, NLM_F_DUMP,
+    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+};
+use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use proptest::prelude::*;
+
+use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
+use super::dump_cache::{Addresses, Routes};
+use super::encode::*;
+use crate::base::Family;
+
+const LINK: u32 = 7;
+const SEQUENCE: u32 = 0xfedc_ba98;
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn vip(family: Family) -> IpAddr {
+    addr(if family == Family::V4 {
+        "10.96.0.10"
+    } else {
+        "2001:db8:42::a"
+    })
+}
+
+fn source(family: Family) -> IpAddr {
+    addr(if family == Family::V4 {
+        "192.0.2.10"
+    } else {
+        "2001:db8::10"
+    })
+}
+
+fn desired(family: Family) -> DesiredRoute {
+    DesiredRoute {
+        family,
+        link: LINK,
+        source: Some(source(family)),
+        kernel_source: false,
+        protocol: 2,
+        staged: 251,
+        address_protocol: None,
+        deprecated: false,
+    }
+}
+
+/// What netlink-packet-route makes of a message that it holds as a whole.
+fn whole(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.header.sequence_number = SEQUENCE;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    // Behind something else, as in a batch.
+    let mut bytes = vec![0xaa; 8];
+    write(&mut bytes);
+    bytes.split_off(8)
+}
+
+fn family(of: Family) -> AddressFamily {
+    if of == Family::V4 {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn address(of: Family, attributes: Vec<AddressAttribute>) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(of);
+    message.header.prefix_len = if of == Family::V4 { 32 } else { 128 };
+    message.header.scope = if of == Family::V4 {
+        AddressScope::Link
+    } else {
+        AddressScope::Universe
+    };
+    message.header.index = LINK;
+    message.attributes = attributes;
+    message
+}
+
+fn route(of: Family, protocol: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    message.header.destination_prefix_length = if of == Family::V4 { 32 } else { 128 };
+    message.header.table = 255;
+    message.header.protocol = protocol.into();
+    message.header.scope = if of == Family::V4 {
+        RouteScope::Host
+    } else {
+        RouteScope::Universe
+    };
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(vip(of))),
+        RouteAttribute::PrefSource(RouteAddress::from(source(of))),
+        RouteAttribute::Oif(LINK),
+    ];
+    if of == Family::V6 {
+        message.attributes.push(RouteAttribute::Priority(1024));
+    }
+    message
+}
+
+#[test]
+fn addresses_are_added_and_deleted_as_meant() {
+    for of in Family::ALL {
+        let templates = Templates::new(&desired(of));
+        let local = AddressAttribute::Local(vip(of));
+        let flags = AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute);
+        let attributes = match of {
+            Family::V4 => vec![local.clone()],
+            Family::V6 => vec![local.clone(), flags],
+        };
+        let add = RouteNetlinkMessage::NewAddress(address(of, attributes));
+        assert_eq!(
+            written(|out| templates.add_address.push(out, SEQUENCE, &vip(of))),
+            whole(add, NLM_F_CREATE | NLM_F_EXCL)
+        );
+        let peer = AddressAttribute::Address(vip(of));
+        let delete = RouteNetlinkMessage::DelAddress(address(of, vec![local, peer]));
+        assert_eq!(
+            written(|out| templates.delete_address.push(out, SEQUENCE, &vip(of))),
+            whole(delete, 0)
+        );
+    }
+}
+
+#[test]
+fn a_deprecated_address_is_valid_for_ever() {
+    let of = Family::V6;
+    let deprecated = |family| {
+        Templates::new(&DesiredRoute {
+            deprecated: true,
+            ..desired(family)
+        })
+        .add_address
+    };
+    let mut cache = CacheInfo::default();
+    cache.ifa_valid = u32::MAX;
+    let attributes = vec![
+        AddressAttribute::Local(vip(of)),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+        AddressAttribute::CacheInfo(cache),
+    ];
+    let add = RouteNetlinkMessage::NewAddress(address(of, attributes));
+    assert_eq!(
+        written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
+        whole(add, NLM_F_CREATE | NLM_F_EXCL)
+    );
+    // IPv4 needs none.
+    let (of, plain) = (Family::V4, Templates::new(&desired(Family::V4)).add_address);
+    assert_eq!(
+        written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
+        written(|out| plain.push(out, SEQUENCE, &vip(of)))
+    );
+}
+
+fn label() -> AddrLabelMessage {
+    let mut message = AddrLabelMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 7;
+    message.header.index = LINK;
+    message.attributes = vec![
+        AddrLabelAttribute::Address(addr("fc00::")),
+        AddrLabelAttribute::Label(99),
+    ];
+    message
+}
+
+#[test]
+fn labels_are_written_and_read() {
+    let prefix = "fc00::/7".parse().unwrap();
+    let bytes = whole(
+        RouteNetlinkMessage::NewAddrLabel(label()),
+        NLM_F_CREATE | NLM_F_EXCL,
+    );
+    assert_eq!(
+        written(|out| add_label_message(out, SEQUENCE, &prefix, LINK, 99)),
+        bytes
+    );
+    assert_eq!(
+        only(&bytes).label(),
+        Ok(Some(Label {
+            prefix,
+            link: LINK,
+            label: 99
+        }))
+    );
+    let mut all = AddrLabelMessage::default();
+    all.header.family = AddressFamily::Inet6;
+    assert_eq!(
+        written(|out| dump_labels(out, SEQUENCE)),
+        whole(RouteNetlinkMessage::GetAddrLabel(all), NLM_F_DUMP)
+    );
+    // A prefix that is longer than an address, an address of the other length, no label.
+    let damages: [fn(&mut AddrLabelMessage); 3] = [
+        |message| message.header.prefix_len = 129,
+        |message| message.attributes[0] = AddrLabelAttribute::Address(addr("192.0.2.1")),
+        |message| message.attributes.truncate(1),
+    ];
+    for damage in damages {
+        let mut message = label();
+        damage(&mut message);
+        let bytes = whole(RouteNetlinkMessage::NewAddrLabel(message), 0);
+        assert_eq!(only(&bytes).label(), Err(Malformed));
+    }
+    let mut other = label();
+    other.header.family = AddressFamily::Inet;
+    let bytes = whole(RouteNetlinkMessage::NewAddrLabel(other), 0);
+    assert_eq!(only(&bytes).label(), Ok(None));
+}
+
+#[test]
+fn an_update_keeps_all_but_the_lifetime() {
+    for (of, deprecated, flags) in [
+        (Family::V4, true, AddressFlags::Mcautojoin),
+        (
+            Family::V6,
+            false,
+            AddressFlags::Mcautojoin | AddressFlags::Noprefixroute,
+        ),
+    ] {
+        let keep = AddressAttrs {
+            flags: super::IFA_F_MCAUTOJOIN,
+            end: source(of),
+            expires: true,
+            deprecated,
+            protocol: Some(77),
+            rt_priority: Some(5),
+        };
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = u32::MAX;
+        cache.ifa_preferred = if deprecated { 0 } else { u32::MAX };
+        let attributes = vec![
+            AddressAttribute::Local(vip(of)),
+            AddressAttribute::Address(source(of)),
+            AddressAttribute::Flags(flags),
+            AddressAttribute::CacheInfo(cache),
+            AddressAttribute::Protocol(AddressProtocol::from(77)),
+            AddressAttribute::RoutePriority(5),
+        ];
+        assert_eq!(
+            written(|out| {
+                Templates::new(&desired(of)).push_update_address(out, SEQUENCE, &vip(of), &keep);
+            }),
+            whole(
+                RouteNetlinkMessage::NewAddress(address(of, attributes)),
+                NLM_F_REPLACE
+            )
+        );
+    }
+}
+
+#[test]
+fn routes_are_added_and_replaced_as_meant() {
+    for of in Family::ALL {
+        let t = Templates::new(&desired(of));
+        let (create, replace) = (NLM_F_CREATE, NLM_F_REPLACE);
+        for (template, protocol, flags) in [
+            (&t.add_route, 2, create | NLM_F_EXCL),
+            (&t.add_staged, 251, create | NLM_F_EXCL),
+            (&t.replace_route, 2, create | replace),
+            (&t.replace_staged, 251, create | replace),
+            (&t.append_route, 2, create | NLM_F_APPEND),
+        ] {
+            assert_eq!(
+                written(|out| template.push(out, SEQUENCE, &vip(of))),
+                whole(RouteNetlinkMessage::NewRoute(route(of, protocol)), flags)
+            );
+        }
+    }
+}
+
+/// Whatever protocol the manager's own routes have.
+#[test]
+fn the_kernels_own_ipv4_route_is_written_like_the_kernels() {
+    let of = Family::V4;
+    let templates = Templates::new(&DesiredRoute {
+        source: None,
+        kernel_source: true,
+        protocol: 201,
+        ..desired(of)
+    });
+    let mut message = route(of, 2);
+    message.attributes[1] = RouteAttribute::PrefSource(RouteAddress::from(vip(of)));
+    for (template, flags) in [
+        (&templates.add_route, NLM_F_CREATE | NLM_F_EXCL),
+        (&templates.replace_route, NLM_F_CREATE | NLM_F_REPLACE),
+    ] {
+        assert_eq!(
+            written(|out| template.push(out, SEQUENCE, &vip(of))),
+            whole(RouteNetlinkMessage::NewRoute(message.clone()), flags)
+        );
+    }
+}
+
+#[test]
+fn a_deletion_names_table_metric_protocol_and_device() {
+    for of in Family::ALL {
+        let key = RouteKey {
+            table: 1000,
+            metric: 300,
+            protocol: 186,
+            kind: libc::RTN_UNICAST,
+            tos: 4,
+            prefsrc: Some(source(of)),
+        };
+        let mut message = route(of, 186);
+        message.header.scope = RouteScope::NoWhere;
+        message.header.kind = RouteType::Unicast;
+        message.header.tos = 4;
+        message.header.table = 0;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::from(vip(of))),
+            RouteAttribute::Oif(LINK),
+            RouteAttribute::Table(1000),
+            RouteAttribute::Priority(300),
+        ];
+        if of == Family::V4 {
+            message
+                .attributes
+                .push(RouteAttribute::PrefSource(RouteAddress::from(source(of))));
+        }
+        assert_eq!(
+            written(|out| {
+                Templates::new(&desired(of)).push_delete_route(out, SEQUENCE, &vip(of), &key);
+            }),
+            whole(RouteNetlinkMessage::DelRoute(message), 0)
+        );
+        // No deletion of ours may leave the protocol open.
+        assert_ne!(desired_key(&desired(of)).protocol, 0);
+        assert_eq!(kernel_key(&vip(of)).protocol, libc::RTPROT_KERNEL);
+    }
+}
+
+#[test]
+fn requests_ask_for_no_more_than_needed() {
+    for of in Family::ALL {
+        let mut header = RouteMessage::default();
+        header.header.address_family = family(of);
+
+        let mut look_up = header.clone();
+        look_up.header.destination_prefix_length = if of == Family::V4 { 32 } else { 128 };
+        look_up.header.flags = match of {
+            Family::V4 => RouteFlags::FibMatch | RouteFlags::LookupTable,
+            Family::V6 => RouteFlags::FibMatch,
+        };
+        look_up.attributes = vec![RouteAttribute::Destination(RouteAddress::from(vip(of)))];
+        let look_up = whole(RouteNetlinkMessage::GetRoute(look_up), 0);
+        assert_eq!(
+            written(|out| look_up_message(out, SEQUENCE, &vip(of))),
+            look_up
+        );
+        let templates = Templates::new(&desired(of));
+        assert_eq!(
+            written(|out| templates.look_up.push(out, SEQUENCE, &vip(of))),
+            look_up
+        );
+
+        let mut routes = header.clone();
+        routes.attributes = vec![RouteAttribute::Table(255)];
+        assert_eq!(
+            written(|out| dump_routes(out, SEQUENCE, of, Some(255), None)),
+            whole(RouteNetlinkMessage::GetRoute(routes.clone()), NLM_F_DUMP)
+        );
+        routes.attributes.push(RouteAttribute::Oif(LINK));
+        assert_eq!(
+            written(|out| dump_routes(out, SEQUENCE, of, Some(255), Some(LINK))),
+            whole(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
+        );
+
+        let mut addresses = AddressMessage::default();
+        addresses.header.family = family(of);
+        let mut one = addresses.clone();
+        addresses.header.index = LINK;
+        assert_eq!(
+            written(|out| dump_addresses(out, SEQUENCE, of, LINK)),
+            whole(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP)
+        );
+        one.attributes = vec![AddressAttribute::Address(vip(of))];
+        assert_eq!(
+            written(|out| get_address_message(out, SEQUENCE, &vip(of), 0)),
+            whole(RouteNetlinkMessage::GetAddress(one), 0)
+        );
+    }
+}
+
+#[test]
+fn an_ack_is_asked_for_without_changing_anything_else() {
+    let templates = Templates::new(&desired(Family::V6));
+    let mut bytes = Vec::new();
+    templates
+        .add_route
+        .push(&mut bytes, SEQUENCE, &vip(Family::V6));
+    let at = bytes.len();
+    templates
+        .add_route
+        .push(&mut bytes, SEQUENCE + 1, &vip(Family::V6));
+    let before = bytes.clone();
+    request_ack(&mut bytes, at);
+    let changed: Vec<usize> = (0..bytes.len())
+        .filter(|i| bytes[*i] != before[*i])
+        .collect();
+    assert_eq!(changed, [at + 6]);
+    let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes[at..]).unwrap();
+    assert_eq!(
+        parsed.header.flags,
+        NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | 4
+    );
+}
+
+/// The one message of a datagram.
+fn only(datagram: &[u8]) -> Message<'_> {
+    let mut all = messages(datagram);
+    let message = all.next().unwrap().unwrap();
+    assert!(all.next().is_none());
+    message
+}
+
+#[test]
+fn routes_are_read() {
+    for of in Family::ALL {
+        let bytes = whole(RouteNetlinkMessage::NewRoute(route(of, 201)), 0);
+        let message = only(&bytes);
+        assert_eq!(
+            (message.kind, message.sequence),
+            (libc::RTM_NEWROUTE, SEQUENCE)
+        );
+        let read = message.route().unwrap().unwrap();
+        assert_eq!(read.family, of);
+        assert_eq!(read.host(), Some(vip(of)));
+        assert_eq!(
+            (read.table, read.protocol, read.kind),
+            (255, 201, libc::RTN_LOCAL)
+        );
+        assert_eq!((read.link, read.prefsrc), (Some(LINK), Some(source(of))));
+        assert_eq!(read.metric, if of == Family::V6 { 1024 } else { 0 });
+        assert!(!read.indirect && !read.cloned);
+
+        // RTA_TABLE overrides the byte of the header; a shorter prefix is no host.
+        let mut other = route(of, 2);
+        other.header.destination_prefix_length = 24;
+        other.attributes.push(RouteAttribute::Table(1_000_000));
+        let bytes = whole(RouteNetlinkMessage::NewRoute(other), 0);
+        let read = only(&bytes).route().unwrap().unwrap();
+        assert_eq!((read.table, read.host()), (1_000_000, None));
+
+        // What we never make.
+        let indirect = [
+            RouteAttribute::Gateway(RouteAddress::from(source(of))),
+            RouteAttribute::MultiPath(vec![RouteNextHop::default()]),
+            RouteAttribute::NhId(9),
+        ];
+        for attribute in indirect {
+            let mut other = route(of, 2);
+            other.attributes.push(attribute);
+            let bytes = whole(RouteNetlinkMessage::NewRoute(other), 0);
+            assert!(only(&bytes).route().unwrap().unwrap().indirect);
+        }
+    }
+    // Another family (MPLS, here) is passed over, not an error.
+    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    bytes[HEADER] = 28;
+    assert_eq!(only(&bytes).route(), Ok(None));
+}
+
+#[test]
+fn addresses_are_read() {
+    for of in Family::ALL {
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = 100;
+        cache.ifa_preferred = 50;
+        cache.cstamp = 4242;
+        let attributes = vec![
+            AddressAttribute::Address(source(of)),
+            AddressAttribute::Local(vip(of)),
+            AddressAttribute::Flags(AddressFlags::Noprefixroute | AddressFlags::Tentative),
+            AddressAttribute::CacheInfo(cache),
+            AddressAttribute::Protocol(AddressProtocol::from(3)),
+            AddressAttribute::Label("kube-dummy-if".into()),
+        ];
+        let bytes = whole(RouteNetlinkMessage::NewAddress(address(of, attributes)), 0);
+        let read = only(&bytes).address().unwrap().unwrap();
+        // With a peer, IFA_LOCAL is the address.
+        assert_eq!(read.addr, vip(of));
+        assert_eq!(
+            (read.link, read.prefix_length),
+            (LINK, if of == Family::V4 { 32 } else { 128 })
+        );
+        assert_eq!(read.flags, 0x240);
+        assert_eq!((read.valid, read.preferred, read.created), (100, 50, 4242));
+        assert_eq!(read.protocol, Some(3));
+    }
+    // IPv6 has only IFA_ADDRESS.
+    let attributes = vec![AddressAttribute::Address(vip(Family::V6))];
+    let bytes = whole(
+        RouteNetlinkMessage::NewAddress(address(Family::V6, attributes)),
+        0,
+    );
+    assert_eq!(
+        only(&bytes).address().unwrap().unwrap().addr,
+        vip(Family::V6)
+    );
+    // And an address message without an address is none.
+    let bytes = whole(
+        RouteNetlinkMessage::NewAddress(address(Family::V6, Vec::new())),
+        0,
+    );
+    assert_eq!(only(&bytes).address(), Err(Malformed));
+}
+
+/// An NLMSG_ERROR as the kernel writes it (`netlink_ack`, net/netlink/af_netlink.c).
+fn error_reply(kind: u16, flags: u16, code: i32, echoed: &[u8], text: Option<&str>) -> Vec<u8> {
+    let mut body = code.to_ne_bytes().to_vec();
+    body.extend_from_slice(echoed);
+    if let Some(text) = text {
+        let mut value = text.as_bytes().to_vec();
+        value.push(0);
+        for nla in [DefaultNla::new(2, vec![9; 4]), DefaultNla::new(1, value)] {
+            let at = body.len();
+            body.resize(at + nla.buffer_len(), 0);
+            nla.emit(&mut body[at..]);
+        }
+    }
+    let length = u32::try_from(HEADER + body.len()).unwrap();
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    bytes.extend_from_slice(&SEQUENCE.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn acks_and_refusals_are_read_with_the_kernels_words() {
+    let request = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
+    let capped = &request[..HEADER];
+    let tlvs = NLM_F_ACK_TLVS;
+    let cases = [
+        (
+            error_reply(NLMSG_ERROR, NLM_F_CAPPED, 0, capped, None),
+            0,
+            None,
+        ),
+        (
+            error_reply(NLMSG_ERROR, NLM_F_CAPPED, -17, capped, None),
+            17,
+            None,
+        ),
+        (
+            error_reply(
+                NLMSG_ERROR,
+                NLM_F_CAPPED | tlvs,
+                -22,
+                capped,
+                Some("Invalid prefsrc"),
+            ),
+            22,
+            Some("Invalid prefsrc"),
+        ),
+        // Not capped: the whole request is echoed before the attributes.
+        (
+            error_reply(NLMSG_ERROR, tlvs, -22, &request, Some("no")),
+            22,
+            Some("no"),
+        ),
+        (
+            error_reply(NLMSG_DONE, tlvs, -95, &[], Some("not here")),
+            95,
+            Some("not here"),
+        ),
+        (error_reply(NLMSG_DONE, 0, 0, &[], None), 0, None),
+    ];
+    for (bytes, errno, text) in &cases {
+        let ack = only(bytes).ack();
+        assert_eq!(
+            ack,
+            Ok(Ack {
+                errno: *errno,
+                text: *text
+            })
+        );
+    }
+    // A code that has no positive counterpart is no error number.
+    let bytes = error_reply(NLMSG_ERROR, NLM_F_CAPPED, i32::MIN, capped, None);
+    assert_eq!(only(&bytes).ack(), Err(Malformed));
+}
+
+/// Reads whatever a datagram holds, as every kind of message.
+fn read_all(datagram: &[u8]) -> usize {
+    let mut count = 0;
+    for message in messages(datagram) {
+        count += 1;
+        let Ok(message) = message else { continue };
+        let _ = message.ack().map(|ack| ack.text.map(str::len));
+        let _ = message.route().map(|route| route.map(|route| route.host()));
+        let _ = message.address();
+        let _ = message.label();
+        let _ = message
+            .link()
+            .map(|link| (link.in_vrf(), link.kind().is_some(), link.ipv6_disabled()));
+    }
+    count
+}
+
+/// A message of a dump: of one of a few kinds, for one of a few VIPs.
+fn told(kind: usize, host: u8) -> Vec<u8> {
+    let of = if kind.is_multiple_of(2) {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let host = if of == Family::V4 {
+        IpAddr::from([10, 96, 0, host])
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, host.into()).into()
+    };
+    let mut cache = CacheInfo::default();
+    cache.cstamp = u32::from(kind > 5) * 4242;
+    let message = match kind / 2 {
+        0 | 1 => {
+            let mut route = route(of, if kind / 2 == 0 { 2 } else { 4 });
+            route.attributes[0] = RouteAttribute::Destination(RouteAddress::from(host));
+            RouteNetlinkMessage::NewRoute(route)
+        }
+        2 => RouteNetlinkMessage::NewAddress(address(
+            of,
+            vec![
+                AddressAttribute::Address(host),
+                AddressAttribute::CacheInfo(cache),
+            ],
+        )),
+        _ => RouteNetlinkMessage::NewAddress(address(
+            of,
+            vec![
+                AddressAttribute::Address(source(of)),
+                AddressAttribute::Local(host),
+                AddressAttribute::Label("kube-dummy-if".into()),
+                AddressAttribute::CacheInfo(cache),
+            ],
+        )),
+    };
+    whole(message, 0)
+}
+
+#[test]
+fn what_repeats_is_read_by_comparison() {
+    for kind in 0..4 {
+        let mut routes = Routes::default();
+        for host in 0..9 {
+            let bytes = told(kind, host);
+            let message = only(&bytes);
+            assert_eq!(routes.fits(&message), host > 1, "kind {kind}, host {host}");
+            let read = routes.read(&message).unwrap().copied();
+            assert_eq!(read, message.route().unwrap());
+        }
+    }
+    for kind in 4..8 {
+        let mut addresses = Addresses::default();
+        for host in 0..9 {
+            let bytes = told(kind, host);
+            let message = only(&bytes);
+            assert_eq!(
+                addresses.fits(&message),
+                host > 1,
+                "kind {kind}, host {host}"
+            );
+            let read = addresses.read(&message).unwrap().copied();
+            assert_eq!(read, message.address().unwrap());
+        }
+    }
+}
+
+/// From one address to the next a peer may come and go.
+#[test]
+fn a_peer_is_read_by_comparison() {
+    for of in Family::ALL {
+        let mut addresses = Addresses::default();
+        for (at, has_peer) in [false, false, true, false, true, true]
+            .into_iter()
+            .enumerate()
+        {
+            let end = if has_peer { source(of) } else { vip(of) };
+            let both = [
+                AddressAttribute::Address(end),
+                AddressAttribute::Local(vip(of)),
+            ];
+            let message = RouteNetlinkMessage::NewAddress(address(of, both.into()));
+            let bytes = whole(message, 0);
+            let message = only(&bytes);
+            assert_eq!(addresses.fits(&message), at > 1);
+            let read = addresses.read(&message).unwrap().copied().unwrap();
+            assert_eq!(read, message.address().unwrap().unwrap());
+            assert_eq!((read.addr, read.peer), (vip(of), has_peer.then_some(end)));
+        }
+    }
+}
+
+/// A default route has no destination. A torn dump may tell the same one again.
+#[test]
+fn a_default_route_may_repeat_itself() {
+    for of in Family::ALL {
+        let mut route = route(of, 3);
+        route.attributes.remove(0);
+        let bytes = whole(RouteNetlinkMessage::NewRoute(route), 0);
+        let message = only(&bytes);
+        let mut routes = Routes::default();
+        for _ in 0..4 {
+            let read = routes.read(&message).map(Option::<&_>::copied);
+            assert_eq!(read, message.route());
+            assert_eq!(read.unwrap().unwrap().destination, None);
+        }
+    }
+}
+
+fn datagram() -> Vec<u8> {
+    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
+    let attributes = vec![
+        AddressAttribute::Local(vip(Family::V4)),
+        AddressAttribute::Label("kube-dummy-if".into()),
+    ];
+    bytes.extend(whole(
+        RouteNetlinkMessage::NewAddress(address(Family::V4, attributes)),
+        0,
+    ));
+    let text = Some("Invalid source address");
+    let flags = NLM_F_CAPPED | NLM_F_ACK_TLVS;
+    let reply = error_reply(NLMSG_ERROR, flags, -22, &bytes[..HEADER], text);
+    bytes.extend(reply);
+    bytes.extend(whole(RouteNetlinkMessage::NewAddrLabel(label()), 0));
+    bytes
+}
+
+#[test]
+fn truncated_input_is_an_error_never_a_panic() {
+    let bytes = datagram();
+    assert_eq!(read_all(&bytes), 4);
+    for length in 0..bytes.len() {
+        let cut = &bytes[..length];
+        let whole = messages(cut).filter(Result::is_ok).count();
+        assert!(
+            whole < 4,
+            "a datagram cut at {length} of {} read as whole",
+            bytes.len()
+        );
+        read_all(cut);
+    }
+}
+
+#[test]
+fn a_message_shorter_than_its_header_ends_the_datagram() {
+    let mut bytes = datagram();
+    bytes[..4].copy_from_slice(&4_u32.to_ne_bytes());
+    let all: Vec<_> = messages(&bytes).map(|message| message.is_ok()).collect();
+    assert_eq!(all, [false]);
+}
+
+#[test]
+fn lengths_that_lie_are_noticed() {
+    // An attribute that claims to be longer than its message.
+    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    let first_attribute = HEADER + RTMSG;
+    bytes[first_attribute..first_attribute + 2].copy_from_slice(&500_u16.to_ne_bytes());
+    assert_eq!(only(&bytes).route(), Err(Malformed));
+    // A destination of the other family's length.
+    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    bytes[HEADER] = u8::try_from(libc::AF_INET6).unwrap();
+    assert_eq!(only(&bytes).route(), Err(Malformed));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        read_all(&bytes);
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)
+    ) {
+        let mut bytes = datagram();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        read_all(&bytes);
+    }
+
+    /// Whatever comes in a dump, in whatever order, and whatever is wrong with it.
+    #[test]
+    fn a_dump_says_what_its_messages_say(
+        told in proptest::collection::vec(
+            (0..8_usize, any::<u8>(), proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()))),
+            1..20,
+        ),
+        times in 1..4_usize,
+    ) {
+        let (mut routes, mut addresses) = (Routes::default(), Addresses::default());
+        for (kind, host, damage) in told {
+            for time in 0..times {
+                let mut bytes = self::told(kind, host.wrapping_add(u8::try_from(time).unwrap()));
+                if let Some((at, byte)) = damage {
+                    let at = HEADER + at.index(bytes.len() - HEADER);
+                    bytes[at] = byte;
+                }
+                let message = only(&bytes);
+                prop_assert_eq!(routes.read(&message).map(Option::<&_>::copied), message.route());
+                prop_assert_eq!(
+                    addresses.read(&message).map(Option::<&_>::copied),
+                    message.address()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_vip_is_written_whole(v4 in any::<u32>(), v6 in any::<u128>(), sequence in any::<u32>()) {
+        for vip in [IpAddr::from(Ipv4Addr::from(v4)), IpAddr::from(Ipv6Addr::from(v6))] {
+            let templates = Templates::new(&desired(Family::of(&vip)));
+            let bytes = written(|out| templates.replace_route.push(out, sequence, &vip));
+            let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
+            prop_assert_eq!(parsed.header.sequence_number, sequence);
+            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = parsed.payload
+            else {
+                return Err(TestCaseError::fail("not a new route"));
+            };
+            let mut expected = self::route(Family::of(&vip), 2);
+            expected.attributes[0] = RouteAttribute::Destination(RouteAddress::from(vip));
+            prop_assert_eq!(route, expected);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What a look at the link found.
+
+use std::fmt;
+
+use crate::base::{Family, Vip};
+use crate::core::Drift;
+use crate::link::{LinkStatus, SourceStatus};
+
+/// The VIPs on the link, each with how it differs from its single-route state, and what the
+/// reachability of all VIPs rests on: the [link](Self::link) and the [sources](Self::source).
+///
+/// ```no_run
+/// use viproute::{Family, SourceStatus, VipManager};
+///
+/// let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// let audit = vips.audit()?;
+/// for vip in audit.drifted() {
+///     println!("{vip}");
+/// }
+/// if audit.source(Family::V4) == SourceStatus::Missing {
+///     println!("the node has lost its address: no VIP can be reached from it");
+/// }
+/// # Ok::<(), viproute::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audit {
+    /// Every VIP found, in order of address.
+    pub vips: Vec<Audited>,
+    pub(crate) links: [LinkStatus; 2],
+    pub(crate) sources: [SourceStatus; 2],
+}
+
+/// One VIP as it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audited {
+    /// The VIP.
+    pub vip: Vip,
+    /// How it differs; empty if it does not, as far as that could be [judged](Self::is_judged).
+    pub drift: Drift,
+    /// Whether the wanted preferred source is known. Without it, a VIP's route may have any source,
+    /// and `drift` says only what is wrong with every source.
+    pub is_judged: bool,
+}
+
+impl Audit {
+    /// Whether every VIP was judged and is in its single-route state, and what both families rest on
+    /// [lets them be reached](Self::is_usable).
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let stands = |family| self.is_judged(family) && self.is_usable(family);
+        self.drifted().next().is_none() && Family::ALL.into_iter().all(stands)
+    }
+
+    /// The VIPs that differ from their single-route state.
+    pub fn drifted(&self) -> impl Iterator<Item = &Audited> {
+        self.vips.iter().filter(|vip| !vip.drift.is_empty())
+    }
+
+    /// The state of the link, as far as the VIPs of this family rest on it.
+    #[must_use]
+    pub fn link(&self, family: Family) -> LinkStatus {
+        self.links[family as usize]
+    }
+
+    /// The state of the source of this family.
+    #[must_use]
+    pub fn source(&self, family: Family) -> SourceStatus {
+        self.sources[family as usize]
+    }
+
+    /// Whether the VIPs of this family could be judged: its source was given, or it
+    /// [keeps the kernel's](crate::VipManagerBuilder::kernel_source). True where it has no VIP on the link.
+    #[must_use]
+    pub fn is_judged(&self, family: Family) -> bool {
+        let is_unjudged = |vip: &Audited| vip.vip.family() == family && !vip.is_judged;
+        !self.vips.iter().any(is_unjudged)
+    }
+
+    /// Whether the link and the source let VIPs of this family be reached. A link that is down does
+    /// so in IPv4, whose routes work there. True of a family without a VIP on the link for which
+    /// nothing is configured either.
+    #[must_use]
+    pub fn is_usable(&self, family: Family) -> bool {
+        !self.is_concerned(family) || self.serves(family) && self.leads_back(family)
+    }
+
+    /// Whether the manager is to hold VIPs of this family, or the link has some.
+    fn is_concerned(&self, family: Family) -> bool {
+        let mut vips = self.vips.iter();
+        self.source(family) != SourceStatus::NotGiven || vips.any(|vip| vip.vip.family() == family)
+    }
+
+    /// Whether the link serves VIPs of this family.
+    fn serves(&self, family: Family) -> bool {
+        match self.link(family) {
+            LinkStatus::Up => true,
+            LinkStatus::Down => family == Family::V4,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing is wrong with the source of this family.
+    fn leads_back(&self, family: Family) -> bool {
+        matches!(
+            self.source(family),
+            SourceStatus::Present | SourceStatus::Kernel | SourceStatus::NotGiven
+        )
+    }
+}
+
+impl fmt::Display for Audited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.drift.is_empty(), self.is_judged) {
+            (true, true) => write!(f, "{}: as wanted", self.vip),
+            (true, false) => write!(f, "{}: not judged: its source was not given", self.vip),
+            (false, _) => write!(f, "{}: {}", self.vip, self.drift),
+        }
+    }
+}
+
+/// One line: how many VIPs there are and how many drifted, and what is in their way.
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let drifted = self.drifted().count();
+        write!(f, "{} VIPs, {drifted} drifted", self.vips.len())?;
+        for family in Family::ALL {
+            if !self.is_judged(family) {
+                write!(f, "; {family} not judged: its source was not given")?;
+            }
+            if !self.is_concerned(family) {
+                continue;
+            }
+            if !self.serves(family) {
+                write!(f, "; {family} link: {}", self.link(family))?;
+            }
+            if !self.leads_back(family) {
+                write!(f, "; {family} source: {}", self.source(family))?;
+            }
+        }
+        Ok(())
+    }
+}
