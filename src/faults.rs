@@ -10,6 +10,7 @@ mod keeper;
 mod kit;
 mod late;
 
+use crate::base::{DesiredRoute, RouteKey};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,11 +20,10 @@ use std::time::Duration;
 
 use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
 
-use crate::core::Step;
 use crate::link;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
-use crate::netlink::encode::{DesiredRoute, HEADER, RouteKey, Templates};
+use crate::netlink::encode::{HEADER, Templates};
 use crate::sandbox::{self, Sandbox};
 use crate::sys::{Socket, Strictness};
 use crate::{
@@ -537,7 +537,7 @@ fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     let mut batch = Batch::default();
     batch.begin(connection.sequence());
     for (row, vip) in (0..).zip(&keys) {
-        batch.push(row, Step::DeleteDesired, |out, sequence| {
+        batch.push(row, |out, sequence| {
             templates.push_delete_route(out, sequence, vip, &key());
         });
     }
@@ -614,7 +614,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
 
 fn key() -> RouteKey {
     RouteKey {
-        table: crate::netlink::TABLE_LOCAL,
+        table: crate::base::TABLE_LOCAL,
         metric: 0,
         protocol: 2,
         kind: libc::RTN_LOCAL,

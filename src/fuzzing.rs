@@ -3,24 +3,27 @@
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
+use crate::base::{DesiredRoute, TABLE_LOCAL};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::core::{Answer, MatchContext, Phase, Rows};
+use crate::base::{Family, Vip};
+use crate::core::{Answer, LateRoute, MatchContext, Progress, Rows};
 use crate::core::{Binding, Goal, Next, Policy, Step, next};
+use crate::keeper::Keeper;
+use crate::link::{LinkKind, SourceAvoidance};
+use crate::manager::{Protocol, VipManager};
 use crate::manager::{Ranges, VipFilter};
-use crate::netlink::TABLE_LOCAL;
 use crate::netlink::batch::Batch;
 use crate::netlink::decode::{Link, NLMSG_ERROR, messages};
 use crate::netlink::dump_cache::{Addresses, Routes};
-use crate::netlink::encode::{DesiredRoute, Templates};
+use crate::netlink::encode::Templates;
+use crate::outcome::{Claim, Report};
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
+use crate::watcher::Event;
 use crate::watcher::Watcher;
-use crate::{
-    Claim, Event, Family, Keeper, LinkKind, Protocol, Report, SourceAvoidance, Vip, VipManager,
-};
 
 /// The link and the node of the recorded conversations, see `src/faults/corpus.rs`.
 pub(crate) const LINK: &str = "kube-dummy-if";
@@ -90,7 +93,7 @@ pub fn batch(data: &[u8]) {
     let mut batch = Batch::default();
     batch.begin(first);
     for row in 0..count {
-        batch.push(row, Step::AddAddress, |out, sequence| {
+        batch.push(row, |out, sequence| {
             let mut message = [0; 16];
             message[0] = 16;
             message[8..12].copy_from_slice(&sequence.to_ne_bytes());
@@ -102,11 +105,11 @@ pub fn batch(data: &[u8]) {
     for message in messages(datagram).flatten() {
         if let Some(refusal) = sealed.reply(&message) {
             assert_ne!(refusal.errno, 0);
-            refused.push(refusal.row);
+            refused.push(refusal.tag);
         }
     }
     let flagged = sealed.entries().iter().filter(|entry| entry.refused);
-    let flagged: Vec<u32> = flagged.map(|entry| entry.row).collect();
+    let flagged: Vec<u32> = flagged.map(|entry| entry.tag).collect();
     let complete = sealed.is_complete();
     refused.sort_unstable();
     refused.dedup();
@@ -203,8 +206,13 @@ pub fn join(data: &[u8]) {
             kernel_source: bit(0),
         };
         let drift = row.facts.drift(policy);
-        for phase in [Phase::empty(), Phase::FRESH, Phase::FRESH | Phase::SETTLED] {
-            match next(family, row.facts, phase, policy) {
+        let begins = Progress::default();
+        let mut added = begins;
+        added.acked(Step::AddAddress);
+        let mut seen = added;
+        seen.late_route = LateRoute::Seen;
+        for progress in [begins, added, seen] {
+            match next(family, row.facts, progress, policy) {
                 Next::Steps(steps) => assert!(!steps.is_empty() && steps.len() <= 4),
                 Next::Done if row.goal == Goal::Assign => {
                     assert!(drift.is_empty(), "done with {drift} ({:?})", row.facts);
@@ -368,7 +376,7 @@ pub(crate) struct Outcome {
     given: Option<usize>,
     /// Whether it must not write.
     looks: bool,
-    pub(crate) result: Result<Report, crate::Error>,
+    pub(crate) result: Result<Report, crate::outcome::Error>,
 }
 
 /// Makes a manager and a call.
@@ -386,7 +394,8 @@ pub(crate) fn converse(
     } else {
         Claim::link().at_most(1)
     };
-    let looked = |ok: Result<(), crate::Error>| (None, true, ok.map(|()| Report::default()));
+    let looked =
+        |ok: Result<(), crate::outcome::Error>| (None, true, ok.map(|()| Report::default()));
     let (given, looks, result) = match call % CALLS {
         0 => (given, false, manager.assign(&vips)),
         1 => (None, false, manager.normalize()),
@@ -425,9 +434,9 @@ fn keep(
     claim: Claim,
     vips: &[IpAddr],
     put: &dyn Fn(&Socket),
-) -> Result<Report, crate::Error> {
+) -> Result<Report, crate::outcome::Error> {
     let socket = Socket::open(1 << 16, Strictness::Preferred)
-        .map_err(|error| crate::Error::io("no socket", &error))?;
+        .map_err(|error| crate::outcome::Error::io("no socket", &error))?;
     put(&socket);
     let mut keeper = Keeper::new(manager, claim, socket)?;
     keeper.set_desired(vips.iter().copied());

@@ -63,7 +63,6 @@ compile_error!("viproute speaks rtnetlink, which only Linux has: build it for a 
 mod base;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
-#[path = "internals.rs"]
 pub mod bench;
 mod core;
 mod engine;
@@ -84,13 +83,14 @@ pub mod sandbox;
 mod sys;
 mod watcher;
 
-pub use crate::core::{Binding, Drift};
+pub use crate::core::{Binding, Cause, Drift, Operation};
 pub use base::{Family, ParseVipError, RejectReason, Vip};
 pub use keeper::{Counters, Dispatched, Keeper};
-pub use link::{LinkIndex, LinkKind, LinkRef, LinkStatus, SourceAvoidance, SourceStatus};
+pub use link::{LinkIndex, LinkKind, LinkRef, SourceAvoidance};
 pub use manager::{Protocol, VipManager, VipManagerBuilder};
 pub use outcome::{
-    Audit, Audited, Canceller, Cause, Claim, Error, ErrorKind, Failure, Netns, Operation, Report,
+    Audit, Audited, Canceller, Claim, Error, ErrorKind, Failure, LinkStatus, Netns, Report,
+    SourceStatus,
 };
 pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
 pub use watcher::{Change, Event, Origin, Watcher};

@@ -1,5 +1,17 @@
 //! What every floor speaks of: VIPs, families, and the kernel's constants.
 
+mod errno;
+mod kernel;
+mod route;
 mod vip;
 
+pub(crate) use errno::is_shortage;
+pub(crate) use kernel::*;
+pub(crate) use route::{
+    AddressAttrs, DesiredRoute, RouteKey, desired_key, kernel_key, prefix_key, staged_key,
+    staged_lifetime,
+};
 pub use vip::{Family, ParseVipError, RejectReason, Vip};
+
+/// The index that no link has.
+pub(crate) const NO_LINK: u32 = 0;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::base::{Family, RejectReason, Vip};
+use crate::core::Cause;
 use crate::core::Row;
-use crate::outcome::Cause;
 
 /// The ranges of addresses that may be VIPs of a manager, and those that may not.
 #[derive(Clone, Debug, Default)]

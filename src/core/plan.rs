@@ -1,19 +1,12 @@
 //! What should change: one pure function from what was seen to the next steps.
 
-#[cfg(test)]
-mod check;
-#[cfg(test)]
-mod model;
-#[cfg(test)]
-mod replay;
-
+use super::cause::{Cause, Operation};
 use crate::base::Family;
-use crate::core::{Facts, Phase};
-use crate::outcome::is_shortage;
-use crate::outcome::{Cause, Operation};
+use crate::base::is_shortage;
+use crate::core::{Done, Facts, LateRoute, Progress};
 
 /// What a call wants for each of its VIPs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
     /// On the link, in the single-route state.
     Assign,
@@ -54,7 +47,7 @@ pub enum Binding {
 }
 
 /// What `next` must know of the manager's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Policy {
     pub(crate) goal: Goal,
     /// The wanted route bears the kernel's own protocol, so a deletion by that protocol could hit
@@ -88,7 +81,7 @@ pub(crate) enum Step {
     /// Delete the wanted route.
     DeleteDesired,
     /// Delete the kernel's local route (by protocol, not by metric: see
-    /// [`kernel_key`](crate::netlink::encode::kernel_key)).
+    /// [`kernel_key`](crate::base::kernel_key)).
     DeleteKernel,
     /// Delete the kernel's local route without having seen it: if the kernel has none to delete,
     /// it is still on its way.
@@ -170,35 +163,35 @@ pub(crate) enum Next {
 
 /// The next steps for one VIP, from what was just seen of it.
 ///
-/// It remembers nothing, except for what `phase` says of this call: whether the call itself made
+/// It remembers nothing, except for what `progress` says of this call: whether the call itself made
 /// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost;
 /// the next observation leads to the right ones.
-pub(crate) fn next(family: Family, facts: Facts, phase: Phase, policy: Policy) -> Next {
+pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
         _ if facts.is_unread() => Next::Read,
-        Goal::Release => release(facts, phase),
+        Goal::Release => release(facts, progress),
         Goal::Assign | Goal::Normalize => {
-            if let Some(next) = obstacle(facts, phase, policy) {
+            if let Some(next) = obstacle(facts, progress, policy) {
                 return next;
             }
             match (policy.binding, family) {
                 (Binding::Route, _) => plan_route_only(family, facts, policy.goal),
                 (Binding::Address, _) if policy.kernel_source => {
-                    plan_kernel_source(family, facts, phase, policy.goal)
+                    plan_kernel_source(family, facts, progress, policy.goal)
                 }
                 (Binding::Address, Family::V4) => plan_v4(facts, policy.goal),
-                (Binding::Address, Family::V6) => plan_v6(facts, phase, policy),
+                (Binding::Address, Family::V6) => plan_v6(facts, progress, policy),
             }
         }
     }
 }
 
 /// What forbids to write the wanted state.
-fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
+fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
         let good = facts.drift(policy).is_empty();
-        return Some(match (good, phase.contains(Phase::FRESH)) {
+        return Some(match (good, progress.has(Done::ADDRESS_IS_NEW)) {
             // It is there, but the look-up said that ours is the one that is used.
             (true, _) => Next::Done,
             // It came while we were at work: take back what this call put there.
@@ -207,7 +200,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
             // Without an address of its own, too.
             (false, _)
                 if policy.binding == Binding::Route
-                    && phase.contains(Phase::WAS_ABSENT | Phase::WRITTEN)
+                    && progress.has(Done::WAS_ABSENT | Done::WRITTEN)
                     && facts.contains(Facts::DESIRED)
                     && !facts.contains(Facts::AMBIGUOUS_DELETE_LOCAL) =>
             {
@@ -229,7 +222,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
         Binding::Route if must_expire(facts, policy.goal) => Some(Next::Fail(Cause::Unrepaired)),
         Binding::Address => {
             let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
-            let absent = absent && !phase.contains(Phase::RENEWED);
+            let absent = absent && !progress.has(Done::RENEWED);
             if absent || facts.contains(Facts::DAD_FAILED) {
                 return Some(Next::Fail(Cause::Unrepaired));
             }
@@ -237,7 +230,7 @@ fn obstacle(facts: Facts, phase: Phase, policy: Policy) -> Option<Next> {
         }
         Binding::Route => {
             let absent = !facts.on_link() && policy.goal == Goal::Normalize;
-            (absent && !phase.contains(Phase::WRITTEN)).then_some(Next::Fail(Cause::Unrepaired))
+            (absent && !progress.has(Done::WRITTEN)).then_some(Next::Fail(Cause::Unrepaired))
         }
     }
 }
@@ -287,7 +280,7 @@ fn plan_v4(facts: Facts, goal: Goal) -> Next {
 }
 
 /// IPv6: the kernel's route comes late, beside ours, and wins.
-fn plan_v6(facts: Facts, phase: Phase, policy: Policy) -> Next {
+fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // A route that outlived its address would pass for the wanted one before the kernel's late
         // one has come. As a route in transit it still delivers, and waits to be ours again.
@@ -298,13 +291,13 @@ fn plan_v6(facts: Facts, phase: Phase, policy: Policy) -> Next {
             &[Step::AddAddress]
         });
     }
-    if phase.contains(Phase::UNSEEN) {
+    if progress.late_route == LateRoute::Unobserved {
         // Nearly always it has come by now. It is the only one there, so nothing else is hit.
         return Next::Steps(&[Step::DeleteKernelBlind]);
     }
     let kernel = facts.contains(Facts::KERNEL);
-    let new = phase.contains(Phase::FRESH) || facts.contains(Facts::RECENT);
-    let told = phase.intersects(Phase::SETTLED | Phase::UNHEARD);
+    let new = progress.has(Done::ADDRESS_IS_NEW) || facts.contains(Facts::RECENT);
+    let told = progress.knows_late_route();
     if new && !facts.contains(Facts::DESIRED) && !kernel && !told {
         // The kernel's route is on its way: ours now would leave two, and deleting would hit ours
         // or nothing. Where ours is there, somebody has been through this. And where an attempt to
@@ -332,7 +325,7 @@ fn plan_v6(facts: Facts, phase: Phase, policy: Policy) -> Next {
             (false, _, _) => &[Step::ReplaceRoute],
         });
     }
-    match (kernel, phase.contains(Phase::FRESH), policy.as_kernel) {
+    match (kernel, progress.has(Done::ADDRESS_IS_NEW), policy.as_kernel) {
         (false, _, _) => Next::Steps(&[Step::AddRoute]),
         // Nobody uses it yet, so the kernel's may go first: one message less. Unless a further route
         // made the VIP local before: should the kernel's be gone already, that would be hit.
@@ -346,7 +339,7 @@ fn plan_v6(facts: Facts, phase: Phase, policy: Policy) -> Next {
 }
 
 /// The address, and the route that the kernel makes for it, in the place of ours.
-fn plan_kernel_source(family: Family, facts: Facts, phase: Phase, goal: Goal) -> Next {
+fn plan_kernel_source(family: Family, facts: Facts, progress: Progress, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         return Next::Steps(&[Step::AddAddress]);
     }
@@ -356,7 +349,7 @@ fn plan_kernel_source(family: Family, facts: Facts, phase: Phase, goal: Goal) ->
     }
     // A young address may be another manager's, whatever was seen of an earlier one.
     let is_new = facts.contains(Facts::RECENT)
-        || phase.contains(Phase::FRESH) && !phase.contains(Phase::SETTLED);
+        || progress.has(Done::ADDRESS_IS_NEW) && progress.late_route != LateRoute::Seen;
     match family {
         // One like the kernel's in all is the kernel's.
         Family::V4 if facts.contains(Facts::SAME_KEY) => Next::Steps(&[Step::ReplaceRoute]),
@@ -392,7 +385,7 @@ fn rest(facts: Facts, goal: Goal) -> Next {
 
 /// The routes first, then the address: deleting an IPv6 address walks every route of the node
 /// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
-fn release(facts: Facts, phase: Phase) -> Next {
+fn release(facts: Facts, progress: Progress) -> Next {
     if facts.contains(Facts::OTHER_LENGTH) {
         // The routes serve that address too, which is not ours to remove: half a release would cut
         // it off.
@@ -407,7 +400,7 @@ fn release(facts: Facts, phase: Phase) -> Next {
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
-    if address && phase.contains(Phase::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
+    if address && progress.has(Done::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
         // The mark is a route's. Did that go first, a call that ends in between would leave an
         // address that nothing shows to be ours.
         return Next::Steps(&[Step::DeleteAddress]);

@@ -3,15 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::base::{Family, Vip};
-use crate::core::{Binding, Goal, Policy};
-use crate::netlink::decode::{Address, Route};
-use crate::netlink::encode::{AddressAttrs, DesiredRoute, RouteKey};
-use crate::netlink::{
-    IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN,
-    IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN,
+use crate::base::{
+    AddressAttrs, DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS,
+    IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE,
+    IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip,
 };
-use crate::outcome::Cause;
+use crate::core::Cause;
+use crate::core::{Binding, Goal, Policy, Row};
+use crate::netlink::decode::{Address, Route};
 
 bitflags::bitflags! {
     /// How a VIP differs from its single-route state. Empty: it does not.
@@ -249,77 +248,6 @@ impl Facts {
     }
 }
 
-bitflags::bitflags! {
-    /// What this call did for a VIP, and where it stands.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Phase: u16 {
-        /// Its address was acked as made by this call: nobody has used the VIP yet.
-        const FRESH = 1;
-        /// It was not on the link when the call began.
-        const WAS_ABSENT = 1 << 1;
-        /// A message that writes was sent for it.
-        const WRITTEN = 1 << 2;
-        /// It is decided: a failure, recorded elsewhere.
-        const FAILED = 1 << 3;
-        /// The kernel's route was seen in this call: it is not to come any more.
-        const SETTLED = 1 << 4;
-        /// This call added its route beside its address, in one send (IPv4).
-        const APPENDED = 1 << 5;
-        /// This call has deleted its address, to add it anew.
-        const RENEWED = 1 << 6;
-        /// It was on the link in no form, its address was acked as made by this call, and nothing
-        /// was looked at since: the kernel's route may be there, or still on its way.
-        const UNSEEN = 1 << 7;
-        /// Whether the kernel's route was deleted then is not known: the replies are lost.
-        const UNHEARD = 1 << 8;
-        /// It is released because it bears the mark: that must be the last to go.
-        const BY_MARK = 1 << 9;
-    }
-}
-
-impl Phase {
-    /// After an acked [`Step::AddAddress`](crate::core::Step::AddAddress). A kernel's route that
-    /// was seen before belonged to an address that is gone.
-    pub(crate) fn with_new_address(self) -> Self {
-        (self | Self::FRESH) - Self::SETTLED - Self::UNHEARD
-    }
-}
-
-/// One VIP of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
-    pub(crate) vip: Vip,
-    pub(crate) goal: Goal,
-    pub(crate) phase: Phase,
-    pub(crate) facts: Facts,
-    /// Which kinds of step were sent (see [`crate::core::Step::bit`]).
-    pub(crate) sent: u16,
-    /// In how many rounds something was sent.
-    pub(crate) attempts: u16,
-    /// Where in the kernel's list of addresses it stood: later ones are newer or older, whichever
-    /// the family's list says, but neighbours stay neighbours.
-    pub(crate) order: u32,
-}
-
-impl Row {
-    pub(crate) fn new(vip: Vip, goal: Goal) -> Self {
-        Self {
-            vip,
-            goal,
-            phase: Phase::empty(),
-            facts: Facts::empty(),
-            sent: 0,
-            attempts: 0,
-            order: 0,
-        }
-    }
-
-    /// Whether it is a VIP of this family that is to be put on the link or kept there.
-    pub(crate) fn needs_source(&self, family: Family) -> bool {
-        self.goal.is_threatened() && self.vip.family() == family
-    }
-}
-
 /// What an observation is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MatchContext<'a> {
@@ -466,6 +394,10 @@ impl Rows {
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Row> {
         self.rows.iter()
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [Row] {
+        &mut self.rows
     }
 
     pub(crate) fn iter_mut(&mut self) -> std::slice::IterMut<'_, Row> {
@@ -795,7 +727,11 @@ impl Rows {
         let further = Facts::PREFIX | Facts::EXTRA;
         // The route of a prefix whose source is the VIP tells of its address, with that length.
         let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
-        let inconclusive = fact.intersects(further) || route.is_some_and(of_prefix);
+        // Behind a host route of a later table, routes of ours in table main may stand.
+        let is_later = |route: &Route| route.table != TABLE_MAIN || route.host().is_some();
+        let inconclusive = fact.intersects(further)
+            || route.is_some_and(of_prefix)
+            || local.is_none() && route.is_some_and(is_later);
         let fact = if local.is_some() {
             fact - further
         } else {

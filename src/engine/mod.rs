@@ -1,62 +1,50 @@
-//! The loop of every call that writes: observe, plan, send, look again, until nothing is left to
-//! do or nothing more can be done.
+//! One call at work on its rows: reads the kernel, plans, sends and reads again, until nothing is
+//! left to do or nothing more can be done.
+//!
+//! What comes next is decided in [`decide`], without I/O. This file is the loop that does it;
+//! reading ([`observe`]), sending ([`send`]), waiting ([`wait`]) and the report ([`summary`]) have
+//! files of their own.
 
+#[cfg(test)]
+pub(crate) mod check;
+pub(crate) mod decide;
 pub(crate) mod observe;
 pub(crate) mod obstacle;
+pub(crate) mod send;
+mod summary;
+mod wait;
 
 use std::io;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::base::{Family, Vip};
-use crate::core::{Admit, Facts, MatchContext, Phase, Row, Rows};
-use crate::core::{Binding, Goal, Next, Policy, Refusal, Step, next};
-use crate::engine::observe::{
-    Arrival, LOOKUP_MAX, Lookup, Notified, Observer, awaits_kernel, can_be_told, is_in_the_making,
-    known_of_address, note_arrival, route_group,
-};
-use crate::engine::obstacle;
-use crate::link::trouble::{self, Trouble, Troubles};
-use crate::link::{self, LinkIndex, LinkRef};
-use crate::manager::VipManagerBuilder;
-use crate::netlink::batch::{Batch, Entry, Refused};
-use crate::netlink::connection::{Connection, Dumped, Failed};
-use crate::netlink::encode::{DesiredRoute, Templates};
-use crate::outcome::Cancelled;
-use crate::outcome::{Cause, Failure, Report};
-use crate::outcome::{Error, ErrorKind};
+use crate::base::{DesiredRoute, Family, Vip};
+use crate::core::{Admit, Binding, Cause, Done, MatchContext, Next, Policy, Row, Rows, Step};
+use crate::link::trouble::{Trouble, Troubles};
+use crate::netlink::batch::{Batch, Refused};
+use crate::netlink::connection::{Connection, Failed};
+use crate::netlink::encode::Templates;
+use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
+use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
+use observe::{LOOKUP_MAX, Lookup, Observer, can_be_told, route_group};
 
-/// Messages in one send at the most. Flat from 32 upward; more only delays a cancellation.
-const BATCH: usize = 256;
+/// Which message of a batch this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) row: u32,
+    pub(crate) step: Step,
+}
 
-/// Rounds in which something is sent for a VIP before it counts as fought over. Six are the most
-/// that an undisturbed one takes.
-const ATTEMPTS: u16 = 20;
-
-/// Rounds after which a VIP's next one waits first: more than an undisturbed one takes.
-pub(crate) const PATIENT_AFTER: u16 = 6;
-
-/// Rounds in a row in which a VIP could not be read, each of several dumps, before it fails.
-const READINGS: u32 = 10;
-
-/// How long nothing may move before a VIP counts as settled whose kernel route this call never saw.
-/// It is late by microseconds, by milliseconds under load.
-const QUIET: Duration = Duration::from_millis(500);
-
-/// The same where the wanted route is there and only the address is new: nearly always somebody has
-/// been through all of it. But the route may have outlived an earlier address.
-const BRIEF: Duration = Duration::from_millis(20);
-
-/// How many times as long a call waits for quiet at the most. Beside a hand that never rests there
-/// is none.
-const RESTLESS: u32 = 4;
-
-/// How long a call waits at least for addresses to be no longer young, though nothing is gained.
-const AGES: Duration = Duration::from_secs(2);
-
-/// How long a wait that has seen the kernel move goes on for the rest to move too.
-const GATHER: Duration = Duration::from_millis(2);
+/// What a manager's configuration means for a call on its link.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) link: u32,
+    pub(crate) desired: [DesiredRoute; 2],
+    /// The policies of the families, whatever a row's goal is.
+    pub(crate) policies: [Policy; 2],
+    pub(crate) binding: Binding,
+    pub(crate) limits: Limits,
+}
 
 /// The time limits of a call.
 #[derive(Clone, Copy, Debug)]
@@ -71,17 +59,17 @@ pub(crate) struct Limits {
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     pub(crate) rows: Rows,
-    batch: Batch,
+    batch: Batch<Tag>,
     /// Rows whose address is to be deleted, or updated, after all routes.
     deferred: Vec<(u32, Step)>,
     /// The kernel's refusals, in order.
-    refusals: Vec<Refused<'static>>,
+    refusals: Vec<Refused<'static, Tag>>,
     texts: Vec<(usize, Box<str>)>,
     failed: Vec<(u32, Cause)>,
     /// VIPs that are no rows of the call, sorted, and why.
     pub(crate) rejected: Vec<(Vip, Cause)>,
     /// What keeps a whole family from being served.
-    troubles: Troubles,
+    pub(super) troubles: Troubles,
 }
 
 impl Buffers {
@@ -102,7 +90,7 @@ impl Buffers {
     pub(crate) fn fail_unread(&mut self, belongs: impl Fn(&Row) -> bool) {
         for (at, row) in (0..).zip(self.rows.iter_mut()) {
             if row.facts.is_unread() && !belongs(row) {
-                row.phase |= Phase::FAILED;
+                row.progress.done |= Done::FAILED;
                 self.failed.push((at, Cause::Unread));
             }
         }
@@ -127,8 +115,8 @@ impl Buffers {
         }
         // By their places failures are known already: the rows stay.
         for (at, row) in (0..).zip(self.rows.iter_mut()) {
-            if which(row) && !row.phase.contains(Phase::FAILED) {
-                row.phase |= Phase::FAILED;
+            if which(row) && !row.has_failed() {
+                row.progress.done |= Done::FAILED;
                 self.failed.push((at, cause));
             }
         }
@@ -165,11 +153,12 @@ pub(crate) struct Call<'a> {
     pub(crate) desired: [DesiredRoute; 2],
     pub(crate) templates: [Templates; 2],
     pub(crate) binding: Binding,
-    /// The policies of the families, whatever a row's goal is.
-    pub(crate) policies: [Policy; 2],
     pub(crate) limits: Limits,
     pub(crate) report: Report,
-    /// Where the rows are few: observed one by one, instead of reading the link.
+    /// What comes next.
+    pub(crate) engine: Engine,
+    clock: Times,
+    /// Where rows are observed by look-ups: what notifications said of them.
     pub(crate) lookup: Option<Lookup>,
     /// Whether the rows hold the facts of a whole observation.
     pub(crate) observed: bool,
@@ -177,19 +166,45 @@ pub(crate) struct Call<'a> {
     pub(crate) scan_main: bool,
     /// Whether nothing is to be written.
     pub(crate) only_looks: bool,
-    /// Whether since the last look nothing was written but new IPv6 addresses, all of them acked,
-    /// and attempts to delete the kernel's routes for those.
-    only_new: bool,
-    /// Whether such an attempt was in vain: the kernel is not that far.
-    in_vain: bool,
-    /// Whether the last look read routes only, and took those addresses for granted.
-    assumed: bool,
     /// Whether the kernel's routes are listened to since this call began to add addresses.
     pub(crate) listening: bool,
-    /// When this call last wrote, or saw a route of the kernel's come that it waited for.
-    last_progress: Instant,
-    /// When this call last wrote, or saw any route to a row come or go.
-    pub(crate) last_change: Instant,
+}
+
+/// When something happened last.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    change: Instant,
+    progress: Instant,
+}
+
+impl Times {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            change: now,
+            progress: now,
+        }
+    }
+
+    fn note_change(&mut self) {
+        self.change = Instant::now();
+    }
+
+    /// Progress is a change, too.
+    fn note_progress(&mut self) {
+        self.note_change();
+        self.progress = self.change;
+    }
+}
+
+impl Clock for Times {
+    fn since_change(&self) -> Duration {
+        self.change.elapsed()
+    }
+
+    fn since_progress(&self) -> Duration {
+        self.progress.elapsed()
+    }
 }
 
 /// Why a call stops before all of its VIPs are decided.
@@ -224,30 +239,21 @@ impl From<Failed> for Stop {
     }
 }
 
-/// What the last wait brought.
-#[derive(PartialEq, Eq)]
-enum Waited {
-    Progress,
-    Stalled,
-}
-
 impl<'a> Call<'a> {
-    /// A call on this link, of which nothing is known yet.
+    /// A call on a link of which nothing is known yet.
     pub(crate) fn new(
-        config: &VipManagerBuilder,
-        sources: &[Option<IpAddr>; 2],
+        setup: Setup,
         connection: &'a mut Connection,
         buffers: &'a mut Buffers,
         cancelled: &'a Cancelled,
-        link: u32,
     ) -> Self {
-        let desired = config.desired(sources, link);
-        let policies = Family::ALL.map(|family| Policy {
-            goal: Goal::Look,
-            as_kernel: config.writes_as_kernel(),
-            binding: config.how_bound(),
-            kernel_source: desired[family as usize].kernel_source,
-        });
+        let Setup {
+            link,
+            desired,
+            policies,
+            binding,
+            limits,
+        } = setup;
         Self {
             connection,
             buffers,
@@ -255,34 +261,30 @@ impl<'a> Call<'a> {
             link,
             templates: [Templates::new(&desired[0]), Templates::new(&desired[1])],
             desired,
-            binding: config.how_bound(),
-            policies,
-            limits: config.limits(),
+            binding,
+            limits,
             report: Report::default(),
+            engine: Engine::new(policies, Method::Dumps),
+            clock: Times::begin(),
             lookup: None,
             observed: false,
             scan_main: true,
             only_looks: false,
-            only_new: false,
-            in_vain: false,
-            assumed: false,
-            last_progress: Instant::now(),
             listening: false,
-            last_change: Instant::now(),
         }
     }
 
     /// Observes for the first time. With `admit`, VIPs found on the link become rows, too.
     pub(crate) fn look(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
         // The kernel refuses to tell the routes of a link that is not there.
-        self.scan_main = self.link != link::NONE;
+        self.scan_main = self.link != crate::link::NONE;
         self.observe(admit).map_err(|stop| match stop {
             Stop::Error(error) => error,
             Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
         })?;
         for row in self.buffers.rows.iter_mut() {
             if !row.facts.on_link() && !row.facts.is_unread() {
-                row.phase |= Phase::WAS_ABSENT;
+                row.progress.done |= Done::WAS_ABSENT;
             }
         }
         Ok(())
@@ -315,54 +317,48 @@ impl<'a> Call<'a> {
 
     fn observe(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
         self.observed = false;
-        let scan_main = self.scan_main;
-        let mut lookup = self.lookup.take();
-        let mut main_of_few = scan_main;
-        let enough = match &mut lookup {
-            Some(lookup) => self
-                .observer(admit)
-                .observe_by_lookup(lookup, &mut main_of_few)?,
-            None => false,
-        };
-        if enough {
-            self.lookup = lookup;
-            self.scan_main = main_of_few;
-            self.assumed = false;
-            self.stop_listening()?;
-        } else {
-            // What it hears then is that the table changes under the dump.
-            self.connection.hear_addresses(false).map_err(Stop::Error)?;
-            // Table main is read once, and again only while it holds something to remove.
-            // A look at a few has already forgotten what was known.
-            self.assumed = std::mem::take(&mut self.only_new) && lookup.is_none();
-            let only_new = self.assumed;
-            let mut observer = self.observer(admit);
-            observer.only_new = only_new;
-            self.scan_main = observer.observe(scan_main)?;
-            // It listens for itself, and ends all of it.
-            self.listening = false;
+        if self.engine.stage() != Stage::LookUp || !self.observe_by_lookups(admit)? {
+            self.observe_by_dumps(admit)?;
         }
         // What was seen is this link's only if it still is there.
         self.connection.check_link()?;
         self.observed = true;
-        // Where the kernel's own routes for them are the wanted ones, one look is to tell all.
-        self.only_new = !self.desired[Family::V6 as usize].kernel_source;
-        for row in self.buffers.rows.iter_mut() {
-            row.phase.remove(Phase::UNSEEN);
-            if !row.facts.contains(Facts::ADDRESS) {
-                // The next address, whoever makes it, brings a route of its own.
-                row.phase.remove(Phase::SETTLED);
-            }
-            if row.facts.contains(Facts::KERNEL) {
-                row.phase |= Phase::SETTLED;
-            }
+        self.engine.observed(self.buffers.rows.iter_mut());
+        Ok(())
+    }
+
+    /// Looks up each row. Returns whether that was enough; if not, dumps must follow.
+    fn observe_by_lookups(&mut self, admit: Option<Admit<'_>>) -> Result<bool, Stop> {
+        let mut main = self.scan_main;
+        if let Some(mut lookup) = self.lookup.take()
+            && self
+                .observer(admit)
+                .observe_by_lookup(&mut lookup, &mut main)?
+        {
+            self.lookup = Some(lookup);
+            self.scan_main = main;
+            self.stop_listening()?;
+            return Ok(true);
         }
+        self.read_from_now();
+        Ok(false)
+    }
+
+    fn observe_by_dumps(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
+        // What the monitor hears then is that the table changes under the dump.
+        self.connection.hear_addresses(false)?;
+        let scan_main = self.scan_main;
+        let mut observer = self.observer(admit);
+        // Table main is read once, and again only while it holds something to remove.
+        self.scan_main = observer.observe(scan_main)?;
+        // It listens for itself, and ends all of it.
+        self.listening = false;
         Ok(())
     }
 
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
-        let mut stopped = self.switch_to_lookups().and_then(|()| self.rounds()).err();
+        let mut stopped = self.switch_to_lookups().and_then(|()| self.stages()).err();
         if let Err(error) = self.stop_listening() {
             stopped.get_or_insert(error.into());
         }
@@ -378,16 +374,16 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Where all but a few were seen as wanted, goes on with those alone, looked at one by one: what
+    /// Where all but a few rows were seen as desired, goes on with those alone, by look-ups: what
     /// this call does not touch need not be read again.
     fn switch_to_lookups(&mut self) -> Result<(), Stop> {
         // Look-ups do not show what table main holds, and failures are noted by their rows' places.
         if self.lookup.is_some() || self.scan_main || !self.buffers.failed.is_empty() {
             return Ok(());
         }
-        let policies = self.policies;
+        let engine = &self.engine;
         let is_open =
-            |row: &Row| next_for(row, &policies) != Next::Done || !quiet_for(row).is_zero();
+            |row: &Row| engine.next(row) != Next::Done || !decide::quiet_for(row).is_zero();
         let rows = &mut self.buffers.rows;
         let open = || rows.iter().filter(|row| is_open(row));
         let count = open().take(LOOKUP_MAX + 1).count();
@@ -397,11 +393,21 @@ impl<'a> Call<'a> {
         }
         self.report.unchanged += rows.len() - count;
         rows.retain(is_open);
-        self.connection
-            .hear_addresses(rows.has(Family::V4))
-            .map_err(Stop::Error)?;
-        self.lookup = Some(Lookup::unknown(rows));
+        self.connection.hear_addresses(rows.has(Family::V4))?;
+        self.look_up_from_now(Lookup::unknown(&self.buffers.rows));
         Ok(())
+    }
+
+    /// From now on rows are observed by look-ups.
+    pub(crate) fn look_up_from_now(&mut self, lookup: Lookup) {
+        self.lookup = Some(lookup);
+        self.engine.observe_by(Method::LookUps);
+    }
+
+    /// From now on rows are observed by dumps.
+    fn read_from_now(&mut self) {
+        self.lookup = None;
+        self.engine.observe_by(Method::Dumps);
     }
 
     fn stop_listening(&mut self) -> io::Result<()> {
@@ -412,82 +418,59 @@ impl<'a> Call<'a> {
     }
 
     /// Begins with the facts of [`look`](Self::look).
-    fn rounds(&mut self) -> Result<(), Stop> {
-        let policies = self.policies;
-        let mut stalled = false;
-        let mut unread = 0;
+    fn stages(&mut self) -> Result<(), Stop> {
         loop {
             self.check_time()?;
-            let open = |row: &&Row| !row.phase.contains(Phase::FAILED);
-            let rows = self.buffers.rows.iter().filter(open);
-            let rounds = rows.map(|row| row.attempts).max();
-            let patience = rounds.unwrap_or_default().saturating_sub(PATIENT_AFTER);
-            if patience > 0 {
-                self.pause(Duration::from_millis(1 << patience.min(6)))?;
-            }
-            let writes = self.report.writes;
-            let mut waiting = false;
-            for at in self.indices() {
-                waiting |= self.advance(at)?;
-            }
-            self.delete_deferred()?;
-            self.flush()?;
-            let reads = self.buffers.rows.iter().any(is_to_be_read);
-            unread = if reads { unread + 1 } else { 0 };
-            if unread > READINGS {
-                self.fail_where(Cause::Unread, is_to_be_read);
-            } else if reads {
-                self.pause(Duration::from_millis(1 << unread.min(6)))?;
-            }
-            self.only_new &= self.report.writes != writes;
-            if self.report.writes != writes {
-                // What was just written deserves a wait of its own.
-                stalled = false;
-                if self.only_new && self.assume_kernel_routes() {
-                    continue;
+            match self.engine.stage() {
+                Stage::ReadAll | Stage::ReadRoutes | Stage::LookUp => self.observe(None)?,
+                Stage::Plan(_) => self.round()?,
+                Stage::Wait => {
+                    let waited = self.wait()?;
+                    self.engine.waited(waited);
                 }
-            } else if !waiting && (self.assumed || reads) {
-                // Another hand did the rest, or made the tables unreadable. An ack is no sight: this
-                // time addresses are read, too.
-            } else if !waiting {
-                return Ok(());
-            } else if !self.assumed
-                && (stalled || self.last_progress.elapsed() >= self.limits.stall.max(AGES))
-            {
-                // Seen once more, and it still is not there. Or others move, to no avail.
-                self.fail_where(Cause::Pending, |row| next_for(row, &policies) == Next::Wait);
-                return Ok(());
-            } else {
-                stalled = self.wait()? == Waited::Stalled;
+                Stage::Finished => return Ok(()),
             }
-            self.check_time()?;
-            self.observe(None)?;
         }
     }
 
-    /// Behind new addresses the kernel's routes need not be looked for: what is to be deleted is
-    /// there, or the kernel says that it is not. Says whether that leads on.
-    ///
-    /// Right behind a few addresses it would be too early.
-    fn assume_kernel_routes(&mut self) -> bool {
-        let is_made = |row: &Row| is_in_the_making(row) && !row.phase.contains(Phase::FAILED);
-        let made = self.buffers.rows.iter().filter(|row| is_made(row));
-        if self.in_vain || made.take(LOOKUP_MAX + 1).count() <= LOOKUP_MAX {
-            return false;
+    /// Plans every row, and sends what is to be sent.
+    fn round(&mut self) -> Result<(), Stop> {
+        self.rest_where_contended()?;
+        let mut waits = false;
+        for at in self.indices() {
+            waits |= self.advance(at)?;
         }
-        for row in self.buffers.rows.iter_mut() {
-            if !is_made(row) {
-                continue;
-            }
-            if !row.phase.contains(Phase::SETTLED) {
-                if !row.phase.contains(Phase::WAS_ABSENT) {
-                    return false;
+        self.delete_deferred()?;
+        self.flush()?;
+        let rows = &mut self.buffers.rows;
+        let made = rows.iter().filter(|row| row.is_in_the_making());
+        let many = made.take(LOOKUP_MAX + 1).count() > LOOKUP_MAX;
+        let rows = rows.as_mut_slice();
+        let stall = self.limits.stall;
+        match self.engine.end_round(rows, waits, many, stall, &self.clock) {
+            Verdict::GoOn => {}
+            Verdict::Pause(time) => self.pause(time)?,
+            Verdict::GiveUp(cause) => {
+                for at in self.indices() {
+                    let engine = &self.engine;
+                    let fails = |row: &Row| engine.gives_up(row, cause);
+                    if self.buffers.rows.get(at).is_some_and(fails) {
+                        self.fail(at, cause);
+                    }
                 }
-                row.phase |= Phase::UNSEEN;
             }
-            row.facts = known_of_address(row);
         }
-        true
+        Ok(())
+    }
+
+    /// Rests before a further round of a row that took more than an undisturbed one takes.
+    fn rest_where_contended(&mut self) -> Result<(), Stop> {
+        let open = self.buffers.rows.iter().filter(|row| !row.has_failed());
+        let rounds = open.map(|row| row.attempts).max().unwrap_or_default();
+        match rounds.saturating_sub(PATIENT_AFTER) {
+            0 => Ok(()),
+            patience => self.pause(Duration::from_millis(1 << patience.min(6))),
+        }
     }
 
     fn indices(&self) -> std::ops::Range<u32> {
@@ -505,412 +488,8 @@ impl<'a> Call<'a> {
             },
             templates: &self.templates,
             only_looks: self.only_looks,
-            only_new: false,
+            only_new: self.engine.stage() == Stage::ReadRoutes,
             admit,
-        }
-    }
-
-    fn next(&self, row: &Row) -> Next {
-        next_for(row, &self.policies)
-    }
-
-    /// Plans one row and queues its messages. Returns whether it waits for the kernel.
-    fn advance(&mut self, at: u32) -> Result<bool, Stop> {
-        let Some(row) = self.buffers.rows.get(at).copied() else {
-            return Ok(false);
-        };
-        if row.phase.contains(Phase::FAILED) {
-            self.roll_back(at, &row)?;
-            return Ok(false);
-        }
-        let steps = match self.next(&row) {
-            Next::Done => return Ok(!self.rests_for(quiet_for(&row))),
-            Next::Wait => return Ok(true),
-            Next::Read => return Ok(false),
-            Next::Fail(cause) => {
-                self.fail(at, cause);
-                return Ok(false);
-            }
-            Next::Steps(steps) => steps,
-        };
-        if self.in_vain && steps == [Step::DeleteKernelBlind] {
-            return Ok(true);
-        }
-        if row.attempts >= ATTEMPTS {
-            // Somebody keeps undoing it, or the kernel keeps refusing.
-            let refused = self
-                .buffers
-                .refusals
-                .iter()
-                .any(|refusal| refusal.row == at);
-            self.fail(
-                at,
-                if refused {
-                    Cause::Kernel
-                } else {
-                    Cause::Contended
-                },
-            );
-            return Ok(false);
-        }
-        if let Some(row) = self.buffers.rows.get_mut(at) {
-            row.attempts += 1;
-        }
-        for step in steps {
-            if matches!(step, Step::DeleteAddress | Step::UpdateAddress) {
-                self.buffers.deferred.push((at, *step));
-            } else {
-                self.queue(at, *step)?;
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether nothing has moved for so long. Nearly every row asks for no quiet at all, and then
-    /// not for the time either: that costs as much as the rest of its plan.
-    fn rests_for(&self, quiet: Duration) -> bool {
-        quiet.is_zero()
-            || self.last_change.elapsed() >= quiet
-            || self.last_progress.elapsed() >= quiet.saturating_mul(RESTLESS)
-    }
-
-    /// Where the address was refused, its route went in alone: nothing is left for a VIP that
-    /// failed.
-    fn roll_back(&mut self, at: u32, row: &Row) -> Result<(), Stop> {
-        let alone = row.facts.contains(Facts::DESIRED)
-            && !row.facts.intersects(Facts::ADDRESS | Facts::UNREAD_ADDRESS);
-        if !row.phase.contains(Phase::APPENDED) || !alone {
-            return Ok(());
-        }
-        if let Some(row) = self.buffers.rows.get_mut(at) {
-            row.phase.remove(Phase::APPENDED);
-        }
-        self.queue(at, Step::DeleteDesired)
-    }
-
-    /// Queues what is to be done to addresses behind all routes, in the order in which the kernel's
-    /// walks are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
-    /// the tail, for the rest of the list behind each is gone through more than once
-    /// (`__inet_del_ifa`, net/ipv4/devinet.c).
-    fn delete_deferred(&mut self) -> Result<(), Stop> {
-        if self.buffers.deferred.is_empty() {
-            return Ok(());
-        }
-        if self.binding == Binding::Route {
-            self.keep_an_address()?;
-        }
-        let Buffers { rows, deferred, .. } = &mut *self.buffers;
-        deferred.sort_unstable_by_key(|(at, _)| {
-            rows.get(*at).map(|row| match row.vip.family() {
-                Family::V4 => u32::MAX - row.order,
-                Family::V6 => row.order,
-            })
-        });
-        for place in 0..deferred.len() {
-            let (at, step) = self.buffers.deferred[place];
-            self.queue(at, step)?;
-        }
-        self.buffers.deferred.clear();
-        Ok(())
-    }
-
-    /// Were the link's last IPv4 address to go, every IPv4 route through it would.
-    fn keep_an_address(&mut self) -> Result<(), Stop> {
-        let Buffers { rows, deferred, .. } = &*self.buffers;
-        let is_v4 = |row: &Row| row.vip.family() == Family::V4;
-        if !deferred
-            .iter()
-            .any(|(at, _)| rows.get(*at).is_some_and(is_v4))
-        {
-            return Ok(());
-        }
-        if self.lookup.is_some() {
-            // Of the link's other addresses a look at a few tells nothing.
-            self.observer(None).dump_addresses(Family::V4)?;
-        }
-        if self.buffers.rows.unmanaged_v4() == 0 {
-            link::placeholder(self.connection, self.link).map_err(Stop::Error)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the messages of one step to the batch; sends the batch first where it is full.
-    fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
-        match step {
-            Step::DeleteOthers => return self.queue_others(at),
-            Step::UpdateAddress => {
-                let nth = |rows: &Rows, vip, place| {
-                    let expiring = rows.address_attrs(vip).filter(|keep| keep.expires);
-                    expiring.copied().nth(place)
-                };
-                return self.queue_each(at, step, nth, Templates::push_update_address);
-            }
-            Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
-                self.prepare_address(at, step)?;
-                let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
-                if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
-                    let nth = |rows: &Rows, vip, place| rows.peers(vip).nth(place).copied();
-                    return self.queue_each(at, step, nth, Templates::push_delete_address);
-                }
-            }
-            _ => {}
-        }
-        self.push(at, step, |templates, vip, out, sequence| {
-            if let Some(template) = templates.of(step) {
-                template.push(out, sequence, vip);
-            }
-        })
-    }
-
-    fn queue_others(&mut self, at: u32) -> Result<(), Stop> {
-        let nth = |rows: &Rows, vip, place| rows.others(vip).nth(place).copied();
-        self.queue_each(at, Step::DeleteOthers, nth, Templates::push_delete_route)?;
-        if let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) {
-            self.outdate_notified(vip, |notified| notified.routes.clear());
-        }
-        Ok(())
-    }
-
-    /// One message for each thing that was found beside a row, a route or another end of its
-    /// address; nearly always one.
-    fn queue_each<T: Copy>(
-        &mut self,
-        at: u32,
-        step: Step,
-        nth: impl Fn(&Rows, Vip, usize) -> Option<T>,
-        write: impl Fn(&Templates, &mut Vec<u8>, u32, &IpAddr, &T),
-    ) -> Result<(), Stop> {
-        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
-            return Ok(());
-        };
-        for place in 0.. {
-            let Some(what) = nth(&self.buffers.rows, vip, place) else {
-                break;
-            };
-            self.push(at, step, |templates, vip, out, sequence| {
-                write(templates, out, sequence, vip, &what);
-            })?;
-        }
-        Ok(())
-    }
-
-    /// What is to be done before an address comes or goes, where few are looked at one by one.
-    fn prepare_address(&mut self, at: u32, step: Step) -> Result<(), Stop> {
-        let rows = &self.buffers.rows;
-        let lookup = rows.len() <= LOOKUP_MAX;
-        if step == Step::AddAddress && !self.listening && lookup && rows.has(Family::V6) {
-            // Another manager may take the kernel's route away before the next observation: so
-            // that this one knows that it has come. Of many that would cost more than all else; whose
-            // route nobody saw then has to be quiet for a while.
-            self.connection.monitor().join(route_group(Family::V6))?;
-            self.listening = true;
-        }
-        if self.lookup.is_some()
-            && let Some(vip) = rows.get(at).map(|row| row.vip)
-        {
-            self.outdate_notified(vip, |notified| notified.address = None);
-        }
-        Ok(())
-    }
-
-    /// What a notification told of this row before we wrote to it says nothing any more.
-    fn outdate_notified(&mut self, vip: Vip, outdate: impl Fn(&mut Notified)) {
-        for (of, notified) in self
-            .lookup
-            .iter_mut()
-            .flat_map(|lookup| &mut lookup.all_notified)
-        {
-            if *of == vip {
-                outdate(notified);
-            }
-        }
-    }
-
-    fn push(
-        &mut self,
-        at: u32,
-        step: Step,
-        write: impl FnOnce(&Templates, &IpAddr, &mut Vec<u8>, u32),
-    ) -> Result<(), Stop> {
-        if self.buffers.batch.len() >= BATCH.min(self.connection.reply_capacity()) {
-            self.flush()?;
-        }
-        if self.buffers.batch.len() == 0 {
-            self.buffers.batch.begin(self.connection.sequence());
-        }
-        let Some(row) = self.buffers.rows.get_mut(at) else {
-            return Ok(());
-        };
-        // A replacement may stand twice in one plan; only another round repeats it.
-        if row.sent & step.bit() != 0 && row.attempts > 1 {
-            self.report.retries += 1;
-        }
-        row.sent |= step.bit();
-        row.phase |= Phase::WRITTEN;
-        match step {
-            Step::RenewAddress => row.phase |= Phase::RENEWED,
-            Step::DeleteKernelBlind => row.phase.remove(Phase::UNSEEN),
-            _ => {}
-        }
-        let vip = row.vip.addr();
-        let templates = &self.templates[row.vip.family() as usize];
-        self.buffers.batch.push(at, step, |out, sequence| {
-            write(templates, &vip, out, sequence)
-        });
-        Ok(())
-    }
-
-    /// Sends the batch and takes its replies.
-    fn flush(&mut self) -> Result<(), Stop> {
-        let Buffers {
-            rows,
-            batch,
-            refusals,
-            texts,
-            ..
-        } = &mut *self.buffers;
-        if batch.len() == 0 {
-            return Ok(());
-        }
-        let from = refusals.len();
-        let count = batch.len();
-        let mut sealed = batch.seal();
-        let heard = self.connection.exchange(&mut sealed, |refused| {
-            if let Some(text) = refused.text {
-                texts.push((refusals.len(), text.into()));
-            }
-            refusals.push(Refused {
-                text: None,
-                ..refused
-            });
-        });
-        self.report.writes += count as u64;
-        self.last_change = Instant::now();
-        self.last_progress = self.last_change;
-        let is_new = |entry: &Entry| {
-            let row = rows.get(entry.row);
-            let made = entry.step == Step::AddAddress && !entry.refused;
-            (made || entry.step == Step::DeleteKernelBlind)
-                && row.is_some_and(|row| row.vip.family() == Family::V6)
-        };
-        self.only_new &=
-            matches!(heard, Ok(Dumped::Complete)) && sealed.entries().iter().all(is_new);
-        match heard {
-            Ok(Dumped::Complete) => {
-                for entry in sealed.entries() {
-                    let Some(row) = rows.get_mut(entry.row) else {
-                        continue;
-                    };
-                    match entry.step {
-                        Step::DeleteKernelBlind if entry.refused => self.in_vain = true,
-                        _ if entry.refused => {}
-                        Step::AddAddress => row.phase = row.phase.with_new_address(),
-                        Step::AppendRoute => row.phase |= Phase::APPENDED,
-                        // The kernel handles the messages of a send in their order, and says which
-                        // it refuses: there was one.
-                        Step::DeleteKernelBlind => row.phase |= Phase::SETTLED,
-                        _ => {}
-                    }
-                }
-            }
-            // Replies are lost: what became of the messages, the next observation shows. But it
-            // does not show whether a route that is not there has been there.
-            Ok(Dumped::Interrupted) => {
-                for entry in sealed.entries() {
-                    if entry.step == Step::DeleteKernelBlind
-                        && let Some(row) = rows.get_mut(entry.row)
-                    {
-                        row.phase |= Phase::UNHEARD;
-                    }
-                }
-            }
-            // The kernel took none of them, for lack of memory: the next round tries again.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        batch.begin(0);
-        self.judge_refusals(from, count)?;
-        self.check_time()
-    }
-
-    /// Decides what the refusals from `from` on mean, of a batch of so many messages.
-    fn judge_refusals(&mut self, from: usize, sent: usize) -> Result<(), Stop> {
-        let of_link = |errno| matches!(errno, libc::ENODEV | libc::ENETDOWN);
-        let refused = &self.buffers.refusals[from..];
-        // For want of privilege the kernel takes no message at all (`rtnetlink_rcv_msg`,
-        // net/core/rtnetlink.c).
-        if refused.len() == sent && refused.iter().all(|refused| refused.errno == libc::EPERM) {
-            return Err(Stop::Error(Error::kernel(
-                "cannot change addresses and routes",
-                libc::EPERM,
-                None,
-            )));
-        }
-        // Any other refusal, whatever it says, is of one message.
-        let is_lasting = |refused: &&Refused<'_>| {
-            of_link(refused.errno) || refused.step.refused(refused.errno) == Refusal::Final
-        };
-        let mut unverified = [false; 2];
-        for refused in refused.iter().filter(is_lasting) {
-            if let Some(row) = self.buffers.rows.get(refused.row) {
-                unverified[row.vip.family() as usize] = true;
-            }
-        }
-        let is_link_there = unverified == [false; 2] || self.look_at_families(unverified)?;
-        for place in from..self.buffers.refusals.len() {
-            let Refused {
-                row, step, errno, ..
-            } = self.buffers.refusals[place];
-            match step.refused(errno) {
-                // The link is as it should be again, or it is the family's trouble.
-                _ if of_link(errno) && is_link_there => self.lookup = None,
-                Refusal::Final => self.fail(row, Cause::Kernel),
-                // It is otherwise than it seemed when looked at alone: read the link.
-                Refusal::LookAgain => self.lookup = None,
-            }
-        }
-        if is_link_there {
-            Ok(())
-        } else {
-            Err(Stop::link_gone())
-        }
-    }
-
-    /// Looks whether refusals in these families have a cause that is the whole family's, and fails its
-    /// VIPs then. IPv6 says ENODEV, EINVAL or EACCES where only its own state of the link is gone
-    /// (`addrconf_ifdown`, `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link is there.
-    fn look_at_families(&mut self, families: [bool; 2]) -> Result<bool, Stop> {
-        let Some(index) = LinkIndex::new(self.link) else {
-            return Ok(false);
-        };
-        let found = link::find(self.connection, &LinkRef::Index(index)).map_err(Stop::Error)?;
-        let Some(link) = found else {
-            return Ok(false);
-        };
-        for family in Family::ALL.into_iter().filter(|f| families[*f as usize]) {
-            let source = self.desired[family as usize].source;
-            let found = trouble::of_family(self.connection, family, Some(&link), false, source);
-            let Some(trouble) = found.map_err(Stop::Error)? else {
-                continue;
-            };
-            let cause = Cause::Missing(trouble.kind);
-            self.buffers.troubles[family as usize] = Some(trouble);
-            for at in self.indices() {
-                let row = self.buffers.rows.get(at);
-                if row.is_some_and(|row| row.needs_source(family)) {
-                    self.fail(at, cause);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn fail(&mut self, at: u32, cause: Cause) {
-        if let Some(row) = self.buffers.rows.get_mut(at)
-            && !row.phase.contains(Phase::FAILED)
-        {
-            row.phase |= Phase::FAILED;
-            self.buffers.failed.push((at, cause));
         }
     }
 
@@ -931,230 +510,4 @@ impl<'a> Call<'a> {
             Woken::Event | Woken::TimedOut => Ok(()),
         }
     }
-
-    /// Waits until the kernel has put in the routes that rows wait for, or stops to make progress.
-    fn wait(&mut self) -> Result<Waited, Stop> {
-        let group = route_group(Family::V6);
-        self.connection.monitor().join(group)?;
-        let waited = self.wait_listening();
-        self.connection.monitor().leave(group)?;
-        waited
-    }
-
-    fn wait_listening(&mut self) -> Result<Waited, Stop> {
-        self.connection.notifications(|_| ())?;
-        let policies = self.policies;
-        let waits = move |row: &Row| {
-            !row.phase.contains(Phase::FAILED)
-                && !row.facts.contains(Facts::KERNEL)
-                && (!quiet_for(row).is_zero()
-                    || matches!(next_for(row, &policies), Next::Wait | Next::Read))
-        };
-        // What came before we listened is found by looking, what comes after by listening.
-        let before = self.buffers.rows.iter().filter(|row| waits(row)).count();
-        self.observer(None).look_up(waits)?;
-        let mut left = 0;
-        let (mut recent, mut quiet) = (false, Duration::ZERO);
-        for row in self.buffers.rows.iter().filter(|row| waits(row)) {
-            left += 1;
-            if !quiet_for(row).is_zero() {
-                quiet = quiet.max(quiet_for(row));
-            } else {
-                recent |= !awaits_kernel(row) && !row.facts.contains(Facts::TENTATIVE);
-            }
-        }
-        let mut progress = left < before;
-        let began = Instant::now();
-        while left > 0 {
-            self.check_time()?;
-            let mut patience = if progress {
-                GATHER
-            } else {
-                self.limits.stall.saturating_sub(began.elapsed())
-            };
-            if recent {
-                // An address of somebody else's grows old without an event.
-                patience = patience.min(Duration::from_millis(100));
-            }
-            let unsure = !quiet.is_zero();
-            if unsure {
-                patience = patience.min(quiet.saturating_sub(self.last_change.elapsed()));
-            }
-            if let Some(deadline) = self.limits.deadline {
-                patience = patience.min(deadline.saturating_duration_since(Instant::now()));
-            }
-            match wait_readable(self.connection.monitor(), self.cancelled, patience)? {
-                Woken::Cancelled => {}
-                Woken::TimedOut if progress || recent || unsure => return Ok(Waited::Progress),
-                Woken::TimedOut => return Ok(Waited::Stalled),
-                Woken::Event => {
-                    let arrived = self.take_arrivals()?;
-                    progress |= arrived != Some(0);
-                    match arrived {
-                        Some(arrived) => left = left.saturating_sub(arrived),
-                        // Notifications are lost: look again.
-                        None => return Ok(Waited::Progress),
-                    }
-                }
-            }
-        }
-        Ok(Waited::Progress)
-    }
-
-    /// Reads the notifications for the rows that wait, and counts them. `None` if some were lost.
-    fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
-        let rows = &mut self.buffers.rows;
-        let link = self.link;
-        let (mut arrived, mut last_progress) = (0, false);
-        let heard = self.connection.notifications(|message| {
-            let arrival = note_arrival(message, rows, link);
-            arrived += usize::from(arrival != Arrival::None);
-            last_progress |= arrival == Arrival::Kernels;
-        })?;
-        if arrived > 0 {
-            self.last_change = Instant::now();
-        }
-        if last_progress {
-            self.last_progress = Instant::now();
-        }
-        Ok((heard == Dumped::Complete).then_some(arrived))
-    }
-
-    /// Fails the rows that `which` picks.
-    fn fail_where(&mut self, cause: Cause, which: impl Fn(&Row) -> bool) {
-        for at in self.indices() {
-            if self.buffers.rows.get(at).is_some_and(&which) {
-                self.fail(at, cause);
-            }
-        }
-    }
-
-    /// Sums up. `stopped`: before every VIP was decided.
-    fn conclude(&mut self, stopped: bool) -> Report {
-        let mut report = std::mem::take(&mut self.report);
-        for at in self.indices() {
-            let Some(row) = self.buffers.rows.get(at).copied() else {
-                continue;
-            };
-            if row.phase.contains(Phase::FAILED) {
-                continue;
-            }
-            // Only what was *seen* as wanted counts, and seen after the last write to it.
-            let written = row.phase.contains(Phase::WRITTEN);
-            let next = self.next(&row);
-            if !self.observed || stopped && written || next != Next::Done {
-                let unreached = stopped && next != Next::Wait;
-                self.fail(
-                    at,
-                    if unreached {
-                        Cause::NotReached
-                    } else {
-                        Cause::Pending
-                    },
-                );
-                continue;
-            }
-            let absent = row.phase.contains(Phase::WAS_ABSENT);
-            *match (written, row.goal) {
-                (false, _) => &mut report.unchanged,
-                (true, Goal::Release) => &mut report.released,
-                (true, _) if absent => &mut report.assigned,
-                (true, _) => &mut report.repaired,
-            } += 1;
-        }
-        let observed = self.observed;
-        let policies = self.policies;
-        if self.buffers.failed.is_empty() && self.buffers.rejected.is_empty() {
-            return report;
-        }
-        let failed = std::mem::take(&mut self.buffers.failed);
-        let buffers = &*self.buffers;
-        let rejected = buffers.rejected.iter();
-        let failures = rejected.map(|(vip, why)| buffers.failure(*vip, *why));
-        report.failures.extend(failures);
-        // Each VIP's decisive refusal: the first final one, else the last.
-        let mut decisive = std::collections::BTreeMap::new();
-        for (place, refusal) in buffers.refusals.iter().enumerate() {
-            let is_final = refusal.step.refused(refusal.errno) == Refusal::Final;
-            let entry = decisive.entry(refusal.row).or_insert((place, is_final));
-            if !entry.1 {
-                *entry = (place, is_final);
-            }
-        }
-        for (at, cause) in failed {
-            let Some(row) = buffers.rows.get(at) else {
-                continue;
-            };
-            let mut failure = buffers.failure(row.vip, cause);
-            let decided = |is_final| match cause {
-                Cause::Kernel => true,
-                Cause::Missing(_) => is_final,
-                _ => false,
-            };
-            if let Some((place, is_final)) = decisive.get(&at).copied()
-                && decided(is_final)
-                && let Some(refusal) = buffers.refusals.get(place)
-            {
-                failure.operation = Some(refusal.step.operation());
-                failure.errno = Some(refusal.errno);
-                let text = buffers.texts.binary_search_by_key(&place, |(of, _)| *of);
-                failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
-            }
-            if observed {
-                failure.drift = row.facts.drift(policies[row.vip.family() as usize]);
-            }
-            report.failures.push(failure);
-        }
-        report.failures.sort_by_key(|failure| failure.vip);
-        report
-    }
-}
-
-/// Whether more of the row may be there than was seen.
-fn is_to_be_read(row: &Row) -> bool {
-    row.facts.is_unread() && row.goal != Goal::Look && !row.phase.contains(Phase::FAILED)
-}
-
-/// The policy of a row's family, with the row's own goal.
-pub(crate) fn policy_for(row: &Row, policies: &[Policy; 2]) -> Policy {
-    Policy {
-        goal: row.goal,
-        ..policies[row.vip.family() as usize]
-    }
-}
-
-/// What is next for a row, by the policy of its family.
-fn next_for(row: &Row, policies: &[Policy; 2]) -> Next {
-    let policy = policy_for(row, policies);
-    next(row.vip.family(), row.facts, row.phase, policy)
-}
-
-/// How long nothing may have moved before a row that looks as wanted is; zero where that is sure.
-fn quiet_for(row: &Row) -> Duration {
-    if is_unsure(row) {
-        return QUIET;
-    }
-    let recent = Facts::ADDRESS | Facts::DESIRED | Facts::RECENT;
-    let is_told =
-        row.facts.contains(Facts::KERNEL) || row.phase.intersects(Phase::SETTLED | Phase::FAILED);
-    if row.vip.family() == Family::V6 && row.facts.contains(recent) && !is_told {
-        BRIEF
-    } else {
-        Duration::ZERO
-    }
-}
-
-/// Whether a row that looks as wanted may still get the kernel's route: nobody saw that come or
-/// go, and the row was without any local route in this call, or is of an address made by it.
-///
-/// An address has no sign of it. It happens when an old address comes back with its link
-/// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another hand adds
-/// the wanted route to the address that this call has just made.
-pub(crate) fn is_unsure(row: &Row) -> bool {
-    let added = Step::AddRoute.bit() | Step::AddStaged.bit();
-    row.vip.family() == Family::V6
-        && row.facts.contains(Facts::ADDRESS | Facts::DESIRED)
-        && !row.facts.contains(Facts::KERNEL)
-        && !row.phase.intersects(Phase::SETTLED | Phase::FAILED)
-        && (row.phase.contains(Phase::FRESH) || row.sent & added != 0)
 }

@@ -4,7 +4,8 @@
 use std::io;
 
 use crate::base::{Family, Vip};
-use crate::core::{Admit, Answer, Facts, MatchContext, Phase, Row, Rows};
+use crate::base::{IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN, is_shortage};
+use crate::core::{Admit, Answer, Done, Facts, LateRoute, MatchContext, Row, Rows};
 use crate::core::{Binding, Goal};
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::{Address, Message, Route};
@@ -12,8 +13,6 @@ use crate::netlink::dump_cache::{Addresses, Routes};
 use crate::netlink::encode::{
     Templates, decision_message, dump_addresses, dump_routes, get_address_message,
 };
-use crate::netlink::{IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
-use crate::outcome::is_shortage;
 
 /// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
 /// look at all that is on the link.
@@ -160,7 +159,7 @@ impl Observer<'_> {
             })?;
             let skips_addresses = std::mem::take(&mut self.only_new);
             if skips_addresses {
-                self.rows.begin_routes(known_of_address);
+                self.rows.begin_routes(Row::known_of_address);
             } else {
                 self.rows.begin();
             }
@@ -251,9 +250,7 @@ impl Observer<'_> {
                         unknown |= notified.is_some_and(|notified| notified.expires);
                     }
                     Some(false) => {}
-                    None => {
-                        unknown |= row.phase.contains(Phase::WRITTEN) || row.goal != Goal::Assign
-                    }
+                    None => unknown |= row.progress.has(Done::WRITTEN) || row.goal != Goal::Assign,
                 },
             }
             for route in notified.into_iter().flat_map(|notified| &notified.routes) {
@@ -306,15 +303,15 @@ impl Observer<'_> {
         // verified, unless it was written to since.
         let hidden = kernels
             && if self.context.keeps_kernels(family) {
-                row.phase.contains(Phase::WRITTEN)
+                row.progress.has(Done::WRITTEN)
             } else {
-                family == Family::V6 && !row.phase.contains(Phase::FRESH)
+                family == Family::V6 && !row.progress.has(Done::ADDRESS_IS_NEW)
             };
         // Where a route leads to it, so may an address: nobody told.
         let untold = family == Family::V4
             && !row.facts.contains(Facts::ADDRESS)
             && row.facts.on_link()
-            && !row.phase.contains(Phase::WAS_ABSENT);
+            && !row.progress.has(Done::WAS_ABSENT);
         row.facts
             .intersects(Facts::FOREIGN | Facts::LOOKUP_INCONCLUSIVE | Facts::UNREAD)
             || hidden
@@ -460,7 +457,7 @@ impl Observer<'_> {
     /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
     /// and a further observation follows.
     fn is_unsettled(&self) -> bool {
-        self.rows.iter().any(awaits_kernel)
+        self.rows.iter().any(Row::awaits_kernel)
     }
 
     /// Reads the addresses of the link.
@@ -810,7 +807,7 @@ fn is_further(route: &Route) -> bool {
 
 /// Whether much follows from it if a look-up of this row finds no local route.
 fn is_expected(row: &Row) -> bool {
-    let should_be_there = row.facts.on_link() && !is_in_the_making(row);
+    let should_be_there = row.facts.on_link() && !row.is_in_the_making();
     row.vip.family() == Family::V6 && (should_be_there || row.goal == Goal::Release)
 }
 
@@ -826,8 +823,8 @@ fn may_have_prefix_route(row: &Row) -> bool {
 /// leads to it there is none, and what this call has put there is seen. Behind a route of before,
 /// others may stand.
 fn is_all_told(row: &Row) -> bool {
-    let is_new = row.phase.contains(Phase::WAS_ABSENT);
-    let begins = !row.phase.contains(Phase::WRITTEN);
+    let is_new = row.progress.has(Done::WAS_ABSENT);
+    let begins = !row.progress.has(Done::WRITTEN);
     let further = Facts::FOREIGN
         | Facts::LOOKUP_INCONCLUSIVE
         | Facts::OTHER_LENGTH
@@ -864,38 +861,13 @@ pub(crate) fn can_be_told(row: &Row, binding: Binding) -> bool {
 pub(crate) fn is_in_doubt(row: &Row, context: &MatchContext<'_>) -> bool {
     // A row that has nothing to lose yet is decided by a later observation. But for the lack of the
     // kernel's route the address is deleted.
-    !is_in_the_making(row) || context.keeps_kernels(row.vip.family())
+    !row.is_in_the_making() || context.keeps_kernels(row.vip.family())
 }
 
 /// Whether another device has a route beside the wanted one.
 pub(crate) fn is_rivalled(row: &Row, context: &MatchContext<'_>) -> bool {
     let desired = context.desired_fact(row.vip.family());
     row.facts.contains(Facts::FOREIGN | desired)
-}
-
-/// What is known of a row's address right behind the ack of its making.
-pub(crate) fn known_of_address(row: &Row) -> Facts {
-    if row.phase.contains(Phase::FRESH) && row.vip.family() == Family::V6 {
-        Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
-    } else {
-        row.facts & Facts::OF_ADDRESS
-    }
-}
-
-/// Whether the row's address was made by this call and its route was not yet.
-pub(crate) fn is_in_the_making(row: &Row) -> bool {
-    row.phase.contains(Phase::FRESH)
-        && row.vip.family() == Family::V6
-        && !row.facts.contains(Facts::DESIRED)
-}
-
-/// Whether the row's address was made by this call and the kernel's route is still to come.
-pub(crate) fn awaits_kernel(row: &Row) -> bool {
-    is_in_the_making(row)
-        && !row
-            .phase
-            .intersects(Phase::SETTLED | Phase::UNHEARD | Phase::FAILED)
-        && !row.facts.contains(Facts::KERNEL)
 }
 
 /// What a notification says.
@@ -922,14 +894,14 @@ pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) ->
     if let Some(host) = route.host().filter(|_| local)
         && let Some(at) = rows.index_of(host)
         && let Some(row) = rows.get_mut(at)
-        && !row.phase.contains(Phase::SETTLED)
+        && row.progress.late_route != LateRoute::Seen
     {
         // The kernel's has come; its deletion by another hand proves that as well. And a route in
         // the place of ours tells that somebody else got further: worth another look.
         if !route.is_kernels_own() {
             return Arrival::Other;
         }
-        row.phase |= Phase::SETTLED;
+        row.progress.late_route = LateRoute::Seen;
         return Arrival::Kernels;
     }
     Arrival::None

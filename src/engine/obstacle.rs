@@ -1,12 +1,12 @@
 //! What stands in the way of VIPs that conflict, in words.
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::core::Cause;
 use crate::link::{self, LinkIndex, LinkRef};
 use crate::netlink::connection::Connection;
 use crate::netlink::decode::Route;
 use crate::netlink::encode::dump_routes;
-use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
-use crate::outcome::{Cause, Failure};
+use crate::outcome::Failure;
 
 /// Says of each conflict among `failures`, which are sorted by VIP, which route of which device is
 /// in its way. Reads table local once more, and table main where that is not enough. What cannot be

@@ -187,7 +187,7 @@ fn watch() {
     ] {
         let _node = node();
         let socket = Socket::open(1 << 20, crate::sys::Strictness::Preferred).unwrap();
-        for group in crate::watcher::GROUPS {
+        for group in crate::netlink::GROUPS {
             socket.join(group).unwrap();
         }
         happen();

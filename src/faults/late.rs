@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::forged::{Say, both, hear, patient, refusal, refuse, wrong};
 use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, split, v4, v6};
 use crate::Family;
-use crate::core::Step;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
 use crate::netlink::encode::{HEADER, dump_addresses};
@@ -127,7 +126,7 @@ fn an_overflow_in_the_middle_of_a_batch_is_told() {
     let mut batch = Batch::default();
     batch.begin(connection.sequence());
     for (row, vip) in (0..10).zip(&keys) {
-        batch.push(row, Step::DeleteDesired, |out, sequence| {
+        batch.push(row, |out, sequence| {
             templates.push_delete_route(out, sequence, vip, &super::key());
         });
     }

@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
+use crate::core::Cause;
 use crate::engine::observe::Notified;
-use crate::manager::{Leaving, VipManager};
+use crate::manager::{Leaving, VipManager, check_claim};
+use crate::netlink::GROUPS;
 use crate::netlink::decode::{self, Message, Route};
-use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
 use crate::outcome::Canceller;
 use crate::outcome::Claim;
-use crate::outcome::{Cause, Failure, Report};
 use crate::outcome::{Error, ErrorKind};
+use crate::outcome::{Failure, Report};
 use crate::sys::{Received, Socket, Woken, wait_readable};
-use crate::watcher::GROUPS;
 
 /// VIPs that are mended one by one at the most; above that the link is read as a whole.
 const LOOKUP_MAX: usize = 64;
@@ -674,7 +674,7 @@ impl Keeper {
         // What told that it is another one by now may be among lost notifications.
         match self.manager.find_link() {
             Ok(link) => self.link = link.map(|link| link.index),
-            Err(error) => return self.conclude(Err(error), Look::Complete, false),
+            Err(error) => return self.conclude(Err(error), Look::All, false),
         }
         let mut result = self.reconcile();
         let expected = std::mem::take(&mut self.expected);
@@ -690,7 +690,7 @@ impl Keeper {
             }
             result = self.reconcile();
         }
-        let done = self.conclude(result, Look::Complete, !expected);
+        let done = self.conclude(result, Look::All, !expected);
         // Whoever did not get so far is still to do what was asked for.
         self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
@@ -828,7 +828,7 @@ impl Keeper {
             }
         };
         self.link_state = Keeping::Possible;
-        if matches!(look, Look::Whole) {
+        if matches!(look, Look::All) {
             self.families = Default::default();
             if !self.releases.are_refused() && !self.desired.is_empty() {
                 self.releases = Releases::Allowed;
@@ -841,7 +841,7 @@ impl Keeper {
             at.is_ok_and(|at| !matches!(report.failures[at].cause, Cause::Rejected(_)))
         };
         self.leaving.retain(|vip| match look {
-            Look::Whole => failed(vip),
+            Look::All => failed(vip),
             Look::At(vips) => failed(vip) || vips.binary_search(vip).is_err(),
         });
         let calm = |backoff: &Backoff| Instant::now().duration_since(backoff.last) >= CALM;
@@ -969,7 +969,7 @@ impl AsRawFd for Keeper {
 #[derive(Clone, Copy)]
 enum Look<'a> {
     /// The whole link.
-    Complete,
+    All,
     /// These VIPs, sorted.
     At(&'a [Vip]),
 }
@@ -1191,5 +1191,21 @@ impl NotificationHandler<'_> {
     /// Whether the VIP is desired, or could be one that is claimed.
     fn concerns(&self, vip: Vip) -> bool {
         self.is_desired(vip) || self.manager.could_hold(vip)
+    }
+}
+
+impl VipManager {
+    /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
+    /// nothing. Its [watchers](Self::watcher) and cancellers go on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`] if a socket cannot be opened; [`ErrorKind::InvalidConfig`] if the claim
+    /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
+    /// without [`VipManagerBuilder::netns`] in another network namespace than the calling thread's.
+    pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
+        check_claim(&claim, &self.config)?;
+        let socket = self.open_listener()?;
+        Keeper::new(self, claim, socket)
     }
 }

@@ -1,9 +1,10 @@
 //! The link that holds the VIPs, and the sources on the node.
 
+mod changes;
 pub(crate) mod label;
-pub(crate) mod lifetime;
 pub(crate) mod trouble;
 
+pub(crate) use changes::LinkChanges;
 pub use label::SourceAvoidance;
 
 use std::fmt;
@@ -18,15 +19,17 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 
-use crate::base::Family;
+use crate::base::{
+    Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN,
+};
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::Address;
 use crate::netlink::encode::{
     HEADER, add_host_address_message, dump_addresses, dump_routes, get_address_message,
     look_up_message,
 };
-use crate::netlink::{IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN};
 use crate::outcome::{Error, ErrorKind};
+use crate::outcome::{LinkStatus, SourceStatus};
 
 /// What kind of link a manager creates where its link is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,40 +163,6 @@ impl LinkState {
                  (ipv6.disable=1)"
             ),
             _ => return None,
-        })
-    }
-}
-
-/// The state of the link, as far as the VIPs of one family rest on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LinkStatus {
-    /// It is up, and the family works on it.
-    #[default]
-    Up,
-    /// It is down. The kernel has taken the IPv6 VIPs off it, or will not serve them. The routes of
-    /// IPv4 VIPs work.
-    Down,
-    /// It is enslaved to a VRF, where the routes of table local are not used.
-    InVrf,
-    /// IPv6 is disabled on it (`net/ipv6/conf/LINK/disable_ipv6`).
-    Ipv6Disabled,
-    /// It has no IPv6, because its MTU is below 1280 (RFC 8200, section 5; `addrconf_notify`,
-    /// net/ipv6/addrconf.c).
-    MtuTooSmall,
-    /// It has no IPv6, because the kernel has none.
-    Ipv6Unsupported,
-}
-
-impl fmt::Display for LinkStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::InVrf => "enslaved to a VRF",
-            Self::Ipv6Disabled => "IPv6 is disabled",
-            Self::MtuTooSmall => "no IPv6, because the MTU is below 1280",
-            Self::Ipv6Unsupported => "no IPv6 in this kernel",
         })
     }
 }
@@ -425,42 +394,6 @@ fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &Link
     header.sequence_number = sequence;
     header.emit(&mut out[at..]);
     message.emit(&mut out[at + HEADER..]);
-}
-
-/// The state of a family's source: whether the kernel takes it as the preferred source of routes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SourceStatus {
-    /// It is an address of the node, and the kernel takes it.
-    Present,
-    /// Duplicate address detection has not ended (RFC 4862, 5.4): the kernel does not take it yet.
-    Tentative,
-    /// Duplicate address detection found it in use elsewhere: the kernel does not take it.
-    DadFailed,
-    /// It is on a link that is down, where duplicate address detection cannot end.
-    LinkDown,
-    /// It is no address of the node.
-    Missing,
-    /// None was given, and the family does not
-    /// [keep the kernel's](crate::VipManagerBuilder::kernel_source).
-    #[default]
-    NotGiven,
-    /// The family [keeps the kernel's](crate::VipManagerBuilder::kernel_source): each VIP is its own.
-    Kernel,
-}
-
-impl fmt::Display for SourceStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Present => "present",
-            Self::Tentative => "tentative",
-            Self::DadFailed => "in use elsewhere (duplicate address detection failed)",
-            Self::LinkDown => "on a link that is down",
-            Self::Missing => "no address of this node",
-            Self::NotGiven => "not given",
-            Self::Kernel => "the kernel's",
-        })
-    }
 }
 
 /// Checks that the kernel will take `source` as a preferred source.

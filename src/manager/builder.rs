@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::VipManager;
-use crate::base::{Family, Vip};
-use crate::core::Binding;
-use crate::core::{Ranges, VipFilter};
-use crate::engine::{Buffers, Limits};
+use crate::base::{DesiredRoute, Family, Vip};
+use crate::core::{Binding, Goal, Policy, Ranges, VipFilter};
+use crate::engine::{Buffers, Limits, Setup};
 use crate::link::label::SourceAvoidance;
 use crate::link::{self, LinkKind, LinkRef};
 use crate::netlink::connection::Connection;
 use crate::netlink::decode::Link;
-use crate::netlink::encode::DesiredRoute;
 use crate::outcome::Cancelled;
 use crate::outcome::Netns;
 use crate::outcome::{Error, ErrorKind};
@@ -72,7 +70,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct VipManagerBuilder {
-    pub(super) link: LinkRef,
+    pub(crate) link: LinkRef,
     pub(super) netns: Option<Arc<Netns>>,
     pub(super) sources: Vec<IpAddr>,
     /// Which families keep the kernel's own route.
@@ -379,6 +377,24 @@ impl VipManagerBuilder {
         })
     }
 
+    /// What all of this means for a call on a link.
+    pub(crate) fn setup(&self, sources: &[Option<IpAddr>; 2], link: u32) -> Setup {
+        let desired = self.desired(sources, link);
+        let policies = Family::ALL.map(|family| Policy {
+            goal: Goal::Look,
+            as_kernel: self.protocol == Protocol::KERNEL,
+            binding: self.binding,
+            kernel_source: desired[family as usize].kernel_source,
+        });
+        Setup {
+            link,
+            desired,
+            policies,
+            binding: self.binding,
+            limits: self.limits(),
+        }
+    }
+
     /// Refuses a binding without the addresses that the kernel makes its routes for.
     pub(super) fn check_binding(&self, binding: Binding) -> Result<(), Error> {
         if binding == Binding::Route && self.kernel_source != [false; 2] {
@@ -392,7 +408,7 @@ impl VipManagerBuilder {
     }
 
     /// Which addresses are VIPs.
-    pub(super) fn filter(&self, sources: [Option<IpAddr>; 2]) -> VipFilter<'_> {
+    pub(crate) fn filter(&self, sources: [Option<IpAddr>; 2]) -> VipFilter<'_> {
         VipFilter {
             sources,
             kernel_source: self.kernel_source,
@@ -405,11 +421,6 @@ impl VipManagerBuilder {
         let labels = self.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.binding == Binding::Address;
         labels.then_some(self.label)
-    }
-
-    /// Whether the wanted routes bear the kernel's own protocol.
-    pub(crate) fn writes_as_kernel(&self) -> bool {
-        self.protocol == Protocol::KERNEL
     }
 
     /// Whether this link is the manager's.

@@ -12,27 +12,22 @@ pub use builder::{Protocol, VipManagerBuilder};
 
 use crate::base::{Family, Vip};
 use crate::core::{Binding, Goal};
-use crate::core::{Drift, Facts, Phase, Row};
+use crate::core::{Done, Drift, Facts, Row};
 use crate::engine::observe::Notified;
-use crate::engine::{Buffers, Call, PATIENT_AFTER};
-use crate::keeper::Keeper;
-use crate::link::lifetime::Lifetime;
-use crate::link::{self, LinkRef, LinkState, SourceStatus};
+use crate::engine::{Buffers, Call, decide::PATIENT_AFTER};
+use crate::link::{self, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
-use crate::netlink::encode::dump_addresses;
 use crate::outcome::Claim;
 use crate::outcome::Netns;
 use crate::outcome::Report;
+use crate::outcome::SourceStatus;
 use crate::outcome::{Audit, Audited};
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
-use crate::preview::{LinkChanges, Plan, preview};
 use crate::sys::Socket;
-use crate::watcher::Watcher;
 use builder::check_config_source;
-pub(crate) use prepare::Leaving;
-use prepare::{Mode, Scope, check_claim};
-use ready::find_link;
+pub(crate) use prepare::{Leaving, Mode, Scope, check_claim};
+pub(crate) use ready::find_link;
 
 /// Holds VIPs of one link in their single-route state.
 ///
@@ -46,9 +41,9 @@ use ready::find_link;
 /// It keeps nothing about VIPs from one call to the next, so that several managers may serve one
 /// link, and one may look ([`audit`](Self::audit), [`plan`](Self::plan)) beside a [`Keeper`].
 pub struct VipManager {
-    config: VipManagerBuilder,
-    sources: [Option<IpAddr>; 2],
-    connection: Connection,
+    pub(crate) config: VipManagerBuilder,
+    pub(crate) sources: [Option<IpAddr>; 2],
+    pub(crate) connection: Connection,
     cancelled: Cancelled,
     buffers: Buffers,
 }
@@ -58,11 +53,8 @@ const _: () = {
     const fn assert<T: Send + Sync>() {}
     assert::<VipManager>();
     assert::<Canceller>();
-    assert::<Keeper>();
-    assert::<Watcher>();
     assert::<VipManagerBuilder>();
     assert::<Netns>();
-    assert::<Plan>();
     assert::<Report>();
     assert::<Error>();
 };
@@ -194,31 +186,6 @@ impl VipManager {
         self.run(Scope::Claimed(Leaving::all(claim)))
     }
 
-    /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
-    /// reason, waits included, and the VIPs that it cannot bring about. Printed, it is a script of
-    /// `ip` commands.
-    ///
-    /// Writes nothing, creates no link and needs no privilege. It is a preview, not an order: see
-    /// [`Plan`].
-    ///
-    /// # Errors
-    ///
-    /// What `reconcile` says before it writes anything. VIPs that would fail are no error, but
-    /// listed in [`Plan::failures`].
-    pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
-        self.take(desired, Goal::Assign);
-        let mut link_changes = LinkChanges::default();
-        let call = self.prepare(
-            Scope::Claimed(Leaving::all(claim)),
-            Mode::Preview(&mut link_changes),
-        )?;
-        Ok(preview(call, &link_changes))
-    }
-
     /// Releases every claimed VIP on the link: the only wipe.
     ///
     /// # Errors
@@ -307,70 +274,6 @@ impl VipManager {
         self.run(Scope::Rebind)
     }
 
-    /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
-    /// nothing. Its [watchers](Self::watcher) and cancellers go on.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::System`] if a socket cannot be opened; [`ErrorKind::InvalidConfig`] if the claim
-    /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
-    /// without [`VipManagerBuilder::netns`] in another network namespace than the calling thread's.
-    pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
-        check_claim(&claim, &self.config)?;
-        let socket = self.open_listener()?;
-        Keeper::new(self, claim, socket)
-    }
-
-    /// The events of this manager's link, from now on, with the sources that the manager has now.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
-    /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`VipManagerBuilder::netns`] in another
-    /// network namespace than the calling thread's. The link need not exist where the manager has
-    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if that link is gone.
-    pub fn watcher(&mut self) -> Result<Watcher, Error> {
-        let cannot = |error| Error::io("cannot listen to notifications", &error);
-        let socket = self.open_listener()?;
-        let requests = self.connection.requests();
-        let mut lifetime = None;
-        if let LinkRef::Index(index) = &self.config.link {
-            let mut own = Lifetime::new(self.open_listener()?);
-            own.begin(index.get()).map_err(cannot)?;
-            lifetime = Some(own);
-        }
-        let filter = self.config.filter(self.sources);
-        let mut watcher =
-            Watcher::new(socket, &self.config.link, lifetime, requests, &filter).map_err(cannot)?;
-        // Only now, so that no change in between is missed.
-        let link = match &self.config.link {
-            LinkRef::Name(_) => link::find(&mut self.connection, &self.config.link)?,
-            LinkRef::Index(_) => Some(find_link(&mut self.connection, &self.config)?),
-        };
-        let link = link.map(|link| link.index);
-        watcher.follow(link);
-        for family in Family::ALL {
-            let Some(link) = link else { break };
-            let dumped = self.connection.dump(
-                |out, sequence| dump_addresses(out, sequence, family, link),
-                |message| {
-                    let address = message.address()?.filter(|address| address.link == link);
-                    address
-                        .iter()
-                        .for_each(|address| watcher.begin_with(address));
-                    Ok(())
-                },
-            );
-            // If it is gone by now, the notification of that is on its way.
-            if let Err(failed) = dumped
-                && failed.errno() != Some(libc::ENODEV)
-            {
-                return Err(failed.into_error("cannot read the link's addresses".into()));
-            }
-        }
-        Ok(watcher)
-    }
-
     /// A handle that cancels this manager's calls from another thread.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
@@ -390,7 +293,7 @@ impl VipManager {
 
     /// A further socket in the manager's namespace, which the calling thread may have left, or never
     /// have been in.
-    fn open_listener(&self) -> Result<Socket, Error> {
+    pub(crate) fn open_listener(&self) -> Result<Socket, Error> {
         let socket = self.config.open_socket()?;
         if socket.is_elsewhere(self.connection.monitor()) {
             return Err(Error::new(
@@ -403,7 +306,7 @@ impl VipManager {
     }
 
     /// Fills the rows with the VIPs of a call.
-    fn take<I>(&mut self, vips: I, goal: Goal)
+    pub(crate) fn take<I>(&mut self, vips: I, goal: Goal)
     where
         I: IntoIterator,
         I::Item: Into<Vip>,
@@ -449,7 +352,7 @@ impl VipManager {
     /// meanwhile: it took more rounds than it takes undisturbed.
     pub(crate) fn written(&self) -> impl Iterator<Item = (Vip, bool)> {
         let rows = self.buffers.rows.iter();
-        rows.filter(|row| row.phase.contains(Phase::WRITTEN))
+        rows.filter(|row| row.progress.has(Done::WRITTEN))
             .map(|row| (row.vip, row.attempts > PATIENT_AFTER))
     }
 
@@ -498,16 +401,16 @@ impl VipManager {
     /// Observes the link's VIPs, and nothing else.
     fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
         self.buffers.clear();
-        self.connection.hear_addresses(false)?;
+        self.connection
+            .hear_addresses(false)
+            .map_err(|error| Error::listening(&error))?;
         let filter = self.config.filter(self.sources);
         let link = find_link(&mut self.connection, &self.config)?;
         let mut call = Call::new(
-            &self.config,
-            &self.sources,
+            self.config.setup(&self.sources, link.index),
             &mut self.connection,
             &mut self.buffers,
             &self.cancelled,
-            link.index,
         );
         call.only_looks = true;
         call.look(Some(&|vip| filter.is_on_link(vip).then_some(Goal::Look)))?;
@@ -528,7 +431,7 @@ impl VipManager {
                 }
             };
         }
-        let policies = call.policies;
+        let policies = *call.engine.policies();
         let is_judged = |row: &Row| sources[row.vip.family() as usize] != SourceStatus::NotGiven;
         let drift_of = |row: &Row| {
             let policy = policies[row.vip.family() as usize];
@@ -550,7 +453,8 @@ impl VipManager {
         };
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.
-        let vips = rows.filter(|row| row.facts.on_link()).map(|row| {
+        let is_there = |row: &&Row| row.facts.on_link() || row.facts.is_unread();
+        let vips = rows.filter(is_there).map(|row| {
             let is_among = |vips: &[Vip]| vips.binary_search(&row.vip).is_ok();
             let mut drift = drift_of(row);
             drift.set(Drift::OTHER_TABLE, is_among(&elsewhere));

@@ -7,25 +7,22 @@ use ipnet::Ipv6Net;
 use super::VipManager;
 use super::builder::{Protocol, VipManagerBuilder};
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Family, Vip};
+use crate::base::{Family, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
-use crate::core::{Facts, Phase, Row, Rows};
+use crate::core::{Done, Facts, Row, Rows};
 use crate::engine::observe::{LOOKUP_MAX, Lookup, Notified, can_be_told};
 use crate::engine::{Buffers, Call};
 use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
-use crate::link::{self, LinkState};
-use crate::netlink::TABLE_LOCAL;
+use crate::link::{self, LinkChanges, LinkState};
 use crate::netlink::connection::Connection;
-use crate::netlink::encode::RouteKey;
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
-use crate::preview::LinkChanges;
 
 /// Whose VIPs a call is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope<'a> {
+pub(crate) enum Scope<'a> {
     /// The caller named them.
     Given(Goal),
     /// All that are on the link, as they are bound.
@@ -74,7 +71,7 @@ impl<'a> Leaving<'a> {
     }
 
     /// Every VIP that is claimed.
-    pub(super) fn all(claim: &'a Claim) -> Self {
+    pub(crate) fn all(claim: &'a Claim) -> Self {
         Self {
             claim,
             named: &[],
@@ -85,7 +82,7 @@ impl<'a> Leaving<'a> {
 }
 
 /// In what way a call is prepared.
-pub(super) enum Mode<'a> {
+pub(crate) enum Mode<'a> {
     /// To be run, with the whole link looked at.
     Act,
     /// To be run, with only its rows looked at; notifications told this of them.
@@ -100,7 +97,7 @@ impl VipManager {
     /// What one family lacks takes out the VIPs of that family, in four places: its source and the
     /// link as it is, before the link is made or brought up; the link, once it is made; both, for a
     /// family of which VIPs were only found; the address labels, when it is known for whom.
-    pub(super) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
+    pub(crate) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
         let Self {
             config,
             sources,
@@ -109,7 +106,9 @@ impl VipManager {
             buffers,
         } = self;
         let (config, sources) = (&*config, &*sources);
-        connection.hear_addresses(false)?;
+        connection
+            .hear_addresses(false)
+            .map_err(|error| Error::listening(&error))?;
         let filter = config.filter(*sources);
         let Buffers { rows, rejected, .. } = &mut *buffers;
         rows.sort();
@@ -185,8 +184,12 @@ impl VipManager {
                     if let Scope::Claimed(leaving) = scope {
                         // To bring the link up is a change, too: not before the claim's bound was
                         // checked.
-                        let mut call =
-                            Call::new(config, sources, connection, buffers, cancelled, link.index);
+                        let mut call = Call::new(
+                            config.setup(sources, link.index),
+                            connection,
+                            buffers,
+                            cancelled,
+                        );
                         call.look(Some(&admit))?;
                         keep_claimed(call.buffers, leaving, &filter)?;
                     }
@@ -198,13 +201,22 @@ impl VipManager {
                         .then(|| Lookup::unknown(&buffers.rows)),
                 };
                 let hears = lookup.is_some() && buffers.rows.has(Family::V4);
-                connection.hear_addresses(hears)?;
+                connection
+                    .hear_addresses(hears)
+                    .map_err(|error| Error::listening(&error))?;
                 (link, lookup)
             }
         };
         let given = matches!(scope, Scope::Given(_) | Scope::Lookup(_));
-        let mut call = Call::new(config, sources, connection, buffers, cancelled, link.index);
-        call.lookup = lookup;
+        let mut call = Call::new(
+            config.setup(sources, link.index),
+            connection,
+            buffers,
+            cancelled,
+        );
+        if let Some(lookup) = lookup {
+            call.look_up_from_now(lookup);
+        }
         call.look((!given).then_some(&admit))?;
         keep_own(call.buffers, scope, &filter)?;
         let found = needs(&call.buffers.rows);
@@ -368,7 +380,7 @@ fn label(
 }
 
 /// A claim by mark needs a mark.
-pub(super) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
+pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
     // The kernel's own routes bear none.
     let marks_routes = config.protocol != Protocol::KERNEL && config.kernel_source == [false; 2];
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
@@ -411,7 +423,7 @@ fn keep_claimed(
     });
     if claim.needs_mark() {
         let released = rows.iter_mut().filter(|row| row.goal == Goal::Release);
-        released.for_each(|row| row.phase |= Phase::BY_MARK);
+        released.for_each(|row| row.progress.done |= Done::BY_MARK);
     }
     let is_claimed = |row: &Row| row.goal == Goal::Release && !leaving.names(row.vip);
     for family in Family::ALL.into_iter().filter(|f| !desired[*f as usize]) {

@@ -2,8 +2,9 @@
 //! holding VIPs.
 
 use super::builder::VipManagerBuilder;
-use crate::link::{self, LinkRef, LinkState, LinkStatus};
+use crate::link::{self, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
+use crate::outcome::LinkStatus;
 use crate::outcome::{Error, ErrorKind};
 
 /// Whether there is no link yet, and the caller allowed to make it.
@@ -23,7 +24,7 @@ pub(super) fn make(
 }
 
 /// Finds the link.
-pub(super) fn find_link(
+pub(crate) fn find_link(
     connection: &mut Connection,
     config: &VipManagerBuilder,
 ) -> Result<LinkState, Error> {

@@ -1,27 +1,37 @@
 //! Messages gathered for one send, and what each reply means.
 
-use crate::core::Step;
 use crate::netlink::decode::{self, NLMSG_ERROR};
 use crate::netlink::encode::request_ack;
 
 /// Messages of VIPs with consecutive sequence numbers, not yet sent.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
+#[derive(Debug)]
+pub(crate) struct Batch<T> {
     bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<T>>,
     first: u32,
     last_at: usize,
 }
 
 /// Which message this is, and whether the kernel refused it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
-    pub(crate) row: u32,
-    pub(crate) step: Step,
+pub(crate) struct Entry<T> {
+    /// What the caller knows the message by.
+    pub(crate) tag: T,
     pub(crate) refused: bool,
 }
 
-impl Batch {
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            first: 0,
+            last_at: 0,
+        }
+    }
+}
+
+impl<T: Copy> Batch<T> {
     /// Empties the batch; its first message will bear `sequence`.
     pub(crate) fn begin(&mut self, sequence: u32) {
         self.bytes.clear();
@@ -36,13 +46,12 @@ impl Batch {
 
     /// Adds one message, which `write` appends with the sequence number given.
     #[inline]
-    pub(crate) fn push(&mut self, row: u32, step: Step, write: impl FnOnce(&mut Vec<u8>, u32)) {
+    pub(crate) fn push(&mut self, tag: T, write: impl FnOnce(&mut Vec<u8>, u32)) {
         self.last_at = self.bytes.len();
         let sequence = self.next_sequence();
         write(&mut self.bytes, sequence);
         self.entries.push(Entry {
-            row,
-            step,
+            tag,
             refused: false,
         });
     }
@@ -55,7 +64,7 @@ impl Batch {
     }
 
     /// Asks for an ack of the last message, the barrier; after that the batch can be sent.
-    pub(crate) fn seal(&mut self) -> Sealed<'_> {
+    pub(crate) fn seal(&mut self) -> Sealed<'_, T> {
         if !self.entries.is_empty() {
             request_ack(&mut self.bytes, self.last_at);
         }
@@ -74,21 +83,20 @@ impl Batch {
 
 /// A batch that may be sent, and takes its replies.
 #[derive(Debug)]
-pub(crate) struct Sealed<'a> {
-    batch: &'a mut Batch,
+pub(crate) struct Sealed<'a, T> {
+    batch: &'a mut Batch<T>,
     complete: bool,
 }
 
 /// One refused message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused<'a> {
-    pub(crate) row: u32,
-    pub(crate) step: Step,
+pub(crate) struct Refused<'a, T> {
+    pub(crate) tag: T,
     pub(crate) errno: i32,
     pub(crate) text: Option<&'a str>,
 }
 
-impl Sealed<'_> {
+impl<T: Copy> Sealed<'_, T> {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.batch.bytes
     }
@@ -100,7 +108,7 @@ impl Sealed<'_> {
 
     /// Takes one reply message. What does not belong to this batch, a late reply to an earlier
     /// one, is passed over.
-    pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m>> {
+    pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m, T>> {
         if message.kind != NLMSG_ERROR {
             return None;
         }
@@ -116,8 +124,7 @@ impl Sealed<'_> {
         }
         entry.refused = true;
         Some(Refused {
-            row: entry.row,
-            step: entry.step,
+            tag: entry.tag,
             errno: ack.errno,
             text: ack.text,
         })
@@ -129,7 +136,7 @@ impl Sealed<'_> {
     }
 
     /// The messages.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry<T>] {
         &self.batch.entries
     }
 }

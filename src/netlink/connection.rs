@@ -3,12 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::base::Family;
-use crate::link::lifetime::Lifetime;
+use super::lifetime::Lifetime;
+use crate::base::{Family, is_shortage};
 use crate::netlink::batch::{Refused, Sealed};
 use crate::netlink::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR, Rule};
 use crate::netlink::encode::dump_rules;
-use crate::outcome::is_shortage;
 use crate::sys::{Received, Socket};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
@@ -192,14 +191,13 @@ impl Connection {
     }
 
     /// Whether the listener shall hear of IPv4 addresses that come and go.
-    pub(crate) fn hear_addresses(&mut self, hear: bool) -> Result<(), crate::Error> {
+    pub(crate) fn hear_addresses(&mut self, hear: bool) -> io::Result<()> {
         if self.hears_addresses != hear {
-            let changed = if hear {
-                self.listen.join(libc::RTNLGRP_IPV4_IFADDR)
+            if hear {
+                self.listen.join(libc::RTNLGRP_IPV4_IFADDR)?;
             } else {
-                self.listen.leave(libc::RTNLGRP_IPV4_IFADDR)
-            };
-            changed.map_err(|error| crate::Error::io("cannot listen to notifications", &error))?;
+                self.listen.leave(libc::RTNLGRP_IPV4_IFADDR)?;
+            }
             self.hears_addresses = hear;
         }
         Ok(())
@@ -333,10 +331,10 @@ impl Connection {
 
     /// Sends a batch and hands each refusal to `refused`. Afterwards the batch is complete, or
     /// replies were lost and the fate of its messages must be observed.
-    pub(crate) fn exchange(
+    pub(crate) fn exchange<T: Copy>(
         &mut self,
-        batch: &mut Sealed<'_>,
-        mut refused: impl FnMut(Refused<'_>),
+        batch: &mut Sealed<'_, T>,
+        mut refused: impl FnMut(Refused<'_, T>),
     ) -> io::Result<Dumped> {
         self.check_link()?;
         let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
@@ -490,16 +488,6 @@ impl Connection {
                 Received::Overflow => heard = Dumped::Interrupted,
                 Received::Nothing => return Ok(heard),
             }
-        }
-    }
-}
-
-impl Failed {
-    /// As the error of a whole call.
-    pub(crate) fn into_error(self, doing: String) -> crate::Error {
-        match self {
-            Self::Refused(refusal) => crate::Error::kernel(doing, refusal.errno, refusal.text),
-            Self::Io(error) => crate::Error::io(doing, &error),
         }
     }
 }

@@ -6,9 +6,8 @@ use netlink_packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_ACK_TLVS, NLM_F_
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::TABLE_LOCAL;
 use super::encode::{HEADER, IFADDRMSG, RTMSG};
-use crate::base::Family;
+use crate::base::{Family, TABLE_LOCAL};
 
 /// Message types of netlink itself (linux/netlink.h).
 const NLMSG_NOOP: u16 = 1;

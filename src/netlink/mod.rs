@@ -10,30 +10,15 @@ pub(crate) mod connection;
 pub(crate) mod decode;
 pub(crate) mod dump_cache;
 pub(crate) mod encode;
+pub(crate) mod lifetime;
 #[cfg(test)]
 mod tests;
 
-/// Table ids (linux/rtnetlink.h, `enum rt_class_t`).
-pub(crate) const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
-pub(crate) const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
-
-/// The metric that the kernel gives an IPv6 route of user space which names none
-/// (`IP6_RT_PRIO_USER`, linux/ipv6_route.h).
-pub(crate) const IP6_USER_METRIC: u32 = 1024;
-
-/// The metric of the kernel's prefix routes, where the address has none of its own
-/// (`IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h).
-pub(crate) const IP6_PREFIX_METRIC: u32 = 256;
-
-/// Route and address flags that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
-pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
-pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
-pub(crate) const IFA_F_NODAD: u32 = 0x02;
-pub(crate) const IFA_F_OPTIMISTIC: u32 = 0x04;
-pub(crate) const IFA_F_DADFAILED: u32 = 0x08;
-pub(crate) const IFA_F_HOMEADDRESS: u32 = 0x10;
-pub(crate) const IFA_F_DEPRECATED: u32 = 0x20;
-pub(crate) const IFA_F_TENTATIVE: u32 = 0x40;
-pub(crate) const IFA_F_MANAGETEMPADDR: u32 = 0x100;
-pub(crate) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
-pub(crate) const IFA_F_MCAUTOJOIN: u32 = 0x400;
+/// The groups of the notifications (linux/rtnetlink.h).
+pub(crate) const GROUPS: [u32; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+];

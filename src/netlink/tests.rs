@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
 use super::dump_cache::{Addresses, Routes};
 use super::encode::*;
-use crate::base::Family;
+use crate::base::*;
 
 const LINK: u32 = 7;
 const SEQUENCE: u32 = 0xfedc_ba98;
@@ -241,7 +241,7 @@ fn an_update_keeps_all_but_the_lifetime() {
         ),
     ] {
         let keep = AddressAttrs {
-            flags: super::IFA_F_MCAUTOJOIN,
+            flags: crate::base::IFA_F_MCAUTOJOIN,
             end: source(of),
             expires: true,
             deprecated,

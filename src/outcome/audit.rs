@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::base::{Family, Vip};
 use crate::core::Drift;
-use crate::link::{LinkStatus, SourceStatus};
+use crate::outcome::{LinkStatus, SourceStatus};
 
 /// The VIPs on the link, each with how it differs from its single-route state, and what the
 /// reachability of all VIPs rests on: the [link](Self::link) and the [sources](Self::source).

@@ -6,12 +6,14 @@ mod claim;
 mod error;
 mod netns;
 mod report;
+mod status;
 
+pub use crate::core::ErrorKind;
 pub use audit::{Audit, Audited};
 pub(crate) use cancel::Cancelled;
 pub use cancel::Canceller;
 pub use claim::Claim;
-pub(crate) use error::is_shortage;
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use netns::Netns;
-pub use report::{Cause, Failure, Operation, Report};
+pub use report::{Failure, Report};
+pub use status::{LinkStatus, SourceStatus};

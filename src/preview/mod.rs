@@ -3,27 +3,28 @@
 //! Each row is played forward: `next` says what to send, [`Simulation`] what the kernel would make of
 //! it. The unit test plays the same steps into the model of the kernel (`plan/model.rs`).
 
+#[cfg(test)]
+mod check;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::Ipv6Net;
 
-use crate::base::{Family, Vip};
-use crate::core::{Binding, Goal, Next, Policy, Step, next};
-use crate::core::{Drift, Facts, Phase, Row};
+use crate::base::{
+    AddressAttrs, DesiredRoute, Family, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN,
+    IFA_F_NODAD, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
+    prefix_key, staged_key, staged_lifetime,
+};
+use crate::core::{
+    Binding, Cause, Done, Drift, Facts, Goal, Next, Policy, Progress, Row, Step, next,
+};
 use crate::engine::obstacle;
-use crate::engine::{Call, policy_for};
-use crate::link::{LinkKind, PLACEHOLDER};
-use crate::netlink::encode::{
-    AddressAttrs, DesiredRoute, RouteKey, desired_key, kernel_key, prefix_key, staged_key,
-    staged_lifetime,
-};
-use crate::netlink::{
-    IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IP6_USER_METRIC,
-    TABLE_LOCAL, TABLE_MAIN,
-};
-use crate::outcome::{Cause, Failure};
+use crate::engine::{Call, decide::policy_for};
+use crate::link::{LinkChanges, LinkKind, PLACEHOLDER};
+use crate::manager::{Leaving, Mode, Scope, VipManager};
+use crate::outcome::{Claim, Error, Failure};
 
 /// What [`reconcile`](crate::VipManager::reconcile) would do, from what was seen when
 /// [`VipManager::plan`](crate::VipManager::plan) was called.
@@ -563,21 +564,6 @@ impl fmt::Display for Plan {
     }
 }
 
-/// What a call would do to the link before it does anything for a VIP.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LinkChanges {
-    /// The link's name.
-    pub(crate) name: String,
-    pub(crate) create: Option<LinkKind>,
-    pub(crate) bring_up: bool,
-    /// Prefixes whose addresses on the link are to have our label.
-    pub(crate) labels: Vec<Ipv6Net>,
-    /// The broadcast routes that the kernel makes when the link comes up: to this destination, for
-    /// this address.
-    pub(crate) broadcasts: Vec<(IpAddr, IpAddr)>,
-    pub(crate) label: u32,
-}
-
 /// One thing that happens to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
@@ -606,7 +592,7 @@ const ROUNDS: u16 = 20;
 pub(crate) struct Simulation {
     family: Family,
     pub(crate) facts: Facts,
-    phase: Phase,
+    progress: Progress,
     /// The routes that are not as wanted.
     others: Vec<RouteKey>,
     rounds: u16,
@@ -616,7 +602,7 @@ impl Simulation {
     pub(crate) fn new(
         family: Family,
         facts: Facts,
-        phase: Phase,
+        progress: Progress,
         others: impl Iterator<Item = RouteKey>,
     ) -> Self {
         let mut others: Vec<_> = others.collect();
@@ -625,7 +611,7 @@ impl Simulation {
         Self {
             family,
             facts,
-            phase,
+            progress,
             others,
             rounds: 0,
         }
@@ -677,21 +663,16 @@ impl Simulation {
         mut emit: impl FnMut(Move, Facts),
     ) -> Turn {
         // What every observation notes.
-        if !self.facts.contains(Facts::ADDRESS) {
-            self.phase.remove(Phase::SETTLED);
-        }
-        if self.facts.contains(Facts::KERNEL) {
-            self.phase |= Phase::SETTLED;
-        }
-        let steps = match next(self.family, self.facts, self.phase, policy) {
+        self.progress.observed(self.facts);
+        let steps = match next(self.family, self.facts, self.progress, policy) {
             Next::Done => return Turn::Done,
             Next::Fail(cause) => return Turn::Failed(cause),
             Next::Read => return Turn::Failed(Cause::Unread),
             _ if self.rounds == ROUNDS => return Turn::Failed(Cause::Pending),
             Next::Steps(steps) => steps,
             Next::Wait => {
-                let certain =
-                    self.facts.contains(Facts::TENTATIVE) || self.phase.contains(Phase::FRESH);
+                let certain = self.facts.contains(Facts::TENTATIVE)
+                    || self.progress.has(Done::ADDRESS_IS_NEW);
                 emit(Move::Wait { certain }, self.facts);
                 self.facts.remove(Facts::TENTATIVE | Facts::RECENT);
                 self.facts |= Facts::KERNEL;
@@ -722,7 +703,7 @@ impl Simulation {
                 if self.family == Family::V4 {
                     self.facts |= Facts::KERNEL;
                 }
-                self.phase = self.phase.with_new_address();
+                self.progress.acked(step);
             }
             Step::UpdateAddress => {
                 self.facts.remove(Facts::EXPIRES);
@@ -862,7 +843,7 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
             let mut simulation = Simulation::new(
                 row.vip.family(),
                 row.facts,
-                row.phase,
+                row.progress,
                 others.into_iter().flatten().copied(),
             );
             if link_changes.bring_up {
@@ -881,7 +862,7 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
     let mut deferred: Vec<(&Row, PlannedStep)> = Vec::new();
     while !playing.is_empty() {
         playing.retain_mut(|(row, simulation)| {
-            let policy = policy_for(row, &call.policies);
+            let policy = policy_for(row, call.engine.policies());
             let desired = &call.desired[row.vip.family() as usize];
             let turn = simulation.advance(policy, desired, |what, facts| {
                 let reason = reason(what, policy, facts);
@@ -1099,4 +1080,31 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
         cured if cured.is_empty() => drift,
         cured => cured,
     })
+}
+
+impl VipManager {
+    /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
+    /// reason, waits included, and the VIPs that it cannot bring about. Printed, it is a script of
+    /// `ip` commands.
+    ///
+    /// Writes nothing, creates no link and needs no privilege. It is a preview, not an order: see
+    /// [`Plan`].
+    ///
+    /// # Errors
+    ///
+    /// What `reconcile` says before it writes anything. VIPs that would fail are no error, but
+    /// listed in [`Plan::failures`].
+    pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.take(desired, Goal::Assign);
+        let mut link_changes = LinkChanges::default();
+        let call = self.prepare(
+            Scope::Claimed(Leaving::all(claim)),
+            Mode::Preview(&mut link_changes),
+        )?;
+        Ok(preview(call, &link_changes))
+    }
 }

@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::write_names;
-use crate::link::lifetime::Lifetime;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
-use crate::manager::{Ranges, VipFilter};
+use crate::manager::{Ranges, VipFilter, VipManager, find_link};
+use crate::netlink::GROUPS;
 use crate::netlink::decode::{self, Address, Link, Message, Route};
-use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
+use crate::netlink::encode::dump_addresses;
+use crate::netlink::lifetime::Lifetime;
 use crate::outcome::Error;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 
@@ -122,15 +123,6 @@ impl fmt::Display for Event {
         }
     }
 }
-
-/// The groups of the notifications (linux/rtnetlink.h).
-pub(crate) const GROUPS: [u32; 5] = [
-    libc::RTNLGRP_LINK,
-    libc::RTNLGRP_IPV4_IFADDR,
-    libc::RTNLGRP_IPV6_IFADDR,
-    libc::RTNLGRP_IPV4_ROUTE,
-    libc::RTNLGRP_IPV6_ROUTE,
-];
 
 const RECEIVE_ROOM: usize = 64 * 1024;
 
@@ -587,5 +579,57 @@ impl Followed {
             self.link = None;
             Event::LinkGone
         })
+    }
+}
+
+impl VipManager {
+    /// The events of this manager's link, from now on, with the sources that the manager has now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
+    /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`VipManagerBuilder::netns`] in another
+    /// network namespace than the calling thread's. The link need not exist where the manager has
+    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if that link is gone.
+    pub fn watcher(&mut self) -> Result<Watcher, Error> {
+        let cannot = |error| Error::io("cannot listen to notifications", &error);
+        let socket = self.open_listener()?;
+        let requests = self.connection.requests();
+        let mut lifetime = None;
+        if let LinkRef::Index(index) = &self.config.link {
+            let mut own = Lifetime::new(self.open_listener()?);
+            own.begin(index.get()).map_err(cannot)?;
+            lifetime = Some(own);
+        }
+        let filter = self.config.filter(self.sources);
+        let mut watcher =
+            Watcher::new(socket, &self.config.link, lifetime, requests, &filter).map_err(cannot)?;
+        // Only now, so that no change in between is missed.
+        let link = match &self.config.link {
+            LinkRef::Name(_) => crate::link::find(&mut self.connection, &self.config.link)?,
+            LinkRef::Index(_) => Some(find_link(&mut self.connection, &self.config)?),
+        };
+        let link = link.map(|link| link.index);
+        watcher.follow(link);
+        for family in Family::ALL {
+            let Some(link) = link else { break };
+            let dumped = self.connection.dump(
+                |out, sequence| dump_addresses(out, sequence, family, link),
+                |message| {
+                    let address = message.address()?.filter(|address| address.link == link);
+                    address
+                        .iter()
+                        .for_each(|address| watcher.begin_with(address));
+                    Ok(())
+                },
+            );
+            // If it is gone by now, the notification of that is on its way.
+            if let Err(failed) = dumped
+                && failed.errno() != Some(libc::ENODEV)
+            {
+                return Err(failed.into_error("cannot read the link's addresses".into()));
+            }
+        }
+        Ok(watcher)
     }
 }

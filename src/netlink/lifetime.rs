@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::link::NONE;
+use crate::base::NO_LINK as NONE;
 use crate::sys::{Received, Socket};
 
 /// The life of one link, from the moment that its index was looked up.

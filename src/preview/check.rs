@@ -1,15 +1,14 @@
-//! The preview against the [model](super::model) of the kernel: the steps that it foretells from
+//! The preview against the [model](crate::engine::check::model) of the kernel: the steps that it foretells from
 //! what was seen, played from the very state, end where they shall.
 
 use std::collections::BTreeMap;
 
-use super::check::{policies, states};
-use super::model::{KERNEL, Kernel, Look, MARK, Message, Missed, Seen, World};
-use super::{Binding, Goal, Policy, Step};
+use super::{Move, Simulation, Turn};
 use crate::base::Family;
-use crate::core::{Facts, Phase};
-use crate::outcome::Cause;
-use crate::preview::{Move, Simulation, Turn};
+use crate::core::{Binding, Cause, Goal, Policy, Step};
+use crate::core::{Facts, Progress};
+use crate::engine::check::model::{KERNEL, Kernel, Look, MARK, Message, Missed, Seen, World};
+use crate::engine::check::{policies, states};
 
 /// One preview, to its end: its moves and the facts foretold behind each round.
 struct Foretold {
@@ -33,7 +32,7 @@ fn foretell(world: &World, policy: Policy, seen: &Seen) -> Foretold {
     let mut simulation = Simulation::new(
         family,
         seen.facts,
-        Phase::empty(),
+        Progress::default(),
         seen.keys.iter().copied(),
     );
     let desired = world.desired()[family as usize];

@@ -2,14 +2,17 @@
 //! of the public interface: anything here may change at any time.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::base::{Family, Vip};
-use crate::core::{Binding, Goal, Next, Policy, Step, next};
-use crate::core::{Facts, MatchContext, Phase, Rows};
+use crate::base::{DesiredRoute, Family, Vip};
+use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
+use crate::engine::Tag;
+use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
+use crate::engine::send::template_of;
 use crate::netlink::batch::Batch;
 use crate::netlink::decode;
 use crate::netlink::dump_cache::{Addresses, Routes};
-use crate::netlink::encode::{DesiredRoute, Templates};
+use crate::netlink::encode::Templates;
 
 /// Messages in a batch, as in a call.
 const BATCH: usize = 256;
@@ -23,11 +26,24 @@ pub enum State {
     Broken,
 }
 
+/// A clock that does not move.
+struct Still;
+
+impl Clock for Still {
+    fn since_change(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn since_progress(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// The rows of a call, with nothing behind them.
 #[derive(Debug)]
 pub struct Pure {
     rows: Rows,
-    batch: Batch,
+    batch: Batch<Tag>,
     desired: [DesiredRoute; 2],
     templates: [Templates; 2],
     link: u32,
@@ -77,46 +93,78 @@ impl Pure {
     /// Plans all rows. Returns how many steps there are to do.
     #[must_use]
     pub fn plan(&self) -> usize {
-        let mut steps = 0;
-        for row in self.rows.iter() {
-            let policy = Policy {
-                goal: row.goal,
-                as_kernel: true,
-                binding: Binding::Address,
-                kernel_source: false,
-            };
-            if let Next::Steps(next) = next(row.vip.family(), row.facts, row.phase, policy) {
-                steps += next.len();
-            }
-        }
-        steps
+        let engine = self.engine();
+        let steps = self.rows.iter().map(|row| match engine.next(row) {
+            Next::Steps(steps) => steps.len(),
+            _ => 0,
+        });
+        steps.sum()
     }
 
-    /// Writes the messages of fresh VIPs, batch by batch. Returns how many bytes they are.
+    /// Plans VIPs that are new to the link, and writes the messages of a call for them, batch by
+    /// batch, as if the kernel acked each. Returns how many bytes they are.
     #[must_use]
     pub fn encode(&mut self) -> usize {
-        let mut bytes = 0;
-        self.batch.begin(1);
-        for (at, row) in (0..).zip(self.rows.iter()) {
-            let templates = &self.templates[row.vip.family() as usize];
-            let vip = row.vip.addr();
-            let steps: [Step; 3] = match row.vip.family() {
-                Family::V4 => [Step::AddAddress, Step::AppendRoute, Step::DeleteKernel],
-                Family::V6 => [Step::AddAddress, Step::DeleteKernelBlind, Step::AddRoute],
-            };
-            for step in steps {
-                if self.batch.len() == BATCH {
-                    bytes += self.batch.seal().bytes().len();
-                    self.batch.begin(1);
-                }
-                self.batch.push(at, step, |out, sequence| {
-                    if let Some(template) = templates.of(step) {
-                        template.push(out, sequence, &vip);
-                    }
-                });
-            }
+        let mut engine = self.engine();
+        for row in self.rows.iter_mut() {
+            *row = Row::new(row.vip, row.goal);
+            row.progress.done |= Done::WAS_ABSENT;
         }
-        bytes + self.batch.seal().bytes().len()
+        engine.observed(self.rows.iter_mut());
+        let mut bytes = 0;
+        while let Stage::Plan(_) = engine.stage() {
+            self.batch.begin(1);
+            for at in 0..u32::try_from(self.rows.len()).unwrap_or(u32::MAX) {
+                let Some(row) = self.rows.get_mut(at) else {
+                    continue;
+                };
+                let Decision::Steps(steps) = engine.plan(row, &Still) else {
+                    continue;
+                };
+                let templates = &self.templates[row.vip.family() as usize];
+                let vip = row.vip.addr();
+                for step in steps {
+                    if self.batch.len() == BATCH {
+                        bytes += self.batch.seal().bytes().len();
+                        self.batch.begin(1);
+                    }
+                    row.note_sent(*step);
+                    let tag = Tag {
+                        row: at,
+                        step: *step,
+                    };
+                    self.batch.push(tag, |out, sequence| {
+                        if let Some(template) = template_of(templates, *step) {
+                            template.push(out, sequence, &vip);
+                        }
+                    });
+                    let reply = Reply {
+                        step: *step,
+                        refused: false,
+                    };
+                    engine.replied(row, reply, Replies::Complete);
+                }
+            }
+            bytes += self.batch.seal().bytes().len();
+            engine.end_round(
+                self.rows.as_mut_slice(),
+                false,
+                true,
+                Duration::ZERO,
+                &Still,
+            );
+        }
+        bytes
+    }
+
+    fn engine(&self) -> Engine {
+        let policy = Policy {
+            goal: Goal::Assign,
+            as_kernel: true,
+            binding: Binding::Address,
+            kernel_source: false,
+        };
+        Engine::new([policy; 2], Method::Dumps)
     }
 
     /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as wanted.
@@ -150,7 +198,7 @@ impl Pure {
         let good = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::DESIRED;
         self.rows
             .iter()
-            .filter(|row| row.facts == good && row.phase == Phase::empty())
+            .filter(|row| row.facts == good && row.progress == Progress::default())
             .count()
     }
 }

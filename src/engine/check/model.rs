@@ -5,24 +5,23 @@
 
 use std::net::IpAddr;
 
-use super::{Binding, Goal, Step};
-use crate::base::{Family, Vip};
-use crate::core::{Answer, Facts, MatchContext, Phase, Row, Rows};
+use crate::base::{
+    DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, RouteKey,
+    TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
+};
+use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
+use crate::core::{Binding, Goal, Step};
 use crate::engine::observe::{is_in_doubt, is_rivalled};
 use crate::netlink::decode;
-use crate::netlink::encode::{DesiredRoute, RouteKey, desired_key, kernel_key};
-use crate::netlink::{
-    IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN,
-};
 
-pub(super) const KERNEL: u8 = libc::RTPROT_KERNEL;
-pub(super) const STATIC: u8 = libc::RTPROT_STATIC;
+pub(crate) const KERNEL: u8 = libc::RTPROT_KERNEL;
+pub(crate) const STATIC: u8 = libc::RTPROT_STATIC;
 /// The mark of a manager whose routes are not `proto kernel`.
-pub(super) const MARK: u8 = 201;
-pub(super) const STAGED: u8 = 251;
+pub(crate) const MARK: u8 = 201;
+pub(crate) const STAGED: u8 = 251;
 
 /// The metric of a route of user space; IPv4 says 0 where IPv6 says 1024.
-pub(super) const fn user_metric(family: Family) -> u32 {
+pub(crate) const fn user_metric(family: Family) -> u32 {
     match family {
         Family::V4 => 0,
         Family::V6 => 1024,
@@ -31,7 +30,7 @@ pub(super) const fn user_metric(family: Family) -> u32 {
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Device {
+pub(crate) enum Device {
     /// The link of the VIPs.
     Link,
     /// Another one: none of our business.
@@ -40,7 +39,7 @@ pub(super) enum Device {
 
 /// The preferred source of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Source {
+pub(crate) enum Source {
     None,
     /// The wanted one.
     Node,
@@ -50,37 +49,37 @@ pub(super) enum Source {
 
 /// A route to the VIP: local in table local, unicast in table main.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Route {
-    pub(super) table: u32,
+pub(crate) struct Route {
+    pub(crate) table: u32,
     /// IPv4: priority.
-    pub(super) metric: u32,
-    pub(super) device: Device,
-    pub(super) protocol: u8,
-    pub(super) source: Source,
+    pub(crate) metric: u32,
+    pub(crate) device: Device,
+    pub(crate) protocol: u8,
+    pub(crate) source: Source,
 }
 
 /// The VIP's address on the link, as /32 or /128.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Address {
-    pub(super) no_prefix_route: bool,
-    pub(super) tentative: bool,
-    pub(super) dad_failed: bool,
+pub(crate) struct Address {
+    pub(crate) no_prefix_route: bool,
+    pub(crate) tentative: bool,
+    pub(crate) dad_failed: bool,
     /// Its valid lifetime is finite.
-    pub(super) expires: bool,
+    pub(crate) expires: bool,
     /// Made a moment ago.
-    pub(super) recent: bool,
+    pub(crate) recent: bool,
 }
 
 impl Address {
     /// As one is that our own message made.
-    pub(super) const NEW: Self = Self {
+    pub(crate) const NEW: Self = Self {
         no_prefix_route: true,
         tentative: false,
         dad_failed: false,
         expires: false,
         recent: true,
     };
-    pub(super) const OLD: Self = Self {
+    pub(crate) const OLD: Self = Self {
         recent: false,
         ..Self::NEW
     };
@@ -88,40 +87,40 @@ impl Address {
 
 /// The addresses of the link that are the VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Addresses {
-    pub(super) host: Option<Address>,
+pub(crate) struct Addresses {
+    pub(crate) host: Option<Address>,
     /// It is there with another prefix length: in IPv6 instead, in IPv4 also beside the other.
-    pub(super) other_length: bool,
+    pub(crate) other_length: bool,
 }
 
 /// What never changes during a run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct World {
-    pub(super) family: Family,
+pub(crate) struct World {
+    pub(crate) family: Family,
     /// The protocol of the wanted route.
-    pub(super) protocol: u8,
-    pub(super) binding: Binding,
+    pub(crate) protocol: u8,
+    pub(crate) binding: Binding,
     /// The kernel's own route is the wanted one.
-    pub(super) kernel_source: bool,
+    pub(crate) kernel_source: bool,
 }
 
 /// One message for the VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Message {
+pub(crate) enum Message {
     Step(Step),
     /// One of those that [`Step::DeleteOthers`] stands for.
     Delete(Key),
 }
 
 impl Message {
-    pub(super) fn delete(key: &RouteKey) -> Self {
+    pub(crate) fn delete(key: &RouteKey) -> Self {
         Self::Delete(Key::new(key))
     }
 }
 
 /// A route as a deletion names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     table: u32,
     metric: u32,
     protocol: u8,
@@ -130,20 +129,20 @@ pub(super) struct Key {
 
 /// What there is of one VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Kernel {
-    pub(super) addresses: Addresses,
+pub(crate) struct Kernel {
+    pub(crate) addresses: Addresses,
     /// IPv6: the work item that puts in the local route of the address has still to run.
-    pub(super) late: bool,
+    pub(crate) late: bool,
     /// IPv4: the link has no other address.
-    pub(super) last: bool,
+    pub(crate) last: bool,
     /// By table and metric; the first of table local is the one that is used.
-    pub(super) routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
 }
 
 impl Kernel {
     /// The route that the kernel makes for the address. IPv6 gives it metric 0, which user space
     /// cannot, and no preferred source.
-    pub(super) fn own(family: Family) -> Route {
+    pub(crate) fn own(family: Family) -> Route {
         Route {
             table: TABLE_LOCAL,
             metric: 0,
@@ -158,7 +157,7 @@ impl Kernel {
 
     /// The work item runs: `addrconf_dad_completed` clears *tentative*, and `ip6_ins_rt` puts the
     /// route behind others of its metric (`fib6_add_rt2node`, net/ipv6/ip6_fib.c).
-    pub(super) fn late_route_arrives(&mut self) {
+    pub(crate) fn late_route_arrives(&mut self) {
         self.late = false;
         if let Some(host) = &mut self.addresses.host {
             host.tentative = false;
@@ -167,7 +166,7 @@ impl Kernel {
     }
 
     /// Puts a route behind those of the same table and metric.
-    pub(super) fn insert(&mut self, route: Route) {
+    pub(crate) fn insert(&mut self, route: Route) {
         let key = (route.table, route.metric);
         // Table local comes before table main: rule 0 looks there first.
         let order = |r: &Route| (r.table != TABLE_LOCAL, r.metric);
@@ -179,27 +178,27 @@ impl Kernel {
     }
 
     /// The routes of another device that decide about the VIP too.
-    pub(super) fn foreign(&self) -> impl Iterator<Item = &Route> + Clone {
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = &Route> + Clone {
         self.routes.iter().filter(|r| r.device == Device::Other)
     }
 
     /// The routes of our link.
-    pub(super) fn ours(&self) -> impl Iterator<Item = &Route> {
+    pub(crate) fn ours(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().filter(|r| r.device == Device::Link)
     }
 
     /// Whether our link delivers the VIP's packets, as far as its own routes go.
-    pub(super) fn has_local(&self) -> bool {
+    pub(crate) fn has_local(&self) -> bool {
         self.ours().any(|r| r.table == TABLE_LOCAL)
     }
 
     /// The single-route state, as its definition says it and with no help from [`Facts`].
-    pub(super) fn is_single_route(&self, world: &World) -> bool {
+    pub(crate) fn is_single_route(&self, world: &World) -> bool {
         self.is_single_route_for_now(world) && !self.expires()
     }
 
     /// The same, but that the address may have a lifetime.
-    pub(super) fn is_single_route_for_now(&self, world: &World) -> bool {
+    pub(crate) fn is_single_route_for_now(&self, world: &World) -> bool {
         let good = |host: Address| !host.tentative && !host.dad_failed;
         let desired = world.desired_route();
         let address = match world.binding {
@@ -212,18 +211,18 @@ impl Kernel {
             && self.routes.first() == Some(&desired)
     }
 
-    pub(super) fn expires(&self) -> bool {
+    pub(crate) fn expires(&self) -> bool {
         self.addresses.host.is_some_and(|host| host.expires)
     }
 
     /// Whether nothing of the VIP is on our link.
-    pub(super) fn is_released(&self) -> bool {
+    pub(crate) fn is_released(&self) -> bool {
         let address = self.addresses.host.is_some() || self.addresses.other_length;
         !address && !self.late && self.ours().next().is_none()
     }
 
     /// Takes one message; an error is the number that the kernel answers.
-    pub(super) fn take(&mut self, message: Message, world: &World) -> Result<(), i32> {
+    pub(crate) fn take(&mut self, message: Message, world: &World) -> Result<(), i32> {
         let step = match message {
             Message::Step(step) => step,
             Message::Delete(key) => return self.delete_route(key, world),
@@ -452,33 +451,33 @@ const LINK: u32 = 7;
 
 /// What an observation yields.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) facts: Facts,
+pub(crate) struct Seen {
+    pub(crate) facts: Facts,
     /// What [`Step::DeleteOthers`] would delete.
-    pub(super) others: Vec<Message>,
+    pub(crate) others: Vec<Message>,
     /// The same as the library has them.
-    pub(super) keys: Vec<RouteKey>,
+    pub(crate) keys: Vec<RouteKey>,
     /// Table main held something of the VIP.
-    pub(super) main_used: bool,
+    pub(crate) main_used: bool,
 }
 
 /// What is read of the kernel, and how well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Look {
+pub(crate) struct Look {
     /// A release reads only the routes of the link.
-    pub(super) release: bool,
-    pub(super) main: bool,
+    pub(crate) release: bool,
+    pub(crate) main: bool,
     /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
-    pub(super) torn: Option<Phase>,
+    pub(crate) torn: Option<Progress>,
     /// What it did not tell of table local.
-    pub(super) missed: Missed,
+    pub(crate) missed: Missed,
     /// A routing rule answers every look-up instead of table local.
-    pub(super) diverted: bool,
+    pub(crate) diverted: bool,
 }
 
-/// What a torn dump did not tell.
+/// What an interrupted dump did not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Missed {
+pub(crate) enum Missed {
     Nothing,
     /// One route of table local.
     One(usize),
@@ -487,7 +486,7 @@ pub(super) enum Missed {
 }
 
 impl World {
-    pub(super) fn vip(&self) -> Vip {
+    pub(crate) fn vip(&self) -> Vip {
         Vip::from(Source::Vip.addr(self.family).unwrap())
     }
 
@@ -495,7 +494,7 @@ impl World {
         self.family as usize
     }
 
-    pub(super) fn desired_route(&self) -> Route {
+    pub(crate) fn desired_route(&self) -> Route {
         if self.kernel_source {
             return Kernel::own(self.family);
         }
@@ -508,7 +507,7 @@ impl World {
         }
     }
 
-    pub(super) fn desired(&self) -> [DesiredRoute; 2] {
+    pub(crate) fn desired(&self) -> [DesiredRoute; 2] {
         Family::ALL.map(|family| DesiredRoute {
             family,
             link: LINK,
@@ -557,7 +556,7 @@ impl World {
 
     /// An observation, joined by the crate's own code from what the kernel would send. The
     /// addresses may be of an earlier moment than the routes: two dumps.
-    pub(super) fn observe(&self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+    pub(crate) fn observe(&self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
         const NOW: u32 = 1_000_000;
         let desired = self.desired();
         let context = MatchContext {
@@ -611,7 +610,7 @@ impl World {
         rows.finish();
         let row = rows.get(0).unwrap();
         let ask = match look.torn {
-            Some(phase) => is_in_doubt(&Row { phase, ..*row }, &context),
+            Some(progress) => is_in_doubt(&Row { progress, ..*row }, &context),
             None => !look.release && is_rivalled(row, &context),
         };
         if ask {
@@ -626,7 +625,7 @@ impl World {
     }
 
     /// What a look-up makes of facts seen before.
-    pub(super) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
+    pub(crate) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
         let desired = self.desired();
         let context = MatchContext {
             link: LINK,

@@ -1,25 +1,29 @@
 //! `next` exhaustively: every state × every moment of the late route × one fault, against the
 //! [model](super::model) of the kernel.
 //!
-//! A run is what `round.rs` does for one row. It is followed through every branch: the late route
-//! may arrive before any action of ours, and one fault may strike at any of them. Where `round.rs`
-//! waits a while longer before it believes what it sees (`is_unsure`), the run here does not.
+//! A run is one call for one row, driven by the very [`Engine`] that drives a call on sockets. It is
+//! followed through every branch: the late route may arrive before any action of ours, and one fault
+//! may strike at any of them.
+
+pub(crate) mod model;
 
 use std::collections;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use super::model::{
+use std::time::Duration;
+
+use self::model::{
     Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Missed, Route, STAGED, STATIC,
     Seen, Source, World, user_metric,
 };
-use super::{Binding, Goal, Next, Policy, Refusal, Step, next};
-use crate::base::Family;
-use crate::core::{Facts, Phase, Row};
-use crate::engine::is_unsure;
-use crate::engine::observe::awaits_kernel;
-use crate::netlink::{TABLE_LOCAL, TABLE_MAIN};
-use crate::outcome::Cause;
+use super::decide::{
+    Awaited, Basis, Clock, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
+};
+use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN};
+use crate::core::{
+    Binding, Cause, Done, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
+};
 
 type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
 type HashSet<K> = collections::HashSet<K, BuildHasherDefault<Quick>>;
@@ -61,6 +65,9 @@ impl Hasher for Quick {
     }
 }
 
+/// The stall time-out. The model's clock shows no time without progress.
+const STALL: Duration = Duration::from_secs(5);
+
 /// Rounds with messages that a VIP may take.
 const UNDISTURBED: u16 = 6;
 const WITH_A_FAULT: u16 = 8;
@@ -93,24 +100,32 @@ enum Fault {
     Rival(u32),
 }
 
-/// One VIP's place in the loop of `round.rs`.
+/// One VIP's call, between two of its actions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Driver {
+    engine: Engine,
+    row: Row,
+    at: At,
+    /// Whether table main is to be read.
+    main: bool,
+    /// For how long nothing has changed.
+    quiet: Duration,
+}
+
+/// What the driver is about to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum At {
-    /// About to dump addresses.
-    Addresses,
-    /// About to dump routes, with the addresses dumped.
+    /// What the engine says.
+    Stage,
+    /// To dump addresses again: the table changed under the dump.
+    Reread,
+    /// To dump routes, with the addresses dumped.
     Routes(Addresses),
-    /// Behind an acked address: about to go on without a look. Of many VIPs one may forbid it.
-    Unseen,
-    /// Whether it is as wanted, only time tells.
-    Quiet,
-    /// About to look up, before it listens.
-    LookUp(Facts),
-    /// Listens for the kernel's route; or also for time to pass.
-    Listen {
-        ages: bool,
-    },
+    /// To listen.
+    Listen(Awaited),
     Send(Batch),
+    /// To end a round in which something was sent. Other rows decide whether acks are trusted.
+    EndRound,
     Over(Outcome),
 }
 
@@ -128,79 +143,118 @@ enum Outcome {
 struct Batch {
     /// Messages still to send, last first.
     rest: Vec<Message>,
-    /// Its address was added without a refusal heard.
-    added: bool,
-    /// No reply was lost.
-    heard: bool,
+    replies: Vec<Reply>,
+    heard: Replies,
     /// A final refusal was heard.
     failed: bool,
-    /// The kernel's route was deleted unseen, and no refusal heard.
-    tried: bool,
-    /// It is an address and nothing else, or an attempt behind one: neither need be looked for
-    /// right behind its ack.
-    unseen: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Driver {
-    at: At,
-    phase: Phase,
-    attempts: u16,
-    scan_main: bool,
-    stalled: bool,
-    /// Which steps were sent: see [`Step::bit`].
-    sent: u16,
-    /// It was quiet long enough.
-    quiet: bool,
-    /// It has looked once.
-    looked: bool,
-    /// The address is known by its ack only.
-    assumed: bool,
+/// The time of the model: only what a wait has made pass.
+struct Time(Duration);
+
+impl Clock for Time {
+    fn since_change(&self) -> Duration {
+        self.0
+    }
+
+    fn since_progress(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Driver {
-    /// Looks, and takes the address for granted.
-    fn look_at_routes(&mut self) -> At {
-        self.assumed = true;
-        At::Routes(Addresses {
-            host: Some(Address::NEW),
-            other_length: false,
-        })
-    }
-
     /// Of those that release, one claims by the mark of the routes.
-    fn new(policy: Policy) -> Self {
+    fn new(world: &World, policy: Policy) -> Self {
         let by_mark = policy.goal == Goal::Release
             && (policy.binding, policy.kernel_source) == (Binding::Address, false)
             && !policy.as_kernel;
+        let mut row = Row::new(world.vip(), policy.goal);
+        row.progress.done.set(Done::BY_MARK, by_mark);
         Self {
-            at: At::Addresses,
-            phase: if by_mark {
-                Phase::BY_MARK
-            } else {
-                Phase::empty()
-            },
-            attempts: 0,
-            scan_main: true,
-            stalled: false,
-            sent: 0,
-            quiet: false,
-            looked: false,
-            assumed: false,
+            engine: Engine::new([policy; 2], Method::Dumps),
+            row,
+            at: At::Stage,
+            main: true,
+            quiet: Duration::ZERO,
         }
     }
-}
 
-impl Batch {
-    fn new(rest: Vec<Message>, unseen: bool) -> Self {
-        Self {
-            rest,
-            added: false,
-            tried: false,
-            heard: true,
-            failed: false,
-            unseen,
+    fn has(&self, done: Done) -> bool {
+        self.row.progress.has(done)
+    }
+
+    fn saw_late_route(&self) -> bool {
+        self.row.progress.late_route == LateRoute::Seen
+    }
+
+    fn reads(&self) -> bool {
+        matches!(self.engine.stage(), Stage::ReadAll | Stage::ReadRoutes)
+    }
+
+    fn end_wait(&mut self, waited: Waited) {
+        self.engine.waited(waited);
+        self.at = At::Stage;
+    }
+
+    /// Ends a round. `many`: other rows allow to trust acks.
+    fn end_round(&mut self, waits: bool, many: bool) {
+        let rows = std::slice::from_mut(&mut self.row);
+        let time = Time(self.quiet);
+        let verdict = self.engine.end_round(rows, waits, many, STALL, &time);
+        self.at = match (verdict, self.engine.stage()) {
+            (Verdict::GiveUp(cause), _) => {
+                assert_eq!(cause, Cause::Pending);
+                At::Over(Outcome::Pending)
+            }
+            (_, Stage::Finished) => At::Over(Outcome::Done),
+            (_, _) => At::Stage,
+        };
+    }
+
+    /// Plans the row, of which `others` are the further routes.
+    fn plan(&mut self, others: &[Message]) {
+        let steps = match self.engine.plan(&mut self.row, &Time(self.quiet)) {
+            Decision::Nothing => return self.end_round(false, false),
+            Decision::Wait => return self.end_round(true, false),
+            Decision::Fail(Cause::Conflict) => return self.at = At::Over(Outcome::Conflict),
+            Decision::Fail(Cause::Unrepaired) => return self.at = At::Over(Outcome::Unrepaired),
+            Decision::Fail(other) => panic!("{other:?}"),
+            Decision::Exhausted => return self.at = At::Over(Outcome::Kernel),
+            Decision::Steps(steps) => steps,
+        };
+        self.quiet = Duration::ZERO;
+        let mut rest = Vec::new();
+        for step in steps {
+            self.row.note_sent(*step);
+            match step {
+                Step::DeleteOthers => rest.extend(others),
+                step => rest.push(Message::Step(*step)),
+            }
         }
+        assert!(
+            !rest.is_empty(),
+            "{steps:?} for {:?}: no message",
+            self.row.facts
+        );
+        rest.reverse();
+        self.at = At::Send(Batch {
+            rest,
+            replies: Vec::new(),
+            heard: Replies::Complete,
+            failed: false,
+        });
+    }
+
+    /// Takes the replies to a batch.
+    fn take_replies(&mut self, batch: &Batch) {
+        for reply in &batch.replies {
+            self.engine.replied(&mut self.row, *reply, batch.heard);
+        }
+        self.at = if batch.failed {
+            At::Over(Outcome::Kernel)
+        } else {
+            At::EndRound
+        };
     }
 }
 
@@ -283,157 +337,70 @@ impl Course {
         }
     }
 
-    fn next(&self, facts: Facts, phase: Phase) -> Next {
-        next(self.world.family, facts, phase, self.policy)
-    }
-
-    /// The end of an observation and what follows it without a further look at the kernel.
-    fn plan(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
+    /// The end of an observation, and the plan that follows it.
+    fn observed(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
         let seen = self.observe(addresses, &kernel.routes, look);
-        driver.scan_main = seen.main_used;
-        if !driver.looked && !seen.facts.on_link() && !seen.facts.is_unread() {
-            driver.phase |= Phase::WAS_ABSENT;
+        driver.main = seen.main_used;
+        driver.row.facts = seen.facts;
+        driver.engine.observed([&mut driver.row]);
+        let first = driver.row.attempts == 0 && driver.engine.readings() == 0;
+        if first && !seen.facts.on_link() && !seen.facts.is_unread() {
+            driver.row.progress.done |= Done::WAS_ABSENT;
         }
-        driver.looked = true;
-        driver.phase.remove(Phase::UNSEEN);
-        if !seen.facts.contains(Facts::ADDRESS) {
-            driver.phase.remove(Phase::SETTLED);
-        }
-        if seen.facts.contains(Facts::KERNEL) {
-            driver.phase |= Phase::SETTLED;
-        }
-        let steps = match self.next(seen.facts, driver.phase) {
-            Next::Steps([Step::DeleteKernelBlind]) => unreachable!("it has looked"),
-            Next::Done if driver.assumed => return driver.at = At::Addresses,
-            Next::Done => {
-                let mut row = Row::new(self.world.vip(), self.policy.goal);
-                (row.facts, row.phase, row.sent) = (seen.facts, driver.phase, driver.sent);
-                let unsure = !driver.quiet && is_unsure(&row);
-                return driver.at = if unsure {
-                    At::Quiet
-                } else {
-                    At::Over(Outcome::Done)
-                };
-            }
-            Next::Fail(cause) => {
-                driver.at = At::Over(match cause {
-                    Cause::Conflict => Outcome::Conflict,
-                    Cause::Unrepaired => Outcome::Unrepaired,
-                    other => panic!("{other:?}"),
-                });
-                return;
-            }
-            // Whatever is read next is another moment.
-            Next::Read => return driver.at = At::Addresses,
-            Next::Wait => {
-                driver.at = if driver.stalled {
-                    At::Over(Outcome::Pending)
-                } else {
-                    At::LookUp(seen.facts)
-                };
-                return;
-            }
-            Next::Steps(steps) => steps,
-        };
-        driver.attempts += 1;
-        (driver.stalled, driver.quiet) = (false, false);
-        driver.phase |= Phase::WRITTEN;
-        let mut rest = Vec::new();
-        for step in steps {
-            driver.sent |= step.bit();
-            if *step == Step::RenewAddress {
-                driver.phase |= Phase::RENEWED;
-            }
-            match step {
-                Step::DeleteOthers => rest.extend(&seen.others),
-                step => rest.push(Message::Step(*step)),
-            }
-        }
-        assert!(
-            !rest.is_empty(),
-            "{steps:?} for {:?}: no message",
-            seen.facts
-        );
-        rest.reverse();
-        let unseen = self.world.family == Family::V6
-            && !self.world.kernel_source
-            && rest == [Message::Step(Step::AddAddress)];
-        driver.at = At::Send(Batch::new(rest, unseen));
-    }
-
-    /// What follows an acked address, or an attempt behind it, without a look. Returns whether
-    /// anything does.
-    fn go_on_unseen(&self, driver: &mut Driver) -> bool {
-        if !driver.phase.contains(Phase::SETTLED) {
-            if !driver.phase.contains(Phase::WAS_ABSENT) {
-                return false;
-            }
-            driver.phase |= Phase::UNSEEN;
-        }
-        let known = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
-        let Next::Steps([step]) = self.next(known, driver.phase) else {
-            unreachable!("one step behind the other");
-        };
-        driver.attempts += 1;
-        driver.phase.remove(Phase::UNSEEN);
-        driver.sent |= step.bit();
-        let unseen = *step == Step::DeleteKernelBlind;
-        driver.at = At::Send(Batch::new(vec![Message::Step(*step)], unseen));
-        true
+        driver.plan(&seen.others);
     }
 
     /// Does what comes next where nothing goes wrong. Returns whether it could: a listener may
     /// have nothing to hear.
     fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
+        let seen = driver.saw_late_route();
         match &mut driver.at {
-            At::Addresses => {
-                driver.assumed = false;
-                driver.at = At::Routes(kernel.addresses);
-            }
-            At::Unseen => return self.go_on_unseen(driver),
-            At::Routes(addresses) => {
-                let (addresses, look) = (*addresses, self.look(driver.scan_main));
-                self.plan(kernel, driver, addresses, look);
-            }
-            At::Quiet => {
-                // The kernel's route comes long before.
-                if kernel.late {
-                    return false;
+            At::Stage => match driver.engine.stage() {
+                Stage::ReadAll => driver.at = At::Routes(kernel.addresses),
+                Stage::ReadRoutes => {
+                    driver.at = At::Routes(Addresses {
+                        host: Some(Address::NEW),
+                        other_length: false,
+                    });
                 }
-                driver.quiet = true;
-                driver.at = At::Addresses;
-            }
-            At::LookUp(facts) => {
-                let facts = self.world.look_up(*facts, &kernel.routes, fate.diverted);
-                let mut row = Row::new(self.world.vip(), self.policy.goal);
-                row.facts = facts;
-                row.phase = driver.phase;
-                let next = self.next(facts, driver.phase);
-                let waits =
-                    !facts.contains(Facts::KERNEL) && matches!(next, Next::Wait | Next::Read);
-                driver.at = if waits {
-                    let ages = !awaits_kernel(&row) && !facts.contains(Facts::TENTATIVE);
-                    At::Listen { ages }
-                } else {
-                    At::Addresses
-                };
-            }
-            At::Listen { ages } => {
-                let ages_anyway = *ages && self.policy.kernel_source;
-                if !driver.phase.contains(Phase::SETTLED) || ages_anyway {
-                    match (kernel.late, *ages) {
-                        // The kernel's work is done long before an address is no longer young.
-                        (true, true) => return false,
-                        (false, true) => {
-                            if let Some(host) = &mut kernel.addresses.host {
-                                host.recent = false;
-                            }
-                        }
-                        (_, false) => driver.stalled = true,
+                Stage::Plan(Basis::Acks) => driver.plan(&[]),
+                Stage::Wait => {
+                    let facts = driver.row.facts;
+                    let routes = &kernel.routes;
+                    driver.row.facts = self.world.look_up(facts, routes, fate.diverted);
+                    match driver.engine.awaits(&driver.row) {
+                        Some(awaited) => driver.at = At::Listen(awaited),
+                        None => driver.end_wait(Waited::Progress),
                     }
                 }
-                driver.at = At::Addresses;
+                stage => unreachable!("{stage:?}"),
+            },
+            At::Reread => driver.at = At::Routes(kernel.addresses),
+            At::Routes(addresses) => {
+                let (addresses, look) = (*addresses, self.look(driver.main));
+                self.observed(kernel, driver, addresses, look);
             }
+            At::Listen(awaited) => match *awaited {
+                // The kernel's route comes long before.
+                Awaited::Quiet(QUIET) if kernel.late => return false,
+                Awaited::Quiet(quiet) => {
+                    driver.quiet = quiet;
+                    driver.end_wait(Waited::Progress);
+                }
+                _ if seen && !self.policy.kernel_source => {
+                    driver.end_wait(Waited::Progress);
+                }
+                // The kernel's work is done long before an address is no longer recent.
+                Awaited::Age if kernel.late => return false,
+                Awaited::Age => {
+                    if let Some(host) = &mut kernel.addresses.host {
+                        host.recent = false;
+                    }
+                    driver.end_wait(Waited::Progress);
+                }
+                Awaited::Kernel if seen => driver.end_wait(Waited::Progress),
+                Awaited::Kernel => driver.end_wait(Waited::Stalled),
+            },
             At::Send(batch) => {
                 let message = batch.rest.pop().expect("a batch is not empty");
                 if self.adds_placeholder && message == Message::Step(Step::DeleteAddress) {
@@ -444,45 +411,26 @@ impl Course {
                     Fate { applied: false, .. } => Ok(()),
                     _ => kernel.take(message, &self.world),
                 };
-                batch.heard &= fate.heard;
+                if !fate.heard {
+                    batch.heard = Replies::Lost;
+                }
                 let step = match message {
                     Message::Step(step) => step,
                     Message::Delete(_) => Step::DeleteOthers,
                 };
-                match answer {
-                    Ok(()) => {
-                        batch.added |= step == Step::AddAddress;
-                        batch.tried |= step == Step::DeleteKernelBlind;
-                    }
-                    Err(errno) => batch.failed |= step.refused(errno) == Refusal::Final,
+                if let Err(errno) = answer {
+                    batch.failed |= step.refused(errno) == Refusal::Final;
                 }
+                batch.replies.push(Reply {
+                    step,
+                    refused: answer.is_err(),
+                });
                 if batch.rest.is_empty() {
                     let batch = batch.clone();
-                    driver.at = At::Addresses;
-                    if batch.added && batch.heard {
-                        driver.phase = driver.phase.with_new_address();
-                    }
-                    if batch.tried && batch.heard {
-                        driver.phase |= Phase::SETTLED;
-                    }
-                    if step == Step::DeleteKernelBlind && !batch.heard {
-                        driver.phase |= Phase::UNHEARD;
-                    }
-                    if batch.unseen && batch.heard {
-                        let leads_on = batch.added || batch.tried;
-                        let tries = step == Step::DeleteKernelBlind;
-                        driver.at = match (leads_on, tries) {
-                            (true, _) => At::Unseen,
-                            // In vain.
-                            (false, true) => driver.look_at_routes(),
-                            (false, false) => At::Addresses,
-                        };
-                    }
-                    if batch.failed {
-                        driver.at = At::Over(Outcome::Kernel);
-                    }
+                    driver.take_replies(&batch);
                 }
             }
+            At::EndRound => driver.end_round(false, false),
             At::Over(_) => return false,
         }
         true
@@ -499,17 +447,18 @@ fn arrive<'a>(
     kernel.late_route_arrives();
     for driver in drivers {
         let listens = match driver.at {
-            At::Listen { .. } | At::Quiet => true,
-            At::Addresses | At::Routes(_) => driver.phase.contains(Phase::FRESH) && !is_lost,
+            At::Listen(_) => true,
+            At::Stage | At::Reread | At::Routes(_) => {
+                driver.reads() && driver.has(Done::ADDRESS_IS_NEW) && !is_lost
+            }
             // Not before it looks.
             _ => false,
         };
         if listens {
-            driver.phase |= Phase::SETTLED;
+            driver.row.progress.late_route = LateRoute::Seen;
         }
-        // The table changed under the dump, which is repeated.
         if matches!(driver.at, At::Routes(_)) {
-            driver.at = At::Addresses;
+            driver.at = At::Reread;
         }
     }
 }
@@ -558,7 +507,7 @@ impl Walk {
         let had_local = kernel.has_local();
         self.follow(Moment {
             kernel,
-            driver: Driver::new(self.course.policy),
+            driver: Driver::new(&self.course.world, self.course.policy),
             fault: None,
             rival_seen: false,
             had_local,
@@ -583,6 +532,8 @@ impl Walk {
         }
         let moment = Rc::new(moment);
         self.path.push(Rc::clone(&moment));
+        // A run that comes back to a moment would never end.
+        self.demand(self.path.len() < 500, "a run without an end");
         let runs = match moment.driver.at {
             At::Over(outcome) => self.judge(&moment, outcome),
             _ => self.branch(&moment),
@@ -603,7 +554,7 @@ impl Walk {
         }
         // The work for a thousand addresses takes its time: what this call made, and knows as its
         // own, may be old before its route comes.
-        let own = moment.driver.phase.contains(Phase::FRESH);
+        let own = moment.driver.has(Done::ADDRESS_IS_NEW);
         if let Some(host) = moment.kernel.addresses.host
             && host.recent
             && own
@@ -616,9 +567,9 @@ impl Walk {
             });
             runs += self.follow(then);
         }
-        if moment.driver.at == At::Unseen {
+        if moment.driver.at == At::EndRound {
             let mut then = moment.clone();
-            then.driver.at = then.driver.look_at_routes();
+            then.driver.end_round(false, true);
             runs += self.follow(then);
         }
         runs += self.act(moment, None);
@@ -646,7 +597,7 @@ impl Walk {
             then.rival_seen = true;
         }
         if fault == Some(Fault::Killed) {
-            then.driver = Driver::new(self.course.policy);
+            then.driver = Driver::new(&self.course.world, self.course.policy);
         }
         self.follow(then)
     }
@@ -676,7 +627,7 @@ impl Walk {
             let mut ours = kernel.ours();
             ours.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
         };
-        if then.driver.phase.contains(Phase::BY_MARK) && then.kernel.addresses.host.is_some() {
+        if then.driver.has(Done::BY_MARK) && then.kernel.addresses.host.is_some() {
             let kept = !marked(&before.kernel) || marked(&then.kernel);
             self.demand(kept, "the mark went before the address");
         }
@@ -699,12 +650,12 @@ impl Walk {
                 Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
                 At::Send(_),
             )
-            | (Fault::Diverted, At::LookUp(_)) => self.act(moment, Some(fault)),
+            | (Fault::Diverted, At::Stage) => self.act(moment, Some(fault)),
             (Fault::Interrupted | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
                 let addresses = *addresses;
                 let look = Look {
-                    torn: Some(moment.driver.phase),
-                    ..self.course.look(moment.driver.scan_main)
+                    torn: Some(moment.driver.row.progress),
+                    ..self.course.look(moment.driver.main)
                 };
                 // One of another device that is not told is as one that comes later: a rival. And
                 // one behind an extra route is not even found by a look-up: not promised.
@@ -728,7 +679,7 @@ impl Walk {
                     };
                     let mut then = struck();
                     self.course
-                        .plan(&then.kernel, &mut then.driver, addresses, look);
+                        .observed(&then.kernel, &mut then.driver, addresses, look);
                     runs += self.follow(then);
                 }
                 runs
@@ -749,8 +700,8 @@ impl Walk {
                 if then.kernel.routes.len() == count {
                     return 0;
                 }
-                if matches!(at, At::Listen { .. }) {
-                    then.driver.phase |= Phase::SETTLED;
+                if matches!(at, At::Listen(_)) {
+                    then.driver.row.progress.late_route = LateRoute::Seen;
                 }
                 // A gap that is that hand's is not ours.
                 then.had_local &= then.kernel.has_local();
@@ -780,16 +731,16 @@ impl Walk {
         let Policy { goal, .. } = self.course.policy;
         let world = self.course.world;
         let rounds = &mut self.rounds[usize::from(fault.is_some())];
-        *rounds = driver.attempts.max(*rounds);
+        *rounds = driver.row.attempts.max(*rounds);
         let most = if fault.is_some() {
             WITH_A_FAULT
         } else {
             UNDISTURBED
         };
-        self.demand(driver.attempts <= most, "too many rounds");
+        self.demand(driver.row.attempts <= most, "too many rounds");
         *self.outcomes.entry(outcome).or_default() += 1;
         let host = kernel.addresses.host;
-        let written = driver.phase.contains(Phase::WRITTEN);
+        let written = driver.has(Done::WRITTEN);
         let meddled = matches!(fault, Some(Fault::Deleted | Fault::Rival(_)));
         match outcome {
             Outcome::Done => {
@@ -802,7 +753,7 @@ impl Walk {
                     // What no look-up can tell, the next call finds.
                     let mut then = moment.clone();
                     then.fault = Some(Fault::Killed);
-                    then.driver = Driver::new(self.course.policy);
+                    then.driver = Driver::new(&self.course.world, self.course.policy);
                     return self.follow(then);
                 }
                 self.demand(good, "Done, but not as wanted");
@@ -813,16 +764,16 @@ impl Walk {
                     .course
                     .observe(kernel.addresses, &kernel.routes, look)
                     .facts;
-                let again = self.course.next(again, Phase::empty());
+                let again = next(world.family, again, Progress::default(), self.course.policy);
                 self.demand(again == Next::Done, "not idempotent");
             }
             Outcome::Conflict => {
                 let conflict = goal != Goal::Release && kernel.foreign().next().is_some();
                 self.demand(conflict, "no conflict");
                 self.demand(meddled || !written, "written in spite of a conflict");
-                let bound_anew = Phase::WAS_ABSENT | Phase::WRITTEN;
-                if driver.phase.contains(Phase::FRESH)
-                    || world.binding == Binding::Route && driver.phase.contains(bound_anew)
+                let bound_anew = Done::WAS_ABSENT | Done::WRITTEN;
+                if driver.has(Done::ADDRESS_IS_NEW)
+                    || world.binding == Binding::Route && driver.has(bound_anew)
                 {
                     let desired = world.desired_route();
                     let left = host.is_some() || kernel.ours().any(|r| *r == desired);
@@ -1160,7 +1111,7 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     states.list
 }
 
-pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
+pub(crate) fn states(world: &World, small: bool) -> Vec<Kernel> {
     // The same ones, whichever of the routes is the wanted one.
     let world = &World {
         kernel_source: false,
@@ -1172,7 +1123,7 @@ pub(super) fn states(world: &World, small: bool) -> Vec<Kernel> {
     }
 }
 
-pub(super) fn policies() -> impl Iterator<Item = Policy> {
+pub(crate) fn policies() -> impl Iterator<Item = Policy> {
     let forms = [
         (Binding::Address, false),
         (Binding::Address, true),
@@ -1317,7 +1268,7 @@ impl Pair {
         }
         self.path.push((kernel.clone(), drivers.clone()));
         for driver in &drivers {
-            self.rounds = self.rounds.max(driver.attempts);
+            self.rounds = self.rounds.max(driver.row.attempts);
         }
         let over = |driver: &Driver| match driver.at {
             At::Over(outcome) => Some(outcome),
@@ -1329,7 +1280,7 @@ impl Pair {
             .flatten()
             .any(|outcome| *outcome != Outcome::Done);
         // A route that was on its way before either began may still come.
-        let others = drivers.iter().all(|d| !d.phase.contains(Phase::FRESH));
+        let others = drivers.iter().all(|d| !d.has(Done::ADDRESS_IS_NEW));
         let unfinished = outcomes == [Some(Outcome::Done); 2]
             && !(kernel.late && others || kernel.is_single_route(&self.course.world));
         if bad || unfinished || self.rounds > 20 {
@@ -1343,18 +1294,18 @@ impl Pair {
         } else {
             let mut last_change = false;
             for at in 0..2 {
-                if drivers[at].at == At::Unseen {
+                if drivers[at].at == At::EndRound {
                     let mut drivers = drivers.clone();
-                    drivers[at].at = drivers[at].look_at_routes();
+                    drivers[at].end_round(false, true);
                     self.follow(kernel.clone(), drivers);
                     last_change = true;
                 }
             }
             for at in 0..2 {
                 let (mut then, mut drivers) = (kernel.clone(), drivers.clone());
-                let idle = |driver: &Driver| matches!(driver.at, At::Listen { .. } | At::Over(_));
-                if matches!(drivers[at].at, At::Listen { ages: false })
-                    && !drivers[at].phase.contains(Phase::SETTLED)
+                let idle = |driver: &Driver| matches!(driver.at, At::Listen(_) | At::Over(_));
+                if matches!(drivers[at].at, At::Listen(Awaited::Kernel))
+                    && !drivers[at].saw_late_route()
                     && (kernel.late || !idle(&drivers[1 - at]))
                 {
                     // Whatever else is to happen happens before a listener gives up.
@@ -1362,15 +1313,14 @@ impl Pair {
                 }
                 if self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
                     last_change = true;
-                    self.stalls += usize::from(drivers[at].stalled);
-                    if then.routes != kernel.routes
-                        && matches!(drivers[1 - at].at, At::Listen { .. })
-                    {
+                    self.stalls += usize::from(drivers[at].engine.is_stalled());
+                    if then.routes != kernel.routes && matches!(drivers[1 - at].at, At::Listen(_)) {
                         let own = Kernel::own(Family::V6);
                         if kernel.routes.contains(&own) && !then.routes.contains(&own) {
-                            drivers[1 - at].phase |= Phase::SETTLED;
+                            drivers[1 - at].row.progress.late_route = LateRoute::Seen;
                         }
-                        drivers[1 - at].at = At::Addresses;
+                        drivers[1 - at].quiet = Duration::ZERO;
+                        drivers[1 - at].end_wait(Waited::Progress);
                     }
                     self.follow(then, drivers);
                 }
@@ -1404,7 +1354,8 @@ fn two_managers_converge() {
         };
         for kernel in states(&pair.course.world, true) {
             starts += 1;
-            pair.follow(kernel, [Driver::new(policy), Driver::new(policy)]);
+            let world = pair.course.world;
+            pair.follow(kernel, [0, 1].map(|_| Driver::new(&world, policy)));
         }
         println!(
             "{policy:?}: {} moments, {} ends, {} rounds, {} stalls",

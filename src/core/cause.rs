@@ -1,0 +1,90 @@
+//! Why a VIP falls short, and what was being done for it.
+
+use std::fmt;
+
+use crate::base::RejectReason;
+use crate::core::ErrorKind;
+
+/// Why a VIP is not in the wanted state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The address cannot be a VIP of this manager. Nothing was written for it.
+    Rejected(RejectReason),
+    /// The VIP's family lacks something, and this says what; the other family does not suffer.
+    /// [`ErrorKind::SourceNotOnNode`], [`ErrorKind::SourceTentative`]: its source.
+    /// [`ErrorKind::LinkDown`], [`ErrorKind::Ipv6Disabled`], [`ErrorKind::LabelConflict`]: IPv6 alone.
+    /// [`ErrorKind::EmptySet`]: a desired VIP; the VIP is claimed, and was not released. The failure's
+    /// `detail` says it in full. Nothing was written for the VIP once that was seen.
+    Missing(ErrorKind),
+    /// Another device holds a local route for the VIP, and taking it would steal it; or a route to
+    /// it through a nexthop object, a gateway or several links stands where a deletion could hit it.
+    /// Nothing was written for it once that was seen.
+    Conflict,
+    /// The VIP is on the link in a form that this call must not change: with another prefix
+    /// length, failed duplicate address detection, a route without its address, an address that
+    /// expires where no caller named the VIP, or not at all. The failure's `drift` says which.
+    Unrepaired,
+    /// The kernel refused an operation; `operation`, `errno` and `text` say which and why.
+    Kernel,
+    /// The kernel did not finish in time: the address stays tentative, or its own route was still
+    /// to come when the stall time-out passed. The same call later continues.
+    Pending,
+    /// Another writer kept undoing what this call did for the VIP, until the call gave up on it.
+    /// Find that writer; two that want different states never converge.
+    Contended,
+    /// The VIP could not be read, and nothing was written for it since: other hands kept changing
+    /// the tables, so that every dump was interrupted, and what such a dump does not show may be
+    /// there. A look-up tells only where no routing rule comes before the one for table local.
+    Unread,
+    /// The call ended before this VIP was seen as wanted: cancelled, out of time, or the link went
+    /// away. What had been written for it by then stays, and the same call later goes on from there.
+    NotReached,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(why) => write!(f, "rejected: {why}"),
+            Self::Missing(what) => fmt::Display::fmt(what, f),
+            Self::Conflict => f.write_str("another device holds a route for it"),
+            Self::Unrepaired => f.write_str("in a form that this call must not change"),
+            Self::Kernel => f.write_str("the kernel refused"),
+            Self::Pending => f.write_str("the kernel did not finish in time"),
+            Self::Contended => f.write_str("another writer keeps undoing it"),
+            Self::Unread => f.write_str("it could not be read: the table keeps changing"),
+            Self::NotReached => f.write_str("the call ended before it was done"),
+        }
+    }
+}
+
+/// A change that the kernel was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Add the VIP's address (RTM_NEWADDR).
+    AddAddress,
+    /// Make an address that is there permanent (RTM_NEWADDR, replace).
+    UpdateAddress,
+    /// Delete the VIP's address (RTM_DELADDR).
+    DeleteAddress,
+    /// Add the wanted route (RTM_NEWROUTE, exclusive).
+    AddRoute,
+    /// Replace a route by the wanted one (RTM_NEWROUTE, replace).
+    ReplaceRoute,
+    /// Delete a route (RTM_DELROUTE).
+    DeleteRoute,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddAddress => "add address",
+            Self::UpdateAddress => "update address",
+            Self::DeleteAddress => "delete address",
+            Self::AddRoute => "add route",
+            Self::ReplaceRoute => "replace route",
+            Self::DeleteRoute => "delete route",
+        })
+    }
+}

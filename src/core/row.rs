@@ -1,0 +1,230 @@
+//! One VIP of a call: what was seen of it, what this call did for it, and every transition between.
+
+use crate::base::{Family, Vip};
+use crate::core::{Facts, Goal, Step};
+
+bitflags::bitflags! {
+    /// What this call did for a VIP. Each flag is independent of the others.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub(crate) struct Done: u8 {
+        /// The kernel acked the address as made by this call: nobody has used the VIP yet.
+        const ADDRESS_IS_NEW = 1;
+        /// The VIP was not on the link when the call began.
+        const WAS_ABSENT = 1 << 1;
+        /// A message that writes was sent for the VIP.
+        const WRITTEN = 1 << 2;
+        /// The VIP failed; the cause is recorded elsewhere.
+        const FAILED = 1 << 3;
+        /// This call added its route beside its address, in one send (IPv4).
+        const APPENDED = 1 << 4;
+        /// This call deleted the address, to add it anew.
+        const RENEWED = 1 << 5;
+        /// The VIP is released because it bears the mark, which must be the last to go.
+        const BY_MARK = 1 << 6;
+    }
+}
+
+/// What this call knows of the kernel's own local route for an IPv6 address, the *late route*: the
+/// kernel inserts it from a work queue, after the address was acked (`addrconf_dad_work`,
+/// net/ipv6/addrconf.c).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum LateRoute {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// The VIP was absent, its address was acked as made by this call, and nothing was observed
+    /// since: the route is there, or still to come.
+    Unobserved,
+    /// A blind deletion was sent for it, and the reply was lost.
+    DeletionUnknown,
+    /// It was seen, or its deletion was acked or notified. It will not come any more.
+    Seen,
+}
+
+/// What this call did for a VIP, and what it knows of the late route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Progress {
+    pub(crate) done: Done,
+    pub(crate) late_route: LateRoute,
+}
+
+impl Progress {
+    /// Whether this call did all of these.
+    pub(crate) fn has(self, done: Done) -> bool {
+        self.done.contains(done)
+    }
+
+    /// Whether the late route was seen, or a deletion of it was sent.
+    pub(crate) fn knows_late_route(self) -> bool {
+        matches!(
+            self.late_route,
+            LateRoute::Seen | LateRoute::DeletionUnknown
+        )
+    }
+
+    /// After an observation with these facts.
+    pub(crate) fn observed(&mut self, facts: Facts) {
+        self.late_route = match self.late_route {
+            _ if facts.contains(Facts::KERNEL) => LateRoute::Seen,
+            LateRoute::Unobserved => LateRoute::Unknown,
+            // The next address, whoever adds it, brings a late route of its own.
+            LateRoute::Seen if !facts.contains(Facts::ADDRESS) => LateRoute::Unknown,
+            same => same,
+        };
+    }
+
+    /// After a step was sent.
+    pub(crate) fn sent(&mut self, step: Step) {
+        self.done |= Done::WRITTEN;
+        match step {
+            Step::RenewAddress => self.done |= Done::RENEWED,
+            Step::DeleteKernelBlind => self.late_route = LateRoute::Unknown,
+            _ => {}
+        }
+    }
+
+    /// After the kernel acked a step.
+    pub(crate) fn acked(&mut self, step: Step) {
+        match step {
+            Step::AddAddress => {
+                self.done |= Done::ADDRESS_IS_NEW;
+                // A late route that was seen before belonged to an earlier address.
+                self.late_route = LateRoute::Unknown;
+            }
+            Step::AppendRoute => self.done |= Done::APPENDED,
+            // The kernel handles the messages of a send in their order, and says which it refuses:
+            // there was a route to delete.
+            Step::DeleteKernelBlind => self.late_route = LateRoute::Seen,
+            _ => {}
+        }
+    }
+
+    /// After the reply to a step was lost. The next observation shows what became of the step, but
+    /// not whether a route that is not there has been there.
+    pub(crate) fn reply_lost(&mut self, step: Step) {
+        if step == Step::DeleteKernelBlind {
+            self.late_route = LateRoute::DeletionUnknown;
+        }
+    }
+}
+
+/// One VIP of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Row {
+    pub(crate) vip: Vip,
+    pub(crate) goal: Goal,
+    pub(crate) progress: Progress,
+    pub(crate) facts: Facts,
+    /// Which kinds of step were sent (see [`Step::bit`]).
+    pub(crate) sent: u16,
+    /// In how many rounds something was sent.
+    pub(crate) attempts: u16,
+    /// Where in the kernel's list of addresses it stood: later ones are newer or older, whichever
+    /// the family's list says, but neighbours stay neighbours.
+    pub(crate) order: u32,
+}
+
+impl Row {
+    pub(crate) fn new(vip: Vip, goal: Goal) -> Self {
+        Self {
+            vip,
+            goal,
+            progress: Progress::default(),
+            facts: Facts::empty(),
+            sent: 0,
+            attempts: 0,
+            order: 0,
+        }
+    }
+
+    /// Whether it is a VIP of this family that is to be put on the link or kept there.
+    pub(crate) fn needs_source(&self, family: Family) -> bool {
+        self.goal.is_threatened() && self.vip.family() == family
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.progress.has(Done::FAILED)
+    }
+
+    /// Notes that a step is sent. Returns whether it is a repetition.
+    pub(crate) fn note_sent(&mut self, step: Step) -> bool {
+        // A replacement may stand twice in one plan; only another round repeats it.
+        let repeats = self.sent & step.bit() != 0 && self.attempts > 1;
+        self.sent |= step.bit();
+        self.progress.sent(step);
+        repeats
+    }
+
+    /// Whether more of the VIP may be there than was seen.
+    pub(crate) fn is_to_be_read(&self) -> bool {
+        self.facts.is_unread() && self.goal != Goal::Look && !self.has_failed()
+    }
+
+    /// Goes on from an acked address without an observation. Returns whether that is safe.
+    pub(crate) fn trust_ack(&mut self) -> bool {
+        if self.progress.late_route != LateRoute::Seen {
+            if !self.progress.has(Done::WAS_ABSENT) {
+                return false;
+            }
+            self.progress.late_route = LateRoute::Unobserved;
+        }
+        self.facts = self.known_of_address();
+        true
+    }
+
+    /// What is known of the address right behind the ack of its making.
+    pub(crate) fn known_of_address(&self) -> Facts {
+        if self.has_new_v6_address() {
+            Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
+        } else {
+            self.facts & Facts::OF_ADDRESS
+        }
+    }
+
+    fn has_new_v6_address(&self) -> bool {
+        self.progress.has(Done::ADDRESS_IS_NEW) && self.vip.family() == Family::V6
+    }
+
+    /// Whether this call made the address, and the desired route is not there yet.
+    pub(crate) fn is_in_the_making(&self) -> bool {
+        self.has_new_v6_address() && !self.facts.contains(Facts::DESIRED)
+    }
+
+    /// Whether this call made the address, and the kernel's route is still to come.
+    pub(crate) fn awaits_kernel(&self) -> bool {
+        self.is_in_the_making()
+            && !self.has_failed()
+            && !self.progress.knows_late_route()
+            && !self.facts.contains(Facts::KERNEL)
+    }
+
+    /// Whether a row that looks as desired may still get the kernel's route: nobody saw that route
+    /// come or go, and the row had no local route in this call, or has an address made by it.
+    ///
+    /// An address has no sign of it. It happens when an old address comes back with its link
+    /// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another writer
+    /// adds the desired route to the address that this call has just made.
+    pub(crate) fn may_still_get_kernels(&self) -> bool {
+        let added = Step::AddRoute.bit() | Step::AddStaged.bit();
+        self.vip.family() == Family::V6
+            && self.facts.contains(Facts::ADDRESS | Facts::DESIRED)
+            && !self.facts.contains(Facts::KERNEL)
+            && self.progress.late_route != LateRoute::Seen
+            && !self.has_failed()
+            && (self.progress.has(Done::ADDRESS_IS_NEW) || self.sent & added != 0)
+    }
+
+    /// Whether this call's route went in without its address, which the kernel refused: nothing is
+    /// to stay for a VIP that failed. Says so once.
+    pub(crate) fn take_orphan_route(&mut self) -> bool {
+        let alone = self.facts.contains(Facts::DESIRED)
+            && !self
+                .facts
+                .intersects(Facts::ADDRESS | Facts::UNREAD_ADDRESS);
+        let orphan = alone && self.progress.has(Done::APPENDED);
+        if orphan {
+            self.progress.done.remove(Done::APPENDED);
+        }
+        orphan
+    }
+}

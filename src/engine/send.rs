@@ -1,0 +1,366 @@
+//! Sending: the steps of the rows become messages, and the replies become marks on the rows.
+
+use std::net::IpAddr;
+
+use super::decide::{Decision, Replies, Reply};
+use super::observe::{LOOKUP_MAX, Notified, route_group};
+use super::{Buffers, Call, Stop, Tag};
+use crate::base::{Family, Vip};
+use crate::core::{Binding, Cause, Done, Facts, Refusal, Row, Rows, Step};
+use crate::link::{self, LinkIndex, LinkRef, trouble};
+use crate::netlink::batch::Refused;
+use crate::netlink::connection::Dumped;
+use crate::netlink::encode::{Template, Templates};
+use crate::outcome::Error;
+
+/// Messages in one send at the most. The cost is flat from 32 upward; more only delays a
+/// cancellation.
+const BATCH: usize = 256;
+
+impl Call<'_> {
+    /// Plans one row and queues its messages. Returns whether it waits for the kernel.
+    pub(super) fn advance(&mut self, at: u32) -> Result<bool, Stop> {
+        let Some(row) = self.buffers.rows.get_mut(at) else {
+            return Ok(false);
+        };
+        let steps = match self.engine.plan(row, &self.clock) {
+            Decision::Nothing => return Ok(false),
+            Decision::Wait => return Ok(true),
+            Decision::Fail(cause) => {
+                self.buffers.failed.push((at, cause));
+                return Ok(false);
+            }
+            Decision::Exhausted => {
+                // The kernel keeps refusing, or another writer keeps undoing it.
+                let mut refusals = self.buffers.refusals.iter();
+                let refused = refusals.any(|refusal| refusal.tag.row == at);
+                let cause = if refused {
+                    Cause::Kernel
+                } else {
+                    Cause::Contended
+                };
+                self.buffers.failed.push((at, cause));
+                return Ok(false);
+            }
+            Decision::Steps(steps) => steps,
+        };
+        for step in steps {
+            if matches!(step, Step::DeleteAddress | Step::UpdateAddress) {
+                self.buffers.deferred.push((at, *step));
+            } else {
+                self.queue(at, *step)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Queues what is to be done to addresses behind all routes, in the order in which the kernel's
+    /// walks are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
+    /// the tail, for the rest of the list behind each is gone through more than once
+    /// (`__inet_del_ifa`, net/ipv4/devinet.c).
+    pub(super) fn delete_deferred(&mut self) -> Result<(), Stop> {
+        if self.buffers.deferred.is_empty() {
+            return Ok(());
+        }
+        if self.binding == Binding::Route {
+            self.keep_an_address()?;
+        }
+        let Buffers { rows, deferred, .. } = &mut *self.buffers;
+        deferred.sort_unstable_by_key(|(at, _)| {
+            rows.get(*at).map(|row| match row.vip.family() {
+                Family::V4 => u32::MAX - row.order,
+                Family::V6 => row.order,
+            })
+        });
+        for place in 0..deferred.len() {
+            let (at, step) = self.buffers.deferred[place];
+            self.queue(at, step)?;
+        }
+        self.buffers.deferred.clear();
+        Ok(())
+    }
+
+    /// Were the link's last IPv4 address to go, every IPv4 route through it would.
+    fn keep_an_address(&mut self) -> Result<(), Stop> {
+        let Buffers { rows, deferred, .. } = &*self.buffers;
+        let is_v4 = |row: &Row| row.vip.family() == Family::V4;
+        if !deferred
+            .iter()
+            .any(|(at, _)| rows.get(*at).is_some_and(is_v4))
+        {
+            return Ok(());
+        }
+        if self.lookup.is_some() {
+            // Of the link's other addresses a look at a few tells nothing.
+            self.observer(None).dump_addresses(Family::V4)?;
+        }
+        if self.buffers.rows.unmanaged_v4() == 0 {
+            link::placeholder(self.connection, self.link).map_err(Stop::Error)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the messages of one step to the batch; sends the batch first where it is full.
+    fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
+        match step {
+            Step::DeleteOthers => return self.queue_others(at),
+            Step::UpdateAddress => {
+                let nth = |rows: &Rows, vip, place| {
+                    let expiring = rows.address_attrs(vip).filter(|attrs| attrs.expires);
+                    expiring.copied().nth(place)
+                };
+                return self.queue_each(at, step, nth, Templates::push_update_address);
+            }
+            Step::AddAddress | Step::DeleteAddress | Step::RenewAddress => {
+                self.prepare_address(at, step)?;
+                let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
+                if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
+                    let nth = |rows: &Rows, vip, place| rows.peers(vip).nth(place).copied();
+                    return self.queue_each(at, step, nth, Templates::push_delete_address);
+                }
+            }
+            _ => {}
+        }
+        self.push(at, step, |templates, vip, out, sequence| {
+            if let Some(template) = template_of(templates, step) {
+                template.push(out, sequence, vip);
+            }
+        })
+    }
+
+    fn queue_others(&mut self, at: u32) -> Result<(), Stop> {
+        let nth = |rows: &Rows, vip, place| rows.others(vip).nth(place).copied();
+        self.queue_each(at, Step::DeleteOthers, nth, Templates::push_delete_route)?;
+        if let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) {
+            self.outdate_notified(vip, |notified| notified.routes.clear());
+        }
+        Ok(())
+    }
+
+    /// One message for each thing that was found beside a row, a route or another end of its
+    /// address; nearly always one.
+    fn queue_each<T: Copy>(
+        &mut self,
+        at: u32,
+        step: Step,
+        nth: impl Fn(&Rows, Vip, usize) -> Option<T>,
+        write: impl Fn(&Templates, &mut Vec<u8>, u32, &IpAddr, &T),
+    ) -> Result<(), Stop> {
+        let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) else {
+            return Ok(());
+        };
+        for place in 0.. {
+            let Some(what) = nth(&self.buffers.rows, vip, place) else {
+                break;
+            };
+            self.push(at, step, |templates, vip, out, sequence| {
+                write(templates, out, sequence, vip, &what);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is to be done before an address comes or goes, where few are looked at one by one.
+    fn prepare_address(&mut self, at: u32, step: Step) -> Result<(), Stop> {
+        let rows = &self.buffers.rows;
+        let lookup = rows.len() <= LOOKUP_MAX;
+        if step == Step::AddAddress && !self.listening && lookup && rows.has(Family::V6) {
+            // Another manager may take the kernel's route away before the next observation: so
+            // that this one knows that it has come. Of many that would cost more than all else; whose
+            // route nobody saw then has to be quiet for a while.
+            self.connection.monitor().join(route_group(Family::V6))?;
+            self.listening = true;
+        }
+        if self.lookup.is_some()
+            && let Some(vip) = rows.get(at).map(|row| row.vip)
+        {
+            self.outdate_notified(vip, |notified| notified.address = None);
+        }
+        Ok(())
+    }
+
+    /// What a notification told of this row before we wrote to it says nothing any more.
+    fn outdate_notified(&mut self, vip: Vip, outdate: impl Fn(&mut Notified)) {
+        for (of, notified) in self
+            .lookup
+            .iter_mut()
+            .flat_map(|lookup| &mut lookup.all_notified)
+        {
+            if *of == vip {
+                outdate(notified);
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        at: u32,
+        step: Step,
+        write: impl FnOnce(&Templates, &IpAddr, &mut Vec<u8>, u32),
+    ) -> Result<(), Stop> {
+        if self.buffers.batch.len() >= BATCH.min(self.connection.reply_capacity()) {
+            self.flush()?;
+        }
+        if self.buffers.batch.len() == 0 {
+            self.buffers.batch.begin(self.connection.sequence());
+        }
+        let Some(row) = self.buffers.rows.get_mut(at) else {
+            return Ok(());
+        };
+        self.report.retries += u64::from(row.note_sent(step));
+        let vip = row.vip.addr();
+        let templates = &self.templates[row.vip.family() as usize];
+        let tag = Tag { row: at, step };
+        self.buffers
+            .batch
+            .push(tag, |out, sequence| write(templates, &vip, out, sequence));
+        Ok(())
+    }
+
+    /// Sends the batch and takes its replies.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        let Buffers {
+            rows,
+            batch,
+            refusals,
+            texts,
+            ..
+        } = &mut *self.buffers;
+        if batch.len() == 0 {
+            return Ok(());
+        }
+        let from = refusals.len();
+        let count = batch.len();
+        let mut sealed = batch.seal();
+        let exchanged = self.connection.exchange(&mut sealed, |refused| {
+            if let Some(text) = refused.text {
+                texts.push((refusals.len(), text.into()));
+            }
+            refusals.push(Refused {
+                text: None,
+                ..refused
+            });
+        });
+        self.report.writes += count as u64;
+        self.clock.note_progress();
+        let replies = match exchanged {
+            Ok(Dumped::Complete) => Replies::Complete,
+            Ok(Dumped::Interrupted) => Replies::Lost,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {
+                Replies::NotSent
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for entry in sealed.entries() {
+            if let Some(row) = rows.get_mut(entry.tag.row) {
+                let reply = Reply {
+                    step: entry.tag.step,
+                    refused: entry.refused,
+                };
+                self.engine.replied(row, reply, replies);
+            }
+        }
+        batch.begin(0);
+        self.judge_refusals(from, count)?;
+        self.check_time()
+    }
+
+    /// Decides what the refusals from `from` on mean, of a batch of so many messages.
+    fn judge_refusals(&mut self, from: usize, sent: usize) -> Result<(), Stop> {
+        let of_link = |errno| matches!(errno, libc::ENODEV | libc::ENETDOWN);
+        let refused = &self.buffers.refusals[from..];
+        // For want of privilege the kernel takes no message at all (`rtnetlink_rcv_msg`,
+        // net/core/rtnetlink.c).
+        if refused.len() == sent && refused.iter().all(|refused| refused.errno == libc::EPERM) {
+            return Err(Stop::Error(Error::kernel(
+                "cannot change addresses and routes",
+                libc::EPERM,
+                None,
+            )));
+        }
+        // Any other refusal, whatever it says, is of one message.
+        let is_lasting = |refused: &&Refused<'_, Tag>| {
+            of_link(refused.errno) || refused.tag.step.refused(refused.errno) == Refusal::Final
+        };
+        let mut suspected = [false; 2];
+        for refused in refused.iter().filter(is_lasting) {
+            if let Some(row) = self.buffers.rows.get(refused.tag.row) {
+                suspected[row.vip.family() as usize] = true;
+            }
+        }
+        let is_link_there = suspected == [false; 2] || self.look_at_families(suspected)?;
+        for place in from..self.buffers.refusals.len() {
+            let Refused {
+                tag: Tag { row, step },
+                errno,
+                ..
+            } = self.buffers.refusals[place];
+            match step.refused(errno) {
+                // The link is as it should be again, or it is the family's trouble.
+                _ if of_link(errno) && is_link_there => self.read_from_now(),
+                Refusal::Final => self.fail(row, Cause::Kernel),
+                // It is otherwise than it seemed when looked at alone: read the link.
+                Refusal::LookAgain => self.read_from_now(),
+            }
+        }
+        if is_link_there {
+            Ok(())
+        } else {
+            Err(Stop::link_gone())
+        }
+    }
+
+    /// Looks whether refusals in these families have a cause that is the whole family's, and fails its
+    /// VIPs then. IPv6 says ENODEV, EINVAL or EACCES where only its own state of the link is gone
+    /// (`addrconf_ifdown`, `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link is there.
+    fn look_at_families(&mut self, families: [bool; 2]) -> Result<bool, Stop> {
+        let Some(index) = LinkIndex::new(self.link) else {
+            return Ok(false);
+        };
+        let found = link::find(self.connection, &LinkRef::Index(index)).map_err(Stop::Error)?;
+        let Some(link) = found else {
+            return Ok(false);
+        };
+        for family in Family::ALL.into_iter().filter(|f| families[*f as usize]) {
+            let source = self.desired[family as usize].source;
+            let found = trouble::of_family(self.connection, family, Some(&link), false, source);
+            let Some(trouble) = found.map_err(Stop::Error)? else {
+                continue;
+            };
+            let cause = Cause::Missing(trouble.kind);
+            self.buffers.troubles[family as usize] = Some(trouble);
+            for at in self.indices() {
+                let row = self.buffers.rows.get(at);
+                if row.is_some_and(|row| row.needs_source(family)) {
+                    self.fail(at, cause);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn fail(&mut self, at: u32, cause: Cause) {
+        if let Some(row) = self.buffers.rows.get_mut(at)
+            && !row.has_failed()
+        {
+            row.progress.done |= Done::FAILED;
+            self.buffers.failed.push((at, cause));
+        }
+    }
+}
+
+/// The message of a step, if it is the same for every VIP.
+pub(crate) fn template_of(templates: &Templates, step: Step) -> Option<&Template> {
+    Some(match step {
+        Step::AddAddress => &templates.add_address,
+        Step::DeleteAddress | Step::RenewAddress => &templates.delete_address,
+        Step::AddRoute => &templates.add_route,
+        Step::AddStaged => &templates.add_staged,
+        Step::ReplaceRoute => &templates.replace_route,
+        Step::ReplaceStaged => &templates.replace_staged,
+        Step::AppendRoute => &templates.append_route,
+        Step::DeleteDesired => &templates.delete_desired,
+        Step::DeleteKernel | Step::DeleteKernelBlind => &templates.delete_kernel,
+        Step::UpdateAddress | Step::DeleteOthers => return None,
+    })
+}

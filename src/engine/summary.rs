@@ -1,0 +1,87 @@
+//! Summing up: the report of a call.
+
+use super::Call;
+use crate::core::{Cause, Done, Goal, Next, Refusal};
+use crate::outcome::Report;
+
+impl Call<'_> {
+    /// Sums up. `stopped`: before every VIP was decided.
+    pub(super) fn conclude(&mut self, stopped: bool) -> Report {
+        let mut report = std::mem::take(&mut self.report);
+        for at in self.indices() {
+            let Some(row) = self.buffers.rows.get(at).copied() else {
+                continue;
+            };
+            if row.has_failed() {
+                continue;
+            }
+            // Only what was *seen* as wanted counts, and seen after the last write to it.
+            let written = row.progress.has(Done::WRITTEN);
+            let next = self.engine.next(&row);
+            if !self.observed || stopped && written || next != Next::Done {
+                let unreached = stopped && next != Next::Wait;
+                self.fail(
+                    at,
+                    if unreached {
+                        Cause::NotReached
+                    } else {
+                        Cause::Pending
+                    },
+                );
+                continue;
+            }
+            let absent = row.progress.has(Done::WAS_ABSENT);
+            *match (written, row.goal) {
+                (false, _) => &mut report.unchanged,
+                (true, Goal::Release) => &mut report.released,
+                (true, _) if absent => &mut report.assigned,
+                (true, _) => &mut report.repaired,
+            } += 1;
+        }
+        let observed = self.observed;
+        let policies = *self.engine.policies();
+        if self.buffers.failed.is_empty() && self.buffers.rejected.is_empty() {
+            return report;
+        }
+        let failed = std::mem::take(&mut self.buffers.failed);
+        let buffers = &*self.buffers;
+        let rejected = buffers.rejected.iter();
+        let failures = rejected.map(|(vip, why)| buffers.failure(*vip, *why));
+        report.failures.extend(failures);
+        // Each VIP's decisive refusal: the first final one, else the last.
+        let mut decisive = std::collections::BTreeMap::new();
+        for (place, refusal) in buffers.refusals.iter().enumerate() {
+            let is_final = refusal.tag.step.refused(refusal.errno) == Refusal::Final;
+            let entry = decisive.entry(refusal.tag.row).or_insert((place, is_final));
+            if !entry.1 {
+                *entry = (place, is_final);
+            }
+        }
+        for (at, cause) in failed {
+            let Some(row) = buffers.rows.get(at) else {
+                continue;
+            };
+            let mut failure = buffers.failure(row.vip, cause);
+            let decided = |is_final| match cause {
+                Cause::Kernel => true,
+                Cause::Missing(_) => is_final,
+                _ => false,
+            };
+            if let Some((place, is_final)) = decisive.get(&at).copied()
+                && decided(is_final)
+                && let Some(refusal) = buffers.refusals.get(place)
+            {
+                failure.operation = Some(refusal.tag.step.operation());
+                failure.errno = Some(refusal.errno);
+                let text = buffers.texts.binary_search_by_key(&place, |(of, _)| *of);
+                failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
+            }
+            if observed {
+                failure.drift = row.facts.drift(policies[row.vip.family() as usize]);
+            }
+            report.failures.push(failure);
+        }
+        report.failures.sort_by_key(|failure| failure.vip);
+        report
+    }
+}

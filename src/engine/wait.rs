@@ -1,0 +1,125 @@
+//! Waiting for the kernel: for its late route, for the end of duplicate address detection, for
+//! time.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::decide::{Awaited, Clock, Waited};
+use super::observe::{Arrival, note_arrival, route_group};
+use super::{Call, Stop};
+use crate::base::Family;
+use crate::netlink::connection::Dumped;
+use crate::sys::{Woken, wait_readable};
+
+/// How long a wait that has seen progress goes on for the other rows to progress too.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How often a wait looks whether a recent address has aged.
+const AGING: Duration = Duration::from_millis(100);
+
+/// What the rows still wait for.
+#[derive(Default)]
+struct Waiting {
+    rows: usize,
+    age: bool,
+    quiet: Duration,
+}
+
+impl Call<'_> {
+    /// Waits until the kernel has inserted the routes that rows wait for, or makes no progress.
+    pub(super) fn wait(&mut self) -> Result<Waited, Stop> {
+        let group = route_group(Family::V6);
+        self.connection.monitor().join(group)?;
+        let waited = self.wait_listening();
+        self.connection.monitor().leave(group)?;
+        waited
+    }
+
+    fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting::default();
+        for awaited in self
+            .buffers
+            .rows
+            .iter()
+            .filter_map(|row| self.engine.awaits(row))
+        {
+            waiting.rows += 1;
+            match awaited {
+                Awaited::Kernel => {}
+                Awaited::Age => waiting.age = true,
+                Awaited::Quiet(quiet) => waiting.quiet = waiting.quiet.max(quiet),
+            }
+        }
+        waiting
+    }
+
+    fn wait_listening(&mut self) -> Result<Waited, Stop> {
+        self.connection.notifications(|_| ())?;
+        // What came before we listened is found by looking, what comes after by listening.
+        let before = self.waiting().rows;
+        let engine = self.engine.clone();
+        self.observer(None)
+            .look_up(|row| engine.awaits(row).is_some())?;
+        let waiting = self.waiting();
+        let mut left = waiting.rows;
+        let mut progress = left < before;
+        let began = Instant::now();
+        while left > 0 {
+            self.check_time()?;
+            let patience = self.patience(&waiting, progress, began);
+            let ends_by_time = progress || waiting.age || !waiting.quiet.is_zero();
+            match wait_readable(self.connection.monitor(), self.cancelled, patience)? {
+                Woken::Cancelled => {}
+                Woken::TimedOut if ends_by_time => return Ok(Waited::Progress),
+                Woken::TimedOut => return Ok(Waited::Stalled),
+                Woken::Event => {
+                    let arrived = self.take_arrivals()?;
+                    progress |= arrived != Some(0);
+                    match arrived {
+                        Some(arrived) => left = left.saturating_sub(arrived),
+                        // Notifications are lost: look again.
+                        None => return Ok(Waited::Progress),
+                    }
+                }
+            }
+        }
+        Ok(Waited::Progress)
+    }
+
+    /// How long to wait for the next notification.
+    fn patience(&self, waiting: &Waiting, progress: bool, began: Instant) -> Duration {
+        let mut patience = if progress {
+            GATHER
+        } else {
+            self.limits.stall.saturating_sub(began.elapsed())
+        };
+        if waiting.age {
+            patience = patience.min(AGING);
+        }
+        if !waiting.quiet.is_zero() {
+            patience = patience.min(waiting.quiet.saturating_sub(self.clock.since_change()));
+        }
+        if let Some(deadline) = self.limits.deadline {
+            patience = patience.min(deadline.saturating_duration_since(Instant::now()));
+        }
+        patience
+    }
+
+    /// Reads the notifications for the rows that wait, and counts them. `None` if some were lost.
+    fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
+        let rows = &mut self.buffers.rows;
+        let link = self.link;
+        let (mut arrived, mut progress) = (0, false);
+        let heard = self.connection.notifications(|message| {
+            let arrival = note_arrival(message, rows, link);
+            arrived += usize::from(arrival != Arrival::None);
+            progress |= arrival == Arrival::Kernels;
+        })?;
+        if progress {
+            self.clock.note_progress();
+        } else if arrived > 0 {
+            self.clock.note_change();
+        }
+        Ok((heard == Dumped::Complete).then_some(arrived))
+    }
+}
