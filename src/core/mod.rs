@@ -1,17 +1,30 @@
-//! What is known and wanted of each VIP, and what follows from it: pure functions and tables.
+//! What is known and desired of each VIP, and what follows from it: pure functions and tables.
+//!
+//! A [`Row`] holds the [`Facts`] that were seen of a VIP, and the [`Progress`] of this call.
+//! [`next`] tells the next steps from these two and the [`Policy`].
 
 mod cause;
+mod drift;
 mod error_kind;
+mod facts;
 mod filter;
-mod plan;
+mod matching;
+mod next;
+mod policy;
 mod row;
-mod state;
+mod rows;
+mod step;
 
 pub use cause::{Cause, Operation};
+pub use drift::Drift;
+pub(crate) use drift::write_names;
 pub use error_kind::ErrorKind;
+pub(crate) use facts::Facts;
 pub(crate) use filter::{Ranges, VipFilter};
-pub use plan::Binding;
-pub(crate) use plan::{Goal, Next, Policy, Refusal, Step, next};
+pub(crate) use matching::MatchContext;
+pub(crate) use next::{Next, next};
+pub use policy::Binding;
+pub(crate) use policy::{Goal, Policy};
 pub(crate) use row::{Done, LateRoute, Progress, Row};
-pub use state::Drift;
-pub(crate) use state::{Admit, Answer, Facts, MatchContext, Rows, write_names};
+pub(crate) use rows::{Admit, Answer, Rows};
+pub(crate) use step::{Refusal, Step};

@@ -1,0 +1,117 @@
+//! What the routes and addresses that the kernel holds mean for a VIP.
+
+use super::Facts;
+use crate::base::{DesiredRoute, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN};
+use crate::netlink::decode::Route;
+
+/// What an observation is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatchContext<'a> {
+    /// The link that holds the VIPs.
+    pub(crate) link: u32,
+    /// The wanted route of each family: IPv4, IPv6.
+    pub(crate) desired: &'a [DesiredRoute; 2],
+    /// Hundredths of a second since boot.
+    pub(crate) now: u32,
+}
+
+impl MatchContext<'_> {
+    /// Whether the VIPs of a family keep the kernel's own route.
+    pub(crate) fn keeps_kernels(&self, family: Family) -> bool {
+        self.desired[family as usize].kernel_source
+    }
+
+    /// What says that a VIP of this family has the route that it shall have.
+    pub(crate) fn desired_fact(&self, family: Family) -> Facts {
+        Facts::desired(self.keeps_kernels(family))
+    }
+}
+
+/// What a route means for the host that it leads to.
+pub(super) fn meaning(route: &Route, context: &MatchContext<'_>) -> Option<Facts> {
+    if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
+        return None;
+    }
+    if route.link != Some(context.link) || route.indirect {
+        // The links of several next hops are not told here.
+        let through_ours = route.indirect && route.link.is_none_or(|link| link == context.link);
+        let other = route.family == Family::V6 && (route.by_object || through_ours);
+        let fact = if other {
+            Facts::FOREIGN | Facts::AMBIGUOUS_DELETE_LOCAL
+        } else {
+            Facts::FOREIGN
+        };
+        return (route.table == TABLE_LOCAL).then_some(fact);
+    }
+    Some(classify_on_link(
+        route,
+        &context.desired[route.family as usize],
+    ))
+}
+
+/// What a direct route of the link, in table local or main, means for its VIP.
+fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
+    if route.table == TABLE_MAIN {
+        // Its metric is 256, or the address's own.
+        let prefix = route.family == Family::V6 && route.protocol == libc::RTPROT_KERNEL;
+        return if prefix { Facts::PREFIX } else { Facts::EXTRA };
+    }
+    if route.is_kernels_own() {
+        return Facts::KERNEL;
+    }
+    if route.family == Family::V6 && route.metric == 0 {
+        // The kernel's, but no local one (an anycast address): not ours to judge.
+        return Facts::FOREIGN;
+    }
+    let (slot, scope_fits) = match route.family {
+        Family::V4 => (
+            route.tos == 0 && route.metric == 0,
+            route.scope == libc::RT_SCOPE_HOST,
+        ),
+        Family::V6 => (route.metric == IP6_USER_METRIC, true),
+    };
+    if !slot {
+        return Facts::EXTRA;
+    }
+    let local = route.kind == libc::RTN_LOCAL;
+    // Where no source is wanted none is wrong, but nothing is as wanted either.
+    let from_source = desired.source.is_none() || route.prefsrc == desired.source;
+    let mut fact = Facts::empty();
+    let form_fits = local && scope_fits;
+    fact.set(Facts::WRONG_SOURCE, !form_fits || !from_source);
+    fact.set(Facts::SLOT_EXPIRES, route.expires);
+    fact.set(Facts::WRONG_PROTOCOL, route.protocol != desired.protocol);
+    let marked = route.protocol == desired.protocol && desired.protocol != libc::RTPROT_KERNEL;
+    let mark = if marked {
+        Facts::MARKED
+    } else {
+        Facts::empty()
+    };
+    if fact.is_empty() && desired.source.is_some() {
+        Facts::DESIRED | mark
+    } else {
+        fact | Facts::SAME_KEY | mark
+    }
+}
+
+pub(super) fn key_of(route: &Route) -> RouteKey {
+    RouteKey {
+        table: route.table,
+        metric: route.metric,
+        protocol: route.protocol,
+        kind: route.kind,
+        tos: route.tos,
+        prefsrc: route.prefsrc,
+    }
+}
+
+/// How long after an address was made its local route may still be on its way to the table, in
+/// hundredths of a second. It comes within microseconds, or milliseconds under load.
+const RECENT_FOR: u32 = 150;
+
+/// How far the kernel's clock of ticks may run ahead of ours, in hundredths of a second.
+const CLOCKS_DIFFER: u32 = 100;
+
+pub(super) fn is_recent(created: u32, now: u32) -> bool {
+    now.wrapping_sub(created).wrapping_add(CLOCKS_DIFFER) < RECENT_FOR + CLOCKS_DIFFER
+}
