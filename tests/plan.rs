@@ -505,7 +505,7 @@ fn the_steps_of_a_fresh_vip() {
             "ip -4 route del local 10.96.0.1 dev kube-dummy-if table 255 proto 2 scope nowhere \
              src 10.96.0.1",
             "ip -6 addr add 2001:db8:42::1/128 dev kube-dummy-if nodad noprefixroute",
-            "ip -6 route get fibmatch 2001:db8:42::1",
+            "ip -6 route show table local exact 2001:db8:42::1 dev kube-dummy-if",
             "ip -6 route del local 2001:db8:42::1 dev kube-dummy-if table 255 proto 2",
             "ip -6 route add local 2001:db8:42::1 dev kube-dummy-if table 255 proto 2 metric 1024 \
              src 2001:db8::10",

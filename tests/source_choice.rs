@@ -474,7 +474,12 @@ fn an_address_that_is_there_keeps_its_lifetime() {
     let mut manager = avoiding(SourceAvoidance::Deprecated);
     let report = manager.assign(&set).unwrap();
     assert_eq!((report.repaired, report.assigned), (1, 1), "{report}");
-    net.assert_single_route(&set, PROTO_KERNEL);
+    // Neither the flags of an address that is there nor its lifetime are drift. Its prefix route is.
+    let has_only_its_flags = |vip: IpAddr| {
+        net.wrong_vips(&[vip], PROTO_KERNEL) == [format!("{vip}: address without noprefixroute")]
+    };
+    assert!(has_only_its_flags(by_hand));
+    net.assert_single_route(&[added], PROTO_KERNEL);
     assert_eq!(preferred_lifetime(&net, by_hand), u32::MAX);
     assert_eq!(preferred_lifetime(&net, added), 0);
     assert_eq!(source_to(&net, NEAR_V6), by_hand);
@@ -483,7 +488,7 @@ fn an_address_that_is_there_keeps_its_lifetime() {
     let bare = format!("addr change {added}/128 dev {VIP_LINK} nodad preferred_lft 0");
     net.ip(&bare);
     assert_eq!(manager.assign(&set).unwrap().repaired, 1);
-    net.assert_single_route(&set, PROTO_KERNEL);
+    assert!(has_only_its_flags(by_hand) && has_only_its_flags(added));
     assert_eq!(preferred_lifetime(&net, added), 0);
     // Nor does another manager mind it.
     let report = builder().open().unwrap().assign(&set).unwrap();

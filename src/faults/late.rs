@@ -262,7 +262,7 @@ fn what_another_process_sends_is_not_heard() {
 #[test]
 fn an_overflow_in_the_middle_of_a_dump_is_told() {
     let _node = node();
-    let link = u32::from(patient().find_link().unwrap().unwrap().index);
+    let link = patient().find_link().unwrap().unwrap().index;
     ip(&format!("addr add 10.96.0.1/32 dev {LINK}"));
     for loses in [false, true] {
         let mut connection =

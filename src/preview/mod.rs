@@ -474,10 +474,10 @@ came() {
 
 /// Waits for a route that may come, until no address of the plan is new any more.
 const MAY_COME: &str = r#"
-young=27
+recent=27
 may_come() {
 	until has_come "$1" "$2" || [ "$recent" -eq 0 ]; do
-		young=$((young - 1))
+		recent=$((recent - 1))
 		nap
 	done
 }
