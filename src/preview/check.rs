@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Move, Simulation, Turn};
+use super::simulation::{Move, Simulation, Turn};
 use crate::base::Family;
 use crate::core::{Binding, Cause, Goal, Policy, Step};
 use crate::core::{Facts, Progress};

@@ -1,0 +1,241 @@
+//! A plan as data: its steps, their actions and reasons, and the VIPs that would fail.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::Ipv6Net;
+
+use crate::base::Vip;
+use crate::core::Drift;
+use crate::link::LinkKind;
+use crate::outcome::Failure;
+
+/// What [`reconcile`](crate::VipManager::reconcile) would do, from what was seen when
+/// [`VipManager::plan`](crate::VipManager::plan) was called.
+///
+/// It is to be read, not to be kept: the node goes on changing, and a deletion that was right then
+/// may hit something else later. Therefore no call takes a plan; call `reconcile`.
+///
+/// ```no_run
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
+/// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// let plan = vips.plan(&Claim::link(), desired)?;
+/// for step in &plan.steps {
+///     println!("{}  # {}", step.action, step.reason);
+/// }
+/// print!("{plan}"); // the script
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Printed with `{}` it is a POSIX shell script of `ip` commands that ends where `reconcile` ends,
+/// as long as nothing else changes the VIPs. It stops at the first command that fails, and passes
+/// over what it shall delete and does not find, as the library does. It was tried with iproute2
+/// 6.1, which lacks one word: `proto` of an address, for the manager's mark or one to be kept. There
+/// such a script stops.
+///
+/// What a script cannot do is look again. `reconcile` verifies the result, and repairs what
+/// another hand, or a late route that nothing tells of, broke meanwhile: above all where the plan
+/// begins with bringing up a link that has IPv6 addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// What would be done, in this order.
+    pub steps: Vec<PlannedStep>,
+    /// VIPs that would fail, in order of address: rejected, in conflict, unrepaired, or of a family
+    /// that lacks something ([`Cause::Missing`]).
+    pub failures: Vec<Failure>,
+}
+
+impl Plan {
+    /// Whether nothing would be done. VIPs may still have failed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// One step of a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedStep {
+    /// The VIP that it is for; `None` for one that concerns the whole link.
+    pub vip: Option<Vip>,
+    /// What would be done.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a step is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The VIP then differs from its single-route state in this.
+    Drift(Drift),
+    /// The VIP is claimed and not desired.
+    NotDesired,
+    /// The kernel puts in a local route of its own after it has answered; to delete it before
+    /// would miss it.
+    LateRoute,
+    /// As it is then, the wanted route cannot be hit when the kernel's is deleted, nor pass for
+    /// finished before that has come.
+    Staged,
+    /// There is no link, and the manager may create it.
+    NoLink,
+    /// The link is down, and the manager may bring it up.
+    LinkDown,
+    /// With the link's last IPv4 address the kernel would flush every IPv4 route through it.
+    LastAddress,
+    /// The kernel might choose a VIP as the source of traffic to other destinations, which
+    /// [`VipManagerBuilder::avoid_as_source`](crate::VipManagerBuilder::avoid_as_source) forbids.
+    SourceChoice,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drift(drift) => return drift.fmt(f),
+            Self::NotDesired => "not desired",
+            Self::LateRoute => "the kernel's own route comes late",
+            Self::Staged => "so that deleting the kernel's route cannot hit it",
+            Self::NoLink => "there is no such link",
+            Self::LinkDown => "the link is down",
+            Self::LastAddress => "with the last IPv4 address all IPv4 routes of the link would go",
+            Self::SourceChoice => "so that no VIP is chosen as the source of other traffic",
+        })
+    }
+}
+
+/// What a step does. Printed, it is one `ip` command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Create the link, without ARP.
+    #[non_exhaustive]
+    CreateLink {
+        /// Its name.
+        link: Arc<str>,
+        /// Its kind.
+        kind: LinkKind,
+    },
+    /// Keep the kernel from giving the link an IPv6 address of its own.
+    #[non_exhaustive]
+    NoOwnAddress {
+        /// The link's name.
+        link: Arc<str>,
+    },
+    /// Bring the link up.
+    #[non_exhaustive]
+    BringUp {
+        /// The link's name.
+        link: Arc<str>,
+    },
+    /// Give the link's addresses in a prefix an address label of their own
+    /// ([`SourceAvoidance::AddressLabel`](crate::SourceAvoidance::AddressLabel)).
+    #[non_exhaustive]
+    AddLabel {
+        /// The link's name.
+        link: Arc<str>,
+        /// The prefix.
+        prefix: Ipv6Net,
+        /// The label.
+        label: u32,
+    },
+    /// Put a host address on the link that stays there.
+    #[non_exhaustive]
+    AddPlaceholder {
+        /// The link's name.
+        link: Arc<str>,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Add the VIP's address, where it is not there.
+    #[non_exhaustive]
+    AddAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// The address's mark (`IFA_PROTO`).
+        protocol: Option<u8>,
+        /// Whether it is deprecated from the start: preferred lifetime 0, valid for ever
+        /// ([`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated)). IPv6 only.
+        deprecated: bool,
+    },
+    /// Make the VIP's address valid for ever, and keep what else it has. An IPv6 one gets
+    /// `IFA_F_NOPREFIXROUTE` with that.
+    #[non_exhaustive]
+    UpdateAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// The flags to keep (`IFA_F_*`, linux/if_addr.h).
+        flags: u32,
+        /// Whether it stays deprecated: preferred lifetime 0.
+        deprecated: bool,
+        /// The other end, where the address has one.
+        peer: Option<IpAddr>,
+        /// The metric of its prefix route (`IFA_RT_PRIORITY`) to keep.
+        metric: Option<u32>,
+        /// The mark to keep (`IFA_PROTO`).
+        protocol: Option<u8>,
+    },
+    /// Delete the VIP's address.
+    #[non_exhaustive]
+    DeleteAddress {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// The other end, where the address has one. IPv4 only.
+        peer: Option<IpAddr>,
+    },
+    /// Wait until the kernel has put in its own local route of an IPv6 address. Printed, it is the
+    /// look-up that tells: `metric 0`.
+    #[non_exhaustive]
+    AwaitRoute {
+        /// The link's name.
+        link: Arc<str>,
+        /// The VIP.
+        vip: Vip,
+        /// Whether it will come for certain. Otherwise the address is so new that it may.
+        certain: bool,
+    },
+    /// Add a route, where its place is free.
+    AddRoute(PlannedRoute),
+    /// Add a route behind those that are in its place. IPv4 only.
+    AppendRoute(PlannedRoute),
+    /// Replace the route in its place, or add it.
+    ReplaceRoute(PlannedRoute),
+    /// Delete a route.
+    DeleteRoute(PlannedRoute),
+}
+
+/// A route to a VIP, as it is written or as a deletion names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedRoute {
+    /// The link's name.
+    pub link: Arc<str>,
+    /// The destination.
+    pub vip: Vip,
+    /// The table: local is 255, main 254.
+    pub table: u32,
+    /// The metric; in a deletion 0 means any.
+    pub metric: u32,
+    /// The protocol (`rtm_protocol`); in a deletion 0 means any.
+    pub protocol: u8,
+    /// The type (`rtm_type`): 2 is local.
+    pub kind: u8,
+    /// The type of service, in IPv4.
+    pub tos: u8,
+    /// The preferred source. A deletion has it in IPv4 only, where the kernel compares it; there
+    /// `None` means any.
+    pub source: Option<IpAddr>,
+    /// How long it lives, in seconds; `None`: for ever.
+    pub lifetime: Option<u32>,
+}

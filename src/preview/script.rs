@@ -1,0 +1,318 @@
+//! A plan as a POSIX shell script of `ip` commands.
+
+use std::fmt;
+
+use super::plan::{Action, Plan, PlannedRoute, PlannedStep};
+use crate::base::{
+    Family, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, Vip,
+};
+use crate::link::LinkKind;
+
+/// A link's name as a word of a shell command.
+struct Word<'a>(&'a str);
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.@-".contains(&b);
+        if self.0.bytes().all(plain) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "'{}'", self.0.replace('\'', r"'\''"))
+        }
+    }
+}
+
+/// `ip -4` or `ip -6`.
+fn ip(vip: Vip) -> &'static str {
+    match vip.family() {
+        Family::V4 => "ip -4",
+        Family::V6 => "ip -6",
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink { link, kind } => {
+                let kind = match kind {
+                    LinkKind::Dummy => "dummy",
+                    LinkKind::Bridge => "bridge",
+                };
+                write!(f, "ip link add dev {} arp off type {kind}", Word(link))
+            }
+            Self::NoOwnAddress { link } => {
+                write!(f, "ip link set dev {} addrgenmode none", Word(link))
+            }
+            Self::BringUp { link } => write!(f, "ip link set dev {} up", Word(link)),
+            Self::AddLabel {
+                link,
+                prefix,
+                label,
+            } => {
+                let link = Word(link);
+                write!(
+                    f,
+                    "ip addrlabel add prefix {prefix} dev {link} label {label}"
+                )
+            }
+            Self::AddPlaceholder { link, address } => {
+                write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
+            }
+            Self::AddAddress {
+                link,
+                vip,
+                protocol,
+                deprecated,
+            } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr add {vip}/{bits} dev {}", Word(link))?;
+                f.write_str(match vip.family() {
+                    Family::V4 => " scope link",
+                    Family::V6 => " nodad noprefixroute",
+                })?;
+                if *deprecated {
+                    f.write_str(" valid_lft forever preferred_lft 0")?;
+                }
+                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+            }
+            Self::UpdateAddress {
+                link,
+                vip,
+                flags,
+                deprecated,
+                peer,
+                metric,
+                protocol,
+            } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr change {vip}")?;
+                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
+                write!(f, "/{bits} dev {}", Word(link))?;
+                for (flag, word) in [
+                    (IFA_F_NODAD, "nodad"),
+                    (IFA_F_HOMEADDRESS, "home"),
+                    (IFA_F_MANAGETEMPADDR, "mngtmpaddr"),
+                    (IFA_F_MCAUTOJOIN, "autojoin"),
+                ] {
+                    if flags & flag != 0 {
+                        write!(f, " {word}")?;
+                    }
+                }
+                if vip.family() == Family::V6 {
+                    f.write_str(" noprefixroute")?;
+                }
+                let preferred = if *deprecated { "0" } else { "forever" };
+                write!(f, " valid_lft forever preferred_lft {preferred}")?;
+                if let Some(metric) = metric {
+                    write!(f, " metric {metric}")?;
+                }
+                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+            }
+            Self::DeleteAddress { link, vip, peer } => {
+                let (ip, bits) = (ip(*vip), vip.family().host_bits());
+                write!(f, "{ip} addr del {vip}")?;
+                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
+                write!(f, "/{bits} dev {}", Word(link))
+            }
+            Self::AwaitRoute { link, vip, .. } => {
+                let link = Word(link);
+                write!(
+                    f,
+                    "{} route show table local exact {vip} dev {link}",
+                    ip(*vip)
+                )
+            }
+            Self::AddRoute(route) => route.write(f, "add"),
+            Self::AppendRoute(route) => route.write(f, "append"),
+            Self::ReplaceRoute(route) => route.write(f, "replace"),
+            Self::DeleteRoute(route) => route.write(f, "del"),
+        }
+    }
+}
+
+impl PlannedRoute {
+    fn write(&self, f: &mut fmt::Formatter<'_>, verb: &str) -> fmt::Result {
+        let Self { vip, table, .. } = self;
+        write!(f, "{} route {verb}", ip(*vip))?;
+        // `ip` takes types by name only.
+        if let Some(kind) = type_name(self.kind) {
+            write!(f, " {kind}")?;
+        }
+        write!(f, " {vip} dev {} table {table}", Word(&self.link))?;
+        if self.protocol != 0 {
+            write!(f, " proto {}", self.protocol)?;
+        }
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        if self.tos != 0 {
+            write!(f, " tos 0x{:02x}", self.tos)?;
+        }
+        if vip.family() == Family::V4 {
+            // A deletion without one would mean the scope that `ip` takes for the type.
+            let scope = if verb == "del" { "nowhere" } else { "host" };
+            write!(f, " scope {scope}")?;
+        }
+        self.source
+            .map_or(Ok(()), |source| write!(f, " src {source}"))?;
+        self.lifetime
+            .map_or(Ok(()), |seconds| write!(f, " expires {seconds}"))
+    }
+}
+
+/// The name of a route's type, as `ip` calls it.
+fn type_name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        libc::RTN_UNICAST => "unicast",
+        libc::RTN_LOCAL => "local",
+        libc::RTN_BROADCAST => "broadcast",
+        libc::RTN_ANYCAST => "anycast",
+        libc::RTN_MULTICAST => "multicast",
+        libc::RTN_BLACKHOLE => "blackhole",
+        libc::RTN_UNREACHABLE => "unreachable",
+        libc::RTN_PROHIBIT => "prohibit",
+        libc::RTN_THROW => "throw",
+        _ => return None,
+    })
+}
+
+/// Runs a deletion, and passes over what it does not find.
+const GONE: &str = r#"
+gone() {
+	said=$("$@" 2>&1) && return
+	case $said in
+	*"No such process"* | *"No such file"* | *"ddress not found"*) ;;
+	*"Cannot assign requested address"*) ;;
+	*) printf '%s\n' "$*: $said" >&2; return 1 ;;
+	esac
+}
+"#;
+
+/// Runs an addition, and passes over what is there.
+const THERE: &str = r#"
+there() {
+	said=$("$@" 2>&1) && return
+	case $said in
+	*"File exists"* | *"already assigned"*) ;;
+	*) printf '%s\n' "$*: $said" >&2; return 1 ;;
+	esac
+}
+"#;
+
+/// Waits for the kernel's route, five seconds at the most. To ask for one route is quicker than to
+/// read the table, but where a routing rule comes first, the answer may be another table's.
+const CAME: &str = r#"
+nap() { sleep 0.1 2>/dev/null || sleep 1; }
+has_come() {
+	case $(ip -6 route get fibmatch "$1" 2>/dev/null) in
+	*" dev $2 table local "*"metric 0 "*) return ;;
+	esac
+	case $(ip -6 route show table local exact "$1" dev "$2") in
+	*"metric 0 "*) ;;
+	*) return 1 ;;
+	esac
+}
+came() {
+	tries=50
+	until has_come "$1" "$2"; do
+		if [ "$tries" -eq 0 ]; then
+			printf '%s\n' "the kernel's route to $1 has not come" >&2
+			return 1
+		fi
+		tries=$((tries - 1))
+		nap
+	done
+}
+"#;
+
+/// Waits for a route that may come, until no address of the plan is new any more.
+const MAY_COME: &str = r#"
+recent=27
+may_come() {
+	until has_come "$1" "$2" || [ "$recent" -eq 0 ]; do
+		recent=$((recent - 1))
+		nap
+	done
+}
+"#;
+
+/// How the script runs an action.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Plain,
+    Gone,
+    There,
+    Came,
+    MayCome,
+}
+
+impl Action {
+    fn manner(&self) -> Manner {
+        match self {
+            Self::DeleteAddress { .. } | Self::DeleteRoute(_) => Manner::Gone,
+            Self::AddPlaceholder { .. } | Self::AppendRoute(_) => Manner::There,
+            Self::AwaitRoute { certain: true, .. } => Manner::Came,
+            Self::AwaitRoute { certain: false, .. } => Manner::MayCome,
+            _ => Manner::Plain,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "#!/bin/sh\n# From what was seen of the node: run it at once, and once, or not at \
+             all.\nset -eu\nexport LC_ALL=C\n",
+        )?;
+        let uses = |manner| self.steps.iter().any(|step| step.action.manner() == manner);
+        if uses(Manner::Gone) {
+            f.write_str(GONE)?;
+        }
+        if uses(Manner::There) {
+            f.write_str(THERE)?;
+        }
+        if uses(Manner::Came) || uses(Manner::MayCome) {
+            f.write_str(CAME)?;
+        }
+        if uses(Manner::MayCome) {
+            f.write_str(MAY_COME)?;
+        }
+        f.write_str("\n")?;
+        for failure in &self.failures {
+            writeln!(f, "# left as it is: {failure}")?;
+        }
+        for PlannedStep {
+            vip,
+            action,
+            reason,
+        } in &self.steps
+        {
+            match vip {
+                Some(vip) => writeln!(f, "# {vip}: {reason}")?,
+                None => writeln!(f, "# {reason}")?,
+            }
+            let manner = action.manner();
+            match action {
+                Action::AwaitRoute { link, vip, .. } => {
+                    let wait = if manner == Manner::Came {
+                        "came"
+                    } else {
+                        "may_come"
+                    };
+                    writeln!(f, "{wait} {vip} {}", Word(link))?;
+                }
+                // A node without IPv6 gives no IPv6 address either.
+                Action::NoOwnAddress { .. } => writeln!(f, "{action} 2>/dev/null || :")?,
+                _ => match manner {
+                    Manner::Gone => writeln!(f, "gone {action}")?,
+                    Manner::There => writeln!(f, "there {action}")?,
+                    _ => writeln!(f, "{action}")?,
+                },
+            }
+        }
+        if self.is_empty() {
+            f.write_str("# Nothing is to be done.\n")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! A row as it will be: the steps of `next`, and what the kernel makes of each.
+//!
+//! The unit test plays the same steps into the model of the kernel (`engine/check/model.rs`).
+
+use std::net::IpAddr;
+
+use crate::base::{
+    DesiredRoute, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, prefix_key,
+    staged_key, staged_lifetime,
+};
+use crate::core::{Cause, Done, Facts, Next, Policy, Progress, Step, next};
+
+/// One thing that happens to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    Step(Step),
+    /// One of the deletions that [`Step::DeleteOthers`] stands for.
+    Delete(RouteKey),
+    /// The kernel's route comes; for certain, or perhaps.
+    Wait {
+        certain: bool,
+    },
+}
+
+/// How a round of a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Moved,
+    Done,
+    Failed(Cause),
+}
+
+/// Rounds of a row, at the most; the model takes seven.
+const ROUNDS: u16 = 20;
+
+/// A row as it will be, if nothing else changes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Simulation {
+    family: Family,
+    pub(crate) facts: Facts,
+    progress: Progress,
+    /// The routes that are not as wanted.
+    others: Vec<RouteKey>,
+    rounds: u16,
+}
+
+impl Simulation {
+    pub(crate) fn new(
+        family: Family,
+        facts: Facts,
+        progress: Progress,
+        others: impl Iterator<Item = RouteKey>,
+    ) -> Self {
+        let mut others: Vec<_> = others.collect();
+        // A deletion may match other routes than the one that it is for: see `delete_others`.
+        others.sort_by_key(|key| (key.metric == 0, key.prefsrc.is_none()));
+        Self {
+            family,
+            facts,
+            progress,
+            others,
+            rounds: 0,
+        }
+    }
+
+    /// After its link has come up: the kernel makes the routes of the link's addresses again
+    /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c; `fixup_permanent_addr`, net/ipv6/addrconf.c). Of
+    /// those, the ones for `broadcasts` lead to the VIP. The address may have a metric of its own.
+    pub(crate) fn link_comes_up(
+        &mut self,
+        metric: Option<u32>,
+        broadcasts: impl Iterator<Item = IpAddr>,
+        desired: &DesiredRoute,
+    ) {
+        if self.facts.contains(Facts::ADDRESS) {
+            self.facts |= Facts::KERNEL;
+            if !self.facts.contains(Facts::NO_PREFIX_ROUTE) {
+                self.facts |= Facts::PREFIX;
+                self.others.retain(|key| !is_prefix(key));
+                self.others.push(prefix_key(metric));
+            }
+        }
+        for address in broadcasts {
+            let key = RouteKey {
+                table: TABLE_LOCAL,
+                metric: 0,
+                protocol: libc::RTPROT_KERNEL,
+                kind: libc::RTN_BROADCAST,
+                tos: 0,
+                prefsrc: Some(address),
+            };
+            // The kernel makes none that is there.
+            if self.others.contains(&key) {
+                continue;
+            }
+            self.others.push(key);
+            self.facts |= Facts::SAME_KEY | Facts::WRONG_SOURCE;
+            if desired.protocol != libc::RTPROT_KERNEL {
+                self.facts |= Facts::WRONG_PROTOCOL;
+            }
+        }
+    }
+
+    /// Plays one round.
+    pub(crate) fn advance(
+        &mut self,
+        policy: Policy,
+        desired: &DesiredRoute,
+        mut emit: impl FnMut(Move, Facts),
+    ) -> Turn {
+        // What every observation notes.
+        self.progress.observed(self.facts);
+        let steps = match next(self.family, self.facts, self.progress, policy) {
+            Next::Done => return Turn::Done,
+            Next::Fail(cause) => return Turn::Failed(cause),
+            Next::Read => return Turn::Failed(Cause::Unread),
+            _ if self.rounds == ROUNDS => return Turn::Failed(Cause::Pending),
+            Next::Steps(steps) => steps,
+            Next::Wait => {
+                let certain = self.facts.contains(Facts::TENTATIVE)
+                    || self.progress.has(Done::ADDRESS_IS_NEW);
+                emit(Move::Wait { certain }, self.facts);
+                self.facts.remove(Facts::TENTATIVE | Facts::RECENT);
+                self.facts |= Facts::KERNEL;
+                self.rounds += 1;
+                return Turn::Moved;
+            }
+        };
+        self.rounds += 1;
+        let before = self.facts;
+        for &step in steps {
+            if step == Step::DeleteOthers {
+                for key in &self.others {
+                    emit(Move::Delete(*key), before);
+                }
+            } else {
+                emit(Move::Step(step), before);
+            }
+            self.take(step, desired);
+        }
+        Turn::Moved
+    }
+
+    /// What the kernel makes of a step that `next` says.
+    fn take(&mut self, step: Step, desired: &DesiredRoute) {
+        match step {
+            Step::AddAddress => {
+                self.facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::RECENT;
+                if self.family == Family::V4 {
+                    self.facts |= Facts::KERNEL;
+                }
+                self.progress.acked(step);
+            }
+            Step::UpdateAddress => {
+                self.facts.remove(Facts::EXPIRES);
+                self.facts |= Facts::NO_PREFIX_ROUTE;
+            }
+            Step::DeleteAddress | Step::RenewAddress => self.delete_address(),
+            Step::AddRoute | Step::AppendRoute => {
+                self.facts |= Facts::desired(desired.kernel_source);
+            }
+            Step::AddStaged | Step::ReplaceStaged => {
+                self.clear_same_key();
+                self.facts.remove(Facts::DESIRED);
+                self.facts |= Facts::SAME_KEY;
+                self.facts
+                    .set(Facts::SLOT_EXPIRES, staged_lifetime(desired).is_some());
+                self.facts
+                    .set(Facts::WRONG_PROTOCOL, desired.staged != desired.protocol);
+                self.others.push(staged_key(desired));
+            }
+            Step::ReplaceRoute => self.replace_route(desired),
+            Step::DeleteDesired => self.facts.remove(Facts::DESIRED),
+            Step::DeleteKernel | Step::DeleteKernelBlind => self.facts.remove(Facts::KERNEL),
+            Step::DeleteOthers => self.delete_others(desired),
+        }
+    }
+
+    /// The kernel takes its own routes with it. Of one that is valid for ever and may have made a
+    /// prefix route that is the first one in table main, whoever made it
+    /// (`addrconf_get_prefix_route`, net/ipv6/addrconf.c).
+    fn delete_address(&mut self) {
+        if self.family == Family::V6
+            && !self
+                .facts
+                .intersects(Facts::NO_PREFIX_ROUTE | Facts::EXPIRES)
+        {
+            let main = self.others.iter().enumerate();
+            let main = main.filter(|(_, key)| key.table == TABLE_MAIN);
+            if let Some((first, _)) = main.min_by_key(|(_, key)| key.metric) {
+                self.others.remove(first);
+                let family = self.family;
+                let is_extra = |key: &RouteKey| !is_prefix(key) && !has_same_key(key, family);
+                self.facts
+                    .set(Facts::PREFIX, self.others.iter().any(is_prefix));
+                self.facts
+                    .set(Facts::EXTRA, self.others.iter().any(is_extra));
+            }
+        }
+        self.facts.remove(
+            Facts::ADDRESS
+                | Facts::NO_PREFIX_ROUTE
+                | Facts::TENTATIVE
+                | Facts::DAD_FAILED
+                | Facts::RECENT
+                | Facts::PEER
+                | Facts::EXPIRES
+                | Facts::KERNEL,
+        );
+    }
+
+    /// Whatever was in the place of the wanted route is not any more.
+    fn clear_same_key(&mut self) {
+        self.facts.remove(Facts::SAME_KEY | Facts::SLOT_KIND);
+        let family = self.family;
+        self.others.retain(|key| !has_same_key(key, family));
+    }
+
+    /// IPv6 has one route in a place. Of several in IPv4 the first is replaced, and which that is,
+    /// nobody knows: then all count as there, and a deletion finds nothing.
+    fn replace_route(&mut self, desired: &DesiredRoute) {
+        let kernels = self.facts.contains(Facts::KERNEL);
+        self.facts |= Facts::desired(desired.kernel_source);
+        let slots = self
+            .others
+            .iter()
+            .filter(|key| has_same_key(key, self.family));
+        match (self.family, slots.count()) {
+            (Family::V6, _) => self.clear_same_key(),
+            (Family::V4, 0) if !desired.kernel_source => self.facts.remove(Facts::KERNEL),
+            (Family::V4, 1) if !kernels => self.clear_same_key(),
+            (Family::V4, _) => {}
+        }
+    }
+
+    /// An IPv4 deletion without a preferred source matches any. Where it may have hit another route
+    /// than the one it is for, that one counts as left.
+    fn delete_others(&mut self, desired: &DesiredRoute) {
+        let others = std::mem::take(&mut self.others);
+        let ours = self.facts.contains(Facts::DESIRED);
+        let kernel = self.facts.contains(Facts::KERNEL);
+        self.facts
+            .remove(Facts::EXTRA | Facts::PREFIX | Facts::SAME_KEY);
+        self.facts.remove(Facts::SLOT_KIND);
+        let family = self.family;
+        let left = others.iter().find(|key| {
+            let any_source = key.prefsrc.is_none();
+            let hits_ours = ours
+                && key.protocol == desired.protocol
+                && (any_source || key.prefsrc == desired.source);
+            let hits_kernels = kernel && key.protocol == libc::RTPROT_KERNEL && any_source;
+            let local = key.kind == libc::RTN_LOCAL && has_same_key(key, family);
+            family == Family::V4 && local && (hits_ours || hits_kernels)
+        });
+        if let Some(left) = left {
+            // Whichever of them is left, it is the only one that this deletion matches.
+            self.facts.remove(Facts::DESIRED | Facts::KERNEL);
+            self.facts |= Facts::SAME_KEY | Facts::WRONG_SOURCE;
+            self.others.push(*left);
+        }
+    }
+}
+
+/// Whether a route is in the place that the wanted one would take.
+fn has_same_key(key: &RouteKey, family: Family) -> bool {
+    let metric = match family {
+        Family::V4 => 0,
+        Family::V6 => IP6_USER_METRIC,
+    };
+    key.table == TABLE_LOCAL && key.tos == 0 && key.metric == metric
+}
+
+/// Whether an IPv6 route is the one that the kernel made for an address in table main.
+fn is_prefix(key: &RouteKey) -> bool {
+    key.table == TABLE_MAIN && key.protocol == libc::RTPROT_KERNEL
+}
