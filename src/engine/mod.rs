@@ -2,14 +2,17 @@
 //! left to do or nothing more can be done.
 //!
 //! What comes next is decided in [`decide`], without I/O. This file is the loop that does it;
-//! reading ([`observe`]), sending ([`send`]), waiting ([`wait`]) and the report ([`summary`]) have
+//! reading ([`read`], [`lookup`]), sending ([`send`]), waiting ([`wait`]) and the report ([`summary`]) have
 //! files of their own.
 
+mod answer;
+mod arrival;
 #[cfg(test)]
 pub(crate) mod check;
 pub(crate) mod decide;
-pub(crate) mod observe;
+pub(crate) mod lookup;
 pub(crate) mod obstacle;
+mod read;
 pub(crate) mod send;
 mod summary;
 mod wait;
@@ -21,12 +24,13 @@ use crate::base::{DesiredRoute, Family, Vip};
 use crate::core::{Admit, Binding, Cause, Done, MatchContext, Next, Policy, Row, Rows, Step};
 use crate::link::trouble::{Trouble, Troubles};
 use crate::netlink::batch::{Batch, Refused};
-use crate::netlink::connection::{Connection, Failed};
+use crate::netlink::connection::{Connection, Failed, Groups};
 use crate::netlink::encode::Templates;
 use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
-use observe::{LOOKUP_MAX, Lookup, Observer, can_be_told, route_group};
+use lookup::{LOOKUP_MAX, Lookup, can_be_told};
+use read::Observer;
 
 /// Which message of a batch this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +170,16 @@ pub(crate) struct Call<'a> {
     pub(crate) scan_main: bool,
     /// Whether nothing is to be written.
     pub(crate) only_looks: bool,
-    /// Whether the kernel's routes are listened to since this call began to add addresses.
-    pub(crate) listening: bool,
+}
+
+/// What the monitor listens to while rows are observed by look-ups: IPv4 cannot be asked for one
+/// address.
+pub(crate) fn lookup_groups(rows: &Rows) -> Groups {
+    if rows.has(Family::V4) {
+        Groups::V4_ADDRESSES
+    } else {
+        Groups::empty()
+    }
 }
 
 /// When something happened last.
@@ -270,7 +282,6 @@ impl<'a> Call<'a> {
             observed: false,
             scan_main: true,
             only_looks: false,
-            listening: false,
         }
     }
 
@@ -337,7 +348,8 @@ impl<'a> Call<'a> {
         {
             self.lookup = Some(lookup);
             self.scan_main = main;
-            self.stop_listening()?;
+            self.connection
+                .listen_to(lookup_groups(&self.buffers.rows))?;
             return Ok(true);
         }
         self.read_from_now();
@@ -345,21 +357,17 @@ impl<'a> Call<'a> {
     }
 
     fn observe_by_dumps(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
-        // What the monitor hears then is that the table changes under the dump.
-        self.connection.hear_addresses(false)?;
         let scan_main = self.scan_main;
         let mut observer = self.observer(admit);
         // Table main is read once, and again only while it holds something to remove.
         self.scan_main = observer.observe(scan_main)?;
-        // It listens for itself, and ends all of it.
-        self.listening = false;
         Ok(())
     }
 
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
         let mut stopped = self.switch_to_lookups().and_then(|()| self.stages()).err();
-        if let Err(error) = self.stop_listening() {
+        if let Err(error) = self.connection.listen_to(Groups::empty()) {
             stopped.get_or_insert(error.into());
         }
         let mut report = self.conclude(stopped.is_some());
@@ -393,7 +401,7 @@ impl<'a> Call<'a> {
         }
         self.report.unchanged += rows.len() - count;
         rows.retain(is_open);
-        self.connection.hear_addresses(rows.has(Family::V4))?;
+        self.connection.listen_to(lookup_groups(rows))?;
         self.look_up_from_now(Lookup::unknown(&self.buffers.rows));
         Ok(())
     }
@@ -408,13 +416,6 @@ impl<'a> Call<'a> {
     fn read_from_now(&mut self) {
         self.lookup = None;
         self.engine.observe_by(Method::Dumps);
-    }
-
-    fn stop_listening(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.listening) {
-            self.connection.monitor().leave(route_group(Family::V6))?;
-        }
-        Ok(())
     }
 
     /// Begins with the facts of [`look`](Self::look).

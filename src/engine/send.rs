@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use super::decide::{Decision, Replies, Reply};
-use super::observe::{LOOKUP_MAX, Notified, route_group};
+use super::lookup::{LOOKUP_MAX, Notified};
 use super::{Buffers, Call, Stop, Tag};
 use crate::base::{Family, Vip};
 use crate::core::{Binding, Cause, Done, Facts, Refusal, Row, Rows, Step};
 use crate::link::{self, LinkIndex, LinkRef, trouble};
 use crate::netlink::batch::Refused;
-use crate::netlink::connection::Dumped;
+use crate::netlink::connection::{Dumped, Groups};
 use crate::netlink::encode::{Template, Templates};
 use crate::outcome::Error;
 
@@ -163,13 +163,12 @@ impl Call<'_> {
     /// What is to be done before an address comes or goes, where few are looked at one by one.
     fn prepare_address(&mut self, at: u32, step: Step) -> Result<(), Stop> {
         let rows = &self.buffers.rows;
-        let lookup = rows.len() <= LOOKUP_MAX;
-        if step == Step::AddAddress && !self.listening && lookup && rows.has(Family::V6) {
-            // Another manager may take the kernel's route away before the next observation: so
-            // that this one knows that it has come. Of many that would cost more than all else; whose
-            // route nobody saw then has to be quiet for a while.
-            self.connection.monitor().join(route_group(Family::V6))?;
-            self.listening = true;
+        if step == Step::AddAddress && rows.len() <= LOOKUP_MAX && rows.has(Family::V6) {
+            // Another manager may delete the kernel's route before the next observation. Then only a
+            // notification shows that it has come. For many VIPs listening would cost more than all
+            // else; a VIP whose late route nobody saw has to be quiet for a while instead.
+            let groups = self.connection.groups();
+            self.connection.listen_to(groups | Groups::V6_ROUTES)?;
         }
         if self.lookup.is_some()
             && let Some(vip) = rows.get(at).map(|row| row.vip)

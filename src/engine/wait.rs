@@ -4,11 +4,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::arrival::{Arrival, note_arrival};
 use super::decide::{Awaited, Clock, Waited};
-use super::observe::{Arrival, note_arrival, route_group};
 use super::{Call, Stop};
-use crate::base::Family;
-use crate::netlink::connection::Dumped;
+use crate::netlink::connection::{Dumped, Groups};
 use crate::sys::{Woken, wait_readable};
 
 /// How long a wait that has seen progress goes on for the other rows to progress too.
@@ -28,10 +27,10 @@ struct Waiting {
 impl Call<'_> {
     /// Waits until the kernel has inserted the routes that rows wait for, or makes no progress.
     pub(super) fn wait(&mut self) -> Result<Waited, Stop> {
-        let group = route_group(Family::V6);
-        self.connection.monitor().join(group)?;
+        let groups = self.connection.groups();
+        self.connection.listen_to(groups | Groups::V6_ROUTES)?;
         let waited = self.wait_listening();
-        self.connection.monitor().leave(group)?;
+        self.connection.listen_to(groups)?;
         waited
     }
 

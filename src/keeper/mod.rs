@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
 use crate::core::Cause;
-use crate::engine::observe::Notified;
+use crate::engine::lookup::Notified;
 use crate::manager::{Leaving, VipManager, check_claim};
 use crate::netlink::GROUPS;
 use crate::netlink::decode::{self, Message, Route};

@@ -13,10 +13,10 @@ pub use builder::{Protocol, VipManagerBuilder};
 use crate::base::{Family, Vip};
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Drift, Facts, Row};
-use crate::engine::observe::Notified;
+use crate::engine::lookup::Notified;
 use crate::engine::{Buffers, Call, decide::PATIENT_AFTER};
 use crate::link::{self, LinkRef, LinkState};
-use crate::netlink::connection::Connection;
+use crate::netlink::connection::{Connection, Groups};
 use crate::outcome::Claim;
 use crate::outcome::Netns;
 use crate::outcome::Report;
@@ -402,7 +402,7 @@ impl VipManager {
     fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
         self.buffers.clear();
         self.connection
-            .hear_addresses(false)
+            .listen_to(Groups::empty())
             .map_err(|error| Error::listening(&error))?;
         let filter = self.config.filter(self.sources);
         let link = find_link(&mut self.connection, &self.config)?;

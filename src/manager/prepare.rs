@@ -11,12 +11,12 @@ use crate::base::{Family, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
-use crate::engine::observe::{LOOKUP_MAX, Lookup, Notified, can_be_told};
-use crate::engine::{Buffers, Call};
+use crate::engine::lookup::{LOOKUP_MAX, Lookup, Notified, can_be_told};
+use crate::engine::{Buffers, Call, lookup_groups};
 use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
 use crate::link::{self, LinkChanges, LinkState};
-use crate::netlink::connection::Connection;
+use crate::netlink::connection::{Connection, Groups};
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
 
@@ -107,7 +107,7 @@ impl VipManager {
         } = self;
         let (config, sources) = (&*config, &*sources);
         connection
-            .hear_addresses(false)
+            .listen_to(Groups::empty())
             .map_err(|error| Error::listening(&error))?;
         let filter = config.filter(*sources);
         let Buffers { rows, rejected, .. } = &mut *buffers;
@@ -200,10 +200,11 @@ impl VipManager {
                     _ => are_few(&buffers.rows, scope, config)
                         .then(|| Lookup::unknown(&buffers.rows)),
                 };
-                let hears = lookup.is_some() && buffers.rows.has(Family::V4);
-                connection
-                    .hear_addresses(hears)
-                    .map_err(|error| Error::listening(&error))?;
+                if lookup.is_some() {
+                    connection
+                        .listen_to(lookup_groups(&buffers.rows))
+                        .map_err(|error| Error::listening(&error))?;
+                }
                 (link, lookup)
             }
         };

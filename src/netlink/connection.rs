@@ -18,12 +18,41 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Room for the largest request but a batch: as many look-ups as are sent at once.
 const SEND_ROOM: usize = 8 * 1024;
 
+bitflags::bitflags! {
+    /// Multicast groups that the monitor may listen to.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Groups: u8 {
+        const V4_ROUTES = 1;
+        const V6_ROUTES = 1 << 1;
+        const V4_ADDRESSES = 1 << 2;
+    }
+}
+
+impl Groups {
+    /// The group of a family's route notifications.
+    pub(crate) fn routes(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4_ROUTES,
+            Family::V6 => Self::V6_ROUTES,
+        }
+    }
+
+    /// The number of a single group (linux/rtnetlink.h).
+    fn number(self) -> u32 {
+        match self {
+            Self::V4_ROUTES => libc::RTNLGRP_IPV4_ROUTE,
+            Self::V6_ROUTES => libc::RTNLGRP_IPV6_ROUTE,
+            _ => libc::RTNLGRP_IPV4_IFADDR,
+        }
+    }
+}
+
 /// Four sockets of one network namespace, to ask, to listen, to hear of the link's end and of
 /// routing rules, and their buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    ask: Arc<Socket>,
-    listen: Socket,
+    requests: Arc<Socket>,
+    monitor: Socket,
     lifetime: Lifetime,
     /// Hears of routing rules from the first look-up on, and of nothing else.
     rules: Socket,
@@ -36,8 +65,8 @@ pub(crate) struct Connection {
     sequence: u32,
     /// A dump was not read to its end.
     unfinished: bool,
-    /// The listener hears of IPv4 addresses.
-    hears_addresses: bool,
+    /// What the monitor listens to.
+    groups: Groups,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Faults for the tests: changes a batch, or the node, just before the send.
@@ -142,8 +171,8 @@ impl Connection {
     /// Over sockets that `open` makes.
     pub(crate) fn open<E>(open: impl Fn() -> Result<Socket, E>) -> Result<Self, E> {
         Ok(Self {
-            ask: Arc::new(open()?),
-            listen: open()?,
+            requests: Arc::new(open()?),
+            monitor: open()?,
             lifetime: Lifetime::new(open()?),
             rules: open()?,
             hears_rules: false,
@@ -151,7 +180,7 @@ impl Connection {
             names_local: false,
             sequence: 1,
             unfinished: false,
-            hears_addresses: false,
+            groups: Groups::empty(),
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -163,17 +192,17 @@ impl Connection {
 
     /// The port id of our requests.
     pub(crate) fn port(&self) -> u32 {
-        self.ask.port()
+        self.requests.port()
     }
 
     /// The socket of our requests: as long as it is open, nobody else can have its port id.
     pub(crate) fn requests(&self) -> Arc<Socket> {
-        self.ask.clone()
+        self.requests.clone()
     }
 
     /// The socket of the notifications.
     pub(crate) fn monitor(&self) -> &Socket {
-        &self.listen
+        &self.monitor
     }
 
     /// The life of the link that the conversation is about: nothing is written once it has ended.
@@ -190,27 +219,33 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the listener shall hear of IPv4 addresses that come and go.
-    pub(crate) fn hear_addresses(&mut self, hear: bool) -> io::Result<()> {
-        if self.hears_addresses != hear {
-            if hear {
-                self.listen.join(libc::RTNLGRP_IPV4_IFADDR)?;
-            } else {
-                self.listen.leave(libc::RTNLGRP_IPV4_IFADDR)?;
-            }
-            self.hears_addresses = hear;
+    /// What the monitor listens to.
+    pub(crate) fn groups(&self) -> Groups {
+        self.groups
+    }
+
+    /// Makes the monitor listen to exactly these groups. This is the only place that joins or leaves
+    /// one, so that none can be forgotten.
+    pub(crate) fn listen_to(&mut self, groups: Groups) -> io::Result<()> {
+        for group in (groups - self.groups).iter() {
+            self.monitor.join(group.number())?;
+            self.groups |= group;
+        }
+        for group in (self.groups - groups).iter() {
+            self.monitor.leave(group.number())?;
+            self.groups -= group;
         }
         Ok(())
     }
 
     #[cfg(any(test, fuzzing))]
     pub(crate) fn ask(&self) -> &Socket {
-        &self.ask
+        &self.requests
     }
 
     /// How many messages a send may hold, so that a reply to each fits the receive buffer.
     pub(crate) fn reply_capacity(&self) -> usize {
-        self.ask.reply_capacity()
+        self.requests.reply_capacity()
     }
 
     /// The sequence number for the next message.
@@ -228,7 +263,7 @@ impl Connection {
         self.unfinished = true;
         let mut dumped = Dumped::Complete;
         loop {
-            let datagram = match self.ask.receive(&mut self.receive)? {
+            let datagram = match self.requests.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => datagram,
                 // The rest of the dump is lost.
                 Received::Nothing => return Ok(Dumped::Interrupted),
@@ -296,14 +331,14 @@ impl Connection {
     fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
         // While an earlier dump goes on, the kernel begins no other (EBUSY).
         while self.unfinished {
-            let rest = self.ask.receive(&mut self.receive)?;
+            let rest = self.requests.receive(&mut self.receive)?;
             self.unfinished = !matches!(rest, Received::Nothing);
         }
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         self.send.clear();
         write(&mut self.send, sequence);
-        self.ask.send(&self.send)?;
+        self.requests.send(&self.send)?;
         Ok(sequence)
     }
 
@@ -313,7 +348,7 @@ impl Connection {
         read: impl FnOnce(&Message<'_>) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
         loop {
-            let datagram = match self.ask.receive(&mut self.receive)? {
+            let datagram = match self.requests.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => datagram,
                 Received::Overflow => continue,
                 Received::Nothing => {
@@ -343,10 +378,10 @@ impl Connection {
         if let Some(tamper) = &mut self.tamper.0 {
             tamper(batch.bytes_mut());
         }
-        self.ask.send(batch.bytes())?;
+        self.requests.send(batch.bytes())?;
         let mut heard = Dumped::Complete;
         while !batch.is_complete() {
-            match self.ask.receive(&mut self.receive)? {
+            match self.requests.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram) {
                         let Ok(message) = message else {
@@ -445,9 +480,9 @@ impl Connection {
         if let Some(tamper) = &mut self.tamper_look_up.0 {
             tamper(&mut self.send);
         }
-        self.ask.send(&self.send)?;
+        self.requests.send(&self.send)?;
         loop {
-            match self.ask.receive(&mut self.receive)? {
+            match self.requests.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram).map_while(Result::ok) {
                         let place = message.sequence.wrapping_sub(first);
@@ -476,7 +511,7 @@ impl Connection {
     ) -> io::Result<Dumped> {
         let mut heard = Dumped::Complete;
         loop {
-            match self.listen.receive(&mut self.receive)? {
+            match self.monitor.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram) {
                         match message {

@@ -11,7 +11,7 @@ use crate::base::{
 };
 use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Step};
-use crate::engine::observe::{is_in_doubt, is_rivalled};
+use crate::engine::answer::{is_in_doubt, is_rivalled};
 use crate::netlink::decode;
 
 pub(crate) const KERNEL: u8 = libc::RTPROT_KERNEL;
