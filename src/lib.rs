@@ -85,7 +85,7 @@ mod watcher;
 
 pub use crate::core::{Binding, Cause, Drift, Operation};
 pub use base::{Family, ParseVipError, RejectReason, Vip};
-pub use keeper::{Counters, Dispatched, Keeper, Missing};
+pub use keeper::{Counters, Dispatched, FamilyStatus, Keeper, KeeperStatus, Missing, Waiting};
 pub use link::{LinkIndex, LinkKind, LinkRef, SourceAvoidance};
 pub use manager::{Protocol, VipManager, VipManagerBuilder};
 pub use outcome::{

@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{
-    LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
-    never_without_local_route, vips, vips_v4, vips_v6,
+    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK,
+    Want, never_without_local_route, vips, vips_v4, vips_v6,
 };
 use rules::Diversion;
 use viproute::{
@@ -54,6 +54,8 @@ struct Kept<'a> {
     set: Vec<IpAddr>,
     canceller: Canceller,
     rounds: mpsc::Receiver<Dispatched>,
+    /// Its directory below /proc.
+    task: std::path::PathBuf,
     thread: Option<JoinHandle<Keeper>>,
 }
 
@@ -64,7 +66,11 @@ impl<'a> Kept<'a> {
         keeper.set_desired(&set);
         let canceller = keeper.canceller();
         let (sender, rounds) = mpsc::channel();
+        let (task_sender, task) = mpsc::channel();
         let thread = std::thread::spawn(move || {
+            task_sender
+                .send(std::fs::read_link("/proc/thread-self").unwrap())
+                .unwrap();
             keeper
                 .run(|done| {
                     let _ = sender.send(done.clone());
@@ -78,10 +84,20 @@ impl<'a> Kept<'a> {
             set,
             canceller,
             rounds,
+            task: std::path::Path::new("/proc").join(task.recv().unwrap()),
             thread: Some(thread),
         };
         kept.wait_until_good("at first");
         kept
+    }
+
+    /// How often the thread has slept so far, in the kernel's words.
+    fn wakes(&self) -> String {
+        let status = std::fs::read_to_string(self.task.join("status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.unwrap().to_owned()
     }
 
     fn wrong(&self) -> Vec<String> {
@@ -789,9 +805,9 @@ fn an_idle_keeper_sleeps() {
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
     std::thread::sleep(Duration::from_millis(300));
-    while kept.rounds.try_recv().is_ok() {}
+    let before = kept.wakes();
     std::thread::sleep(Duration::from_secs(2));
-    assert!(kept.rounds.try_recv().is_err(), "it woke up for nothing");
+    assert_eq!(kept.wakes(), before, "it woke up for nothing");
     let counters = kept.stop();
     assert_eq!(counters.backoffs, 0, "{counters:?}");
 }
@@ -821,9 +837,11 @@ fn a_changed_set_is_kept_from_then_on() {
     let looked = (counters.looks - before.looks, counters.resyncs);
     assert_eq!(looked, (8, before.resyncs), "{counters:?}");
     settle(&mut keeper);
-    // The same set once more is no news.
+    // The same set once more is nothing to do, and that is the answer to the order.
     keeper.set_desired(&all[4..]);
-    assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
+    let mut done = keeper.dispatch(usize::MAX).unwrap();
+    assert!(std::mem::take(&mut done.has_news));
+    assert_eq!(done, Dispatched::default());
     assert_eq!(keeper.counters().resyncs, before.resyncs);
     // The claim's bound guards here too, and the keeper goes on with a better set.
     keeper.set_desired(&all[10..]);
@@ -1485,4 +1503,125 @@ fn an_address_whose_lifetime_becomes_finite_is_kept() {
     net.assert_single_route(&set(), PROTO_KERNEL);
     assert_eq!(keeper.counters().resyncs, resyncs);
     assert_eq!(keeper.counters().repairs, 2 * set().len() as u64);
+}
+
+/// A keeper with a conflicting VIP, which fails, beside some that are right.
+fn conflicting(net: &Net) -> (Keeper, Vec<IpAddr>) {
+    let set = vips(4);
+    net.ip(&format!("addr add {}/32 dev {NODE_LINK}", set[0]));
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(&set);
+    (keeper, set)
+}
+
+#[test]
+fn a_lasting_failure_is_new_once_and_ends_once() {
+    let net = Net::new();
+    let (mut keeper, set) = conflicting(&net);
+    let first = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(first.new_failures, first.report.failures);
+    assert_eq!(first.new_failures.len(), 1);
+    assert!(keeper.failing().eq(&first.new_failures));
+    // Other VIPs are repaired, one by one and with a reading of the whole link. The failing VIP is
+    // tried again beside them.
+    let mut again = 0;
+    for round in 0..3 {
+        net.ip(&format!("addr del {}/32 dev {VIP_LINK}", set[2]));
+        let began = Instant::now();
+        let mut repaired = 0;
+        while repaired == 0 || again <= round {
+            let done = keeper.dispatch(usize::MAX).unwrap();
+            assert_eq!((&*done.new_failures, &*done.recovered), (&[][..], &[][..]));
+            repaired += done.report.repaired + done.report.assigned;
+            again += done.report.failures.len();
+            assert!(began.elapsed() < PATIENCE, "round {round}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        keeper.set_source(NODE_V4).unwrap();
+    }
+    assert_eq!(keeper.counters().failures, 1);
+    assert_eq!(keeper.failing().len(), 1);
+    net.ip(&format!("addr del {}/32 dev {NODE_LINK}", set[0]));
+    let began = Instant::now();
+    let ended = loop {
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        if !done.recovered.is_empty() {
+            break done;
+        }
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.recovered[0].vip, set[0].into());
+    assert_eq!(keeper.failing().len(), 0);
+    assert_eq!(keeper.counters().failures, 1);
+}
+
+#[test]
+fn a_failure_ends_when_its_vip_is_not_desired_any_more() {
+    let net = Net::new();
+    let (mut keeper, set) = conflicting(&net);
+    keeper.dispatch(usize::MAX).unwrap();
+    keeper.remove_desired(&set[..1]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.recovered.len(), 1);
+    assert_eq!(keeper.failing().len(), 0);
+    assert!(done.has_news);
+    assert_eq!(keeper.desired().len(), set.len() - 1);
+}
+
+#[test]
+fn run_calls_back_only_with_news() {
+    let net = Net::new();
+    let (mut keeper, _) = conflicting(&net);
+    let canceller = keeper.canceller();
+    let (sender, rounds) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        keeper.run(|done| drop(sender.send(done.clone()))).unwrap();
+        keeper
+    });
+    let first = rounds.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(first.report.failures.len(), 1);
+    // The failing VIP is tried again every second.
+    std::thread::sleep(Duration::from_millis(2_500));
+    canceller.cancel();
+    let keeper = thread.join().unwrap();
+    assert_eq!(rounds.try_iter().count(), 0);
+    assert!(keeper.counters().looks > 0, "{:?}", keeper.counters());
+}
+
+#[test]
+fn counters_tell_adopted_from_repaired_and_status_has_the_gauges() {
+    let net = Net::new();
+    let (mut keeper, set) = conflicting(&net);
+    builder(Binding::Address)
+        .open()
+        .unwrap()
+        .assign(&set[1..2])
+        .unwrap();
+    let before = keeper.counters();
+    keeper.dispatch(usize::MAX).unwrap();
+    let done = keeper.counters() - before;
+    assert_eq!(
+        (done.adopted, done.repairs, done.failures),
+        (1, set.len() as u64 - 2, 1)
+    );
+    let status = keeper.status();
+    let [four, six] = [Family::V4, Family::V6].map(|family| status.family(family).clone());
+    assert_eq!((four.failing, six.failing), (1, 0));
+    assert_eq!(four.desired + six.desired, set.len());
+    assert_eq!((four.last_success, four.waiting), (None, None));
+    assert!(six.last_success.is_some() && status.last_full_sync.is_some());
+    net.ip(&format!("link set {VIP_LINK} down"));
+    keeper.dispatch(usize::MAX).unwrap();
+    let waits = keeper.status().ipv6.waiting.unwrap();
+    assert_eq!(waits.missing.kind, ErrorKind::LinkDown);
+    // Another full reading does not begin the wait anew.
+    std::thread::sleep(Duration::from_millis(20));
+    keeper.set_desired(&set[1..]);
+    keeper.dispatch(usize::MAX).unwrap();
+    let later = keeper.status().ipv6.waiting.unwrap();
+    assert!(later.since >= waits.since + Duration::from_millis(20));
+    keeper.remove_desired(&set[2..3]);
+    keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(keeper.counters().released, 1);
 }

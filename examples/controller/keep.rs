@@ -1,11 +1,10 @@
 //! A [`Keeper`] on a thread of its own, which takes orders.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
-use viproute::{Canceller, Cause, Dispatched, Error, ErrorKind, Failure, Keeper, Missing, Vip};
+use viproute::{Canceller, Cause, Dispatched, Error, ErrorKind, Failure, Keeper, Vip};
 
 use crate::log;
 
@@ -131,37 +130,25 @@ fn is_link_there(done: &Dispatched) -> bool {
     done.missing.iter().all(|missing| missing.family.is_some())
 }
 
-/// What was said about the desired VIPs of now, so as to say nothing twice.
+/// What was said about the desired VIPs of now.
 #[derive(Default)]
 struct Said {
     any: bool,
-    missing: Vec<Missing>,
-    failures: BTreeMap<Vip, String>,
 }
 
 impl Said {
     fn tell(&mut self, done: &Dispatched) {
-        let mut is_news = !self.any || done.report.writes > 0 || done.missing != self.missing;
-        if done.report.is_complete() && done.report.writes > 0 {
-            self.failures.clear();
-        }
-        // What is missing, or refused, says it for all.
+        // One line says what a whole family lacks.
         let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
-        let told = is_link_there(done).then_some(&done.report.failures);
-        for failure in told.into_iter().flatten().filter(is_own) {
-            let text = failure.to_string();
-            if self.failures.get(&failure.vip) != Some(&text) {
-                log(format_args!("{text}"));
-                self.failures.insert(failure.vip, text);
-                is_news = true;
-            }
+        for failure in done.new_failures.iter().filter(is_own) {
+            log(format_args!("{failure}"));
         }
-        if is_news {
-            let what = if self.any { "kept" } else { "changed" };
-            log(format_args!("{what}: {done}"));
+        for failure in done.recovered.iter().filter(is_own) {
+            log(format_args!("{}: fails no longer", failure.vip));
         }
+        let what = if self.any { "kept" } else { "changed" };
+        log(format_args!("{what}: {done}"));
         // While it waits, what was desired is still to come.
         self.any |= is_link_there(done);
-        self.missing.clone_from(&done.missing);
     }
 }

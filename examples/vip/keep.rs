@@ -1,13 +1,12 @@
 //! `vip keep`: VIPs held against whatever happens to them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use serde_json::{Value, json};
-use viproute::{Canceller, Cause, Counters, Dispatched, Failure, Missing, Vip};
+use viproute::{Canceller, Cause, Counters, Dispatched, Failure, Missing};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Making, Wanted};
@@ -94,13 +93,10 @@ impl End {
     }
 }
 
-/// Says what changes, and nothing twice.
+/// Prints what changes, and nothing twice.
 struct Log<'a> {
     link: &'a str,
     json: bool,
-    any: bool,
-    missing: Vec<Missing>,
-    failures: BTreeMap<Vip, String>,
     counters: Option<Counters>,
     written: io::Result<()>,
 }
@@ -110,38 +106,26 @@ impl<'a> Log<'a> {
         Self {
             link: &keep.common.link,
             json: keep.common.json,
-            any: false,
-            missing: Vec::new(),
-            failures: BTreeMap::new(),
             counters: None,
             written: Ok(()),
         }
     }
 
     fn tell(&mut self, done: &Dispatched) {
-        let report = &done.report;
-        let mut is_news = !self.any || report.writes > 0 || done.missing != self.missing;
-        if report.is_complete() && report.writes > 0 {
-            self.failures.clear();
-        }
-        // What is missing, or refused, says it for all.
+        // One line says what a whole family lacks.
         let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
-        let is_link_there = done.missing.iter().all(|missing| missing.family.is_some());
-        let told = is_link_there.then_some(&report.failures);
-        for failure in told.into_iter().flatten().filter(is_own) {
-            let text = failure.to_string();
-            if self.failures.get(&failure.vip) != Some(&text) {
-                complain(format_args!("{text}"));
-                self.failures.insert(failure.vip, text);
-                is_news = true;
-            }
+        for failure in done.new_failures.iter().filter(is_own) {
+            complain(format_args!("{failure}"));
         }
-        self.any = true;
-        self.missing.clone_from(&done.missing);
-        if is_news && self.written.is_ok() {
+        for failure in done.recovered.iter().filter(is_own) {
+            complain(format_args!("{}: fails no longer", failure.vip));
+        }
+        if self.written.is_ok() {
             self.written = if self.json {
-                let mut line = tell::report(report);
+                let mut line = tell::report(&done.report);
                 line["time"] = tell::now();
+                line["failures"] = tell::failures(&done.new_failures);
+                line["recovered"] = vips(&done.recovered);
                 line["missing"] = done.missing.iter().map(missing).collect();
                 line["refused"] = json!(done.refused.map(tell::token));
                 line["detail"] = json!(done.detail);
@@ -160,7 +144,10 @@ impl<'a> Log<'a> {
                 let counters = json!({
                     "events": counters.events,
                     "looks": counters.looks,
+                    "adopted": counters.adopted,
                     "repairs": counters.repairs,
+                    "released": counters.released,
+                    "failures": counters.failures,
                     "resyncs": counters.resyncs,
                     "backoffs": counters.backoffs,
                 });
@@ -171,6 +158,11 @@ impl<'a> Log<'a> {
             };
         }
     }
+}
+
+fn vips(failures: &[Failure]) -> Value {
+    let vips = failures.iter().map(|failure| failure.vip.to_string());
+    vips.collect()
 }
 
 fn missing(missing: &Missing) -> Value {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Sub;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -116,10 +117,21 @@ pub struct Keeper {
     leaving: Vec<Vip>,
     /// When the whole link is to be reconciled.
     full: Option<Instant>,
-    /// Whether the link can hold VIPs,
+    /// Whether the link can hold VIPs.
     link_state: Keeping,
-    /// and those of each family.
+    /// Whether VIPs of each family can be kept.
     families: [Keeping; 2],
+    /// The VIPs that failed when the keeper last looked at them.
+    failing: BTreeMap<Vip, Failure>,
+    /// Desired VIPs, sorted, that the keeper has not yet seen in their single-route state.
+    unseen: Vec<Vip>,
+    /// The caller gave an order, and no dispatch has ended since.
+    is_order_new: bool,
+    /// What the last dispatch said is missing and refused.
+    said_missing: Vec<Missing>,
+    said_refused: Option<(ErrorKind, Box<str>)>,
+    last_success: [Option<Instant>; 2],
+    last_full_sync: Option<Instant>,
     /// When it is looked again at what the families wait for.
     again: Instant,
     releases: Releases,
@@ -150,18 +162,37 @@ enum Keeping {
     #[default]
     Possible,
     /// Not until this is there.
-    Waiting(Missing),
+    Waiting { missing: Missing, since: Instant },
 }
 
 impl Keeping {
     fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting(_))
+        matches!(self, Self::Waiting { .. })
+    }
+
+    /// Waits for this. The time of the wait goes on where it waited for something before.
+    fn wait_for(&mut self, missing: Missing) {
+        let since = match self {
+            Self::Possible => Instant::now(),
+            Self::Waiting { since, .. } => *since,
+        };
+        *self = Self::Waiting { missing, since };
+    }
+
+    fn waiting(&self) -> Option<Waiting> {
+        match self {
+            Self::Possible => None,
+            Self::Waiting { missing, since } => Some(Waiting {
+                missing: missing.clone(),
+                since: since.elapsed(),
+            }),
+        }
     }
 
     fn missing(&self) -> Option<&Missing> {
         match self {
             Self::Possible => None,
-            Self::Waiting(missing) => Some(missing),
+            Self::Waiting { missing, .. } => Some(missing),
         }
     }
 }
@@ -221,17 +252,25 @@ struct Backoff {
     until: Instant,
 }
 
-/// What a keeper has done so far.
+/// What a keeper has done so far. No counter ever decreases; the difference of two readings is what
+/// happened between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
     /// Notifications that concerned the link, its VIPs or the sources, but for the keeper's own
     /// changes.
     pub events: u64,
-    /// VIPs looked at one by one, because something had happened to them.
+    /// VIPs that the keeper looked at one by one, because something had happened to them.
     pub looks: u64,
+    /// Desired VIPs that were already in their single-route state when the keeper first looked at
+    /// them.
+    pub adopted: u64,
     /// VIPs that something was written for: assigned, repaired or released.
     pub repairs: u64,
+    /// VIPs that were released. [`repairs`](Self::repairs) includes them.
+    pub released: u64,
+    /// VIPs that began to fail, or to fail for another reason. A failure that lasts counts once.
+    pub failures: u64,
     /// Times that the whole link was read: at first, with a new desired set, after lost
     /// notifications, and when the link or a source came back.
     pub resyncs: u64,
@@ -239,28 +278,114 @@ pub struct Counters {
     pub backoffs: u64,
 }
 
+impl Counters {
+    /// Each counter with its name.
+    fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("events", self.events),
+            ("looks", self.looks),
+            ("adopted", self.adopted),
+            ("repairs", self.repairs),
+            ("released", self.released),
+            ("failures", self.failures),
+            ("resyncs", self.resyncs),
+            ("backoffs", self.backoffs),
+        ]
+    }
+}
+
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            events,
-            looks,
-            repairs,
-            resyncs,
-            backoffs,
-        } = self;
-        write!(
-            f,
-            "{events} events, {looks} looks, {repairs} repairs, {resyncs} resyncs, {backoffs} backoffs"
-        )
+        for (at, (name, count)) in self.named().into_iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{count} {name}")?;
+        }
+        Ok(())
     }
+}
+
+/// What was counted since an earlier reading of the same keeper.
+impl Sub for Counters {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(earlier.events),
+            looks: self.looks.saturating_sub(earlier.looks),
+            adopted: self.adopted.saturating_sub(earlier.adopted),
+            repairs: self.repairs.saturating_sub(earlier.repairs),
+            released: self.released.saturating_sub(earlier.released),
+            failures: self.failures.saturating_sub(earlier.failures),
+            resyncs: self.resyncs.saturating_sub(earlier.resyncs),
+            backoffs: self.backoffs.saturating_sub(earlier.backoffs),
+        }
+    }
+}
+
+/// How a keeper stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeeperStatus {
+    /// The IPv4 VIPs.
+    pub ipv4: FamilyStatus,
+    /// The IPv6 VIPs.
+    pub ipv6: FamilyStatus,
+    /// How long ago the keeper last read the whole link. `None`: never.
+    pub last_full_sync: Option<Duration>,
+}
+
+impl KeeperStatus {
+    /// The VIPs of this family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &FamilyStatus {
+        match family {
+            Family::V4 => &self.ipv4,
+            Family::V6 => &self.ipv6,
+        }
+    }
+}
+
+/// How a keeper stands with the VIPs of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FamilyStatus {
+    /// How many VIPs are desired.
+    pub desired: usize,
+    /// How many VIPs failed when the keeper last looked at them: see [`Keeper::failing`].
+    pub failing: usize,
+    /// What the family waits for: the link, or what it lacks itself. `None`: nothing.
+    pub waiting: Option<Waiting>,
+    /// How long ago the keeper last looked at VIPs of this family and left none failing. `None`: never.
+    pub last_success: Option<Duration>,
+}
+
+/// What a family waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// What is missing.
+    pub missing: Missing,
+    /// How long the family has waited.
+    pub since: Duration,
 }
 
 /// What one [`Keeper::dispatch`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dispatched {
-    /// What became of the VIPs that were looked at. Failures are tried again later.
+    /// What became of the VIPs that were looked at. Failures are tried again later, so a failure that
+    /// lasts is in many reports.
     pub report: Report,
+    /// The failures of the report that are new: the VIP did not fail before, or for another reason.
+    pub new_failures: Vec<Failure>,
+    /// The failures that ended, each as it was: the VIP is in its single-route state, or no longer
+    /// desired. While the link is missing, no failure ends.
+    pub recovered: Vec<Failure>,
+    /// Whether this dispatch has news: something was written, a failure began, changed or ended,
+    /// something else is missing or refused than before, or it is the first one after an order: a
+    /// desired set, VIPs added or removed, a source.
+    /// [`Keeper::run`] calls back for these.
+    pub has_news: bool,
     /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
     /// of the other one are kept meanwhile. Empty: nothing is missing.
     pub missing: Vec<Missing>,
@@ -316,6 +441,13 @@ impl Keeper {
             full: None,
             link_state: Keeping::default(),
             families: Default::default(),
+            failing: BTreeMap::new(),
+            unseen: Vec::new(),
+            is_order_new: false,
+            said_missing: Vec::new(),
+            said_refused: None,
+            last_success: [None; 2],
+            last_full_sync: None,
             again: Instant::now(),
             releases: Releases::default(),
             expected: true,
@@ -345,7 +477,12 @@ impl Keeper {
             missing.take(LOOKUP_MAX + 1).copied().collect()
         };
         let (goes, comes) = (only_in(before, after), only_in(after, before));
+        self.is_order_new = true;
         let are_noted = goes.len() <= self.claim.bound() && self.note_changes(&goes, &comes);
+        self.unseen.retain(|vip| desired.binary_search(vip).is_ok());
+        let is_new = |vip: &&Vip| self.desired.binary_search(vip).is_err();
+        self.unseen.extend(desired.iter().filter(is_new));
+        self.unseen.sort_unstable();
         self.leaving
             .retain(|vip| desired.binary_search(vip).is_err());
         self.desired = desired;
@@ -368,8 +505,11 @@ impl Keeper {
         if comes.is_empty() {
             return;
         }
+        self.is_order_new = true;
         let are_noted = self.note_changes(&[], &comes);
         self.leaving.retain(|vip| comes.binary_search(vip).is_err());
+        self.unseen.extend(&comes);
+        self.unseen.sort_unstable();
         if comes.len() > LOOKUP_MAX {
             self.desired.append(&mut comes);
             self.desired.sort();
@@ -393,12 +533,14 @@ impl Keeper {
         if goes.is_empty() {
             return;
         }
+        self.is_order_new = true;
         let are_noted = self.note_changes(&goes, &[]);
         // What can be no VIP was never put there.
         let could_hold = |vip: &&Vip| self.manager.could_hold(**vip);
         self.leaving.extend(goes.iter().filter(could_hold));
         self.leaving.sort_unstable();
         self.leaving.dedup();
+        self.unseen.retain(|vip| goes.binary_search(vip).is_err());
         if goes.len() > LOOKUP_MAX {
             self.desired.retain(|vip| goes.binary_search(vip).is_err());
             goes.clear();
@@ -499,6 +641,7 @@ impl Keeper {
     pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<(), Error> {
         self.manager.replace_source(source.into())?;
         self.expected = true;
+        self.is_order_new = true;
         self.link_backoff = None;
         self.resync(Instant::now());
         Ok(())
@@ -508,6 +651,41 @@ impl Keeper {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The desired VIPs, in order of address.
+    #[must_use]
+    pub fn desired(&self) -> &[Vip] {
+        &self.desired
+    }
+
+    /// The VIPs that failed when the keeper last looked at them, in order of address. While the link
+    /// is missing, these are the failures of before.
+    pub fn failing(&self) -> impl ExactSizeIterator<Item = &Failure> {
+        self.failing.values()
+    }
+
+    /// How the keeper stands now.
+    #[must_use]
+    pub fn status(&self) -> KeeperStatus {
+        let [ipv4, ipv6] = Family::ALL.map(|family| self.family_status(family));
+        KeeperStatus {
+            ipv4,
+            ipv6,
+            last_full_sync: self.last_full_sync.map(|at| at.elapsed()),
+        }
+    }
+
+    fn family_status(&self, family: Family) -> FamilyStatus {
+        let desired = self.desired.iter().filter(|vip| vip.family() == family);
+        let failing = self.failing.keys().filter(|vip| vip.family() == family);
+        let states = [&self.link_state, &self.families[family as usize]];
+        FamilyStatus {
+            desired: desired.count(),
+            failing: failing.count(),
+            waiting: states.into_iter().find_map(Keeping::waiting),
+            last_success: self.last_success[family as usize].map(|at| at.elapsed()),
+        }
     }
 
     /// When [`dispatch`](Self::dispatch) is to be called even if nothing happens. `None`: never.
@@ -559,7 +737,7 @@ impl Keeper {
         self.listen()?;
         if !self.is_at_work() {
             self.dirty.clear();
-            return Ok(self.dispatched(Report::default()));
+            return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         self.look_again();
         if self.full.is_some_and(|at| at <= Instant::now()) {
@@ -568,7 +746,7 @@ impl Keeper {
         if self.link_state.is_waiting() {
             // Nothing can be mended until that is back, and then everything is looked at.
             self.dirty.clear();
-            return Ok(self.dispatched(Report::default()));
+            return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         self.keep_dirty(max_vips.max(1))
     }
@@ -597,14 +775,15 @@ impl Keeper {
     }
 
     fn wait_for(&mut self, family: Family, kind: ErrorKind, detail: &str) {
-        self.families[family as usize] = Keeping::Waiting(Missing {
+        self.families[family as usize].wait_for(Missing {
             family: Some(family),
             kind,
             detail: detail.into(),
         });
     }
 
-    /// Keeps the set until it is cancelled; hands what each round did to `each`.
+    /// Keeps the set until it is cancelled. Calls `each` after each dispatch that
+    /// [has news](Dispatched::has_news).
     ///
     /// # Errors
     ///
@@ -616,7 +795,9 @@ impl Keeper {
             match self.dispatch(usize::MAX) {
                 Ok(done) => {
                     failures = 0;
-                    each(&done);
+                    if done.has_news {
+                        each(&done);
+                    }
                     if done.more {
                         continue;
                     }
@@ -652,18 +833,107 @@ impl Keeper {
         }
     }
 
-    fn dispatched(&self, report: Report) -> Dispatched {
+    /// What a dispatch has to say that looked at these VIPs.
+    fn dispatched(&mut self, report: Report, look: Look<'_>) -> Dispatched {
+        let is_order_new = std::mem::take(&mut self.is_order_new);
+        // Without the link no VIP was looked at.
+        let looked = !self.link_state.is_waiting();
+        let recovered = self.take_recovered(&report, look, is_order_new);
+        let new_failures = match looked {
+            true => self.note_failures(&report),
+            false => Vec::new(),
+        };
+        let missing: Vec<Missing> = [&self.link_state]
+            .into_iter()
+            .chain(&self.families)
+            .filter_map(Keeping::missing)
+            .cloned()
+            .collect();
+        let refused = self.releases.in_words();
+        let refused = refused.map(|(kind, detail)| (kind, Box::from(detail)));
+        let has_news = is_order_new
+            || report.writes > 0
+            || !new_failures.is_empty()
+            || !recovered.is_empty()
+            || missing != self.said_missing
+            || refused != self.said_refused;
+        self.said_missing.clone_from(&missing);
+        self.said_refused.clone_from(&refused);
         // What is due now is due at no earlier moment than when that was asked.
         let next = self.next_deadline();
-        let missing = [&self.link_state].into_iter().chain(&self.families);
-        let refused = self.releases.in_words();
         Dispatched {
             report,
-            missing: missing.filter_map(Keeping::missing).cloned().collect(),
-            refused: refused.map(|(kind, _)| kind),
-            detail: refused.map(|(_, detail)| detail.to_owned()),
+            new_failures,
+            recovered,
+            has_news,
+            missing,
+            refused: refused.as_ref().map(|(kind, _)| *kind),
+            detail: refused.map(|(_, detail)| detail.into()),
             more: next.is_some_and(|at| at <= Instant::now()),
         }
+    }
+
+    /// Forgets the failures that ended: of VIPs that were looked at and not found failing, and after
+    /// an order of VIPs that are to be kept or released no longer.
+    fn take_recovered(
+        &mut self,
+        report: &Report,
+        look: Look<'_>,
+        is_order_new: bool,
+    ) -> Vec<Failure> {
+        let fails = |vip: &Vip| failure_of(report, vip).is_some();
+        match look {
+            Look::At(vips) if !is_order_new => vips
+                .iter()
+                .filter(|vip| !fails(vip))
+                .filter_map(|vip| self.failing.remove(vip))
+                .collect(),
+            _ => {
+                let (desired, leaving) = (&self.desired, &self.leaving);
+                let is_ours = |vip: &Vip| {
+                    desired.binary_search(vip).is_ok() || leaving.binary_search(vip).is_ok()
+                };
+                let goes_on = |vip: &Vip| fails(vip) || !look.is_at(*vip) && is_ours(vip);
+                let mut recovered = Vec::new();
+                self.failing.retain(|vip, failure| {
+                    let goes_on = goes_on(vip);
+                    if !goes_on {
+                        recovered.push(failure.clone());
+                    }
+                    goes_on
+                });
+                recovered
+            }
+        }
+    }
+
+    /// Remembers the failures of a report; returns the new ones.
+    fn note_failures(&mut self, report: &Report) -> Vec<Failure> {
+        let mut new = Vec::new();
+        for failure in &report.failures {
+            if self.failing.get(&failure.vip) != Some(failure) {
+                self.failing.insert(failure.vip, failure.clone());
+                new.push(failure.clone());
+            }
+        }
+        self.counters.failures += new.len() as u64;
+        new
+    }
+
+    /// Counts the new VIPs that were looked at and found right.
+    fn note_adopted(&mut self, report: &Report, look: Look<'_>) {
+        if self.unseen.is_empty() {
+            return;
+        }
+        let mut written: Vec<Vip> = self.manager.written().map(|(vip, _)| vip).collect();
+        written.sort_unstable();
+        let mut adopted = 0;
+        self.unseen.retain(|vip| {
+            let is_right = look.is_at(*vip) && failure_of(report, vip).is_none();
+            adopted += u64::from(is_right && written.binary_search(vip).is_err());
+            !is_right
+        });
+        self.counters.adopted += adopted;
     }
 
     /// Reconciles the whole link.
@@ -743,7 +1013,7 @@ impl Keeper {
         };
         let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
         if due.is_empty() {
-            return Ok(self.dispatched(Report::default()));
+            return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         let is_hidden = |vip: &Vip| !self.is_desired(*vip) && self.is_mark_hidden(*vip);
         if due.len() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
@@ -802,7 +1072,7 @@ impl Keeper {
                     self.leaving.clear();
                 }
                 if self.is_at_work() {
-                    self.link_state = Keeping::Waiting(Missing {
+                    self.link_state.wait_for(Missing {
                         family: None,
                         kind: error.kind(),
                         detail: error.detail().into(),
@@ -810,7 +1080,8 @@ impl Keeper {
                 }
                 // Nearly always it comes back with an event.
                 self.resync(Instant::now() + RETRY);
-                return Ok(self.dispatched(error.into_report().unwrap_or_default()));
+                let report = error.into_report().unwrap_or_default();
+                return Ok(self.dispatched(report, Look::At(&[])));
             }
             Err(error) if error.kind() == ErrorKind::Incomplete => {
                 error.into_report().unwrap_or_default()
@@ -829,26 +1100,44 @@ impl Keeper {
         };
         self.link_state = Keeping::Possible;
         if matches!(look, Look::All) {
-            self.families = Default::default();
+            self.last_full_sync = Some(Instant::now());
+            let lacks = |family: Family| {
+                let of_family = |failure: &&Failure| {
+                    failure.vip.family() == family
+                        && matches!(failure.cause, Cause::Missing(kind) if kind != ErrorKind::EmptySet)
+                };
+                report.failures.iter().find(of_family)
+            };
+            for family in Family::ALL {
+                match lacks(family) {
+                    None => self.families[family as usize] = Keeping::Possible,
+                    Some(Failure {
+                        cause: Cause::Missing(kind),
+                        detail,
+                        ..
+                    }) => {
+                        self.wait_for(family, *kind, detail.as_deref().unwrap_or_default());
+                        self.again = Instant::now() + RETRY;
+                    }
+                    Some(_) => {}
+                }
+            }
             if !self.releases.are_refused() && !self.desired.is_empty() {
                 self.releases = Releases::Allowed;
             }
         }
         let failed = |vip: &Vip| {
-            let at = report
-                .failures
-                .binary_search_by_key(vip, |failure| failure.vip);
-            at.is_ok_and(|at| !matches!(report.failures[at].cause, Cause::Rejected(_)))
+            failure_of(&report, vip)
+                .is_some_and(|failure| !matches!(failure.cause, Cause::Rejected(_)))
         };
-        self.leaving.retain(|vip| match look {
-            Look::All => failed(vip),
-            Look::At(vips) => failed(vip) || vips.binary_search(vip).is_err(),
-        });
+        self.leaving.retain(|vip| failed(vip) || !look.is_at(*vip));
+        self.note_adopted(&report, look);
         let calm = |backoff: &Backoff| Instant::now().duration_since(backoff.last) >= CALM;
         if self.link_backoff.as_ref().is_some_and(calm) {
             self.link_backoff = None;
         }
         self.counters.repairs += (report.assigned + report.repaired + report.released) as u64;
+        self.counters.released += report.released as u64;
         let now = Instant::now();
         self.backoffs
             .retain(|_, backoff| now.duration_since(backoff.last) < CALM);
@@ -882,7 +1171,18 @@ impl Keeper {
                 backoff.until = backoff.until.max(now + RETRY);
             }
         }
-        Ok(self.dispatched(report))
+        let done = self.dispatched(report, look);
+        for family in Family::ALL {
+            let has_family = |vip: &Vip| vip.family() == family;
+            let is_seen = match look {
+                Look::All => self.desired.iter().any(has_family),
+                Look::At(vips) => vips.iter().any(has_family),
+            };
+            if is_seen && !self.failing.keys().any(has_family) {
+                self.last_success[family as usize] = Some(now);
+            }
+        }
+        Ok(done)
     }
 
     /// Takes note of what a VIP's family lacks. That is looked for, not the VIP.
@@ -972,6 +1272,22 @@ enum Look<'a> {
     All,
     /// These VIPs, sorted.
     At(&'a [Vip]),
+}
+
+impl Look<'_> {
+    fn is_at(self, vip: Vip) -> bool {
+        match self {
+            Self::All => true,
+            Self::At(vips) => vips.binary_search(&vip).is_ok(),
+        }
+    }
+}
+
+/// The failure of a VIP. A report has them in order.
+fn failure_of<'a>(report: &'a Report, vip: &Vip) -> Option<&'a Failure> {
+    let failures = &report.failures;
+    let at = failures.binary_search_by_key(vip, |failure| failure.vip);
+    at.ok().map(|at| &failures[at])
 }
 
 /// Whether it may be over at the next try. The kernel never comes to make a kind of link that it

@@ -879,6 +879,33 @@ fn keep_in_json_and_for_a_time() {
     net.assert_single_route(&both(), PROTO_KERNEL);
 }
 
+#[test]
+fn keep_says_a_lasting_failure_once_and_its_end_once() {
+    for json in ["", "--json"] {
+        let net = Net::new();
+        net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
+        let keeping = keep(&format!("--claim link {json} 10.96.0.12 {BOTH}"));
+        keeping.complains("vip: 10.96.0.12: another device holds");
+        // Other VIPs are repaired beside it.
+        for _ in 0..3 {
+            net.ip(&format!("addr del 10.96.0.10/32 dev {VIP_LINK}"));
+            eventually("repaired", || {
+                net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
+            });
+        }
+        net.ip(&format!("addr del 10.96.0.12/32 dev {NODE_LINK}"));
+        keeping.complains("vip: 10.96.0.12: fails no longer");
+        keeping.signal(libc::SIGTERM);
+        let ran = keeping.ends().exits(0);
+        assert_eq!(ran.err.lines().count(), 2, "{ran:?}");
+        assert_eq!(
+            ran.out.matches("\"errno\":").count(),
+            json.len() / 6,
+            "{ran:?}"
+        );
+    }
+}
+
 /// Whether the kernel makes dummy links shows only when there is a VIP to put on one.
 #[test]
 fn keep_creates_the_link_when_the_nodes_address_comes() {
