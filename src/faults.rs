@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
 
+use crate::OutcomeKind;
 use crate::link;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
@@ -227,7 +228,10 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     assert_eq!(report.assigned, 4700);
     let failed: BTreeSet<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
     assert_eq!(failed, bad);
+    assert_eq!(report.outcomes.len(), 4700);
+    assert_eq!(report.outcomes.capacity(), 4700);
     for failure in &report.failures {
+        assert_eq!(failure.begun, Some(OutcomeKind::Assigned), "{failure}");
         assert_eq!(failure.cause, Cause::Kernel);
         assert_eq!(failure.operation, Some(Operation::AddAddress));
         assert_eq!(failure.errno, Some(libc::EINVAL));
@@ -285,6 +289,8 @@ fn the_kernels_own_words_come_with_each_failure() {
             .iter()
             .all(|f| f.cause == missing && f.detail.is_some())
     );
+    let begun = Some(OutcomeKind::Assigned);
+    assert!(report.failures.iter().all(|f| f.begun == begun));
     let refused: Vec<_> = report
         .failures
         .iter()

@@ -89,8 +89,8 @@ pub use keeper::{Counters, Dispatched, FamilyStatus, Keeper, KeeperStatus, Missi
 pub use link::{LinkIndex, LinkKind, LinkRef, SourceAvoidance};
 pub use manager::{Protocol, VipManager, VipManagerBuilder};
 pub use outcome::{
-    Audit, Audited, Canceller, Claim, Error, ErrorKind, Failure, LinkStatus, Netns, Report,
-    SourceStatus,
+    Audit, Audited, Canceller, Claim, Error, ErrorKind, Failure, LinkStatus, Netns, Outcome,
+    OutcomeKind, Report, SourceStatus,
 };
 pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
 pub use watcher::{Change, Event, Origin, Watcher};

@@ -17,8 +17,8 @@ use common::{
 use ipnet::IpNet;
 use rules::Diversion;
 use viproute::{
-    Cause, Drift, Error, ErrorKind, LinkKind, Protocol, RejectReason, Report, Vip, VipManager,
-    VipManagerBuilder,
+    Cause, Drift, Error, ErrorKind, LinkKind, Outcome, OutcomeKind, Protocol, RejectReason, Report,
+    Vip, VipManager, VipManagerBuilder,
 };
 
 const MARK: u8 = 201;
@@ -130,6 +130,43 @@ fn repetitions_count_once() {
     let report = builder().open().unwrap().assign(&input).unwrap();
     assert_eq!(counts(&report), [6, 0, 0, 0, 0], "{report}");
     net.assert_single_route(&set, PROTO_KERNEL);
+}
+
+#[test]
+fn a_report_has_an_outcome_for_each_vip_written_to() {
+    let _alone = alone();
+    let net = Net::new();
+    for set in [vips_v4(4), vips_v6(4)] {
+        let [right, new, drifted, gone] = set[..] else {
+            panic!("four VIPs");
+        };
+        let mut manager = builder().open().unwrap();
+        manager.assign([right, drifted]).unwrap();
+        // The source is the VIP itself, as the kernel's own route has it.
+        let metric = if drifted.is_ipv6() { 1024 } else { 0 };
+        net.ip(&format!(
+            "route replace local {drifted} dev {VIP_LINK} table local proto kernel src {drifted} \
+             metric {metric}"
+        ));
+        let report = manager.assign([drifted, new, right]).unwrap();
+        let outcomes = |report: &Report| {
+            let outcome = |of: &Outcome| (of.vip.addr(), of.kind, of.cured);
+            report.outcomes.iter().map(outcome).collect::<Vec<_>>()
+        };
+        let cured = match drifted {
+            IpAddr::V4(_) => Drift::KERNEL_LOCAL_ROUTE | Drift::MISSING_ROUTE,
+            IpAddr::V6(_) => Drift::WRONG_SOURCE | Drift::MISSING_ROUTE,
+        };
+        let expected = [
+            (new, OutcomeKind::Assigned, Drift::empty()),
+            (drifted, OutcomeKind::Repaired, cured),
+        ];
+        assert_eq!(outcomes(&report), expected);
+        assert_eq!(manager.assign(&set[..3]).unwrap().outcomes, []);
+        let report = manager.release([gone, new]).unwrap();
+        let expected = [(new, OutcomeKind::Released, Drift::empty())];
+        assert_eq!(outcomes(&report), expected);
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use common::{
     never_without_local_route, vips, vips_v4, vips_v6,
 };
 use lookups::LookUps;
+use viproute::OutcomeKind::Repaired;
 use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
 
 /// Both kinds of wanted protocol.
@@ -64,6 +65,8 @@ fn each_state_by_itself_and_nothing_else() {
         for &(vip, state) in &all {
             let rest = net.snapshot_without(&[vip]);
             let own = Snapshot::take(&[]);
+            let audit = manager.audit_deep().unwrap();
+            let seen = audit.vips.iter().find(|seen| seen.vip == vip.into());
             let report = report(manager.normalize_only([vip]));
             println!("{protocol}: {state:?} {vip}: {report}");
             rest.assert_same(&net.snapshot_without(&[vip]));
@@ -79,6 +82,7 @@ fn each_state_by_itself_and_nothing_else() {
                 }
                 State::Fine => {
                     assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+                    assert_eq!(report.outcomes, []);
                     own.assert_same(&Snapshot::take(&[]));
                     assert_single_route(&net, &[vip], protocol);
                 }
@@ -88,6 +92,12 @@ fn each_state_by_itself_and_nothing_else() {
                         (1, 0),
                         "{report:?}"
                     );
+                    let [outcome] = report.outcomes[..] else {
+                        panic!("{report:?}");
+                    };
+                    assert_eq!((outcome.vip, outcome.kind), (vip.into(), Repaired));
+                    assert_eq!(Some(outcome.cured), seen.map(|seen| seen.drift));
+                    assert!(!outcome.cured.is_empty(), "{state:?} {outcome}");
                     assert!((1..=9).contains(&report.writes), "{state:?} {report}");
                     assert_single_route(&net, &[vip], protocol);
                 }

@@ -115,6 +115,8 @@ pub(crate) struct Row {
     pub(crate) goal: Goal,
     pub(crate) progress: Progress,
     pub(crate) facts: Facts,
+    /// The facts right before the first message that writes was sent for the VIP.
+    pub(crate) before: Facts,
     /// Which kinds of step were sent (see [`Step::bit`]).
     pub(crate) sent: u16,
     /// In how many rounds something was sent.
@@ -131,6 +133,7 @@ impl Row {
             goal,
             progress: Progress::default(),
             facts: Facts::empty(),
+            before: Facts::empty(),
             sent: 0,
             attempts: 0,
             order: 0,

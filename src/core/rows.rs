@@ -136,6 +136,10 @@ impl Rows {
         self.rows.iter()
     }
 
+    pub(crate) fn as_slice(&self) -> &[Row] {
+        &self.rows
+    }
+
     pub(crate) fn as_mut_slice(&mut self) -> &mut [Row] {
         &mut self.rows
     }

@@ -206,6 +206,9 @@ impl Call<'_> {
         let Some(row) = self.buffers.rows.get_mut(at) else {
             return Ok(());
         };
+        if !row.progress.has(Done::WRITTEN) {
+            row.before = row.facts;
+        }
         self.report.retries += u64::from(row.note_sent(step));
         let vip = row.vip.addr();
         let templates = &self.templates[row.vip.family() as usize];

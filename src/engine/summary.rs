@@ -1,8 +1,40 @@
 //! Summing up: the report of a call.
 
 use super::Call;
-use crate::core::{Cause, Done, Goal, Next, Refusal};
-use crate::outcome::Report;
+use crate::core::{Cause, Done, Drift, Goal, Next, Policy, Refusal, Row};
+use crate::outcome::{Outcome, OutcomeKind, Report};
+
+/// What this call did, or had begun to do, for a VIP. `None`: it wrote nothing.
+fn kind(row: &Row) -> Option<OutcomeKind> {
+    match row.goal {
+        _ if !row.progress.has(Done::WRITTEN) => None,
+        Goal::Release => Some(OutcomeKind::Released),
+        _ if row.progress.has(Done::WAS_ABSENT) => Some(OutcomeKind::Assigned),
+        _ => Some(OutcomeKind::Repaired),
+    }
+}
+
+/// The outcomes of the rows that did not fail: one allocation, because their number is known.
+fn outcomes(rows: &[Row], policies: [Policy; 2], count: usize) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(count);
+    outcomes.extend(
+        rows.iter()
+            .filter(|row| !row.has_failed())
+            .filter_map(|row| {
+                let kind = kind(row)?;
+                let cured = match kind {
+                    OutcomeKind::Repaired => row.before.drift(policies[row.vip.family() as usize]),
+                    OutcomeKind::Assigned | OutcomeKind::Released => Drift::empty(),
+                };
+                Some(Outcome {
+                    vip: row.vip,
+                    kind,
+                    cured,
+                })
+            }),
+    );
+    outcomes
+}
 
 impl Call<'_> {
     /// Sums up. `stopped`: before every VIP was decided.
@@ -30,16 +62,17 @@ impl Call<'_> {
                 );
                 continue;
             }
-            let absent = row.progress.has(Done::WAS_ABSENT);
-            *match (written, row.goal) {
-                (false, _) => &mut report.unchanged,
-                (true, Goal::Release) => &mut report.released,
-                (true, _) if absent => &mut report.assigned,
-                (true, _) => &mut report.repaired,
+            *match kind(&row) {
+                None => &mut report.unchanged,
+                Some(OutcomeKind::Released) => &mut report.released,
+                Some(OutcomeKind::Assigned) => &mut report.assigned,
+                Some(OutcomeKind::Repaired) => &mut report.repaired,
             } += 1;
         }
         let observed = self.observed;
         let policies = *self.engine.policies();
+        let written = report.assigned + report.repaired + report.released;
+        report.outcomes = outcomes(self.buffers.rows.as_slice(), policies, written);
         if self.buffers.failed.is_empty() && self.buffers.rejected.is_empty() {
             return report;
         }
@@ -62,6 +95,7 @@ impl Call<'_> {
                 continue;
             };
             let mut failure = buffers.failure(row.vip, cause);
+            failure.begun = kind(row);
             let decided = |is_final| match cause {
                 Cause::Kernel => true,
                 Cause::Missing(_) => is_final,

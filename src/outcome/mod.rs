@@ -15,5 +15,5 @@ pub use cancel::Canceller;
 pub use claim::Claim;
 pub use error::Error;
 pub use netns::Netns;
-pub use report::{Failure, Report};
+pub use report::{Failure, Outcome, OutcomeKind, Report};
 pub use status::{LinkStatus, SourceStatus};

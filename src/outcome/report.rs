@@ -26,8 +26,86 @@ pub struct Report {
     /// Writes of [`writes`](Self::writes) that repeated an earlier one of the same VIP in this
     /// call, because something else changed the VIP meanwhile or the kernel was short of memory.
     pub retries: u64,
+    /// The VIPs that were written to and are as wanted now, in order of address, each exactly once. A
+    /// VIP that was right from the start has no outcome. A VIP that fell short has a
+    /// [failure](Self::failures) instead.
+    pub outcomes: Vec<Outcome>,
     /// The VIPs that fell short, in order of address, each exactly once.
     pub failures: Vec<Failure>,
+}
+
+/// What a call did for a VIP.
+///
+/// ```
+/// use viproute::OutcomeKind;
+///
+/// assert_eq!(OutcomeKind::Repaired.as_str(), "repaired");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OutcomeKind {
+    /// The VIP was not on the link. The call put it there.
+    Assigned,
+    /// The VIP was on the link in another state. The call brought it into its single-route state.
+    Repaired,
+    /// The VIP's address or routes were on the link. The call removed them.
+    Released,
+}
+
+impl OutcomeKind {
+    /// A stable name for machines: `assigned`, `repaired`, `released`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Repaired => "repaired",
+            Self::Released => "released",
+        }
+    }
+}
+
+impl fmt::Display for OutcomeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One VIP that a call wrote to and that is as wanted now.
+///
+/// An embedder that must undo a call which failed in part releases the VIPs that this call put on the
+/// link, and no other:
+///
+/// ```no_run
+/// # use viproute::{OutcomeKind, Report, VipManager};
+/// # fn roll_back(manager: &mut VipManager, report: &Report) -> Result<(), viproute::Error> {
+/// let assigned = report.outcomes.iter().filter(|outcome| outcome.kind == OutcomeKind::Assigned);
+/// let begun = report.failures.iter().filter(|failure| failure.begun == Some(OutcomeKind::Assigned));
+/// let new = assigned.map(|outcome| outcome.vip).chain(begun.map(|failure| failure.vip));
+/// manager.release(new)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The VIP.
+    pub vip: Vip,
+    /// What the call did for the VIP.
+    pub kind: OutcomeKind,
+    /// How the VIP differed from its single-route state before the first write. Empty unless the
+    /// call [repaired](OutcomeKind::Repaired) the VIP.
+    pub cured: Drift,
+}
+
+/// `10.96.0.10: repaired (wrong source)`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.vip, self.kind)?;
+        if self.cured.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.cured)
+    }
 }
 
 impl Report {
@@ -72,6 +150,9 @@ pub struct Failure {
     /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any. For
     /// [`Cause::Conflict`] the route in the way and its device.
     pub text: Option<Box<str>>,
+    /// What the call had begun to do for the VIP: it wrote to the VIP before the VIP failed. `None`:
+    /// the call wrote nothing for the VIP.
+    pub begun: Option<OutcomeKind>,
     /// How the VIP differed from the wanted state when it was last seen; what was written for it
     /// after that does not show.
     pub drift: Drift,
@@ -87,6 +168,7 @@ impl Failure {
             operation: None,
             errno: None,
             text: None,
+            begun: None,
             drift: Drift::empty(),
         }
     }
