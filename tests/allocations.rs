@@ -74,17 +74,17 @@ fn run(family: fn(usize) -> Vec<IpAddr>) {
 }
 
 #[test]
-fn ipv4() {
+fn ipv4_calls_allocate_nothing_per_vip() {
     run(common::vips_v4);
 }
 
 #[test]
-fn ipv6() {
+fn ipv6_calls_allocate_nothing_per_vip() {
     run(common::vips_v6);
 }
 
 #[test]
-fn memory_is_given_back() {
+fn shrink_to_gives_memory_back() {
     let net = Net::new();
     let mut manager = VipManager::builder(VIP_LINK)
         .source(NODE_V4)
@@ -120,7 +120,7 @@ fn memory_is_given_back() {
 }
 
 #[test]
-fn what_is_printed_does_not_go_with_the_vips() {
+fn printed_text_does_not_grow_with_the_number_of_vips() {
     let _net = Net::new();
     let mut manager = VipManager::builder(VIP_LINK)
         .source(NODE_V4)
@@ -139,7 +139,7 @@ fn what_is_printed_does_not_go_with_the_vips() {
 }
 
 #[test]
-fn the_counter_counts() {
+fn allocation_counter_counts() {
     let info = measure(|| drop(std::hint::black_box(vec![1_u8; 100])));
     assert_eq!(info.count_total, 1);
 }

@@ -86,7 +86,7 @@ fn assign_twice(set: &[IpAddr], protocol: u8) {
 const SIZES: [usize; 8] = [1, 2, 10, 255, 256, 257, 1_000, 10_000];
 
 #[test]
-fn ipv4_of_every_size() {
+fn assign_reaches_single_route_state_for_ipv4_sets_of_every_size() {
     let _alone = alone();
     for n in SIZES.map(common::at_most) {
         assign_twice(&vips_v4(n), PROTO_KERNEL);
@@ -94,7 +94,7 @@ fn ipv4_of_every_size() {
 }
 
 #[test]
-fn ipv6_of_every_size() {
+fn assign_reaches_single_route_state_for_ipv6_sets_of_every_size() {
     let _alone = alone();
     for n in SIZES.map(common::at_most) {
         assign_twice(&vips_v6(n), PROTO_KERNEL);
@@ -102,7 +102,7 @@ fn ipv6_of_every_size() {
 }
 
 #[test]
-fn mixed_of_every_size() {
+fn assign_reaches_single_route_state_for_mixed_sets_of_every_size() {
     let _alone = alone();
     for n in SIZES.map(common::at_most) {
         // As many VIPs altogether; of the first family one more where they are odd.
@@ -112,7 +112,7 @@ fn mixed_of_every_size() {
 }
 
 #[test]
-fn with_a_protocol_of_its_own() {
+fn routes_have_the_configured_protocol() {
     let _alone = alone();
     for n in [1, 257] {
         assign_twice(&vips(n), MARK);
@@ -120,7 +120,7 @@ fn with_a_protocol_of_its_own() {
 }
 
 #[test]
-fn repetitions_count_once() {
+fn repeated_vips_count_once() {
     let _alone = alone();
     let net = Net::new();
     let set = vips(3);
@@ -170,7 +170,7 @@ fn a_report_has_an_outcome_for_each_vip_written_to() {
 }
 
 #[test]
-fn nothing_is_asked_for() {
+fn empty_set_sends_nothing_that_writes() {
     let _alone = alone();
     let net = Net::new();
     let before = net.snapshot_without(&[]);
@@ -184,7 +184,7 @@ fn nothing_is_asked_for() {
 }
 
 #[test]
-fn items_of_every_kind() {
+fn assign_takes_items_of_every_type() {
     let _alone = alone();
     let net = Net::new();
     let mut vips = builder().open().unwrap();
@@ -218,7 +218,7 @@ fn items_of_every_kind() {
 }
 
 #[test]
-fn only_what_a_range_allows() {
+fn assign_takes_only_vips_of_allowed_ranges() {
     let _alone = alone();
     let net = Net::new();
     let ranges: [IpNet; 2] = [
@@ -280,7 +280,7 @@ fn has_dummy() -> bool {
 }
 
 #[test]
-fn the_first_assign_makes_the_link() {
+fn first_assign_creates_the_link() {
     let _alone = alone();
     let kind = if has_dummy() {
         LinkKind::Dummy
@@ -332,7 +332,7 @@ fn the_first_assign_makes_the_link() {
 }
 
 #[test]
-fn a_link_that_is_not_there_is_told() {
+fn missing_link_is_an_error() {
     let _alone = alone();
     let net = without_link();
     let before = net.snapshot_without(&[]);
@@ -343,10 +343,10 @@ fn a_link_that_is_not_there_is_told() {
 }
 
 #[test]
-fn a_kind_that_the_kernel_has_not_is_told_in_its_words() {
+fn unsupported_link_kind_fails_with_the_kernels_text() {
     let _alone = alone();
     if has_dummy() {
-        let name = "a_kind_that_the_kernel_has_not_is_told_in_its_words";
+        let name = "unsupported_link_kind_fails_with_the_kernels_text";
         common::skipped(name, "this kernel has dummy links, so nothing is missing");
         return;
     }
@@ -367,7 +367,7 @@ fn a_kind_that_the_kernel_has_not_is_told_in_its_words() {
 }
 
 #[test]
-fn a_link_that_is_down_is_brought_up_only_where_allowed() {
+fn link_is_brought_up_only_if_allowed() {
     let _alone = alone();
     let net = Net::bare();
     net.add_link(NODE_LINK);
@@ -394,7 +394,7 @@ fn a_link_that_is_down_is_brought_up_only_where_allowed() {
 }
 
 #[test]
-fn a_manager_stays_in_its_namespace() {
+fn manager_stays_in_its_namespace() {
     let _alone = alone();
     let net = Net::new();
     let set = vips(20);
@@ -455,7 +455,7 @@ fn check_stopped(net: &Net, set: &[IpAddr], report: &Report) -> usize {
 }
 
 #[test]
-fn out_of_time_then_again() {
+fn call_after_a_time_out_completes() {
     let _alone = alone();
     let set = vips(2_500);
     let mut cut = 0;
@@ -491,7 +491,7 @@ fn out_of_time_then_again() {
 }
 
 #[test]
-fn cancelled_before_the_call() {
+fn cancelled_call_writes_nothing() {
     let _alone = alone();
     let net = Net::new();
     let set = vips(100);
@@ -522,7 +522,7 @@ fn ipv6_addresses() -> usize {
 }
 
 #[test]
-fn cancelled_in_the_middle_of_ten_thousand() {
+fn cancelled_call_of_ten_thousand_reports_every_vip() {
     let _alone = alone();
     let set = vips(5_000);
     let mut middle = 0;
@@ -574,7 +574,7 @@ fn cancelled_in_the_middle_of_ten_thousand() {
 }
 
 #[test]
-fn no_descriptor_leaks() {
+fn assign_leaks_no_descriptor() {
     let _alone = alone();
     let net = Net::new();
     let set = vips(2);
@@ -606,7 +606,7 @@ fn no_descriptor_leaks() {
 
 /// Sources on `lo`, as in routed fabrics.
 #[test]
-fn with_the_node_on_lo() {
+fn assign_takes_sources_on_lo() {
     let _alone = alone();
     let net = Net::with_node_on_lo();
     let set = vips(10);
@@ -622,7 +622,7 @@ fn with_the_node_on_lo() {
 }
 
 #[test]
-fn right_vips_are_left_alone_and_new_ones_come_under_a_rule_before_table_local() {
+fn assign_under_a_rule_before_table_local_writes_only_new_vips() {
     for diversion in Diversion::ALL {
         let net = Net::new();
         let set = vips(3);
@@ -654,7 +654,7 @@ fn right_vips_are_left_alone_and_new_ones_come_under_a_rule_before_table_local()
 
 /// As kube-vip leaves its addresses: what does not renew them ends them.
 #[test]
-fn an_address_that_expires_is_made_permanent() {
+fn assign_makes_an_expiring_address_permanent() {
     for protocol in [PROTO_KERNEL, MARK] {
         let net = Net::new();
         let (v4, v6) = (vips_v4(4), vips_v6(4));

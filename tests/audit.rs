@@ -94,7 +94,7 @@ fn audits(protocol: u8) -> (Audit, Audit) {
 }
 
 #[test]
-fn each_state_has_its_flags_and_nothing_is_written() {
+fn audit_reports_each_state_and_writes_nothing() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let zip = |vips: Vec<IpAddr>| {
@@ -141,7 +141,7 @@ fn each_state_has_its_flags_and_nothing_is_written() {
 }
 
 #[test]
-fn table_main_is_walked_only_where_a_prefix_route_may_be() {
+fn audit_reads_table_main_only_if_a_prefix_route_may_be_there() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(2);
@@ -170,7 +170,7 @@ fn table_main_is_walked_only_where_a_prefix_route_may_be() {
 }
 
 #[test]
-fn a_deep_audit_finds_conflicts_and_other_tables() {
+fn deep_audit_finds_conflicts_and_routes_of_other_tables() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let rival = net.add_link("rival0");
@@ -215,7 +215,7 @@ fn a_deep_audit_finds_conflicts_and_other_tables() {
 }
 
 #[test]
-fn a_deep_audit_finds_vips_that_a_rule_sends_elsewhere() {
+fn deep_audit_finds_vips_that_a_rule_diverts() {
     let net = Net::new();
     let vips = vips(4);
     let mut manager = manager(PROTO_KERNEL);
@@ -270,7 +270,7 @@ fn a_deep_audit_finds_vips_that_a_rule_sends_elsewhere() {
 }
 
 #[test]
-fn what_is_no_vip_is_not_told() {
+fn addresses_that_cannot_be_vips_are_not_reported() {
     let net = Net::new();
     net.ip_batch([
         format!("addr add fe80::9/64 dev {VIP_LINK} nodad"),
@@ -309,7 +309,7 @@ fn sourceless() -> VipManager {
 }
 
 #[test]
-fn without_a_source_only_what_every_source_lacks_is_drift() {
+fn audit_without_a_source_reports_only_drift_from_every_source() {
     let net = Net::new();
     let vips = vips(6);
     manager(PROTO_KERNEL).assign(&vips).unwrap();
@@ -381,7 +381,7 @@ fn without_a_source_only_what_every_source_lacks_is_drift() {
 }
 
 #[test]
-fn what_vips_rest_on_is_told() {
+fn audit_reports_state_of_link_and_sources() {
     let net = Net::new();
     let vips = vips(2);
     let mut manager = manager(PROTO_KERNEL);
@@ -443,7 +443,7 @@ fn what_vips_rest_on_is_told() {
 }
 
 #[test]
-fn a_link_that_is_down_can_be_looked_at() {
+fn audit_reads_a_link_that_is_down() {
     let net = Net::new();
     let vips = vips(3);
     let mut manager = manager(PROTO_KERNEL);
@@ -493,7 +493,7 @@ fn cost(mut call: impl FnMut()) -> Duration {
 /// The kernel answers within the call of the one who asks, so the processor time of the thread
 /// holds the walks and the messages. The deep audit is the control: it pays for the others.
 #[test]
-fn the_cost_does_not_go_with_the_nodes_other_routes() {
+fn audit_cost_does_not_grow_with_routes_of_other_links() {
     let net = Net::new();
     let vips = vips(100);
     let mut manager = manager(PROTO_KERNEL);
@@ -682,17 +682,17 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
 }
 
 #[test]
-fn audits_beside_a_writer_are_right() {
+fn audit_beside_a_writer_reports_no_false_drift() {
     audits_beside_a_writer(AUDITS, Binding::Address, false);
 }
 
 #[test]
-fn and_where_only_routes_tell_of_the_vips() {
+fn audit_beside_a_writer_finds_vips_known_by_routes_only() {
     audits_beside_a_writer(AUDITS / 4, Binding::Route, true);
 }
 
 #[test]
-fn sources_are_the_managers() {
+fn audit_judges_by_the_managers_sources() {
     let net = Net::new();
     assert_eq!(SOURCES, [IpAddr::from(NODE_V4), NODE_V6.into()]);
     net.ip(&format!("addr add 192.0.2.11/32 dev {NODE_LINK}"));
@@ -711,7 +711,7 @@ fn sources_are_the_managers() {
 }
 
 #[test]
-fn under_a_rule_and_churn_an_audit_says_no_more_than_it_has_seen() {
+fn audit_under_a_rule_and_churn_reports_only_what_it_has_seen() {
     for diversion in [Diversion::Default, Diversion::Unreachable] {
         let net = Net::new();
         let set = vips(300);
@@ -743,7 +743,7 @@ fn under_a_rule_and_churn_an_audit_says_no_more_than_it_has_seen() {
 }
 
 #[test]
-fn what_will_end_by_itself_is_told() {
+fn audit_reports_expiring_addresses_and_routes() {
     let net = Net::new();
     let all = vips(2);
     let mut manager = manager(PROTO_KERNEL);

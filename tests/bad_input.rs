@@ -91,7 +91,7 @@ fn serves_ipv4_only(
 }
 
 #[test]
-fn an_inadmissible_vip_is_rejected_and_harms_no_other() {
+fn inadmissible_vip_is_rejected_and_others_proceed() {
     let net = Net::new();
     let mut manager = builder().open().unwrap();
     let bad = [
@@ -136,7 +136,7 @@ fn an_inadmissible_vip_is_rejected_and_harms_no_other() {
 }
 
 #[test]
-fn outside_the_allowed_ranges_is_rejected() {
+fn vip_outside_the_allowed_ranges_is_rejected() {
     let net = Net::new();
     let mut manager = builder()
         .allow("10.96.0.0/16".parse::<ipnet::IpNet>().unwrap())
@@ -171,7 +171,7 @@ fn outside_the_allowed_ranges_is_rejected() {
 }
 
 #[test]
-fn a_family_without_a_source_is_rejected_not_forgotten() {
+fn vips_of_a_family_without_a_source_are_rejected() {
     let net = Net::new();
     let mut manager = VipManager::builder(VIP_LINK)
         .source(NODE_V4)
@@ -202,7 +202,7 @@ fn a_family_without_a_source_is_rejected_not_forgotten() {
 }
 
 #[test]
-fn names_that_no_link_can_have() {
+fn impossible_link_names_are_refused() {
     let net = Net::new();
     for name in ["", "sixteen-bytes-xx", "a/b", "a b", ".", "..", "a\0b"] {
         refused(
@@ -215,7 +215,7 @@ fn names_that_no_link_can_have() {
 }
 
 #[test]
-fn sources_that_no_node_can_have() {
+fn impossible_sources_are_refused() {
     let net = Net::new();
     for source in [
         "0.0.0.0",
@@ -239,7 +239,7 @@ fn sources_that_no_node_can_have() {
 }
 
 #[test]
-fn no_such_link() {
+fn missing_link_is_reported_before_any_write() {
     let net = Net::new();
     let mut manager = VipManager::builder("absent0")
         .source(NODE_V4)
@@ -260,7 +260,7 @@ fn no_such_link() {
 }
 
 #[test]
-fn a_link_that_is_down_holds_ipv4_only() {
+fn link_that_is_down_fails_ipv6_vips_only() {
     for binding in [Binding::Address, Binding::Route] {
         let net = Net::new();
         net.ip(&format!("link set {VIP_LINK} down"));
@@ -293,7 +293,7 @@ fn a_link_that_is_down_holds_ipv4_only() {
 }
 
 #[test]
-fn ipv6_disabled_on_the_link_is_ipv6s_trouble() {
+fn disabled_ipv6_fails_ipv6_vips_only() {
     let net = Net::new();
     net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/disable_ipv6"), "1");
     net.ip(&format!("link set {VIP_LINK} down"));
@@ -306,7 +306,7 @@ fn ipv6_disabled_on_the_link_is_ipv6s_trouble() {
 }
 
 #[test]
-fn an_mtu_without_room_for_ipv6_is_named_as_the_reason() {
+fn mtu_below_1280_is_reported_as_the_reason() {
     let net = Net::new();
     net.ip(&format!("link set {VIP_LINK} mtu 1279"));
     let mut manager = builder().open().unwrap();
@@ -321,7 +321,7 @@ fn an_mtu_without_room_for_ipv6_is_named_as_the_reason() {
 
 /// Whatever the one family lacks, by every call that puts VIPs on a link or keeps them there.
 #[test]
-fn what_one_family_lacks_does_not_stop_the_other() {
+fn family_that_lacks_something_does_not_stop_the_other() {
     for family in [Family::V4, Family::V6] {
         let net = Net::new();
         let (mine, others, source) = match family {
@@ -389,7 +389,7 @@ fn what_one_family_lacks_does_not_stop_the_other() {
 }
 
 #[test]
-fn advice_names_a_file_that_is_there_where_a_link_name_has_dots() {
+fn advice_names_an_existing_file_for_a_link_name_with_dots() {
     let net = Net::new();
     net.add_link("vip.100");
     net.set_sysctl("ipv6/conf/vip.100/disable_ipv6", "1");
@@ -408,7 +408,7 @@ fn advice_names_a_file_that_is_there_where_a_link_name_has_dots() {
 }
 
 #[test]
-fn a_source_that_is_not_on_the_node() {
+fn source_that_is_not_on_the_node_fails_its_family() {
     let net = Net::new();
     for source in ["198.51.100.1", "2001:db8:9::9"] {
         let source = addr(source);
@@ -461,7 +461,7 @@ fn without_carrier(net: &Net) {
 }
 
 #[test]
-fn a_source_that_is_tentative() {
+fn tentative_source_fails_its_family() {
     let net = Net::new();
     // Without a carrier its addresses stay tentative for ever.
     without_carrier(&net);
@@ -483,7 +483,7 @@ fn with_source_v6(source: &str) -> VipManager {
 }
 
 #[test]
-fn a_source_that_is_usable_on_any_link_is_taken() {
+fn source_that_is_usable_on_any_link_is_accepted() {
     // Which of the two the kernel answers with goes by the order in which they were added.
     for tentative_first in [false, true] {
         let net = Net::new();
@@ -512,7 +512,7 @@ fn a_source_that_is_usable_on_any_link_is_taken() {
 }
 
 #[test]
-fn an_optimistic_source_is_taken() {
+fn optimistic_source_is_accepted() {
     let net = Net::new();
     without_carrier(&net);
     net.set_sysctl("ipv6/conf/idle0/optimistic_dad", "1");
@@ -528,7 +528,7 @@ fn an_optimistic_source_is_taken() {
 }
 
 #[test]
-fn a_source_on_a_link_that_is_down_is_not_waited_for() {
+fn advice_does_not_wait_for_a_source_on_a_link_that_is_down() {
     let net = Net::new();
     net.ip("link add idle0 type veth peer name peer0");
     net.ip("addr add 2001:db8:9::9/64 dev idle0");
@@ -540,7 +540,7 @@ fn a_source_on_a_link_that_is_down_is_not_waited_for() {
 }
 
 #[test]
-fn a_source_that_is_in_use_elsewhere_is_not_waited_for() {
+fn advice_does_not_wait_for_a_source_that_failed_dad() {
     let net = Net::new();
     net.ip("link add dup0 type veth peer name peer0");
     net.ip("link set peer0 up");
@@ -565,7 +565,7 @@ fn a_source_that_is_in_use_elsewhere_is_not_waited_for() {
 }
 
 #[test]
-fn a_range_within_169_254_admits_its_vips() {
+fn range_within_169_254_admits_its_vips() {
     let net = Net::new();
     // That of node-local-dns.
     let vip = addr("169.254.20.10");
@@ -609,7 +609,7 @@ fn a_range_within_169_254_admits_its_vips() {
 }
 
 #[test]
-fn a_denied_range_is_never_touched() {
+fn denied_range_is_never_touched() {
     let net = Net::new();
     let nodes = "10.96.7.0/24".parse::<ipnet::IpNet>().unwrap();
     let nodes_v6 = "2001:db8:42:7::/64".parse::<ipnet::IpNet>().unwrap();
@@ -645,7 +645,7 @@ fn a_denied_range_is_never_touched() {
 }
 
 #[test]
-fn a_loopback_link_needs_ranges() {
+fn loopback_link_needs_ranges() {
     let net = Net::new();
     let mut manager = VipManager::builder("lo").source(NODE_V4).open().unwrap();
     refused(&net, ErrorKind::InvalidConfig, "allow", || {
@@ -665,7 +665,7 @@ fn a_loopback_link_needs_ranges() {
 }
 
 #[test]
-fn without_the_privilege_nothing_is_written() {
+fn call_without_privilege_writes_nothing() {
     let net = Net::new();
     // Raises no privilege again: this thread drops CAP_NET_ADMIN for good.
     let before = net.snapshot_without(&[]);
@@ -692,7 +692,7 @@ fn without_the_privilege_nothing_is_written() {
 }
 
 #[test]
-fn a_vip_with_another_prefix_length_is_reported_and_left() {
+fn vip_with_another_prefix_length_is_reported_and_left() {
     let net = Net::new();
     net.ip(&format!("addr add 2001:db8:42::1/64 dev {VIP_LINK} nodad"));
     net.ip(&format!("addr add 10.96.0.1/24 dev {VIP_LINK}"));
@@ -725,7 +725,7 @@ fn a_vip_with_another_prefix_length_is_reported_and_left() {
 }
 
 #[test]
-fn an_address_that_stays_tentative_is_pending_never_success() {
+fn address_that_stays_tentative_is_pending() {
     let net = Net::new();
     without_carrier(&net);
     let vip = addr("2001:db8:42::1");
@@ -762,7 +762,7 @@ fn an_address_that_stays_tentative_is_pending_never_success() {
 }
 
 #[test]
-fn detection_that_ends_in_time_is_waited_for() {
+fn assign_waits_for_duplicate_address_detection() {
     let net = Net::bare();
     net.add_node_addresses(&{
         net.add_link("node0");

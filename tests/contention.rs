@@ -244,7 +244,7 @@ fn comes_back<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T
 }
 
 #[test]
-fn calls_against_an_adversary() {
+fn calls_beside_an_adversary_end() {
     let _alone = alone();
     for (protocol, route_only) in [(PROTO_KERNEL, false), (201, true)] {
         let net = Net::new();
@@ -318,7 +318,7 @@ fn bounded(report: &Report, vips: usize) {
 }
 
 #[test]
-fn a_keeper_against_an_adversary() {
+fn keeper_beside_an_adversary_does_bounded_work() {
     let _alone = alone();
     for route_only in [false, true] {
         let net = Net::new();
@@ -375,7 +375,7 @@ fn a_keeper_against_an_adversary() {
 
 /// The control: the adversary does what it says.
 #[test]
-fn nobody_wins_without_a_repair() {
+fn adversary_wins_without_a_repair() {
     let _alone = alone();
     let net = Net::new();
     let all = vips(10);
@@ -480,7 +480,7 @@ impl Drop for ChangingRules {
 }
 
 #[test]
-fn beside_changing_rules_and_churn_every_ok_is_so_and_right_vips_stay() {
+fn calls_beside_changing_rules_and_churn_report_no_false_success() {
     let _alone = alone();
     for route_only in [false, true] {
         let net = Net::new();

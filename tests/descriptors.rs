@@ -117,7 +117,7 @@ fn every_descriptor_is_closed_on_exec() {
 /// The control: a descriptor without the flag would be found.
 #[test]
 #[allow(unsafe_code)]
-fn a_descriptor_that_is_inherited_would_be_found() {
+fn inherited_descriptor_is_found() {
     let _alone = alone();
     // SAFETY: takes no pointer but a valid C string.
     let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) };
@@ -127,7 +127,7 @@ fn a_descriptor_that_is_inherited_would_be_found() {
 }
 
 #[test]
-fn without_descriptors_nothing_opens_and_nothing_leaks() {
+fn open_without_descriptors_fails_and_leaks_nothing() {
     let _alone = alone();
     let net = Net::new();
     let here = || Netns::try_from(net.sandbox().as_fd().try_clone_to_owned().unwrap()).unwrap();
@@ -170,7 +170,7 @@ fn without_descriptors_nothing_opens_and_nothing_leaks() {
 
 /// What is open once goes on without a further one.
 #[test]
-fn without_descriptors_all_calls_go_on() {
+fn open_manager_works_without_further_descriptors() {
     let _alone = alone();
     let net = Net::new();
     let set = vips(100);
@@ -219,7 +219,7 @@ fn without_descriptors_all_calls_go_on() {
 /// Where no thread can be had, a namespace cannot be entered: an error, not a panic.
 #[test]
 #[allow(unsafe_code)]
-fn without_threads_a_namespace_is_not_entered() {
+fn open_in_a_namespace_without_threads_is_an_error() {
     let _alone = alone();
     let net = Net::new();
     let netns = || Netns::try_from(net.sandbox().as_fd().try_clone_to_owned().unwrap()).unwrap();
@@ -299,7 +299,7 @@ extern "C" fn count_pipe(_: libc::c_int) {
 /// which, unlike Rust's, does not ignore it.
 #[test]
 #[allow(unsafe_code)]
-fn a_canceller_without_its_manager_is_quiet() {
+fn canceller_without_its_manager_does_nothing() {
     let _alone = alone();
     let _net = Net::new();
     let handler: extern "C" fn(libc::c_int) = count_pipe;

@@ -13,7 +13,7 @@ use viproute::{Claim, ErrorKind, Event, Netns, VipManager};
 /// The caller's vector is only appended to. It once lost events of its own that were alike, and
 /// the count of the new ones went below zero.
 #[test]
-fn a_watcher_leaves_the_callers_events_alone() {
+fn watcher_only_appends_to_the_callers_events() {
     let net = Net::new();
     let mut manager = VipManager::builder(VIP_LINK).open().unwrap();
     let mut watcher = manager.watcher().unwrap();
@@ -109,7 +109,7 @@ fn manager() -> VipManager {
 /// The control: a call that does not begin anew what was interrupted falls short in this storm.
 #[test]
 #[allow(unsafe_code)]
-fn the_storm_interrupts_system_calls() {
+fn signal_storm_interrupts_system_calls() {
     let storm = storm::Storm::start();
     // SAFETY: poll with no descriptors reads none.
     let result = unsafe { libc::poll(std::ptr::null_mut(), 0, 10_000) };
@@ -122,7 +122,7 @@ fn the_storm_interrupts_system_calls() {
 }
 
 #[test]
-fn a_storm_of_signals_changes_nothing() {
+fn signal_storm_changes_no_result() {
     let net = Net::new();
     let set = vips(1000);
     let claim = Claim::link();
@@ -197,7 +197,7 @@ fn a_storm_of_signals_changes_nothing() {
 /// Address dumps that the kernel itself calls torn: another thread's addresses come and go, on the
 /// link and elsewhere.
 #[test]
-fn beside_a_writer_of_addresses() {
+fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
     let net = Net::new();
     let link = net.vip_index();
     let set = vips(500);
@@ -267,7 +267,7 @@ fn beside_a_writer_of_addresses() {
 
 /// Nothing but the manager's sockets holds the namespace any more: it lives as long as they do.
 #[test]
-fn a_namespace_of_which_only_the_sockets_are_left() {
+fn namespace_lives_as_long_as_the_managers_sockets() {
     let set = vips(50);
     let (mut vips, inside) = std::thread::spawn(|| {
         let net = Net::new();
@@ -297,7 +297,7 @@ fn a_namespace_of_which_only_the_sockets_are_left() {
 /// A watcher, or a keeper, that listened in the namespace of whoever called would hear nothing, or
 /// of others' links.
 #[test]
-fn a_watcher_is_not_opened_in_another_namespace() {
+fn watcher_does_not_open_in_another_namespace() {
     let outer = Net::new();
     let mut vips = manager();
     {

@@ -239,7 +239,7 @@ fn report(result: Result<Report, Error>) -> Report {
 }
 
 #[test]
-fn ten_thousand_repairs_without_a_gap() {
+fn ten_thousand_repairs_leave_no_gap() {
     let random = Random::new();
     let began = Instant::now();
     // Side by side: each waits a lot, for addresses of others to grow old.
@@ -420,7 +420,7 @@ fn calm(keeper: &mut viproute::Keeper) -> Report {
 
 /// The control: a repair that breaks before it makes is caught, by each of the three.
 #[test]
-fn a_gap_is_seen() {
+fn control_gap_is_seen() {
     let net = Net::new();
     let watcher = RouteWatcher::new();
     let all = vips(10);

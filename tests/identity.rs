@@ -142,7 +142,7 @@ fn not_found<T: std::fmt::Debug>(result: Result<T, Error>) {
 }
 
 #[test]
-fn a_manager_by_index_does_not_follow_the_index_to_another_link() {
+fn manager_by_index_does_not_follow_the_index_to_another_link() {
     for passing in PASSINGS {
         let (net, index) = node();
         let set = vips(3);
@@ -171,7 +171,7 @@ fn a_manager_by_index_does_not_follow_the_index_to_another_link() {
 }
 
 #[test]
-fn an_index_without_a_link_does_not_mean_a_later_one() {
+fn index_without_a_link_does_not_mean_a_later_link() {
     let net = Net::with_node_on_lo();
     let index = LinkIndex::new(4711).unwrap();
     let mut manager = builder(index).open().unwrap();
@@ -195,7 +195,7 @@ fn churn(net: &Net) {
 }
 
 #[test]
-fn the_end_of_other_links_is_not_that_of_the_managers() {
+fn end_of_another_link_does_not_end_the_manager() {
     let (net, index) = node();
     let set = vips(3);
     let mut by_index = builder(index).receive_buffer(1).open().unwrap();
@@ -301,7 +301,7 @@ fn socket_of(port: u32) -> io::Result<Socket> {
 }
 
 #[test]
-fn a_port_id_used_again_is_not_this_manager() {
+fn reused_port_id_is_not_this_manager() {
     let net = Net::new();
     let vip: IpAddr = vips(1)[0];
     let mut manager = builder(VIP_LINK).open().unwrap();

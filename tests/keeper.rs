@@ -233,7 +233,7 @@ fn link(words: &str) -> String {
 }
 
 #[test]
-fn link_down_and_up() {
+fn keeper_repairs_after_link_down_and_up() {
     for_both(|kept| {
         kept.survives("down and up", |net| {
             net.ip(&link("down"));
@@ -247,7 +247,7 @@ fn link_down_and_up() {
 }
 
 #[test]
-fn link_down_and_up_with_kept_addresses() {
+fn keeper_repairs_after_link_down_and_up_with_kept_addresses() {
     for_both(|kept| {
         let key = format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down");
         kept.net.set_sysctl(&key, "1");
@@ -261,7 +261,7 @@ fn link_down_and_up_with_kept_addresses() {
 }
 
 #[test]
-fn arp_off_and_on() {
+fn keeper_repairs_after_arp_off_and_on() {
     for_both(|kept| {
         // Without addresses the kernel has no routes to put back.
         for words in ["arp on", "arp off", "arp on", "arp off"] {
@@ -292,7 +292,7 @@ fn a_source_goes_and_comes_back() {
 }
 
 #[test]
-fn the_source_is_changed() {
+fn keeper_moves_vips_to_a_new_source() {
     for (binding, is_gone) in BINDINGS.iter().flat_map(|b| [(*b, false), (*b, true)]) {
         let net = Net::new();
         let mut keeper = builder(binding)
@@ -338,7 +338,7 @@ fn the_source_is_changed() {
 }
 
 #[test]
-fn a_vips_address_is_removed() {
+fn keeper_restores_a_removed_address() {
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
     for vip in set() {
@@ -353,7 +353,7 @@ fn a_vips_address_is_removed() {
 }
 
 #[test]
-fn another_hand_adds_a_vips_address() {
+fn keeper_repairs_a_vip_whose_address_another_writer_adds() {
     // Route-only VIPs have none: the keeper takes it away again.
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Route), Binding::Route, set());
@@ -366,7 +366,7 @@ fn another_hand_adds_a_vips_address() {
 }
 
 #[test]
-fn the_last_ipv4_address_of_the_link_is_removed() {
+fn keeper_repairs_after_the_last_ipv4_address_is_removed() {
     for_both(|kept| {
         kept.breaks_only(Binding::Route, "an address added and removed", |net| {
             net.ip(&format!("addr add 198.51.100.1/31 dev {VIP_LINK}"));
@@ -388,7 +388,7 @@ fn the_last_ipv4_address_of_the_link_is_removed() {
 
 /// What `reconcile` would not touch, the keeper does not.
 #[test]
-fn what_others_have_on_the_link_is_left_alone() {
+fn keeper_leaves_unmanaged_objects_on_the_link() {
     for_both(|kept| {
         kept.unmoved("another's address with its broadcast route", |net| {
             net.ip(&format!("addr add 198.51.100.1/24 brd + dev {VIP_LINK}"));
@@ -403,7 +403,7 @@ fn what_others_have_on_the_link_is_left_alone() {
 /// A local route of any metric shows a VIP, and one of another type does not, also where an address has
 /// just come and gone.
 #[test]
-fn what_shows_a_vip_is_the_same_for_one_as_for_all() {
+fn keeper_discovers_the_same_vips_as_reconcile() {
     let net = Net::new();
     let keeper = builder(Binding::Address).open().unwrap();
     let mut keeper = keeper.into_keeper(Claim::link()).unwrap();
@@ -432,7 +432,7 @@ fn what_shows_a_vip_is_the_same_for_one_as_for_all() {
 }
 
 #[test]
-fn what_breaks_nothing_is_left_alone() {
+fn keeper_ignores_harmless_changes() {
     for_both(|kept| {
         for words in ["mtu 1400", "mtu 1500", "address 02:00:00:00:00:77"] {
             kept.unmoved(words, |net| drop(net.ip(&link(words))));
@@ -446,7 +446,7 @@ fn what_breaks_nothing_is_left_alone() {
 }
 
 #[test]
-fn ipv6_disabled_and_enabled() {
+fn keeper_repairs_after_ipv6_is_disabled_and_enabled() {
     for_both(|kept| {
         let key = format!("ipv6/conf/{VIP_LINK}/disable_ipv6");
         kept.survives("disabled and enabled at once", |net| {
@@ -460,7 +460,7 @@ fn ipv6_disabled_and_enabled() {
 }
 
 #[test]
-fn the_link_is_deleted_and_made_again() {
+fn keeper_follows_a_link_that_is_created_again() {
     for binding in BINDINGS {
         let net = Net::new();
         let kept = Kept::start(&net, builder(binding), binding, set());
@@ -481,7 +481,7 @@ fn the_link_is_deleted_and_made_again() {
 /// That the link is another one now is among what the keeper could not hear: what happens to the VIPs
 /// of the new one is heard all the same.
 #[test]
-fn the_link_is_made_again_unheard() {
+fn keeper_follows_a_link_whose_re_creation_it_missed() {
     let net = Net::new();
     // A receive buffer for a few notifications.
     let manager = builder(Binding::Address).receive_buffer(4096);
@@ -520,7 +520,7 @@ fn the_link_is_made_again_unheard() {
 
 /// The name may be one of the link's alternative ones.
 #[test]
-fn the_link_has_another_name_too() {
+fn keeper_follows_a_link_by_alternative_name() {
     let net = Net::new();
     let altname = |what: &str, name: &str| {
         net.ip(&format!(
@@ -546,7 +546,7 @@ fn the_link_has_another_name_too() {
 }
 
 #[test]
-fn the_link_is_renamed() {
+fn keeper_follows_a_renamed_link() {
     for_both(|kept| {
         kept.net.ip(&link("down"));
         kept.net.ip(&link("name elsewhere0"));
@@ -587,7 +587,7 @@ impl Drop for Elsewhere {
 }
 
 #[test]
-fn the_link_is_moved_away() {
+fn link_is_moved_away_and_keeper_waits() {
     for binding in BINDINGS {
         let net = Net::bare();
         net.add_link("node0");
@@ -612,7 +612,7 @@ fn the_link_is_moved_away() {
 }
 
 #[test]
-fn the_link_is_put_into_a_vrf_and_back() {
+fn link_goes_into_a_vrf_and_back_and_keeper_repairs() {
     for_both(|kept| {
         if let Err(error) = kept.net.try_ip("link add vrf0 type vrf table 10") {
             common::skipped("into a VRF and back", &error);
@@ -626,7 +626,7 @@ fn the_link_is_put_into_a_vrf_and_back() {
 }
 
 #[test]
-fn our_routes_are_meddled_with() {
+fn keeper_repairs_changed_routes() {
     for_both(|kept| {
         for vip in set() {
             let metric = if vip.is_ipv6() { " metric 1024" } else { "" };
@@ -673,7 +673,7 @@ fn our_routes_are_meddled_with() {
 
 /// A further route that came along with something that is to be mended first is not forgotten.
 #[test]
-fn a_further_route_goes_also_where_more_is_wrong() {
+fn keeper_deletes_a_duplicate_beside_other_drift() {
     for_both(|kept| {
         kept.net.ip("addr add 192.0.2.77/32 dev node0");
         kept.net.ip("addr add 2001:db8::77/128 dev node0 nodad");
@@ -711,7 +711,7 @@ fn a_further_route_goes_also_where_more_is_wrong() {
 }
 
 #[test]
-fn what_is_not_desired_goes_again() {
+fn keeper_releases_vips_that_are_not_desired() {
     for_both(|kept| {
         kept.net
             .ip(&format!("addr add 10.111.0.1/32 dev {VIP_LINK}"));
@@ -741,7 +741,7 @@ fn what_is_not_desired_goes_again() {
 /// One VIP of ten thousand drifts: one is looked at, one is written to, and nothing is read as a
 /// whole.
 #[test]
-fn one_drift_of_ten_thousand_costs_one() {
+fn keeper_repairs_one_of_ten_thousand_at_the_cost_of_one() {
     let net = Net::new();
     let set = vips(5_000);
     let mut keeper = keeper(Binding::Address);
@@ -801,7 +801,7 @@ fn one_drift_of_ten_thousand_costs_one() {
 
 /// A running keeper with nothing to do uses no processor time.
 #[test]
-fn an_idle_keeper_sleeps() {
+fn idle_keeper_uses_no_processor_time() {
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
     std::thread::sleep(Duration::from_millis(300));
@@ -814,7 +814,7 @@ fn an_idle_keeper_sleeps() {
 
 /// An adversary that deletes one route as fast as it can: bounded work, and peace when it stops.
 #[test]
-fn a_changed_set_is_kept_from_then_on() {
+fn keeper_keeps_a_changed_set() {
     let net = Net::new();
     let mut keeper = builder(Binding::Address)
         .open()
@@ -880,7 +880,7 @@ fn a_changed_set_is_kept_from_then_on() {
 
 /// A caller who has other things to do takes a few at a time, and is told that more is due.
 #[test]
-fn a_few_at_a_time_until_no_more_is_due() {
+fn dispatch_takes_a_limited_number_and_reports_more() {
     let net = Net::new();
     let mut keeper = keeper(Binding::Address);
     let all = vips(5);
@@ -900,7 +900,7 @@ fn a_few_at_a_time_until_no_more_is_due() {
 
 /// Who knows what came or went says just that.
 #[test]
-fn vips_are_added_and_removed_one_at_a_time() {
+fn vips_are_added_to_and_removed_from_the_desired_set() {
     let net = Net::new();
     let mut keeper = keeper(Binding::Address);
     let all = vips(50);
@@ -947,7 +947,7 @@ fn vips_are_added_and_removed_one_at_a_time() {
 /// Where a family waits for what the caller, or another hand, can mend, the set is kept all the same
 /// when that is mended; and a VIP that is added meanwhile is not all that is looked at.
 #[test]
-fn after_a_label_in_the_way_the_set_is_kept_all_the_same() {
+fn keeper_goes_on_after_a_label_conflict_ends() {
     let more: IpAddr = "10.97.0.1".parse().unwrap();
     for is_new in [true, false] {
         for adds in [true, false] {
@@ -990,7 +990,7 @@ fn after_a_label_in_the_way_the_set_is_kept_all_the_same() {
 
 /// A VIP that cannot be released yet goes when it can.
 #[test]
-fn a_release_that_fell_short_is_tried_again() {
+fn keeper_retries_a_failed_release() {
     let net = Net::new();
     let vip = set()[0];
     let mut keeper = keeper(Binding::Address);
@@ -1030,7 +1030,7 @@ fn a_release_that_fell_short_is_tried_again() {
 /// What is on the link with another prefix length too is not written to, as in every other call, also
 /// where that is told of a VIP that is not desired any more, or never was.
 #[test]
-fn of_a_vip_of_two_lengths_nothing_is_released() {
+fn keeper_releases_nothing_of_a_vip_with_two_prefix_lengths() {
     for was_desired in [false, true] {
         let net = Net::new();
         let vip = set()[0];
@@ -1059,7 +1059,7 @@ fn of_a_vip_of_two_lengths_nothing_is_released() {
 
 /// A VIP that was rejected was never put on the link: with it nothing goes.
 #[test]
-fn with_a_rejected_vip_nothing_goes() {
+fn removing_a_rejected_vip_writes_nothing() {
     let net = Net::new();
     let [four, six] = [set()[0], set()[1]];
     let never: IpAddr = "127.0.0.9".parse().unwrap();
@@ -1083,7 +1083,7 @@ fn with_a_rejected_vip_nothing_goes() {
 /// The kernel deletes the route of a nexthop object for ours where they differ in the device alone:
 /// a further route that is heard of stays where such a one stands before it.
 #[test]
-fn a_next_hop_objects_route_is_not_deleted_for_what_is_heard_of() {
+fn keeper_does_not_delete_a_next_hop_objects_route_for_a_notified_one() {
     for (table, kind) in [("local", "local "), ("main", "")] {
         let net = Net::new();
         let vip = set()[1];
@@ -1136,7 +1136,7 @@ fn a_next_hop_objects_route_is_not_deleted_for_what_is_heard_of() {
 /// What was heard of and has been replaced since is not deleted: in IPv6 that would hit what has
 /// replaced it.
 #[test]
-fn a_route_that_was_replaced_is_not_deleted() {
+fn keeper_does_not_delete_a_replaced_route() {
     let net = Net::new();
     let vip = set()[1];
     net.ip("addr add 2001:db8::77/128 dev node0 nodad");
@@ -1162,7 +1162,7 @@ fn a_route_that_was_replaced_is_not_deleted() {
 
 /// What one family lacks is waited for; VIPs of the other are kept, and new ones come.
 #[test]
-fn a_family_that_lacks_something_does_not_stop_the_other() {
+fn keeper_serves_one_family_while_the_other_lacks_something() {
     let disable = format!("ipv6/conf/{VIP_LINK}/disable_ipv6");
     let source = |net: &Net, family: Family, what: &str| {
         let (source, bits, nodad) = match family {
@@ -1299,7 +1299,7 @@ fn two_keepers_of_a_family_each_share_the_link() {
 /// By its name a VIP goes whatever the claim, its bound or the rest of the set say; by a set without
 /// VIPs of its family it stays.
 #[test]
-fn what_is_removed_by_name_is_released() {
+fn keeper_releases_vips_that_are_removed_by_name() {
     let net = Net::new();
     let claim = Claim::ranges(["10.96.0.2/32".parse::<ipnet::IpNet>().unwrap()]).at_most(1);
     let manager = builder(Binding::Address).open().unwrap();
@@ -1339,7 +1339,7 @@ fn what_is_removed_by_name_is_released() {
 
 /// What another device holds is never fought for; when it lets go, the VIP comes.
 #[test]
-fn a_conflict_is_waited_out() {
+fn keeper_waits_for_the_end_of_a_conflict() {
     let net = Net::new();
     let vip = set()[1];
     net.ip(&format!("addr add {vip}/128 dev node0 nodad"));
@@ -1375,7 +1375,7 @@ fn a_conflict_is_waited_out() {
 
 /// A set that would release too many is refused also where a source is missing.
 #[test]
-fn a_wrong_set_is_refused_while_a_source_is_missing() {
+fn keeper_refuses_a_wrong_set_while_a_source_is_missing() {
     let net = Net::new();
     let manager = builder(Binding::Address).open().unwrap();
     let mut keeper = manager.into_keeper(Claim::link().at_most(2)).unwrap();
@@ -1404,7 +1404,7 @@ fn a_wrong_set_is_refused_while_a_source_is_missing() {
 
 /// Strangers beyond the claim's bound are left, and are no reason to let the desired VIPs down.
 #[test]
-fn too_many_strangers_do_not_stop_it() {
+fn keeper_goes_on_beside_too_many_unmanaged_vips() {
     let net = Net::new();
     let mut keeper = builder(Binding::Address)
         .open()
@@ -1445,7 +1445,7 @@ fn too_many_strangers_do_not_stop_it() {
     assert_eq!(keeper.counters(), before);
 }
 #[test]
-fn a_vip_removed_under_a_rule_before_table_local_is_released() {
+fn keeper_releases_a_removed_vip_under_a_rule_before_table_local() {
     for diversion in Diversion::ALL {
         for binding in BINDINGS {
             let net = Net::new();
@@ -1479,7 +1479,7 @@ fn a_vip_removed_under_a_rule_before_table_local_is_released() {
 }
 
 #[test]
-fn an_address_whose_lifetime_becomes_finite_is_kept() {
+fn keeper_makes_an_expiring_address_permanent() {
     let net = Net::new();
     let mut keeper = keeper(Binding::Address);
     keeper.set_desired(set());

@@ -210,17 +210,17 @@ fn builder() -> VipManagerBuilder {
 }
 
 #[test]
-fn by_address() {
+fn random_changes_are_repaired_with_address_binding() {
     run(&builder(), &Claim::link());
 }
 
 #[test]
-fn by_route() {
+fn random_changes_are_repaired_with_route_only_binding() {
     run(&builder().binding(Binding::Route), &Claim::link());
 }
 
 #[test]
-fn by_mark() {
+fn random_changes_are_repaired_with_a_claim_by_mark() {
     let protocol = |number| Protocol::new(number).unwrap();
     let builder = builder().protocol(protocol(99));
     run(&builder, &Claim::mark());
@@ -228,7 +228,7 @@ fn by_mark() {
 }
 
 #[test]
-fn with_the_kernels_source() {
+fn random_changes_are_repaired_with_the_kernels_source() {
     let builder = VipManager::builder(VIP_LINK).stall_timeout(Duration::from_secs(1));
     let four = builder.clone().source(NODE_V4).kernel_source(Family::V6);
     run(&four, &Claim::link());

@@ -312,7 +312,7 @@ fn ipv6_replace_without_create_also_needs_a_route_of_its_metric() {
 
 /// (f)
 #[test]
-fn after_a_flap_ipv4_has_the_kernels_route_beside_ours_and_the_source_tells_them_apart() {
+fn after_a_flap_ipv4_has_two_routes_that_differ_in_their_source() {
     let net = Net::new();
     let link = net.vip_index();
     let mut raw = Raw::new();
@@ -582,7 +582,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
 
 /// Removing the address leaves our IPv6 route behind.
 #[test]
-fn ipv6_routes_of_ours_survive_their_address() {
+fn ipv6_route_with_a_source_survives_its_address() {
     let net = Net::new();
     let link = net.vip_index();
     let mut raw = Raw::new();

@@ -108,7 +108,7 @@ fn for_all(test: impl Fn(&Net, Family, u8)) {
 }
 
 #[test]
-fn fresh_ones_are_assigned_left_alone_and_released() {
+fn new_vips_keep_the_kernels_route_until_release() {
     for_all(|net, kept, protocol| {
         let set = vips(200);
         let mut manager = manager(kept, protocol);
@@ -203,7 +203,7 @@ fn every_state_is_released() {
 }
 
 #[test]
-fn drift_says_what_is_missing_and_what_is_too_many() {
+fn drift_reports_missing_and_further_routes() {
     for kept in FAMILIES {
         let net = Net::new();
         let mut cases = vec![
@@ -239,7 +239,7 @@ fn drift_says_what_is_missing_and_what_is_too_many() {
 }
 
 #[test]
-fn an_old_address_gets_the_lost_route_back() {
+fn old_address_gets_its_lost_route_back() {
     for_all(|net, kept, protocol| {
         let set = vips(20);
         let mut manager = manager(kept, protocol);
@@ -328,7 +328,7 @@ fn another_devices_route_is_a_conflict() {
 
 /// The kernel's IPv6 route has metric 0, and the other one 1024.
 #[test]
-fn another_devices_route_that_loses_is_none() {
+fn another_devices_route_that_loses_is_no_conflict() {
     let net = Net::new();
     let mut manager = manager(Family::V6, PROTO_KERNEL);
     let set = vips_v6(2);
@@ -349,7 +349,7 @@ fn another_devices_route_that_loses_is_none() {
 }
 
 #[test]
-fn a_keeper_brings_it_back() {
+fn keeper_restores_the_kernels_route() {
     for kept in FAMILIES {
         let net = Net::new();
         let set = vips(5);
@@ -420,7 +420,7 @@ fn a_keeper_brings_it_back() {
 }
 
 #[test]
-fn a_source_takes_over() {
+fn set_source_replaces_the_kernels_source() {
     for_all(|net, kept, protocol| {
         let set = vips(20);
         let mut manager = manager(kept, protocol);
@@ -440,7 +440,7 @@ fn a_source_takes_over() {
 }
 
 #[test]
-fn configurations_that_contradict_themselves() {
+fn contradictory_configurations_are_refused() {
     let _net = Net::new();
     let invalid = |builder: VipManagerBuilder| {
         let error = builder.open().unwrap_err();
@@ -473,7 +473,7 @@ fn configurations_that_contradict_themselves() {
 }
 
 #[test]
-fn both_families_may_keep_it() {
+fn both_families_may_keep_the_kernels_route() {
     let net = Net::new();
     let set = vips(10);
     let mut manager = VipManager::builder(VIP_LINK)
@@ -492,7 +492,7 @@ fn both_families_may_keep_it() {
 }
 
 #[test]
-fn a_forgotten_source_is_still_an_error() {
+fn missing_source_of_the_other_family_is_an_error() {
     for kept in FAMILIES {
         let _net = Net::new();
         let mut manager = VipManager::builder(VIP_LINK)
@@ -557,7 +557,7 @@ fn several_writers_converge_under_load() {
 }
 
 #[test]
-fn right_vips_are_not_touched_under_a_rule_and_churn() {
+fn right_vips_are_not_written_to_under_a_rule_and_churn() {
     for diversion in [Diversion::Default, Diversion::Unreachable] {
         let net = Net::new();
         let set = vips(600);

@@ -173,7 +173,7 @@ struct Met {
 }
 
 #[test]
-fn the_next_call_converges_and_nothing_else_has_changed() {
+fn next_call_after_a_kill_converges_and_nothing_else_changes() {
     let mut random = Random::new();
     let settings = settings();
     let rounds = kills().div_ceil(settings.len());
@@ -310,7 +310,7 @@ fn check(before: &Seen, setting: Setting, verb: Verb) -> Result<(), String> {
 
 /// The control: what a killed call leaves is not good by itself, and others' things count.
 #[test]
-fn without_the_next_call_it_shows() {
+fn control_without_the_next_call_shows_the_kill() {
     let setting = settings()[0];
     let net = Net::new();
     others(&net, &ALL.vips());

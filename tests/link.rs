@@ -79,7 +79,7 @@ fn kinds(test: &str) -> Vec<(LinkKind, &'static str)> {
 }
 
 #[test]
-fn a_link_by_index() {
+fn manager_finds_its_link_by_index() {
     let net = Net::new();
     let set = vips(5);
     for none in [0, u32::MAX / 2 + 1, u32::MAX] {
@@ -104,7 +104,7 @@ fn a_link_by_index() {
 }
 
 #[test]
-fn an_index_that_no_link_has() {
+fn index_without_a_link_is_an_error() {
     let net = Net::new();
     let free = LinkIndex::new(4711).unwrap();
     let before = net.snapshot_without(&[]);
@@ -122,7 +122,7 @@ fn an_index_that_no_link_has() {
 }
 
 #[test]
-fn a_link_to_create_needs_a_name() {
+fn link_to_create_needs_a_name() {
     let net = Net::new();
     let index = index_of(&net, VIP_LINK);
     for kind in [LinkKind::Bridge, LinkKind::Dummy] {
@@ -178,7 +178,7 @@ fn a_renamed_link_keeps_its_index_and_loses_its_name() {
 }
 
 #[test]
-fn a_link_made_anew_is_found_by_name_and_not_by_index() {
+fn link_that_is_created_again_is_found_by_name_only() {
     let net = Net::new();
     let set = vips(5);
     let index = index_of(&net, VIP_LINK);
@@ -280,8 +280,8 @@ fn assert_made_as_meant(net: &Net, kind: &str, set: &[IpAddr]) {
 }
 
 #[test]
-fn a_created_link_has_nothing_of_its_own() {
-    for (kind, word) in kinds("a_created_link_has_nothing_of_its_own") {
+fn created_link_has_no_addresses_of_its_own() {
+    for (kind, word) in kinds("created_link_has_no_addresses_of_its_own") {
         let net = without_link();
         let set = vips(5);
         let mut manager = builder(VIP_LINK).create_link(kind).open().unwrap();
@@ -295,8 +295,8 @@ fn a_created_link_has_nothing_of_its_own() {
 }
 
 #[test]
-fn a_creation_that_was_killed_half_way_is_completed() {
-    for (kind, word) in kinds("a_creation_that_was_killed_half_way_is_completed") {
+fn link_creation_after_a_kill_is_completed() {
+    for (kind, word) in kinds("link_creation_after_a_kill_is_completed") {
         // After the message that creates it, and after the one that configures it.
         for killed_after in [1, 2] {
             let net = without_link();
@@ -316,7 +316,7 @@ fn a_creation_that_was_killed_half_way_is_completed() {
 }
 
 #[test]
-fn a_link_that_is_there_is_not_made_and_not_changed() {
+fn existing_link_is_not_changed() {
     // Up, or down and no link of that kind as we make one (it has ARP): what it is stays.
     for (up, arp) in [(true, false), (false, true)] {
         let net = without_link();

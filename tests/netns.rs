@@ -25,7 +25,7 @@ fn manager(netns: Netns) -> VipManager {
 }
 
 #[test]
-fn two_namespaces_from_a_third() {
+fn two_namespaces_are_served_from_a_third() {
     let outer = Net::bare();
     let set = vips(50);
     // Each node is a thread that lives in its namespace and answers what is asked about it.
@@ -69,7 +69,7 @@ fn two_namespaces_from_a_third() {
 }
 
 #[test]
-fn what_is_no_network_namespace_is_refused() {
+fn netns_open_refuses_other_files() {
     let net = Net::bare();
     for (path, text) in [
         ("/nowhere/at/all", "No such file"),
@@ -101,8 +101,8 @@ fn what_is_no_network_namespace_is_refused() {
 const CHILD: &str = "VIPROUTE_NETNS_CHILD";
 
 #[test]
-fn a_namespace_that_may_not_be_entered_says_what_is_needed() {
-    const NAME: &str = "a_namespace_that_may_not_be_entered_says_what_is_needed";
+fn namespace_without_privilege_is_an_error_that_names_the_capability() {
+    const NAME: &str = "namespace_without_privilege_is_an_error_that_names_the_capability";
     if std::env::var_os(CHILD).is_some() {
         // Our standard input is a namespace of the parent's, in whose user namespace we are nobody.
         let error = VipManager::builder(VIP_LINK)
@@ -134,7 +134,7 @@ fn a_namespace_that_may_not_be_entered_says_what_is_needed() {
 
 /// A named pipe is no namespace, and nobody is waited for at its other end.
 #[test]
-fn a_pipe_is_refused_at_once() {
+fn netns_open_refuses_a_pipe_without_waiting() {
     let path = std::env::temp_dir().join(format!("viproute-pipe-{}", std::process::id()));
     let made = Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(made.success());

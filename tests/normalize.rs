@@ -56,7 +56,7 @@ fn one_of_each() -> Vec<(IpAddr, State)> {
 }
 
 #[test]
-fn each_state_by_itself_and_nothing_else() {
+fn normalize_repairs_each_state_and_changes_nothing_else() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let all = one_of_each();
@@ -121,7 +121,7 @@ fn only(all: &[(IpAddr, State)], which: impl Fn(State) -> bool) -> Vec<IpAddr> {
 }
 
 #[test]
-fn a_thousand_in_random_states_and_then_not_a_message() {
+fn normalize_repairs_a_thousand_random_states_and_then_writes_nothing() {
     let mut random = Random::new();
     for protocol in PROTOCOLS {
         let net = Net::new();
@@ -187,7 +187,7 @@ fn a_thousand_in_random_states_and_then_not_a_message() {
 }
 
 #[test]
-fn after_a_link_flap_ipv4_has_a_pair_and_then_one() {
+fn normalize_deletes_the_kernels_route_after_a_link_flap() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips_v4(50);
@@ -213,7 +213,7 @@ fn after_a_link_flap_ipv4_has_a_pair_and_then_one() {
 
 /// A broadcast address brings its route back with the next flap: it is the address's maker's.
 #[test]
-fn a_broadcast_route_of_the_vip_is_a_duplicate() {
+fn broadcast_route_to_the_vip_is_a_duplicate() {
     let net = Net::new();
     let vips = vips_v4(1);
     put(&net, &[(vips[0], State::Broadcast)], PROTO_KERNEL);
@@ -231,7 +231,7 @@ fn a_broadcast_route_of_the_vip_is_a_duplicate() {
 }
 
 #[test]
-fn only_those_given_and_only_those_there() {
+fn normalize_only_repairs_given_vips_that_are_on_the_link() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(20);
@@ -334,7 +334,7 @@ type Made = (
 );
 
 #[test]
-fn the_prefix_route_goes_and_the_address_stays_as_it_was() {
+fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
     const NODAD: AddressFlags = AddressFlags::Nodad;
     let home = NODAD | AddressFlags::Homeaddress;
     let made: [Made; 10] = [
@@ -479,7 +479,7 @@ fn the_prefix_route_goes_and_the_address_stays_as_it_was() {
 
 /// kube-router issue 1698.
 #[test]
-fn the_published_two_commands_break_it_the_second_time_and_ours_never() {
+fn normalize_is_idempotent_and_the_published_commands_are_not() {
     let net = Net::new();
     let vips = vips_v6(2);
     put(
@@ -526,7 +526,7 @@ fn local_states(vip: IpAddr) -> Vec<State> {
 }
 
 #[test]
-fn no_vip_is_without_a_local_route_for_an_instant() {
+fn normalize_leaves_no_vip_without_a_local_route() {
     let mut random = Random::new();
     for protocol in PROTOCOLS {
         // Those that happen, then whatever there is.
@@ -574,7 +574,7 @@ fn no_vip_is_without_a_local_route_for_an_instant() {
 }
 
 #[test]
-fn the_look_ups_see_a_gap() {
+fn control_look_ups_see_a_gap() {
     let net = Net::new();
     let vips = vips(50);
     let all: Vec<_> = vips.iter().map(|vip| (*vip, State::Fine)).collect();
@@ -605,7 +605,7 @@ fn the_look_ups_see_a_gap() {
 /// IPv4 takes two routes for different ones that differ in their MTU or realm alone. Only one is the
 /// single route, whichever it is.
 #[test]
-fn routes_that_differ_in_their_mtu_are_two() {
+fn routes_that_differ_in_mtu_are_duplicates() {
     for binding in [Binding::Address, Binding::Route] {
         for (first, second) in [("", "mtu 1400"), ("mtu 1400", ""), ("realm 5", "mtu 1400")] {
             let net = Net::new();
@@ -657,7 +657,7 @@ fn routes_that_differ_in_their_mtu_are_two() {
 
 /// Who keeps it renewed wants it to end if they fail.
 #[test]
-fn an_address_that_expires_is_left_and_told() {
+fn normalize_leaves_and_reports_an_expiring_address() {
     type Call = fn(&mut VipManager) -> Result<Report, Error>;
     let net = Net::new();
     let all = vips(2);
@@ -702,7 +702,7 @@ fn an_address_that_expires_is_left_and_told() {
 
 /// When its lifetime is over, the kernel deletes it.
 #[test]
-fn a_route_with_a_lifetime_is_replaced() {
+fn normalize_replaces_a_route_with_a_lifetime() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vip = vips_v6(1)[0];
@@ -723,7 +723,7 @@ fn a_route_with_a_lifetime_is_replaced() {
 
 /// Healing is by routes alone: to update an address walks every other one.
 #[test]
-fn a_prefix_route_is_deleted_and_its_address_not_written_to() {
+fn normalize_deletes_a_prefix_route_without_writing_to_its_address() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let all = vips_v6(50);

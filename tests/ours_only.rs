@@ -292,7 +292,7 @@ fn in_every_state() -> Vec<(IpAddr, State)> {
 }
 
 #[test]
-fn on_a_full_node_every_other_line_stays() {
+fn calls_change_nothing_else_on_a_full_node() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let broken = in_every_state();
@@ -394,7 +394,7 @@ fn assert_single_route_but_others(net: &Net, vips: &[IpAddr], protocol: u8) {
 
 /// A conflict is told by another device's route, and by nothing else of it.
 #[test]
-fn each_kind_of_rival_by_itself() {
+fn every_kind_of_route_of_another_device_is_a_conflict() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.add_link(RIVAL);
@@ -458,7 +458,7 @@ fn each_kind_of_rival_by_itself() {
 
 /// Once the other device's route is gone, the VIP is ours to assign.
 #[test]
-fn a_conflict_ends_with_its_cause() {
+fn conflict_ends_with_its_cause() {
     let net = Net::new();
     let rival = net.add_link(RIVAL);
     net.settle();
@@ -492,7 +492,7 @@ fn wrong_on(link: &str, vips: &[IpAddr], protocol: u8) -> Vec<String> {
 }
 
 #[test]
-fn two_managers_on_two_links_one_after_the_other() {
+fn second_manager_on_another_link_gets_a_conflict() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.add_link(RIVAL);
@@ -609,7 +609,7 @@ fn at_once(vips: Vec<IpAddr>) {
 /// only with routes that have no next-hop object (`ip6_route_del`, net/ipv6/route.c): nothing in
 /// the message can spare one that stands before the route that is meant.
 #[test]
-fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
+fn next_hop_objects_route_is_a_conflict_and_not_deleted() {
     let net = Net::new();
     net.add_link(OTHER);
     net.settle();
@@ -638,7 +638,7 @@ fn a_next_hop_objects_route_is_not_deleted_for_a_duplicate() {
 /// A VIP that is on the link twice, as a host and with another prefix length, is not ours to
 /// change, also where the call finds it by itself.
 #[test]
-fn a_vip_of_two_lengths_is_found_with_both() {
+fn discovered_vip_with_two_prefix_lengths_is_left() {
     for other_first in [false, true] {
         let net = Net::new();
         let (stays, goes) = (vip("10.96.0.2"), vip("10.96.0.3"));
@@ -675,7 +675,7 @@ fn a_vip_of_two_lengths_is_found_with_both() {
 
 /// The same where only a route makes it a VIP, which the call finds after it has read the addresses.
 #[test]
-fn a_vip_that_its_route_tells_of_may_have_another_length() {
+fn vip_known_by_its_route_with_another_prefix_length_is_left() {
     for binding in [Binding::Route, Binding::Address] {
         let net = Net::new();
         let (stays, goes) = (vip("10.96.0.2"), vip("10.96.0.1"));
@@ -708,7 +708,7 @@ fn a_vip_that_its_route_tells_of_may_have_another_length() {
 /// The same where the address of another length has lost its local route, so that nothing leads to the
 /// VIP: the kernel would take the address of one host beside it.
 #[test]
-fn a_vip_of_another_length_without_a_route_is_not_new() {
+fn vip_with_another_prefix_length_and_no_route_is_left() {
     let net = Net::new();
     let (stays, new) = (vip("10.96.0.2"), vip("10.97.0.1"));
     net.ip(&format!("addr add {stays}/24 dev {VIP_LINK}"));
@@ -751,7 +751,7 @@ fn another_devices_route_of_another_type_is_a_conflict() {
 /// A route through the link in table main, behind another device's: no look-up tells of it, also not
 /// where the VIP is one of a few that are new.
 #[test]
-fn a_route_in_main_behind_another_devices_goes() {
+fn route_in_main_behind_another_devices_is_deleted() {
     for (vip, source) in [
         (vip("10.96.0.1"), IpAddr::from(NODE_V4)),
         (vip("2001:db8:42::1"), NODE_V6.into()),
@@ -775,7 +775,7 @@ fn a_route_in_main_behind_another_devices_goes() {
 /// ours is one, stands before a plain one through our link: the kernel compares no gateway where a
 /// deletion names none, so to delete the plain one would take the other.
 #[test]
-fn a_route_with_a_gateway_is_not_taken_for_one_without() {
+fn route_with_a_gateway_is_not_deleted_for_a_plain_route() {
     let v4 = (vip("10.96.0.1"), "10.1.1.2/24");
     let v6 = (vip("2001:db8:42::1"), "2001:db8:1::2/64 nodad");
     let through_ours = [v4, v6].map(|(_, stranger)| {
@@ -836,7 +836,7 @@ fn a_route_with_a_gateway_is_not_taken_for_one_without() {
 
 /// The same in table local, where IPv6 compares no type either.
 #[test]
-fn a_local_route_is_not_deleted_behind_one_with_a_gateway() {
+fn local_route_behind_one_with_a_gateway_is_a_conflict() {
     let net = Net::new();
     let (vip, source) = (vip("2001:db8:42::1"), NODE_V6);
     net.ip(&format!("addr add 2001:db8:1::2/64 dev {VIP_LINK} nodad"));

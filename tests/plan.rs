@@ -223,7 +223,7 @@ impl Scene {
 }
 
 #[test]
-fn the_script_ends_where_reconcile_ends() {
+fn script_ends_where_reconcile_ends() {
     for (protocol, binding, claim) in [
         (PROTO_KERNEL, Binding::Address, Claim::ranges(ranges())),
         (PROTO_KERNEL, Binding::Route, Claim::link()),
@@ -274,7 +274,7 @@ fn the_script_ends_where_reconcile_ends() {
 }
 
 #[test]
-fn a_tentative_address_is_waited_for() {
+fn script_waits_for_a_tentative_address() {
     let net = Net::bare();
     net.add_link(OTHER);
     net.add_node_addresses(OTHER);
@@ -311,7 +311,7 @@ fn a_tentative_address_is_waited_for() {
 }
 
 #[test]
-fn a_script_that_comes_too_late_stops() {
+fn script_that_no_longer_fits_stops() {
     let net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     let plan = plan(&mut manager, &Claim::link(), &vips(3));
@@ -333,7 +333,7 @@ fn a_script_that_comes_too_late_stops() {
 
 /// Found by a route alone, in whichever family.
 #[test]
-fn routes_without_addresses_are_released() {
+fn plan_releases_routes_without_addresses() {
     for stale in [vips_v4(3), vips_v6(3), vips(3)] {
         let net = Net::new();
         let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
@@ -356,7 +356,7 @@ fn routes_without_addresses_are_released() {
 /// In IPv4 many routes may stand in one place, in an order that no observation of ours keeps, and a
 /// deletion may match several.
 #[test]
-fn ipv4_routes_in_any_order() {
+fn plan_deletes_ipv4_duplicates_in_any_order() {
     let mut random = Random::new();
     for (protocol, binding) in PROTOCOLS
         .into_iter()
@@ -433,7 +433,7 @@ fn ipv4_routes_in_any_order() {
 }
 
 #[test]
-fn a_claim_by_mark_releases_what_bears_it() {
+fn plan_with_a_claim_by_mark_releases_marked_vips() {
     for binding in BINDINGS {
         let net = Net::new();
         let (marked, others) = (vips(3), [vips_v4(20)[19], vips_v6(20)[19]]);
@@ -490,7 +490,7 @@ impl Settle for Net {
 }
 
 #[test]
-fn the_steps_of_a_fresh_vip() {
+fn plan_lists_the_steps_of_a_new_vip() {
     let _net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     let set = vips(1);
@@ -538,7 +538,7 @@ fn the_steps_of_a_fresh_vip() {
 }
 
 #[test]
-fn the_plan_of_a_good_state_is_empty() {
+fn plan_of_a_good_state_is_empty() {
     for protocol in PROTOCOLS {
         for binding in BINDINGS {
             let net = Net::new();
@@ -597,7 +597,7 @@ fn vips_of_two_labels() -> Vec<IpAddr> {
 }
 
 #[test]
-fn vips_that_are_to_be_avoided_as_source() {
+fn plan_contains_source_avoidance() {
     for avoidance in AVOIDANCES {
         let desired = vips_of_two_labels();
         let open = || {
@@ -651,7 +651,7 @@ fn vips_that_are_to_be_avoided_as_source() {
 }
 
 #[test]
-fn only_labels_that_are_missing_are_planned() {
+fn plan_adds_only_missing_labels() {
     let net = Net::new();
     let desired = vips_of_two_labels();
     let open = |builder: VipManagerBuilder| {
@@ -681,7 +681,7 @@ fn only_labels_that_are_missing_are_planned() {
 }
 
 #[test]
-fn a_link_that_is_created_is_labelled() {
+fn plan_labels_a_created_link() {
     let net = Net::bare();
     net.add_link(OTHER);
     net.add_node_addresses(OTHER);
@@ -708,7 +708,7 @@ fn a_link_that_is_created_is_labelled() {
 }
 
 #[test]
-fn what_cannot_be_brought_about_is_listed_and_left() {
+fn plan_lists_vips_that_fall_short_and_leaves_them() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.add_link(OTHER);
@@ -762,7 +762,7 @@ fn what_cannot_be_brought_about_is_listed_and_left() {
 }
 
 #[test]
-fn what_stops_reconcile_stops_plan() {
+fn plan_fails_where_reconcile_fails() {
     let _net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     manager.assign(vips(3)).unwrap();
@@ -796,7 +796,7 @@ fn what_stops_reconcile_stops_plan() {
 /// What one family lacks fails its VIPs, in words like those of the call; the steps for the other one
 /// are there.
 #[test]
-fn a_plan_lists_the_vips_of_a_family_that_lacks_something() {
+fn plan_lists_vips_of_a_family_that_lacks_something() {
     let net = Net::new();
     let set = vips(3);
     let of = || broken::builder(VIP_LINK, PROTO_KERNEL);
@@ -837,7 +837,7 @@ fn a_plan_lists_the_vips_of_a_family_that_lacks_something() {
 }
 
 #[test]
-fn a_missing_link_comes_first() {
+fn plan_creates_a_missing_link_first() {
     for binding in BINDINGS {
         let fresh = || {
             let net = Net::bare();
@@ -898,7 +898,7 @@ fn a_missing_link_comes_first() {
 }
 
 #[test]
-fn a_link_that_is_down_comes_up_first() {
+fn plan_brings_the_link_up_first() {
     for (protocol, keep) in [(PROTO_KERNEL, "0"), (PROTO_KERNEL, "1"), (201, "1")] {
         let net = Net::new();
         net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), keep);
@@ -930,7 +930,7 @@ fn a_link_that_is_down_comes_up_first() {
 
 /// As kube-proxy adds them: each with itself as its broadcast address.
 #[test]
-fn broadcast_routes_that_come_with_the_link_are_forecast() {
+fn plan_deletes_broadcast_routes_that_come_with_the_link() {
     for protocol in [PROTO_KERNEL, 201] {
         for route_first in [false, true] {
             let net = Net::new();
@@ -963,7 +963,7 @@ fn broadcast_routes_that_come_with_the_link_are_forecast() {
 }
 
 #[test]
-fn the_last_ipv4_address_leaves_an_anchor() {
+fn plan_adds_a_placeholder_before_the_last_ipv4_address_goes() {
     let net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     manager.assign(vips(5)).unwrap();
@@ -982,7 +982,7 @@ fn the_last_ipv4_address_leaves_an_anchor() {
 }
 
 #[test]
-fn an_address_that_expires_is_made_permanent_and_keeps_all_else() {
+fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
     let of = |vip: IpAddr| {
         let state = common::net::ip_json(&format!("addr show dev {VIP_LINK} to {vip}"));
         // What the filter leaves out stands there as an empty object.
@@ -1052,7 +1052,7 @@ fn an_address_that_expires_is_made_permanent_and_keeps_all_else() {
 }
 
 #[test]
-fn ten_thousand_vips_are_planned() {
+fn plan_of_ten_thousand_vips() {
     let net = Net::new();
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     let mut times = Vec::new();
@@ -1081,7 +1081,7 @@ fn ten_thousand_vips_are_planned() {
 }
 
 #[test]
-fn a_script_waits_for_table_local_whatever_the_rules_say() {
+fn script_waits_for_table_local_under_any_rule() {
     for diversion in Diversion::ALL {
         let net = Net::new();
         if !diversion.put(&net) {

@@ -89,7 +89,7 @@ fn node() -> Net {
 }
 
 #[test]
-fn calls_that_write_need_cap_net_admin_and_no_more() {
+fn calls_that_write_need_only_cap_net_admin() {
     for (name, call) in WRITING {
         let net = node();
         net.settle();
@@ -120,7 +120,7 @@ fn calls_that_write_need_cap_net_admin_and_no_more() {
 const ALL: u64 = (1 << 38) - 1;
 
 #[test]
-fn a_call_with_nothing_to_write_needs_nothing() {
+fn call_with_nothing_to_write_needs_no_capability() {
     let net = Net::new();
     let set = vips(20);
     builder().open().unwrap().assign(&set).unwrap();
@@ -155,7 +155,7 @@ fn a_call_with_nothing_to_write_needs_nothing() {
 }
 
 #[test]
-fn looking_needs_nothing() {
+fn calls_that_read_need_no_capability() {
     let net = node();
     net.settle();
     let before = net.snapshot_without(&[]);
@@ -225,7 +225,7 @@ fn the_link_and_the_labels_need_cap_net_admin() {
 }
 
 #[test]
-fn a_keeper_says_what_it_lacks() {
+fn keeper_reports_the_missing_capability() {
     let net = Net::new();
     let set = vips(5);
     let before = net.snapshot_without(&[]);
@@ -299,7 +299,7 @@ fn lines_with(words: &[&str], tests_too: bool) -> Vec<String> {
 
 /// Together with the traces of examples/vip/tests/system_calls.rs: no program is run, and the environment is not looked at.
 #[test]
-fn no_environment_variable_and_no_process() {
+fn library_reads_no_environment_and_runs_no_process() {
     let words = [
         "std::env",
         "env::",

@@ -1768,18 +1768,18 @@ fn lacks(tally: &Tally) -> Option<&'static str> {
 }
 
 #[test]
-fn managers_of_one_link_and_others_on_the_node() {
+fn promises_hold_beside_other_writers_on_one_link() {
     hold_for_worth(|| cases(14, false).boxed());
 }
 
 #[test]
-fn managers_of_two_links_and_others_on_the_node() {
+fn promises_hold_beside_other_writers_on_two_links() {
     hold_for_worth(|| cases(14, true).boxed());
 }
 
 /// The control: a fault that only a certain sequence shows is found, and shrunk to it.
 #[test]
-fn a_fault_is_found_shrunk_and_printed() {
+fn control_fault_is_found_shrunk_and_printed() {
     // As if to normalize after the link was down and up left the duplicates there.
     let broken = |case: &Case| {
         let is_flap = |op: &Op| matches!(op, Op::Foreign(Foreign::Flap));
@@ -1818,7 +1818,7 @@ fn a_fault_is_found_shrunk_and_printed() {
 
 /// The control of the ways in which the link goes away, for a command that fails is passed over.
 #[test]
-fn the_link_goes_away_and_comes_back() {
+fn control_commands_remove_and_restore_the_link() {
     for (kind, way) in LINK_KINDS
         .kinds
         .iter()
@@ -1850,7 +1850,7 @@ fn the_link_goes_away_and_comes_back() {
 /// The control of the judge: what is broken by another hand after a call, or was never done, is
 /// seen.
 #[test]
-fn a_broken_promise_is_seen() {
+fn control_broken_promise_is_seen() {
     let tally = Tally::default();
     let case = Case {
         as_kernel: true,

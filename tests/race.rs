@@ -202,7 +202,7 @@ fn five_thousand_fresh_vips_many_times_hammered() {
 /// With `keep_addr_on_down` an address survives its link, and its route comes back late, though
 /// the address is old: nothing about it tells that the kernel has still something to do.
 #[test]
-fn flaps_that_keep_the_addresses() {
+fn assign_is_right_after_flaps_that_keep_addresses() {
     let _alone = alone();
     for (protocol, hammered) in [PROTO_KERNEL, MARK]
         .into_iter()
@@ -272,7 +272,7 @@ fn naive(vip: IpAddr, link: u32, protocol: u8) -> Vec<Request> {
 
 /// The readings of this file see a lost race: without that, nothing above is proved.
 #[test]
-fn the_naive_order_loses_and_is_seen_to() {
+fn control_naive_order_loses() {
     let _alone = alone();
     let set = fresh_v6(0, 500);
     // Kernel 6.1 was seen to be in time for all of them, VIP by VIP on a machine at rest, and once in
@@ -308,7 +308,7 @@ fn the_naive_order_loses_and_is_seen_to() {
 /// Beside another hand that does it in the naive order, again and again, nothing can be kept; but
 /// when it stops, one call puts everything right.
 #[test]
-fn beside_the_naive_order() {
+fn one_call_repairs_after_a_naive_writer_stops() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
         let mut met = 0;
@@ -432,7 +432,7 @@ fn several_managers_assign_the_same_vips() {
 /// One thread assigns and releases, another too, with sets that overlap: no call fails, and one
 /// last call of each kind finds nothing that it could not put right.
 #[test]
-fn assigning_and_releasing_overlapping_sets() {
+fn threads_assign_and_release_overlapping_sets() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
         let net = Net::new();
@@ -489,7 +489,7 @@ fn assigning_and_releasing_overlapping_sets() {
     }
 }
 
-/// The variable that makes this binary the child of [`killed_in_the_middle`].
+/// The variable that makes this binary the child of [`next_assign_after_a_kill_converges`].
 const CHILD: &str = "VIPROUTE_TEST_RACE_CHILD";
 
 fn child_set() -> Vec<IpAddr> {
@@ -512,7 +512,7 @@ fn child() {
 
 /// Killed after any message, the next call converges: no state is anywhere but in the kernel.
 #[test]
-fn killed_in_the_middle() {
+fn next_assign_after_a_kill_converges() {
     let _alone = alone();
     let set = child_set();
     let (mut killed, mut began, mut finished) = (0, 0, 0);
@@ -564,7 +564,7 @@ fn killed_in_the_middle() {
 /// call begins. Our route has outlived the first address, and the kernel's of the second one is
 /// still to come.
 #[test]
-fn a_route_that_outlived_an_address_does_not_vouch_for_the_next_one() {
+fn route_that_outlived_an_address_does_not_prove_the_next_one() {
     const ROUNDS: usize = 15;
     let mut bad = 0;
     for protocol in [PROTO_KERNEL, 201] {

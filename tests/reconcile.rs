@@ -57,7 +57,7 @@ fn set(vips: &[IpAddr]) -> BTreeSet<IpAddr> {
 }
 
 #[test]
-fn missing_broken_and_stale_ones_and_the_rest_untouched() {
+fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.ip_batch([
@@ -126,7 +126,7 @@ fn missing_broken_and_stale_ones_and_the_rest_untouched() {
 }
 
 #[test]
-fn ten_thousand_with_one_change_write_one_vips_messages() {
+fn reconcile_of_ten_thousand_with_one_change_writes_one_vip() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(5_000);
@@ -161,7 +161,7 @@ fn ten_thousand_with_one_change_write_one_vips_messages() {
 }
 
 #[test]
-fn a_claim_of_ranges_and_a_claim_of_the_link() {
+fn claims_by_ranges_and_by_link_limit_releases() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(10);
@@ -209,7 +209,7 @@ fn put_address(net: &Net, vip: IpAddr, protocol: Option<u8>) {
 }
 
 #[test]
-fn a_claim_by_the_mark_of_the_routes() {
+fn claim_by_the_mark_of_routes() {
     let net = Net::new();
     let vips = vips(10);
     let (ours, others) = vips.split_at(10);
@@ -255,7 +255,7 @@ fn a_claim_by_the_mark_of_the_routes() {
 }
 
 #[test]
-fn a_claim_by_the_mark_of_the_addresses() {
+fn claim_by_the_mark_of_addresses() {
     let net = Net::new();
     let vips = vips(10);
     let (ours, others) = vips.split_at(10);
@@ -288,7 +288,7 @@ fn a_claim_by_the_mark_of_the_addresses() {
 }
 
 #[test]
-fn a_claim_by_a_mark_that_is_none_is_refused() {
+fn claim_by_an_unconfigured_mark_is_refused() {
     let net = Net::new();
     let vips = vips(2);
     manager(PROTO_KERNEL).assign(&vips).unwrap();
@@ -318,7 +318,7 @@ fn a_claim_by_a_mark_that_is_none_is_refused() {
 }
 
 #[test]
-fn an_empty_set_is_no_wipe() {
+fn empty_set_releases_nothing() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(5);
@@ -364,7 +364,7 @@ fn an_empty_set_is_no_wipe() {
 }
 
 #[test]
-fn a_bound_on_the_releases() {
+fn at_most_bounds_releases() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(10);
@@ -396,7 +396,7 @@ fn a_bound_on_the_releases() {
 
 /// Nor is the link brought up by a call that is refused.
 #[test]
-fn a_bound_on_the_releases_holds_before_the_link_is_brought_up() {
+fn at_most_is_checked_before_the_link_is_brought_up() {
     let net = Net::new();
     let vips = vips_v4(6);
     let mut manager = builder(VIP_LINK, PROTO_KERNEL).bring_up().open().unwrap();
@@ -414,7 +414,7 @@ fn a_bound_on_the_releases_holds_before_the_link_is_brought_up() {
 }
 
 #[test]
-fn a_wipe_needs_no_source_and_no_link_that_is_up() {
+fn release_all_needs_no_source_and_no_link_that_is_up() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(20);
@@ -438,7 +438,7 @@ const NEW_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
 const NEW_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x20);
 
 #[test]
-fn all_move_to_another_source_without_a_gap() {
+fn set_source_moves_all_vips_without_a_gap() {
     for protocol in PROTOCOLS {
         for binding in [Binding::Address, Binding::Route] {
             let net = Net::new();
@@ -488,7 +488,7 @@ fn all_move_to_another_source_without_a_gap() {
 
 /// The order in which it happens when a node is renumbered without warning.
 #[test]
-fn the_old_source_went_away_before() {
+fn set_source_after_the_old_source_went_away() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(20);
@@ -534,7 +534,7 @@ fn the_old_source_went_away_before() {
 /// A desired VIP that is rejected, because its family has no source, is not one that nobody desires:
 /// it stays as it is. So does the rest of that family, which the manager is not for.
 #[test]
-fn a_desired_vip_without_a_source_is_not_released() {
+fn desired_vip_without_a_source_is_not_released() {
     let net = Net::new();
     let (v4, kept, goes) = (
         vip("10.96.0.1"),
@@ -574,7 +574,7 @@ fn a_desired_vip_without_a_source_is_not_released() {
 }
 
 #[test]
-fn an_address_that_expires_is_kept_where_it_is_desired() {
+fn reconcile_makes_a_desired_expiring_address_permanent() {
     let net = Net::new();
     let all = vips(2);
     for vip in &all {

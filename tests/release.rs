@@ -51,7 +51,7 @@ fn keep_an_address(net: &Net) {
 }
 
 #[test]
-fn each_state_goes_and_nothing_else_with_a_source_and_without() {
+fn release_removes_each_state_and_nothing_else() {
     for (protocol, with_source) in [(PROTO_KERNEL, true), (PROTO_KERNEL, false), (201, true)] {
         let net = Net::new();
         keep_an_address(&net);
@@ -94,7 +94,7 @@ fn each_state_goes_and_nothing_else_with_a_source_and_without() {
 }
 
 #[test]
-fn after_a_thousand_in_random_states_the_link_is_as_before() {
+fn release_of_a_thousand_random_states_restores_the_link() {
     let mut random = Random::new();
     for protocol in PROTOCOLS {
         let net = Net::new();
@@ -142,7 +142,7 @@ fn after_a_thousand_in_random_states_the_link_is_as_before() {
 }
 
 #[test]
-fn after_assign_and_release_of_all_the_node_is_as_before() {
+fn assign_and_release_of_all_restore_the_node() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let start = Snapshot::take(&[]);
@@ -163,7 +163,7 @@ fn after_assign_and_release_of_all_the_node_is_as_before() {
 /// The kernel deletes an IPv4 address's secondaries with it: those of the same subnet. Ours must
 /// not be such.
 #[test]
-fn each_vip_goes_by_itself() {
+fn release_of_one_vip_leaves_the_others() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(6);
@@ -187,7 +187,7 @@ fn each_vip_goes_by_itself() {
 }
 
 #[test]
-fn a_route_that_leaked_with_its_address_is_removed() {
+fn release_deletes_route_whose_address_is_gone() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         keep_an_address(&net);
@@ -215,7 +215,7 @@ fn a_route_that_leaked_with_its_address_is_removed() {
 }
 
 #[test]
-fn another_prefix_length_is_not_ours_to_remove() {
+fn release_leaves_an_address_with_another_prefix_length() {
     for protocol in PROTOCOLS {
         for with_route in [false, true] {
             let net = Net::new();
@@ -265,7 +265,7 @@ fn another_prefix_length_is_not_ours_to_remove() {
 
 /// The same address as a host prefix beside it: the two share the kernel's local route.
 #[test]
-fn another_prefix_length_beside_the_host_prefix_is_not_ours_either() {
+fn release_leaves_both_addresses_of_two_prefix_lengths() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vip = vips_v4(1)[0];
@@ -290,7 +290,7 @@ fn another_prefix_length_beside_the_host_prefix_is_not_ours_either() {
 }
 
 #[test]
-fn link_local_loopback_and_sources_are_never_touched() {
+fn release_never_touches_link_local_loopback_and_sources() {
     let net = Net::new();
     // The node's addresses on the VIP link itself, and a link-local one.
     net.add_node_addresses(VIP_LINK);
@@ -334,7 +334,7 @@ fn link_local_loopback_and_sources_are_never_touched() {
 }
 
 #[test]
-fn on_a_link_that_is_down() {
+fn release_works_on_a_link_that_is_down() {
     for protocol in PROTOCOLS {
         for keep in ["0", "1"] {
             let net = Net::new();
@@ -378,7 +378,7 @@ fn on_a_link_that_is_down() {
 }
 
 #[test]
-fn a_vip_that_another_device_holds_too_stays_there() {
+fn release_leaves_another_devices_route_to_the_vip() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         keep_an_address(&net);
@@ -434,7 +434,7 @@ fn a_vip_that_another_device_holds_too_stays_there() {
 }
 
 #[test]
-fn what_is_not_there_needs_nothing_not_even_a_message() {
+fn release_of_absent_vips_writes_nothing() {
     let _net = Net::new();
     let vips = vips(500);
     let before = Snapshot::take(&[]);
@@ -460,7 +460,7 @@ fn what_is_not_there_needs_nothing_not_even_a_message() {
 /// An IPv4 address with a peer has a prefix of one host, the peer's, and is the VIP's for all that.
 /// A deletion has to name the peer, or it finds nothing when the routes are gone already.
 #[test]
-fn an_ipv4_address_with_a_peer_goes() {
+fn release_removes_an_ipv4_address_with_a_peer() {
     let vip = common::vip("10.96.0.1");
     let (plain, peer) = (format!("{vip}/32"), format!("{vip} peer 10.96.0.2/32"));
     let other = format!("{vip} peer 10.96.0.3/32");
@@ -541,7 +541,7 @@ fn release_under_a_rule_before_table_local_deletes_every_route() {
 }
 
 #[test]
-fn release_under_a_rule_and_churn_claims_nothing_that_is_not_so() {
+fn release_under_a_rule_and_churn_reports_no_false_success() {
     for diversion in [Diversion::Default, Diversion::Unreachable] {
         let net = Net::new();
         keep_an_address(&net);

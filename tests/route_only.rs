@@ -74,7 +74,7 @@ fn report(result: Result<Report, Error>) -> Report {
 }
 
 #[test]
-fn ten_thousand_of_each_family_and_then_not_a_message() {
+fn assign_of_ten_thousand_of_each_family_and_then_no_write() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(10_000);
@@ -118,7 +118,7 @@ fn ten_thousand_of_each_family_and_then_not_a_message() {
 }
 
 #[test]
-fn a_hundred_thousand_in_bulk() {
+fn assign_of_a_hundred_thousand() {
     let net = Net::new();
     for vips in [vips_v4(100_000), vips_v6(100_000)] {
         let mut manager = route_only(PROTO_KERNEL);
@@ -146,7 +146,7 @@ fn a_hundred_thousand_in_bulk() {
 
 /// What is wrong with a route that has no address.
 #[test]
-fn each_broken_state_is_told_and_repaired() {
+fn every_broken_state_is_reported_and_repaired() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let zip = |vips: Vec<IpAddr>| {
@@ -287,7 +287,7 @@ impl<'a> Witness<'a> {
 }
 
 #[test]
-fn all_move_between_the_bindings_and_back_without_a_gap() {
+fn set_binding_moves_all_vips_both_ways_without_a_gap() {
     for protocol in PROTOCOLS {
         for vips in [vips(200), vips_v4(200), vips_v6(200)] {
             let net = Net::new();
@@ -325,7 +325,7 @@ fn all_move_between_the_bindings_and_back_without_a_gap() {
 }
 
 #[test]
-fn one_moves_and_the_others_stay() {
+fn assign_moves_one_vip_and_leaves_the_others() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(50);
@@ -357,7 +357,7 @@ fn one_moves_and_the_others_stay() {
 
 /// Some bound by address, some by route, foreign routes through the link, and it all moves.
 #[test]
-fn a_mixed_link_moves_whole() {
+fn set_binding_moves_a_link_of_mixed_bindings() {
     let mut random = Random::new();
     for protocol in PROTOCOLS {
         for target in [Binding::Route, Binding::Address] {
@@ -417,7 +417,7 @@ fn a_mixed_link_moves_whole() {
 
 /// The control for the anchor: this is what it is there for.
 #[test]
-fn without_an_anchor_the_kernel_flushes_ipv4() {
+fn control_kernel_flushes_ipv4_routes_without_a_placeholder() {
     let net = Net::new();
     let vips = vips_v4(3);
     route_only(PROTO_KERNEL).assign(&vips).unwrap();
@@ -430,7 +430,7 @@ fn without_an_anchor_the_kernel_flushes_ipv4() {
 }
 
 #[test]
-fn reconcile_over_the_bindings() {
+fn reconcile_moves_between_the_bindings() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips(30);
@@ -480,7 +480,7 @@ fn manager_in_new_net(protocol: u8) -> VipManager {
 
 /// No address, no prefix route of the kernel's: the node's other routes need not be walked.
 #[test]
-fn an_audit_leaves_table_main_alone() {
+fn audit_of_route_only_vips_does_not_read_table_main() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         let vips = vips_v6(3);
@@ -537,7 +537,7 @@ fn another_devices_route_is_a_conflict() {
 
 /// IPv4's bind takes any local address, IPv6's only one that is on a link.
 #[test]
-fn bind_to_a_vip() {
+fn sockets_bind_to_route_only_vips() {
     let net = Net::new();
     let vips = vips(2);
     let mut manager = route_only(PROTO_KERNEL);
@@ -640,7 +640,7 @@ fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<UdpSocket> {
 /// A keeper of route-only VIPs takes an address away that another hand has added to one. The link
 /// has a further address of its own, so it needs none to keep its routes.
 #[test]
-fn where_an_address_stays_none_is_added() {
+fn keeper_adds_no_placeholder_while_an_address_stays() {
     for has_address in [true, false] {
         let net = Net::new();
         let all = [vip("10.96.0.1"), vip("10.96.0.2")];

@@ -15,7 +15,7 @@ fn own_netns() -> PathBuf {
 }
 
 #[test]
-fn a_sandbox_is_the_threads_own_and_ends_with_it() {
+fn sandbox_belongs_to_its_thread_and_ends_with_it() {
     let before = own_netns();
     let sandbox = Sandbox::new().unwrap();
     let inside = own_netns();
@@ -45,7 +45,7 @@ fn a_sandbox_is_the_threads_own_and_ends_with_it() {
 }
 
 #[test]
-fn lo_is_up_and_alone() {
+fn sandbox_has_lo_only_and_lo_is_up() {
     let _sandbox = Sandbox::new().unwrap();
     let links = common::net::ip_json("link");
     let links = links.as_array().unwrap();

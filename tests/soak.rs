@@ -486,7 +486,7 @@ fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
 }
 
 #[test]
-fn under_random_drift() {
+fn keeper_repairs_random_drift_with_flat_memory() {
     let done = soak(Soak {
         pairs: PAIRS,
         drifts: DRIFTS,
@@ -500,7 +500,7 @@ fn under_random_drift() {
 /// The control: of the same run, only smaller, it is seen when the keeper repairs nothing, leaks or
 /// grows.
 #[test]
-fn a_bad_keeper_is_seen() {
+fn control_bad_keeper_is_seen() {
     let small = |sabotage, patience| {
         std::thread::spawn(move || {
             soak(Soak {

@@ -163,7 +163,7 @@ fn by_default_an_ipv6_vip_is_chosen_and_an_ipv4_one_is_not() {
 }
 
 #[test]
-fn each_way_avoids_it() {
+fn each_avoidance_keeps_vips_from_being_chosen() {
     for avoidance in BOTH {
         let net = node_on_lo();
         let set = vips(5);
@@ -201,7 +201,7 @@ fn each_way_avoids_it() {
 /// In IPv4 the kernel goes through the links in order, and takes the first address whose scope is
 /// not link: where the node's own stands on a later one, that would be the VIP.
 #[test]
-fn scope_link_is_enough_in_ipv4() {
+fn scope_link_avoids_ipv4_vips() {
     let net = Net::bare();
     net.add_link(VIP_LINK);
     net.add_link(NODE_LINK);
@@ -221,7 +221,7 @@ fn scope_link_is_enough_in_ipv4() {
 }
 
 #[test]
-fn unique_local_vips_have_an_entry_of_their_own() {
+fn unique_local_vips_get_their_own_label_entry() {
     let net = node_on_lo();
     net.ip(&format!("addr add {ULA_NODE}/128 dev lo nodad"));
     net.settle();
@@ -314,7 +314,7 @@ fn assert_reached_from_the_node_freely(net: &Net, vip: IpAddr) {
 }
 
 #[test]
-fn an_entry_in_the_way_is_told_before_anything_is_written() {
+fn conflicting_label_is_reported_before_any_write() {
     // The kernel's label of all destinations.
     let ours = format!("dev {VIP_LINK} label 1");
     let destinations = "label 99";
@@ -355,7 +355,7 @@ fn an_entry_in_the_way_is_told_before_anything_is_written() {
 }
 
 #[test]
-fn an_entry_whose_label_no_destination_has_is_as_good() {
+fn existing_label_that_no_destination_has_is_accepted() {
     let net = node_on_lo();
     // By another hand, with a label of its own.
     net.ip(&format!(
@@ -370,7 +370,7 @@ fn an_entry_whose_label_no_destination_has_is_as_good() {
 }
 
 #[test]
-fn a_label_of_choice_goes_beside_anothers() {
+fn address_label_stands_beside_another_programs_label() {
     let net = node_on_lo();
     // As pacemaker's IPaddr2 adds it for an address of its own.
     net.ip("addrlabel add prefix 2001:db8:7::7/128 label 99");
@@ -401,7 +401,7 @@ fn a_label_of_choice_goes_beside_anothers() {
 }
 
 #[test]
-fn a_link_made_anew_is_labelled_anew() {
+fn link_that_is_created_again_is_labelled_again() {
     let net = node_on_lo();
     let mut manager = avoiding(SourceAvoidance::AddressLabel);
     manager.assign(vips(5)).unwrap();
@@ -441,7 +441,7 @@ fn managers_that_label_the_link_at_once_share_the_entry() {
 }
 
 #[test]
-fn nothing_is_labelled_for_a_vip_that_is_not_put_on_the_link() {
+fn rejected_vips_cause_no_label() {
     let _net = node_on_lo();
     let before = label_writes();
     let mut manager = avoiding(SourceAvoidance::AddressLabel);
@@ -465,7 +465,7 @@ fn nothing_is_labelled_for_a_vip_that_is_not_put_on_the_link() {
 }
 
 #[test]
-fn an_address_that_is_there_keeps_its_lifetime() {
+fn existing_address_keeps_its_preferred_lifetime() {
     let net = node_on_lo();
     let set = vips_v6(2);
     let (by_hand, added) = (set[0], set[1]);
@@ -498,7 +498,7 @@ fn an_address_that_is_there_keeps_its_lifetime() {
 /// `cargo test --release --test source_choice -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement, for the documentation of SourceAvoidance::Deprecated"]
-fn what_a_deprecated_address_costs() {
+fn cost_of_deprecated_addresses() {
     for count in [1_000, 5_000, 10_000] {
         let mut best = [Duration::MAX; 3];
         for _ in 0..3 {

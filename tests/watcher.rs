@@ -57,7 +57,7 @@ fn of_vip(events: &[Event], vip: IpAddr) -> Option<(Change, Origin)> {
 
 /// What a program that only logs events prints.
 #[test]
-fn an_event_is_a_line_of_a_log() {
+fn events_print_as_one_line() {
     let net = Net::new();
     let mut manager = manager();
     let four = vips_v4(1)[0];
@@ -97,7 +97,7 @@ fn an_event_is_a_line_of_a_log() {
 }
 
 #[test]
-fn which_vip_what_and_by_whom() {
+fn events_name_vip_change_and_origin() {
     let net = Net::new();
     let mut manager = manager();
     let mut watcher = manager.watcher().unwrap();
@@ -160,7 +160,7 @@ fn which_vip_what_and_by_whom() {
 }
 
 #[test]
-fn what_the_kernel_does_by_itself_is_its_own() {
+fn changes_by_the_kernel_have_origin_kernel() {
     let net = Net::new();
     let mut manager = manager();
     let four = vips(1)[0];
@@ -187,7 +187,7 @@ fn told(events: &[Event]) -> Vec<Vip> {
 }
 
 #[test]
-fn what_is_no_vip_is_not_told() {
+fn addresses_that_cannot_be_vips_are_not_reported() {
     let net = Net::new();
     // Two that are there before it begins.
     net.ip_batch([
@@ -263,7 +263,7 @@ fn what_is_no_vip_is_not_told() {
 }
 
 #[test]
-fn the_link_and_the_nodes_addresses() {
+fn watcher_reports_link_and_node_addresses() {
     let net = Net::new();
     let mut watcher = manager().watcher().unwrap();
     let index = LinkIndex::new(net.vip_index()).unwrap();
@@ -290,7 +290,7 @@ fn the_link_and_the_nodes_addresses() {
 }
 
 #[test]
-fn a_burst_is_one_event_for_each_vip() {
+fn burst_is_coalesced_to_one_event_per_vip() {
     let net = Net::new();
     let mut watcher = manager().watcher().unwrap();
     let vip = vips(1)[0];
@@ -319,7 +319,7 @@ fn a_burst_is_one_event_for_each_vip() {
 }
 
 #[test]
-fn an_overflow_is_a_resync_not_an_error() {
+fn overflow_is_a_resync_and_no_error() {
     let net = Net::new();
     // The smallest receive buffer that there is.
     let mut watcher = VipManager::builder(VIP_LINK)
@@ -356,7 +356,7 @@ fn an_overflow_is_a_resync_not_an_error() {
 
 /// That the link is another one now is among what was lost.
 #[test]
-fn a_link_that_is_made_again_unheard_is_followed() {
+fn watcher_follows_a_link_whose_re_creation_it_missed() {
     let net = Net::new();
     let manager = VipManager::builder(VIP_LINK).receive_buffer(4096);
     let mut watcher = manager.open().unwrap().watcher().unwrap();
@@ -392,7 +392,7 @@ fn a_link_that_is_made_again_unheard_is_followed() {
 
 /// The name may be one of the link's alternative ones.
 #[test]
-fn the_link_has_another_name_too() {
+fn watcher_follows_a_link_by_alternative_name() {
     let net = Net::new();
     let index = LinkIndex::new(net.vip_index()).unwrap();
     let altname = |what: &str, name: &str| {
@@ -417,7 +417,7 @@ fn the_link_has_another_name_too() {
 
 /// A port that leaves its bridge is not gone, though the bridge tells so in its own family.
 #[test]
-fn a_bridges_port_that_leaves_is_still_there() {
+fn port_that_leaves_its_bridge_is_not_gone() {
     let net = Net::bare();
     // A bridge cannot be a port.
     let kinds = ["dummy", "ifb"];

@@ -133,7 +133,7 @@ fn tentative_addresses_and_wrong_lengths_are_seen() {
 }
 
 #[test]
-fn route_only_binding_and_the_kernels_own_route_can_be_wanted() {
+fn route_only_binding_and_the_kernels_route_can_be_expected() {
     let net = Net::new();
     let vips = vips(2);
     let mut raw = Raw::new();
@@ -174,7 +174,7 @@ fn route_only_binding_and_the_kernels_own_route_can_be_wanted() {
 
 #[test]
 #[should_panic(expected = "1 of 2 VIPs are still there")]
-fn what_is_left_is_not_absent() {
+fn remaining_objects_are_not_absent() {
     let net = Net::new();
     net.ip("-6 route add local 2001:db8:42::2 dev kube-dummy-if table local");
     net.assert_absent(&vips_v6(2));
@@ -327,7 +327,7 @@ fn the_watcher_keeps_up_with_ten_thousand() {
 }
 
 #[test]
-fn the_hammer_hammers_and_stops() {
+fn hammer_works_and_stops() {
     let net = Net::new();
     let before = net.snapshot_without(&[]);
     let hammer = Hammer::start(&net);

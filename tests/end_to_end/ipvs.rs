@@ -24,8 +24,8 @@ fn with_ipvs(test: &str) -> Option<Topology> {
 }
 
 #[test]
-fn ipvs_which_route_decides() {
-    let Some(topology) = with_ipvs("ipvs_which_route_decides") else {
+fn ipvs_depends_on_the_local_route() {
+    let Some(topology) = with_ipvs("ipvs_depends_on_the_local_route") else {
         return;
     };
     for family in BOTH {

@@ -35,7 +35,7 @@ pub(crate) fn assert_cured(topology: &Topology, report: Result<Report, Error>) {
 }
 
 #[test]
-fn normalize_cures_what_addresses_and_replaced_routes_left() {
+fn normalize_repairs_addresses_with_replaced_routes() {
     let topology = Topology::new();
     for family in BOTH {
         topology.add_address(family);
@@ -49,7 +49,7 @@ fn normalize_cures_what_addresses_and_replaced_routes_left() {
 }
 
 #[test]
-fn normalize_cures_bare_addresses() {
+fn normalize_repairs_addresses_without_routes() {
     let topology = Topology::new();
     for family in BOTH {
         topology.add_address(family);
@@ -61,7 +61,7 @@ fn normalize_cures_bare_addresses() {
 }
 
 #[test]
-fn assign_alone_is_enough() {
+fn assign_makes_vips_reachable() {
     let topology = Topology::new();
 
     let report = topology.in_node_a(|| open()?.assign(BOTH.map(vip)));
@@ -80,7 +80,7 @@ fn has_address(topology: &Topology, family: Family) -> bool {
 }
 
 #[test]
-fn a_route_without_an_address_is_enough() {
+fn route_only_vips_are_reachable() {
     let topology = Topology::new();
 
     let report = topology.in_node_a(|| open_with(Binding::Route)?.assign(BOTH.map(vip)));
@@ -101,7 +101,7 @@ fn a_route_without_an_address_is_enough() {
 }
 
 #[test]
-fn the_vips_are_reached_on_either_side_of_a_move_between_the_bindings() {
+fn vips_stay_reachable_after_a_move_between_bindings() {
     let topology = Topology::new();
     for family in BOTH {
         topology.add_address(family);

@@ -102,7 +102,7 @@ fn end(controller: Running, signal: i32) -> String {
 }
 
 #[test]
-fn changes_of_the_file_are_applied_and_the_end_leaves_them() {
+fn file_changes_are_applied_and_vips_stay_at_the_end() {
     let node = Node::new(
         "applies",
         "# services\n10.96.0.10\n2001:db8:42:1::1 # dns\n2001:db8:42:1::2\n",
@@ -146,7 +146,7 @@ fn sighup_rereads_at_once() {
 }
 
 #[test]
-fn a_file_that_says_nothing_wipes_nothing() {
+fn empty_file_releases_nothing() {
     let node = Node::new("guards", "10.96.0.10\n10.96.0.11\n10.96.0.12\n");
     let both = ["10.96.0.10", "10.96.0.11", "10.96.0.12"];
     let controller = node.start("--at-most 1");
@@ -176,13 +176,13 @@ fn a_file_that_says_nothing_wipes_nothing() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_wipes_nothing() {
+fn unreadable_file_releases_nothing() {
     let node = Node::new("unreadable", "10.96.0.10\n");
     let controller = node.start("");
     controller.complains("changed: 1 assigned");
     fs::set_permissions(&node.file, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&node.file).is_ok() {
-        let name = "a_file_that_may_not_be_read_wipes_nothing";
+        let name = "unreadable_file_releases_nothing";
         common::skipped(name, "here one may read everything");
     }
     controller.signal(libc::SIGHUP);
@@ -193,7 +193,7 @@ fn a_file_that_may_not_be_read_wipes_nothing() {
 }
 
 #[test]
-fn what_others_break_is_repaired() {
+fn controller_repairs_changes_of_other_writers() {
     let vips = ["10.96.0.10", "10.96.0.11", "2001:db8:42:1::1"];
     let node = Node::new("repairs", &(vips.join("\n") + "\n"));
     // The file has nothing to do with it.
@@ -232,12 +232,12 @@ fn what_others_break_is_repaired() {
 }
 
 #[test]
-fn a_conflict_is_told_once_and_repaired_when_it_ends() {
+fn conflict_is_reported_once_and_repaired_when_it_ends() {
     conflict("conflict-v6", "2001:db8:42:1::1");
 }
 
 #[test]
-fn an_ipv4_conflict_is_told_once_and_repaired_when_it_ends() {
+fn ipv4_conflict_is_reported_once_and_repaired_when_it_ends() {
     conflict("conflict-v4", "10.96.0.10");
 }
 
@@ -265,7 +265,7 @@ fn conflict(test: &str, vip: &str) {
 }
 
 #[test]
-fn claims_bound_what_it_releases_and_the_end_may_release() {
+fn claims_limit_releases_and_the_end_may_release() {
     let node = Node::new("claims", "10.96.0.10\n");
     node.net
         .ip(&format!("addr add 10.97.0.1/32 dev {VIP_LINK}"));
@@ -282,7 +282,7 @@ fn claims_bound_what_it_releases_and_the_end_may_release() {
 }
 
 #[test]
-fn it_may_create_the_link() {
+fn controller_creates_the_link_on_request() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
@@ -295,7 +295,7 @@ fn it_may_create_the_link() {
 }
 
 #[test]
-fn wrong_usage() {
+fn wrong_usage_is_an_error() {
     let net = Net::new();
     for args in [
         "--file x",

@@ -168,7 +168,7 @@ fn releases_without_a_source() {
 }
 
 #[test]
-fn marks_routes_with_the_protocol_given() {
+fn routes_have_the_given_protocol() {
     let net = Net::new();
     usually("assign", &format!("--protocol 201 {BOTH}"))
         .exits(0)
@@ -179,7 +179,7 @@ fn marks_routes_with_the_protocol_given() {
 }
 
 #[test]
-fn creates_the_link_only_when_told() {
+fn creates_the_link_only_on_request() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
@@ -234,7 +234,7 @@ fn creates_the_link_only_when_told() {
 }
 
 #[test]
-fn brings_the_link_up_only_when_told() {
+fn brings_the_link_up_only_on_request() {
     let net = Net::new();
     net.ip(&format!("link set {VIP_LINK} down"));
     usually("assign", BOTH)
@@ -254,7 +254,7 @@ fn brings_the_link_up_only_when_told() {
 // Audit
 
 #[test]
-fn audit_tells_what_drifted() {
+fn audit_prints_drift() {
     let net = Net::new();
     let bare = usually("audit", "").exits(0).quiet();
     assert!(bare.out.contains(": 0 VIPs, 0 drifted in "), "{bare:?}");
@@ -445,7 +445,7 @@ fn audit_without_a_source_judges_no_source() {
 }
 
 #[test]
-fn a_deep_audit_sees_other_devices_and_tables() {
+fn deep_audit_reports_other_devices_and_tables() {
     let net = Net::new();
     usually("assign", BOTH).exits(0);
     net.ip(&format!("route add 10.96.0.10/32 dev {VIP_LINK} table 100"));
@@ -495,7 +495,7 @@ fn reconcile_releases_what_is_claimed_and_not_desired() {
 }
 
 #[test]
-fn reconcile_goes_by_marks() {
+fn reconcile_claims_by_mark() {
     let net = Net::new();
     usually("assign", "10.96.0.11").exits(0);
     usually("assign", "--protocol 201 10.96.0.12 2001:db8:42:1::1").exits(0);
@@ -518,7 +518,7 @@ fn reconcile_goes_by_marks() {
 }
 
 #[test]
-fn reconcile_knows_the_protocol_of_addresses() {
+fn reconcile_claims_by_the_protocol_of_addresses() {
     let net = Net::new();
     usually("assign", "10.96.0.11").exits(0);
     usually("assign", "--address-protocol 99 10.96.0.12").exits(0);
@@ -528,7 +528,7 @@ fn reconcile_knows_the_protocol_of_addresses() {
         .attributes
         .contains(&AddressAttribute::Protocol(99.into()));
     if !marked {
-        let name = "reconcile_knows_the_protocol_of_addresses";
+        let name = "reconcile_claims_by_the_protocol_of_addresses";
         common::skipped(name, "this kernel knows no protocol of addresses");
         return;
     }
@@ -540,7 +540,7 @@ fn reconcile_knows_the_protocol_of_addresses() {
 }
 
 #[test]
-fn reconcile_releases_no_more_than_it_may() {
+fn reconcile_releases_no_more_than_at_most() {
     let net = Net::new();
     usually("assign", &format!("{BOTH} 10.96.0.11")).exits(0);
     let ran = usually(
@@ -665,7 +665,7 @@ fn watch(args: &str) -> Running {
 }
 
 #[test]
-fn watch_tells_what_others_do() {
+fn watch_prints_changes_of_other_writers() {
     let net = Net::new();
     usually("assign", "10.96.0.11").exits(0);
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -720,7 +720,7 @@ fn watch_in_json_of_some_vips() {
 }
 
 #[test]
-fn watch_awaits_a_link_and_ends_in_time() {
+fn watch_waits_for_a_link_and_ends_in_time() {
     let net = Net::bare();
     let watching = watch("");
     net.add_link(VIP_LINK);
@@ -789,7 +789,7 @@ fn plan_prints_a_script_that_does_what_reconcile_would() {
 }
 
 #[test]
-fn plan_in_json_with_what_falls_short() {
+fn plan_in_json_lists_vips_that_fall_short() {
     let net = Net::new();
     net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
     let ran = usually("plan", &format!("--claim link --json 10.96.0.12 {BOTH}"))
@@ -825,7 +825,7 @@ fn keep(args: &str) -> Running {
 }
 
 #[test]
-fn keep_repairs_what_others_break() {
+fn keep_repairs_changes_of_other_writers() {
     let net = Net::new();
     net.ip(&format!("addr add 10.96.0.11/32 dev {VIP_LINK}"));
     let keeping = keep(&format!("--claim link {BOTH}"));
@@ -924,7 +924,7 @@ fn keep_creates_the_link_when_the_nodes_address_comes() {
 }
 
 #[test]
-fn keep_creates_the_link_and_heeds_its_bound() {
+fn keep_creates_the_link_and_respects_at_most() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
@@ -995,7 +995,7 @@ fn a_conflict_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_missing_link_or_source_is_told() {
+fn missing_link_or_source_is_an_error() {
     let net = Net::new();
     for subcommand in ["assign", "normalize", "release"] {
         let args = format!("{subcommand} --link nix --source {NODE_V4} 10.96.0.10");
@@ -1033,7 +1033,7 @@ fn a_total_timeout_ends_the_call() {
 // JSON
 
 #[test]
-fn json_tells_counters_and_failures() {
+fn json_has_counters_and_failures() {
     let net = Net::new();
     let document = usually("assign", &format!("--json {BOTH}"))
         .exits(0)
@@ -1080,7 +1080,7 @@ fn json_tells_counters_and_failures() {
 }
 
 #[test]
-fn json_tells_why_a_call_failed() {
+fn json_has_the_reason_of_a_failed_call() {
     let _net = Net::new();
     let document = vip(&format!(
         "assign --link nix --source {NODE_V4} --json 10.96.0.10"
@@ -1098,7 +1098,7 @@ fn json_tells_why_a_call_failed() {
 // Wrong usage: exit code 2, and nothing is written
 
 #[test]
-fn wrong_usage() {
+fn wrong_usage_is_an_error() {
     let net = Net::new();
     let link = format!("--link {VIP_LINK}");
     let source = format!("--source {NODE_V4}");
@@ -1176,7 +1176,7 @@ fn a_bad_line_of_standard_input_is_named() {
 }
 
 #[test]
-fn help_tells_exit_codes_and_examples() {
+fn help_lists_exit_codes_and_examples() {
     for args in [
         "--help",
         "assign --help",
@@ -1198,7 +1198,7 @@ fn help_tells_exit_codes_and_examples() {
 // Closed and full streams
 
 #[test]
-fn a_closed_standard_output_or_error_is_no_panic() {
+fn closed_standard_output_or_error_causes_no_panic() {
     let net = Net::new();
     let closing = |args: &str, out: bool, err: bool| {
         let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();

@@ -89,9 +89,9 @@ fn cannot_trace() -> Option<String> {
 
 #[test]
 #[allow(unsafe_code)]
-fn the_system_calls_are_the_documented_ones() {
+fn system_calls_are_the_documented_ones() {
     if let Some(why) = cannot_trace() {
-        skipped("the_system_calls_are_the_documented_ones", &why);
+        skipped("system_calls_are_the_documented_ones", &why);
         return;
     }
     let net = node();
@@ -178,7 +178,7 @@ fn own_thread() -> String {
 
 /// The control: from a trace, a call that is not listed is told.
 #[test]
-fn a_new_system_call_would_be_found() {
+fn control_undocumented_system_call_is_found() {
     let trace = "7 execve(\"vip\")\n7 openat(1)\n7 socket(AF_NETLINK, 3, 0) = 3\n\
                  8 <... poll resumed>) = 1\n7 ptrace(0)\n7 --- SIGTERM ---\n7 +++ exited +++\n";
     let names = called(trace);
