@@ -312,15 +312,9 @@ fn reused_port_id_is_not_this_manager() {
     read(&mut watcher);
     manager.assign([vip]).unwrap();
     let ours = |events: &[Event]| {
-        events.iter().any(|event| {
-            matches!(
-                event,
-                Event::Vip {
-                    origin: Origin::Ours,
-                    ..
-                }
-            )
-        })
+        events.iter().any(
+            |event| matches!(event, Event::Vip { origin, .. } if origin.contains(Origin::OURS)),
+        )
     };
     assert!(ours(&read(&mut watcher)));
     let port = routes

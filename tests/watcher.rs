@@ -47,8 +47,7 @@ fn of_vip(events: &[Event], vip: IpAddr) -> Option<(Change, Origin)> {
         {
             all = Some(match all {
                 None => (*change, *origin),
-                Some((changes, by)) if by == *origin => (changes | *change, by),
-                Some((changes, _)) => (changes | *change, Origin::Unknown),
+                Some((changes, origins)) => (changes | *change, origins | *origin),
             });
         }
     }
@@ -70,7 +69,7 @@ fn events_print_as_one_line() {
     net.ip(&format!(
         "route replace local {four} dev {VIP_LINK} table local proto static scope host"
     ));
-    log(&format!("{four}: route set by another hand"));
+    log(&format!("{four}: route set by another process"));
     manager.assign([four]).unwrap();
     log(&format!("{four}: route set by this manager"));
     net.ip(&format!("addr add 192.0.2.77/32 dev {NODE_LINK}"));
@@ -89,8 +88,9 @@ fn events_print_as_one_line() {
     let change = Change::ADDRESS_REMOVED | Change::ROUTE_REMOVED;
     assert_eq!(change.to_string(), "address removed, route removed");
     for (origin, by) in [
-        (Origin::Kernel, "the kernel"),
-        (Origin::Unknown, "unknown hands"),
+        (Origin::KERNEL, "the kernel"),
+        (Origin::OURS | Origin::KERNEL, "this manager and the kernel"),
+        (Origin::UNKNOWN, "an unknown process"),
     ] {
         assert_eq!(origin.to_string(), by);
     }
@@ -110,14 +110,14 @@ fn events_name_vip_change_and_origin() {
     });
     assert_eq!(
         of_vip(&events, four).unwrap().1,
-        Origin::Unknown,
+        Origin::OTHER | Origin::KERNEL,
         "two origins in one burst"
     );
     net.ip(&format!("route replace local {four} dev {VIP_LINK} table local proto kernel scope host src {NODE_V4}"));
     let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
     assert_eq!(
         of_vip(&events, four),
-        Some((Change::ROUTE_SET, Origin::Other))
+        Some((Change::ROUTE_SET, Origin::OTHER))
     );
 
     // IPv6 addresses bear no port id; the kernel's late route is the kernel's.
@@ -127,14 +127,17 @@ fn events_name_vip_change_and_origin() {
     let events = read_until(&mut watcher, |e| {
         of_vip(e, six).is_some_and(|(c, _)| c.contains(Change::ADDRESS_SET | Change::ROUTE_SET))
     });
-    assert_eq!(of_vip(&events, six).unwrap().1, Origin::Unknown);
+    assert_eq!(
+        of_vip(&events, six).unwrap().1,
+        Origin::UNKNOWN | Origin::KERNEL
+    );
 
     // Ours.
     manager.normalize().unwrap();
     let events = read_until(&mut watcher, |e| {
         of_vip(e, six).is_some_and(|(c, _)| c.contains(Change::ROUTE_SET | Change::ROUTE_REMOVED))
     });
-    assert_eq!(of_vip(&events, six).unwrap().1, Origin::Ours);
+    assert_eq!(of_vip(&events, six).unwrap().1, Origin::OURS);
     assert_eq!(
         of_vip(&events, four),
         None,
@@ -148,14 +151,14 @@ fn events_name_vip_change_and_origin() {
     let events = read_until(&mut watcher, |e| of_vip(e, six).is_some());
     assert_eq!(
         of_vip(&events, six),
-        Some((Change::FOREIGN_ROUTE, Origin::Other))
+        Some((Change::FOREIGN_ROUTE, Origin::OTHER))
     );
 
     net.ip(&format!("addr del {four}/32 dev {VIP_LINK}"));
     let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
     assert_eq!(
         of_vip(&events, four),
-        Some((Change::ADDRESS_REMOVED, Origin::Other))
+        Some((Change::ADDRESS_REMOVED, Origin::OTHER))
     );
 }
 
@@ -172,9 +175,24 @@ fn changes_by_the_kernel_have_origin_kernel() {
     let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
     assert_eq!(
         of_vip(&events, four),
-        Some((Change::ROUTE_SET, Origin::Kernel)),
+        Some((Change::ROUTE_SET, Origin::KERNEL)),
         "{events:?}"
     );
+}
+
+#[test]
+fn our_own_change_beside_the_kernels_is_both() {
+    let _net = Net::new();
+    let mut manager = manager();
+    let mut watcher = manager.watcher().unwrap();
+    let four = vips_v4(1)[0];
+    // The kernel adds its own route with our address, and we replace it.
+    manager.assign([four]).unwrap();
+    let mut events = Vec::new();
+    watcher.read(&mut events).unwrap();
+    let (change, origin) = of_vip(&events, four).unwrap();
+    assert!(change.contains(Change::ADDRESS_SET | Change::ROUTE_SET));
+    assert_eq!(origin, Origin::OURS | Origin::KERNEL, "{events:?}");
 }
 
 /// The VIPs that events tell of.
@@ -349,7 +367,7 @@ fn overflow_is_a_resync_and_no_error() {
         [Event::Vip {
             vip: set[1].into(),
             change: Change::ROUTE_REMOVED,
-            origin: Origin::Other
+            origin: Origin::OTHER
         }]
     );
 }
@@ -379,7 +397,7 @@ fn watcher_follows_a_link_whose_re_creation_it_missed() {
             let change = Change::ADDRESS_SET | Change::ROUTE_SET;
             assert_eq!(
                 of_vip(&events, vip),
-                Some((change, Origin::Unknown)),
+                Some((change, Origin::OTHER | Origin::KERNEL)),
                 "{events:?}"
             );
         }

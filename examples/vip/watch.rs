@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use viproute::{Change, Error, Event, Vip, Watcher};
+use viproute::{Error, Event, Vip, Watcher};
 
 use crate::Stop;
 use crate::args::Common;
@@ -117,8 +117,8 @@ fn document(event: &Event) -> Value {
         } => json!({
             "event": "vip",
             "vip": vip.to_string(),
-            "change": changes(*change),
-            "origin": tell::token(origin),
+            "change": names(change.iter_names().map(|(name, _)| name)),
+            "origin": names(origin.iter_names().map(|(name, _)| name)),
         }),
         Event::NodeAddressSet(addr) => json!({ "event": "node_address_set", "address": addr }),
         Event::NodeAddressRemoved(addr) => {
@@ -130,9 +130,6 @@ fn document(event: &Event) -> Value {
     }
 }
 
-fn changes(change: Change) -> Vec<String> {
-    change
-        .iter_names()
-        .map(|(name, _)| name.to_lowercase())
-        .collect()
+fn names<'a>(flags: impl Iterator<Item = &'a str>) -> Vec<String> {
+    flags.map(str::to_lowercase).collect()
 }

@@ -43,31 +43,38 @@ impl fmt::Display for Change {
     }
 }
 
-/// Who caused a change, by the port id that its notification bears.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Origin {
-    /// The manager that the watcher belongs to.
-    Ours,
-    /// Another process, or another socket of this one.
-    Other,
-    /// The kernel by itself.
-    Kernel,
-    /// The kernel does not say: IPv6 address notifications bear no port id, whoever asked
-    /// (`inet6_ifa_notify`, net/ipv6/addrconf.c); and changes of several origins that were
-    /// coalesced.
-    Unknown,
+bitflags::bitflags! {
+    /// Who caused the changes of an event, by the port ids of their notifications. A burst of changes
+    /// of one VIP is one event, so an event may have several origins.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Origin: u8 {
+        /// The manager that the watcher belongs to.
+        const OURS = 1;
+        /// Another process, or another socket of this one.
+        const OTHER = 1 << 1;
+        /// The kernel by itself.
+        const KERNEL = 1 << 2;
+        /// The kernel does not say: notifications of IPv6 addresses bear no port id
+        /// (`inet6_ifa_notify`, net/ipv6/addrconf.c).
+        const UNKNOWN = 1 << 3;
+    }
 }
 
-/// To follow "by".
+/// To follow "by": `this manager and the kernel`.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ours => "this manager",
-            Self::Other => "another hand",
-            Self::Kernel => "the kernel",
-            Self::Unknown => "unknown hands",
-        })
+        for (at, origin) in self.iter().enumerate() {
+            if at > 0 {
+                f.write_str(" and ")?;
+            }
+            f.write_str(match origin {
+                Self::OURS => "this manager",
+                Self::OTHER => "another process",
+                Self::KERNEL => "the kernel",
+                _ => "an unknown process",
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -86,7 +93,7 @@ pub enum Event {
         vip: Vip,
         /// In what respects.
         change: Change,
-        /// Through whom.
+        /// By whom.
         origin: Origin,
     },
     /// An address of the node outside the link was added or changed: perhaps a source.
@@ -136,7 +143,7 @@ const QUESTION: u32 = 0x7669_7072;
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
 /// It has a socket of its own, and so outlives the manager, or goes on where that became a
-/// [`Keeper`](crate::Keeper), whose changes are told as [`Origin::Ours`]. Needs no privilege.
+/// [`Keeper`](crate::Keeper), whose changes are told as [`Origin::OURS`]. Needs no privilege.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -397,11 +404,9 @@ impl Burst {
         if !filter.is_on_link(vip) {
             return;
         }
-        let (changes, by) = self.vips.entry(vip).or_insert((Change::empty(), origin));
+        let (changes, origins) = self.vips.entry(vip).or_default();
         *changes |= change;
-        if *by != origin {
-            *by = Origin::Unknown;
-        }
+        *origins |= origin;
     }
 
     /// Takes note of how long an address's prefix is; says whether it is a host's.
@@ -477,9 +482,9 @@ fn tell(
     burst: &mut Burst,
 ) -> Result<Option<Event>, decode::Malformed> {
     let origin = match message.port {
-        0 => Origin::Kernel,
-        port if port == ours => Origin::Ours,
-        _ => Origin::Other,
+        0 => Origin::KERNEL,
+        port if port == ours => Origin::OURS,
+        _ => Origin::OTHER,
     };
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
@@ -513,7 +518,7 @@ fn tell(
                 return Ok(None);
             }
             let origin = if address.addr.is_ipv6() && message.port == 0 {
-                Origin::Unknown
+                Origin::UNKNOWN
             } else {
                 origin
             };
