@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::base::{DesiredRoute, Family, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, Vip};
 use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
 use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
@@ -44,8 +44,8 @@ impl Clock for Still {
 pub struct Pure {
     rows: Rows,
     batch: Batch<Tag>,
-    desired: [DesiredRoute; 2],
-    templates: [Templates; 2],
+    desired: PerFamily<DesiredRoute>,
+    templates: PerFamily<Templates>,
     link: u32,
 }
 
@@ -53,10 +53,10 @@ impl Pure {
     /// Rows for these VIPs, of which nothing was seen yet.
     #[must_use]
     pub fn new(link: u32, sources: [IpAddr; 2], vips: &[IpAddr]) -> Self {
-        let desired = sources.map(|source| DesiredRoute {
-            family: Family::of(&source),
+        let desired = PerFamily::from_fn(|family| DesiredRoute {
+            family,
             link,
-            source: Some(source),
+            source: Some(sources[family as usize]),
             kernel_source: false,
             protocol: libc::RTPROT_KERNEL,
             staged: libc::RTPROT_STATIC,
@@ -71,7 +71,7 @@ impl Pure {
         Self {
             rows,
             batch: Batch::default(),
-            templates: [Templates::new(&desired[0]), Templates::new(&desired[1])],
+            templates: PerFamily::from_fn(|family| Templates::new(&desired[family])),
             desired,
             link,
         }
@@ -121,7 +121,7 @@ impl Pure {
                 let Decision::Steps(steps) = engine.plan(row, &Still) else {
                     continue;
                 };
-                let templates = &self.templates[row.vip.family() as usize];
+                let templates = &self.templates[row.vip.family()];
                 let vip = row.vip.addr();
                 for step in steps {
                     if self.batch.len() == BATCH {
@@ -164,7 +164,7 @@ impl Pure {
             binding: Binding::Address,
             kernel_source: false,
         };
-        Engine::new([policy; 2], Method::Dumps)
+        Engine::new(PerFamily::splat(policy), Method::Dumps)
     }
 
     /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as wanted.

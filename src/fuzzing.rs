@@ -3,7 +3,7 @@
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
-use crate::base::{DesiredRoute, TABLE_LOCAL};
+use crate::base::{DesiredRoute, PerFamily, TABLE_LOCAL};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -139,7 +139,7 @@ pub fn join(data: &[u8]) {
     };
     let [options, goal] = *options;
     let bit = |place: u8| options & (1 << place) != 0;
-    let desired = Family::ALL.map(|family| DesiredRoute {
+    let desired = PerFamily::from_fn(|family| DesiredRoute {
         family,
         link: INDEX,
         source: (!bit(0)).then_some(match family {
@@ -224,7 +224,7 @@ pub fn join(data: &[u8]) {
         if rows.others(row.vip).next().is_none() {
             continue;
         }
-        let templates = Templates::new(&desired[family as usize]);
+        let templates = Templates::new(&desired[family]);
         let mut out = Vec::new();
         for key in rows.others(row.vip) {
             templates.push_delete_route(&mut out, 1, &row.vip.addr(), key);
@@ -501,8 +501,13 @@ pub fn watch(data: &[u8]) {
         ..Ranges::default()
     };
     let filter = VipFilter {
-        sources: [Some(NODE_V4.into()), Some(NODE_V6.into())],
-        kernel_source: [false; 2],
+        sources: PerFamily::from_fn(|family| {
+            Some(match family {
+                Family::V4 => NODE_V4.into(),
+                Family::V6 => NODE_V6.into(),
+            })
+        }),
+        kernel_source: PerFamily::splat(false),
         ranges: &ranges,
     };
     let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::base::{Family, RejectReason, Vip};
+use crate::base::{Family, PerFamily, RejectReason, Vip};
 use crate::core::Cause;
 use crate::core::Row;
 
@@ -41,8 +41,8 @@ fn is_link_local_v4(range: &IpNet) -> bool {
 
 /// Which addresses are VIPs of this manager.
 pub(crate) struct VipFilter<'a> {
-    pub(crate) sources: [Option<IpAddr>; 2],
-    pub(crate) kernel_source: [bool; 2],
+    pub(crate) sources: PerFamily<Option<IpAddr>>,
+    pub(crate) kernel_source: PerFamily<bool>,
     pub(crate) ranges: &'a Ranges,
 }
 
@@ -57,7 +57,7 @@ impl VipFilter<'_> {
     }
 
     fn has_source(&self, family: Family) -> bool {
-        self.sources[family as usize].is_some() || self.kernel_source[family as usize]
+        self.sources[family].is_some() || self.kernel_source[family]
     }
 
     /// Whether the manager's configuration is for VIPs of this family: whether they can be held now

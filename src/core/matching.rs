@@ -1,7 +1,9 @@
 //! What the routes and addresses that the kernel holds mean for a VIP.
 
 use super::Facts;
-use crate::base::{DesiredRoute, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN};
+use crate::base::{
+    DesiredRoute, Family, IP6_USER_METRIC, PerFamily, RouteKey, TABLE_LOCAL, TABLE_MAIN,
+};
 use crate::netlink::decode::Route;
 
 /// What an observation is compared with.
@@ -10,7 +12,7 @@ pub(crate) struct MatchContext<'a> {
     /// The link that holds the VIPs.
     pub(crate) link: u32,
     /// The wanted route of each family: IPv4, IPv6.
-    pub(crate) desired: &'a [DesiredRoute; 2],
+    pub(crate) desired: &'a PerFamily<DesiredRoute>,
     /// Hundredths of a second since boot.
     pub(crate) now: u32,
 }
@@ -18,7 +20,7 @@ pub(crate) struct MatchContext<'a> {
 impl MatchContext<'_> {
     /// Whether the VIPs of a family keep the kernel's own route.
     pub(crate) fn keeps_kernels(&self, family: Family) -> bool {
-        self.desired[family as usize].kernel_source
+        self.desired[family].kernel_source
     }
 
     /// What says that a VIP of this family has the route that it shall have.
@@ -43,10 +45,7 @@ pub(super) fn meaning(route: &Route, context: &MatchContext<'_>) -> Option<Facts
         };
         return (route.table == TABLE_LOCAL).then_some(fact);
     }
-    Some(classify_on_link(
-        route,
-        &context.desired[route.family as usize],
-    ))
+    Some(classify_on_link(route, &context.desired[route.family]))
 }
 
 /// What a direct route of the link, in table local or main, means for its VIP.

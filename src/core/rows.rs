@@ -305,7 +305,7 @@ impl Rows {
         row.facts.set(Facts::DAD_FAILED, has(IFA_F_DADFAILED));
         row.facts
             .set(Facts::RECENT, is_recent(address.created, context.now));
-        let mark = context.desired[vip.family() as usize].address_protocol;
+        let mark = context.desired[vip.family()].address_protocol;
         if mark.is_some() && address.protocol == mark {
             row.facts |= Facts::MARKED | Facts::ADDRESS_MARKED;
         }

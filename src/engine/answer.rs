@@ -6,7 +6,7 @@
 use std::io;
 
 use super::read::{DISCOVERIES, Observer};
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::{Answer, Facts, Goal, MatchContext, Row};
 use crate::netlink::connection::{Dumped, Failed};
 use crate::netlink::decode::Route;
@@ -191,15 +191,14 @@ impl Observer<'_> {
         let mut count = asked.len();
         for attempt in 1..=NEGATIVES {
             let (rows, context, templates) = (&mut *self.rows, &self.context, self.templates);
-            let families = Family::ALL.map(|family| {
+            let families = PerFamily::from_fn(|family| {
                 let of_family =
                     |at: &u32| rows.get(*at).is_some_and(|row| row.vip.family() == family);
                 asked[..count].iter().any(of_family)
             });
-            let mut local_first = [false; 2];
+            let mut local_first = PerFamily::splat(false);
             for family in Family::ALL {
-                local_first[family as usize] =
-                    families[family as usize] && self.connection.is_local_first(family)?;
+                local_first[family] = families[family] && self.connection.is_local_first(family)?;
             }
             let mut replies = [Reply::Lost; LOOK_UPS];
             self.connection.look_up(
@@ -208,7 +207,7 @@ impl Observer<'_> {
                     .filter_map(|at| rows.get(*at))
                     .map(|row| row.vip),
                 |out, sequence, vip| {
-                    templates[vip.family() as usize]
+                    templates[vip.family()]
                         .look_up
                         .push(out, sequence, &vip.addr());
                 },
@@ -230,7 +229,7 @@ impl Observer<'_> {
                     !reply.names_local()
                         && rows.get(*at).is_some_and(|row| row.vip.family() == family)
                 };
-                let known = &mut local_first[family as usize];
+                let known = &mut local_first[family];
                 if *known && replies.iter().zip(&*asked).any(asks) {
                     *known = self.connection.was_local_first(family)?;
                 }
@@ -240,7 +239,7 @@ impl Observer<'_> {
             for (place, reply) in replies.iter().enumerate() {
                 let at = asked[place];
                 let Some(row) = rows.get(at) else { continue };
-                let answer = reply.answer(local_first[row.vip.family() as usize], names_local);
+                let answer = reply.answer(local_first[row.vip.family()], names_local);
                 let negative = matches!(answer, Answer::NotLocal(_));
                 if negative && attempt < NEGATIVES && is_expected(row) {
                     asked[open] = at;

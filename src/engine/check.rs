@@ -20,7 +20,7 @@ use self::model::{
 use super::decide::{
     Awaited, Basis, Clock, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
 };
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
     Binding, Cause, Done, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
 };
@@ -171,7 +171,7 @@ impl Driver {
         let mut row = Row::new(world.vip(), policy.goal);
         row.progress.done.set(Done::BY_MARK, by_mark);
         Self {
-            engine: Engine::new([policy; 2], Method::Dumps),
+            engine: Engine::new(PerFamily::splat(policy), Method::Dumps),
             row,
             at: At::Stage,
             main: true,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::base::Family;
+use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, Facts, LateRoute, Next, Policy, Row, Step, next};
 
 /// Rounds in which something is sent for a VIP before it counts as contended. An undisturbed one
@@ -153,7 +153,7 @@ pub(crate) trait Clock {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Engine {
     /// The policies of the families, whatever a row's goal is.
-    policies: [Policy; 2],
+    policies: PerFamily<Policy>,
     stage: Stage,
     method: Method,
     written: Written,
@@ -175,7 +175,7 @@ pub(crate) enum Verdict {
 }
 
 impl Engine {
-    pub(crate) fn new(policies: [Policy; 2], method: Method) -> Self {
+    pub(crate) fn new(policies: PerFamily<Policy>, method: Method) -> Self {
         Self {
             policies,
             stage: Stage::read(method),
@@ -191,7 +191,7 @@ impl Engine {
         self.stage
     }
 
-    pub(crate) fn policies(&self) -> &[Policy; 2] {
+    pub(crate) fn policies(&self) -> &PerFamily<Policy> {
         &self.policies
     }
 
@@ -365,7 +365,7 @@ impl Engine {
     /// Whether the desired routes of IPv6 are ours. Where they are the kernel's own, one
     /// observation is to show all of it.
     fn seeks_desired(&self) -> bool {
-        !self.policies[Family::V6 as usize].kernel_source
+        !self.policies[Family::V6].kernel_source
     }
 
     /// Goes on without an observation, behind acked addresses: the kernel's routes are there to be
@@ -399,10 +399,10 @@ fn has_rested(quiet: Duration, clock: &impl Clock) -> bool {
 }
 
 /// The policy of a row's family, with the row's own goal.
-pub(crate) fn policy_for(row: &Row, policies: &[Policy; 2]) -> Policy {
+pub(crate) fn policy_for(row: &Row, policies: &PerFamily<Policy>) -> Policy {
     Policy {
         goal: row.goal,
-        ..policies[row.vip.family() as usize]
+        ..policies[row.vip.family()]
     }
 }
 

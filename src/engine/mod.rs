@@ -20,7 +20,7 @@ mod wait;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::base::{DesiredRoute, Family, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, Vip};
 use crate::core::{Admit, Binding, Cause, Done, MatchContext, Next, Policy, Row, Rows, Step};
 use crate::link::trouble::{Trouble, Troubles};
 use crate::netlink::batch::{Batch, Refused};
@@ -43,9 +43,9 @@ pub(crate) struct Tag {
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) link: u32,
-    pub(crate) desired: [DesiredRoute; 2],
+    pub(crate) desired: PerFamily<DesiredRoute>,
     /// The policies of the families, whatever a row's goal is.
-    pub(crate) policies: [Policy; 2],
+    pub(crate) policies: PerFamily<Policy>,
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
 }
@@ -109,7 +109,7 @@ impl Buffers {
     /// Takes out these rows.
     pub(crate) fn exclude(&mut self, trouble: Trouble, which: impl Fn(&Row) -> bool) {
         let cause = Cause::Missing(trouble.kind);
-        let family = trouble.family as usize;
+        let family = trouble.family;
         self.troubles[family].get_or_insert(trouble);
         if self.failed.is_empty() {
             let why = |row: &Row| which(row).then_some(cause);
@@ -128,7 +128,7 @@ impl Buffers {
 
     /// The failure of a VIP.
     pub(crate) fn failure(&self, vip: Vip, cause: Cause) -> Failure {
-        let trouble = self.troubles[vip.family() as usize].as_ref();
+        let trouble = self.troubles[vip.family()].as_ref();
         let detail = trouble
             .filter(|trouble| cause == Cause::Missing(trouble.kind))
             .map(|trouble| trouble.detail.clone());
@@ -154,8 +154,8 @@ pub(crate) struct Call<'a> {
     pub(crate) buffers: &'a mut Buffers,
     pub(crate) cancelled: &'a Cancelled,
     pub(crate) link: u32,
-    pub(crate) desired: [DesiredRoute; 2],
-    pub(crate) templates: [Templates; 2],
+    pub(crate) desired: PerFamily<DesiredRoute>,
+    pub(crate) templates: PerFamily<Templates>,
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
     pub(crate) report: Report,
@@ -271,7 +271,7 @@ impl<'a> Call<'a> {
             buffers,
             cancelled,
             link,
-            templates: [Templates::new(&desired[0]), Templates::new(&desired[1])],
+            templates: PerFamily::from_fn(|family| Templates::new(&desired[family])),
             desired,
             binding,
             limits,

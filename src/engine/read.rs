@@ -4,7 +4,7 @@
 use super::answer::is_rivalled;
 use super::arrival::note_arrival;
 use super::lookup::may_have_prefix_route;
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::{Admit, Facts, MatchContext, Row, Rows};
 use crate::netlink::connection::{Connection, Dumped, Failed, Groups};
 use crate::netlink::decode::{Message, Route};
@@ -23,7 +23,7 @@ pub(crate) struct Observer<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) rows: &'a mut Rows,
     pub(crate) context: MatchContext<'a>,
-    pub(crate) templates: &'a [Templates; 2],
+    pub(crate) templates: &'a PerFamily<Templates>,
     /// Nothing is to be written, so that what other devices have does not matter.
     pub(crate) only_looks: bool,
     /// Since addresses were last looked at, nothing was written but some new IPv6 ones, and all of
@@ -37,9 +37,15 @@ impl Observer<'_> {
     /// Observes every row. With `scan_main`, table main too; says whether that held anything of
     /// the rows on our link.
     pub(crate) fn observe(&mut self, scan_main: bool) -> Result<bool, Failed> {
-        let families = Family::ALL
-            .map(|family| (self.admit.is_some() || self.rows.has(family)).then_some(family));
-        let groups = families.into_iter().flatten().map(Groups::routes).collect();
+        let families = PerFamily::from_fn(|family| {
+            (self.admit.is_some() || self.rows.has(family)).then_some(family)
+        });
+        let groups = families
+            .iter()
+            .flatten()
+            .copied()
+            .map(Groups::routes)
+            .collect();
         self.connection.listen_to(groups)?;
         let result = self.observe_guarded(&families, scan_main);
         self.connection.listen_to(Groups::empty())?;
@@ -52,7 +58,7 @@ impl Observer<'_> {
     /// changed under the dump, which no flag of a route dump tells.
     fn observe_guarded(
         &mut self,
-        families: &[Option<Family>; 2],
+        families: &PerFamily<Option<Family>>,
         scan_main: bool,
     ) -> Result<(bool, Dumped), Failed> {
         let attempts = match self.admit {

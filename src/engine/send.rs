@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::decide::{Decision, Replies, Reply};
 use super::lookup::{LOOKUP_MAX, Notified};
 use super::{Buffers, Call, Stop, Tag};
-use crate::base::{Family, Vip};
+use crate::base::{Family, PerFamily, Vip};
 use crate::core::{Binding, Cause, Done, Facts, Refusal, Row, Rows, Step};
 use crate::link::{self, LinkIndex, LinkRef, trouble};
 use crate::netlink::batch::Refused;
@@ -211,7 +211,7 @@ impl Call<'_> {
         }
         self.report.retries += u64::from(row.note_sent(step));
         let vip = row.vip.addr();
-        let templates = &self.templates[row.vip.family() as usize];
+        let templates = &self.templates[row.vip.family()];
         let tag = Tag { row: at, step };
         self.buffers
             .batch
@@ -284,13 +284,13 @@ impl Call<'_> {
         let is_lasting = |refused: &&Refused<'_, Tag>| {
             of_link(refused.errno) || refused.tag.step.refused(refused.errno) == Refusal::Final
         };
-        let mut suspected = [false; 2];
+        let mut suspected = PerFamily::splat(false);
         for refused in refused.iter().filter(is_lasting) {
             if let Some(row) = self.buffers.rows.get(refused.tag.row) {
-                suspected[row.vip.family() as usize] = true;
+                suspected[row.vip.family()] = true;
             }
         }
-        let is_link_there = suspected == [false; 2] || self.look_at_families(suspected)?;
+        let is_link_there = !suspected.any() || self.look_at_families(suspected)?;
         for place in from..self.buffers.refusals.len() {
             let Refused {
                 tag: Tag { row, step },
@@ -315,7 +315,7 @@ impl Call<'_> {
     /// Looks whether refusals in these families have a cause that is the whole family's, and fails its
     /// VIPs then. IPv6 says ENODEV, EINVAL or EACCES where only its own state of the link is gone
     /// (`addrconf_ifdown`, `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link is there.
-    fn look_at_families(&mut self, families: [bool; 2]) -> Result<bool, Stop> {
+    fn look_at_families(&mut self, families: PerFamily<bool>) -> Result<bool, Stop> {
         let Some(index) = LinkIndex::new(self.link) else {
             return Ok(false);
         };
@@ -323,14 +323,14 @@ impl Call<'_> {
         let Some(link) = found else {
             return Ok(false);
         };
-        for family in Family::ALL.into_iter().filter(|f| families[*f as usize]) {
-            let source = self.desired[family as usize].source;
+        for family in Family::ALL.into_iter().filter(|f| families[*f]) {
+            let source = self.desired[family].source;
             let found = trouble::of_family(self.connection, family, Some(&link), false, source);
             let Some(trouble) = found.map_err(Stop::Error)? else {
                 continue;
             };
             let cause = Cause::Missing(trouble.kind);
-            self.buffers.troubles[family as usize] = Some(trouble);
+            self.buffers.troubles[family] = Some(trouble);
             for at in self.indices() {
                 let row = self.buffers.rows.get(at);
                 if row.is_some_and(|row| row.needs_source(family)) {

@@ -111,7 +111,7 @@ impl Call<'_> {
                 failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
             }
             if observed {
-                failure.drift = row.facts.drift(policies[row.vip.family() as usize]);
+                failure.drift = row.facts.drift(policies[row.vip.family()]);
             }
             report.failures.push(failure);
         }

@@ -7,7 +7,7 @@ use std::ops::Sub;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
 use crate::core::Cause;
 use crate::engine::lookup::Notified;
@@ -120,7 +120,7 @@ pub struct Keeper {
     /// Whether the link can hold VIPs.
     link_state: Keeping,
     /// Whether VIPs of each family can be kept.
-    families: [Keeping; 2],
+    families: PerFamily<Keeping>,
     /// The VIPs that failed when the keeper last looked at them.
     failing: BTreeMap<Vip, Failure>,
     /// Desired VIPs, sorted, that the keeper has not yet seen in their single-route state.
@@ -130,7 +130,7 @@ pub struct Keeper {
     /// What the last dispatch said is missing and refused.
     said_missing: Vec<Missing>,
     said_refused: Option<(ErrorKind, Box<str>)>,
-    last_success: [Option<Instant>; 2],
+    last_success: PerFamily<Option<Instant>>,
     last_full_sync: Option<Instant>,
     /// When it is looked again at what the families wait for.
     again: Instant,
@@ -446,7 +446,7 @@ impl Keeper {
             is_order_new: false,
             said_missing: Vec::new(),
             said_refused: None,
-            last_success: [None; 2],
+            last_success: PerFamily::splat(None),
             last_full_sync: None,
             again: Instant::now(),
             releases: Releases::default(),
@@ -612,7 +612,7 @@ impl Keeper {
 
     /// Whether the VIPs of a family cannot be kept just now.
     fn waits(&self, family: Family) -> bool {
-        self.families[family as usize].is_waiting()
+        self.families[family].is_waiting()
     }
 
     /// Adds what is known of the address of a desired VIP: it was verified before, and nothing has
@@ -679,12 +679,12 @@ impl Keeper {
     fn family_status(&self, family: Family) -> FamilyStatus {
         let desired = self.desired.iter().filter(|vip| vip.family() == family);
         let failing = self.failing.keys().filter(|vip| vip.family() == family);
-        let states = [&self.link_state, &self.families[family as usize]];
+        let states = [&self.link_state, &self.families[family]];
         FamilyStatus {
             desired: desired.count(),
             failing: failing.count(),
             waiting: states.into_iter().find_map(Keeping::waiting),
-            last_success: self.last_success[family as usize].map(|at| at.elapsed()),
+            last_success: self.last_success[family].map(|at| at.elapsed()),
         }
     }
 
@@ -755,8 +755,8 @@ impl Keeper {
     /// sysctl has one, nor have address labels.
     fn look_again(&mut self) {
         let now = Instant::now();
-        let waiting = Family::ALL.map(|family| self.waits(family));
-        if waiting == [false; 2] || now < self.again {
+        let waiting = PerFamily::from_fn(|family| self.waits(family));
+        if !waiting.any() || now < self.again {
             return;
         }
         self.again = now + RETRY;
@@ -766,8 +766,8 @@ impl Keeper {
             self.resync(now);
             return;
         };
-        for family in Family::ALL.into_iter().filter(|f| waiting[*f as usize]) {
-            match &troubles[family as usize] {
+        for family in Family::ALL.into_iter().filter(|f| waiting[*f]) {
+            match &troubles[family] {
                 Some(trouble) => self.wait_for(family, trouble.kind, &trouble.detail),
                 None => self.resync(now),
             }
@@ -775,7 +775,7 @@ impl Keeper {
     }
 
     fn wait_for(&mut self, family: Family, kind: ErrorKind, detail: &str) {
-        self.families[family as usize].wait_for(Missing {
+        self.families[family].wait_for(Missing {
             family: Some(family),
             kind,
             detail: detail.into(),
@@ -845,7 +845,7 @@ impl Keeper {
         };
         let missing: Vec<Missing> = [&self.link_state]
             .into_iter()
-            .chain(&self.families)
+            .chain(self.families.iter())
             .filter_map(Keeping::missing)
             .cloned()
             .collect();
@@ -984,24 +984,23 @@ impl Keeper {
     }
 
     /// Of which families an admissible VIP is desired.
-    fn desired_families(&self) -> [bool; 2] {
-        let at = self
-            .desired
-            .partition_point(|vip| vip.family() == Family::V4);
-        let (v4, v6) = self.desired.split_at(at);
-        [v4, v6].map(|vips| vips.iter().any(|vip| self.manager.could_assign(*vip)))
+    fn desired_families(&self) -> PerFamily<bool> {
+        PerFamily::from_fn(|family| {
+            let mut vips = self.desired.iter().filter(|vip| vip.family() == family);
+            vips.any(|vip| self.manager.could_assign(*vip))
+        })
     }
 
     /// Mends what is dirty and not being fought over.
     fn keep_dirty(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         let now = Instant::now();
         let releases = !self.releases.are_refused() && !self.desired.is_empty();
-        let waits = Family::ALL.map(|family| self.waits(family));
+        let waits = PerFamily::from_fn(|family| self.waits(family));
         let (desired, leaving) = (&self.desired, &self.leaving);
         self.dirty.retain(|vip, _| {
             if desired.binary_search(vip).is_ok() {
                 // When its family is back, everything is looked at.
-                !waits[vip.family() as usize]
+                !waits[vip.family()]
             } else {
                 releases || leaving.binary_search(vip).is_ok()
             }
@@ -1110,7 +1109,7 @@ impl Keeper {
             };
             for family in Family::ALL {
                 match lacks(family) {
-                    None => self.families[family as usize] = Keeping::Possible,
+                    None => self.families[family] = Keeping::Possible,
                     Some(Failure {
                         cause: Cause::Missing(kind),
                         detail,
@@ -1179,7 +1178,7 @@ impl Keeper {
                 Look::At(vips) => vips.iter().any(has_family),
             };
             if is_seen && !self.failing.keys().any(has_family) {
-                self.last_success[family as usize] = Some(now);
+                self.last_success[family] = Some(now);
             }
         }
         Ok(done)

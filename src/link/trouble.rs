@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::Family;
+use crate::base::{Family, PerFamily};
 use crate::link::{self, LinkState};
 use crate::netlink::connection::Connection;
 use crate::outcome::{Error, ErrorKind};
@@ -16,7 +16,7 @@ pub(crate) struct Trouble {
 }
 
 /// The trouble of each family, if it has any.
-pub(crate) type Troubles = [Option<Trouble>; 2];
+pub(crate) type Troubles = PerFamily<Option<Trouble>>;
 
 /// What keeps a family from being served: the link as it is, if it is there already, or the source.
 /// `comes_up`: a link that is down will be brought up.

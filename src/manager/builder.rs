@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::VipManager;
-use crate::base::{DesiredRoute, Family, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, Vip};
 use crate::core::{Binding, Goal, Policy, Ranges, VipFilter};
 use crate::engine::{Buffers, Limits, Setup};
 use crate::link::label::SourceAvoidance;
@@ -74,7 +74,7 @@ pub struct VipManagerBuilder {
     pub(super) netns: Option<Arc<Netns>>,
     pub(super) sources: Vec<IpAddr>,
     /// Which families keep the kernel's own route.
-    pub(super) kernel_source: [bool; 2],
+    pub(super) kernel_source: PerFamily<bool>,
     pub(super) protocol: Protocol,
     pub(super) ranges: Ranges,
     pub(super) create: Option<LinkKind>,
@@ -96,7 +96,7 @@ impl VipManagerBuilder {
             link,
             netns: None,
             sources: Vec::new(),
-            kernel_source: [false; 2],
+            kernel_source: PerFamily::splat(false),
             protocol: Protocol::KERNEL,
             ranges: Ranges::default(),
             create: None,
@@ -147,7 +147,7 @@ impl VipManagerBuilder {
     /// # Ok::<(), viproute::Error>(())
     /// ```
     pub fn kernel_source(mut self, family: Family) -> Self {
-        self.kernel_source[family as usize] = true;
+        self.kernel_source[family] = true;
         self
     }
 
@@ -324,10 +324,10 @@ impl VipManagerBuilder {
                 format!("{NO_LABEL} is no address label: give a lower one"),
             ));
         }
-        let mut sources = [None; 2];
+        let mut sources = PerFamily::splat(None);
         for source in &self.sources {
             check_config_source(*source)?;
-            let place = &mut sources[Family::of(source) as usize];
+            let place = &mut sources[Family::of(source)];
             if place.is_some_and(|other| other != *source) {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
@@ -337,7 +337,7 @@ impl VipManagerBuilder {
             *place = Some(*source);
         }
         for family in Family::ALL {
-            if self.kernel_source[family as usize] && sources[family as usize].is_some() {
+            if self.kernel_source[family] && sources[family].is_some() {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
                     format!("{family} has a source and shall keep the kernel's: take one of them"),
@@ -364,12 +364,16 @@ impl VipManagerBuilder {
 
 impl VipManagerBuilder {
     /// The wanted route of each family through the link of this index.
-    pub(crate) fn desired(&self, sources: &[Option<IpAddr>; 2], link: u32) -> [DesiredRoute; 2] {
-        Family::ALL.map(|family| DesiredRoute {
+    pub(crate) fn desired(
+        &self,
+        sources: &PerFamily<Option<IpAddr>>,
+        link: u32,
+    ) -> PerFamily<DesiredRoute> {
+        PerFamily::from_fn(|family| DesiredRoute {
             family,
             link,
-            source: sources[family as usize],
-            kernel_source: self.kernel_source[family as usize],
+            source: sources[family],
+            kernel_source: self.kernel_source[family],
             protocol: self.protocol.get(),
             staged: staged(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
@@ -378,13 +382,13 @@ impl VipManagerBuilder {
     }
 
     /// What all of this means for a call on a link.
-    pub(crate) fn setup(&self, sources: &[Option<IpAddr>; 2], link: u32) -> Setup {
+    pub(crate) fn setup(&self, sources: &PerFamily<Option<IpAddr>>, link: u32) -> Setup {
         let desired = self.desired(sources, link);
-        let policies = Family::ALL.map(|family| Policy {
+        let policies = PerFamily::from_fn(|family| Policy {
             goal: Goal::Look,
             as_kernel: self.protocol == Protocol::KERNEL,
             binding: self.binding,
-            kernel_source: desired[family as usize].kernel_source,
+            kernel_source: desired[family].kernel_source,
         });
         Setup {
             link,
@@ -397,7 +401,7 @@ impl VipManagerBuilder {
 
     /// Refuses a binding without the addresses that the kernel makes its routes for.
     pub(super) fn check_binding(&self, binding: Binding) -> Result<(), Error> {
-        if binding == Binding::Route && self.kernel_source != [false; 2] {
+        if binding == Binding::Route && self.kernel_source.any() {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "the kernel makes its route for an address, which a VIP bound by its route has not: \
@@ -408,7 +412,7 @@ impl VipManagerBuilder {
     }
 
     /// Which addresses are VIPs.
-    pub(crate) fn filter(&self, sources: [Option<IpAddr>; 2]) -> VipFilter<'_> {
+    pub(crate) fn filter(&self, sources: PerFamily<Option<IpAddr>>) -> VipFilter<'_> {
         VipFilter {
             sources,
             kernel_source: self.kernel_source,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub(crate) use crate::core::{Ranges, VipFilter};
 pub use builder::{Protocol, VipManagerBuilder};
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, PerFamily, Vip};
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Drift, Facts, Row};
 use crate::engine::lookup::Notified;
@@ -42,7 +42,7 @@ pub(crate) use ready::find_link;
 /// link, and one may look ([`audit`](Self::audit), [`plan`](Self::plan)) beside a [`Keeper`].
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
-    pub(crate) sources: [Option<IpAddr>; 2],
+    pub(crate) sources: PerFamily<Option<IpAddr>>,
     pub(crate) connection: Connection,
     cancelled: Cancelled,
     buffers: Buffers,
@@ -360,7 +360,7 @@ impl VipManager {
         &self.config
     }
 
-    pub(crate) fn sources(&self) -> &[Option<IpAddr>; 2] {
+    pub(crate) fn sources(&self) -> &PerFamily<Option<IpAddr>> {
         &self.sources
     }
 
@@ -388,7 +388,7 @@ impl VipManager {
     /// Takes another source of its family.
     pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
         check_config_source(source)?;
-        let family = Family::of(&source) as usize;
+        let family = Family::of(&source);
         self.sources[family] = Some(source);
         self.config.kernel_source[family] = false;
         Ok(())
@@ -418,11 +418,10 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.look_deep()?,
         };
-        let mut sources = [SourceStatus::NotGiven; 2];
+        let mut sources = PerFamily::splat(SourceStatus::NotGiven);
         for family in Family::ALL {
-            let place = family as usize;
-            sources[place] = match self.sources[place] {
-                _ if self.config.kernel_source[place] => SourceStatus::Kernel,
+            sources[family] = match self.sources[family] {
+                _ if self.config.kernel_source[family] => SourceStatus::Kernel,
                 None => SourceStatus::NotGiven,
                 Some(source) => {
                     link::source_status(call.connection, &source).map_err(|failed| {
@@ -432,9 +431,9 @@ impl VipManager {
             };
         }
         let policies = *call.engine.policies();
-        let is_judged = |row: &Row| sources[row.vip.family() as usize] != SourceStatus::NotGiven;
+        let is_judged = |row: &Row| sources[row.vip.family()] != SourceStatus::NotGiven;
         let drift_of = |row: &Row| {
-            let policy = policies[row.vip.family() as usize];
+            let policy = policies[row.vip.family()];
             if is_judged(row) {
                 row.facts.drift(policy)
             } else {
@@ -442,7 +441,7 @@ impl VipManager {
             }
         };
         let has_route = |row: &Row| {
-            let desired = Facts::desired(policies[row.vip.family() as usize].kernel_source);
+            let desired = Facts::desired(policies[row.vip.family()].kernel_source);
             let any = Facts::KERNEL | Facts::SAME_KEY;
             let desired = if is_judged(row) { desired } else { any };
             row.facts.intersects(desired)
@@ -467,7 +466,7 @@ impl VipManager {
         });
         Ok(Audit {
             vips: vips.collect(),
-            links: Family::ALL.map(|family| link.status(family)),
+            links: PerFamily::from_fn(|family| link.status(family)),
             sources,
         })
     }

@@ -7,7 +7,7 @@ use ipnet::Ipv6Net;
 use super::VipManager;
 use super::builder::{Protocol, VipManagerBuilder};
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Family, RouteKey, TABLE_LOCAL, Vip};
+use crate::base::{Family, PerFamily, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
@@ -47,7 +47,7 @@ pub(crate) struct Leaving<'a> {
     /// Whether those named are the only ones to go.
     pub(crate) only_named: bool,
     /// Of which families a VIP is desired. Of another nothing goes for not being desired.
-    pub(crate) desired: [bool; 2],
+    pub(crate) desired: PerFamily<bool>,
 }
 
 impl<'a> Leaving<'a> {
@@ -76,7 +76,7 @@ impl<'a> Leaving<'a> {
             claim,
             named: &[],
             only_named: false,
-            desired: [true; 2],
+            desired: PerFamily::splat(true),
         }
     }
 }
@@ -155,7 +155,7 @@ impl VipManager {
         // Before the first change, to which the link's creation belongs.
         exclude(config, sources, connection, buffers, asked, found.as_ref())?;
         // Where no VIP is left to put on the link, nothing is done to it either.
-        let acts = !releases && (asked == [false; 2] || needs(&buffers.rows) != [false; 2]);
+        let acts = !releases && (!asked.any() || needs(&buffers.rows).any());
         let mut labels = None;
         let (link, lookup) = match mode {
             Mode::Preview(link_changes) => {
@@ -221,7 +221,7 @@ impl VipManager {
         call.look((!given).then_some(&admit))?;
         keep_own(call.buffers, scope, &filter)?;
         let found = needs(&call.buffers.rows);
-        let only_found = Family::ALL.map(|f| found[f as usize] && !asked[f as usize]);
+        let only_found = PerFamily::from_fn(|f| found[f] && !asked[f]);
         let Call {
             connection,
             buffers,
@@ -248,13 +248,13 @@ impl VipManager {
     /// What keeps these families from being served now, were these VIPs desired.
     pub(crate) fn troubles(
         &mut self,
-        families: [bool; 2],
+        families: PerFamily<bool>,
         vips: impl Iterator<Item = Vip> + Clone,
     ) -> Result<Troubles, Error> {
         let link = find_link(&mut self.connection, &self.config)?;
         let mut troubles = Troubles::default();
-        for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
-            troubles[*family as usize] = trouble_of(
+        for family in Family::ALL.iter().filter(|f| families[**f]) {
+            troubles[*family] = trouble_of(
                 *family,
                 &self.config,
                 &self.sources,
@@ -262,7 +262,7 @@ impl VipManager {
                 Some(&link),
             )?;
         }
-        let v6 = Family::V6 as usize;
+        let v6 = Family::V6;
         if families[v6]
             && troubles[v6].is_none()
             && let Some(label) = self.config.labels()
@@ -287,32 +287,32 @@ fn are_few(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
 }
 
 /// Which families have VIPs to be put on the link or kept there.
-fn needs(rows: &Rows) -> [bool; 2] {
-    Family::ALL.map(|family| rows.needs_source(family))
+fn needs(rows: &Rows) -> PerFamily<bool> {
+    PerFamily::from_fn(|family| rows.needs_source(family))
 }
 
 /// What keeps a family from being served: see [`trouble::of_family`].
 fn trouble_of(
     family: Family,
     config: &VipManagerBuilder,
-    sources: &[Option<IpAddr>; 2],
+    sources: &PerFamily<Option<IpAddr>>,
     connection: &mut Connection,
     link: Option<&LinkState>,
 ) -> Result<Option<Trouble>, Error> {
-    let source = sources[family as usize];
+    let source = sources[family];
     trouble::of_family(connection, family, link, may_bring_up(config), source)
 }
 
 /// Takes out the VIPs of these families, where something keeps them from being served.
 fn exclude(
     config: &VipManagerBuilder,
-    sources: &[Option<IpAddr>; 2],
+    sources: &PerFamily<Option<IpAddr>>,
     connection: &mut Connection,
     buffers: &mut Buffers,
-    families: [bool; 2],
+    families: PerFamily<bool>,
     link: Option<&LinkState>,
 ) -> Result<(), Error> {
-    for family in Family::ALL.iter().filter(|f| families[**f as usize]) {
+    for family in Family::ALL.iter().filter(|f| families[**f]) {
         if let Some(trouble) = trouble_of(*family, config, sources, connection, link)? {
             buffers.exclude_family(trouble);
         }
@@ -383,7 +383,7 @@ fn label(
 /// A claim by mark needs a mark.
 pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
     // The kernel's own routes bear none.
-    let marks_routes = config.protocol != Protocol::KERNEL && config.kernel_source == [false; 2];
+    let marks_routes = config.protocol != Protocol::KERNEL && !config.kernel_source.any();
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
     if claim.needs_mark() && !marks_routes && !marks_addresses {
         return Err(Error::new(
@@ -427,9 +427,9 @@ fn keep_claimed(
         released.for_each(|row| row.progress.done |= Done::BY_MARK);
     }
     let is_claimed = |row: &Row| row.goal == Goal::Release && !leaving.names(row.vip);
-    for family in Family::ALL.into_iter().filter(|f| !desired[*f as usize]) {
+    for family in Family::ALL.into_iter().filter(|f| !desired[*f]) {
         let is_guarded = |row: &Row| row.vip.family() == family && is_claimed(row);
-        if desired != [false; 2] && filter.is_for(family) {
+        if desired.any() && filter.is_for(family) {
             buffers.exclude(guard(family), is_guarded);
         } else {
             buffers.rows.retain(|row| !is_guarded(row));

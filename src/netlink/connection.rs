@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::lifetime::Lifetime;
-use crate::base::{Family, is_shortage};
+use crate::base::{Family, PerFamily, is_shortage};
 use crate::netlink::batch::{Refused, Sealed};
 use crate::netlink::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR, Rule};
 use crate::netlink::encode::dump_rules;
@@ -58,7 +58,7 @@ pub(crate) struct Connection {
     rules: Socket,
     hears_rules: bool,
     /// Whether look-ups of a family, IPv4 or IPv6, go to table local before anything else.
-    local_first: [Option<bool>; 2],
+    local_first: PerFamily<Option<bool>>,
     /// IPv4 has answered with table local: it does not share a trie with table main, and never will
     /// again (`fib_trie_unmerge`, net/ipv4/fib_trie.c).
     pub(crate) names_local: bool,
@@ -176,7 +176,7 @@ impl Connection {
             lifetime: Lifetime::new(open()?),
             rules: open()?,
             hears_rules: false,
-            local_first: [None; 2],
+            local_first: PerFamily::splat(None),
             names_local: false,
             sequence: 1,
             unfinished: false,
@@ -405,7 +405,7 @@ impl Connection {
     /// tells whether it did.
     pub(crate) fn is_local_first(&mut self, family: Family) -> io::Result<bool> {
         self.note_rules()?;
-        match self.local_first[family as usize] {
+        match self.local_first[family] {
             Some(known) => Ok(known),
             None => self.read_rules(family),
         }
@@ -417,10 +417,10 @@ impl Connection {
     /// hold the RTNL until they are told (`fib_nl_newrule`, net/core/fib_rules.c). One that is there
     /// still may not be told yet, but is read.
     pub(crate) fn was_local_first(&mut self, family: Family) -> io::Result<bool> {
-        let before = self.local_first[family as usize] == Some(true);
+        let before = self.local_first[family] == Some(true);
         let is_so = before && self.read_rules(family)?;
         self.note_rules()?;
-        Ok(is_so && self.local_first[family as usize] == Some(true))
+        Ok(is_so && self.local_first[family] == Some(true))
     }
 
     /// Forgets what is known of the rules where they have changed.
@@ -431,7 +431,7 @@ impl Connection {
             self.hears_rules = true;
         }
         while !matches!(self.rules.receive(&mut self.receive)?, Received::Nothing) {
-            self.local_first = [None; 2];
+            self.local_first = PerFamily::splat(None);
         }
         Ok(())
     }
@@ -456,7 +456,7 @@ impl Connection {
             }
             Err(Failed::Io(error)) => return Err(error),
         };
-        self.local_first[family as usize] = Some(local_first);
+        self.local_first[family] = Some(local_first);
         Ok(local_first)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, PerFamily, Vip};
 use crate::core::Drift;
 use crate::outcome::{LinkStatus, SourceStatus};
 
@@ -27,8 +27,8 @@ use crate::outcome::{LinkStatus, SourceStatus};
 pub struct Audit {
     /// Every VIP found, in order of address.
     pub vips: Vec<Audited>,
-    pub(crate) links: [LinkStatus; 2],
-    pub(crate) sources: [SourceStatus; 2],
+    pub(crate) links: PerFamily<LinkStatus>,
+    pub(crate) sources: PerFamily<SourceStatus>,
 }
 
 /// One VIP as it was seen.
@@ -61,13 +61,13 @@ impl Audit {
     /// The state of the link, as far as the VIPs of this family rest on it.
     #[must_use]
     pub fn link(&self, family: Family) -> LinkStatus {
-        self.links[family as usize]
+        self.links[family]
     }
 
     /// The state of the source of this family.
     #[must_use]
     pub fn source(&self, family: Family) -> SourceStatus {
-        self.sources[family as usize]
+        self.sources[family]
     }
 
     /// Whether the VIPs of this family could be judged: its source was given, or it

@@ -35,7 +35,7 @@ fn foretell(world: &World, policy: Policy, seen: &Seen) -> Foretold {
         Progress::default(),
         seen.keys.iter().copied(),
     );
-    let desired = world.desired()[family as usize];
+    let desired = world.desired()[family];
     let mut rounds = Vec::new();
     loop {
         let mut moves = Vec::new();

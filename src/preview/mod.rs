@@ -45,7 +45,7 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
             if link_changes.bring_up {
                 let to_vip = link_changes.broadcasts.iter();
                 let to_vip = to_vip.filter(|(to, _)| *to == row.vip.addr());
-                let desired = &call.desired[row.vip.family() as usize];
+                let desired = &call.desired[row.vip.family()];
                 let metric = rows
                     .address_attrs(row.vip)
                     .find_map(|keep| keep.rt_priority);
@@ -59,7 +59,7 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
     while !playing.is_empty() {
         playing.retain_mut(|(row, simulation)| {
             let policy = policy_for(row, call.engine.policies());
-            let desired = &call.desired[row.vip.family() as usize];
+            let desired = &call.desired[row.vip.family()];
             let turn = simulation.advance(policy, desired, |what, facts| {
                 let reason = reason(what, policy, facts);
                 let vip = Some(row.vip);

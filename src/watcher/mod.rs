@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::write_names;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::{Ranges, VipFilter, VipManager, find_link};
@@ -189,7 +189,7 @@ struct Followed {
 
 /// What is told in one go, and what it is told from.
 struct Burst {
-    sources: [Option<IpAddr>; 2],
+    sources: PerFamily<Option<IpAddr>>,
     ranges: Ranges,
     /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
     /// kernel's own route goes after its address.
@@ -397,7 +397,7 @@ impl Burst {
         let filter = VipFilter {
             sources: self.sources,
             // Only of those that a call is about.
-            kernel_source: [false; 2],
+            kernel_source: PerFamily::splat(false),
             ranges: &self.ranges,
         };
         let vip = Vip::from(addr);

@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use crate::base::{
-    DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, RouteKey,
-    TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
+    DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, PerFamily,
+    RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
 };
 use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Step};
@@ -248,9 +248,10 @@ impl Kernel {
             Step::ReplaceRoute => self.replace_route(desired, true, world),
             Step::ReplaceStaged => self.replace_route(staged, true, world),
             Step::AppendRoute => self.append_route(desired),
-            Step::DeleteDesired => {
-                self.delete_route(Key::new(&desired_key(&world.desired()[world.at()])), world)
-            }
+            Step::DeleteDesired => self.delete_route(
+                Key::new(&desired_key(&world.desired()[world.family])),
+                world,
+            ),
             Step::DeleteKernel | Step::DeleteKernelBlind => {
                 self.delete_route(Key::new(&kernel_key(&world.vip().addr())), world)
             }
@@ -490,10 +491,6 @@ impl World {
         Vip::from(Source::Vip.addr(self.family).unwrap())
     }
 
-    fn at(&self) -> usize {
-        self.family as usize
-    }
-
     pub(crate) fn desired_route(&self) -> Route {
         if self.kernel_source {
             return Kernel::own(self.family);
@@ -507,8 +504,8 @@ impl World {
         }
     }
 
-    pub(crate) fn desired(&self) -> [DesiredRoute; 2] {
-        Family::ALL.map(|family| DesiredRoute {
+    pub(crate) fn desired(&self) -> PerFamily<DesiredRoute> {
+        PerFamily::from_fn(|family| DesiredRoute {
             family,
             link: LINK,
             source: Source::Node.addr(family).filter(|_| !self.kernel_source),
