@@ -1,6 +1,7 @@
 //! Summing up: the report of a call.
 
 use super::Call;
+use crate::base::PerFamily;
 use crate::core::{Cause, Done, Drift, Goal, Next, Policy, Refusal, Row};
 use crate::outcome::{Outcome, OutcomeKind, Report};
 
@@ -15,7 +16,7 @@ fn kind(row: &Row) -> Option<OutcomeKind> {
 }
 
 /// The outcomes of the rows that did not fail: one allocation, because their number is known.
-fn outcomes(rows: &[Row], policies: [Policy; 2], count: usize) -> Vec<Outcome> {
+fn outcomes(rows: &[Row], policies: PerFamily<Policy>, count: usize) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(count);
     outcomes.extend(
         rows.iter()
@@ -23,7 +24,7 @@ fn outcomes(rows: &[Row], policies: [Policy; 2], count: usize) -> Vec<Outcome> {
             .filter_map(|row| {
                 let kind = kind(row)?;
                 let cured = match kind {
-                    OutcomeKind::Repaired => row.before.drift(policies[row.vip.family() as usize]),
+                    OutcomeKind::Repaired => row.before.drift(policies[row.vip.family()]),
                     OutcomeKind::Assigned | OutcomeKind::Released => Drift::empty(),
                 };
                 Some(Outcome {
