@@ -10,7 +10,7 @@ use common::{NODE_V4, NODE_V6, Net, VIP_LINK};
 use std::net::IpAddr;
 use viproute::{Claim, Report, VipManager};
 
-const FEW: usize = 100;
+const SMALL: usize = 100;
 const MANY: usize = 10_000;
 
 fn counted(
@@ -44,7 +44,7 @@ fn run(family: fn(usize) -> Vec<IpAddr>) {
         .open()
         .unwrap();
     let many = family(MANY);
-    let few = &many[..FEW];
+    let small = &many[..SMALL];
     // Warm: the buffers grow to the largest call.
     manager.assign(&many).unwrap();
     manager.normalize().unwrap();
@@ -53,7 +53,7 @@ fn run(family: fn(usize) -> Vec<IpAddr>) {
     manager.release(&many).unwrap();
 
     let mut counts = Vec::new();
-    for set in [few, &many[..]] {
+    for set in [small, &many[..]] {
         let n = set.len();
         let assign = counted(|| manager.assign(set).unwrap(), |r| r.assigned, n);
         let again = counted(|| manager.assign(set).unwrap(), |r| r.unchanged, n);
@@ -67,7 +67,10 @@ fn run(family: fn(usize) -> Vec<IpAddr>) {
     println!(
         "allocations of assign, assign again, normalize, normalize broken, normalize_only, release:"
     );
-    println!("{FEW} VIPs: {:?}\n{MANY} VIPs: {:?}", counts[0], counts[1]);
+    println!(
+        "{SMALL} VIPs: {:?}\n{MANY} VIPs: {:?}",
+        counts[0], counts[1]
+    );
     assert_eq!(counts[0], counts[1]);
     // And it is a handful: templates and the link's look-up.
     assert!(counts[0].iter().all(|count| *count < 200), "{counts:?}");
@@ -108,12 +111,12 @@ fn shrink_to_gives_memory_back() {
     assert_eq!(nothing.bytes_current, 0, "it is all that there is");
 
     // The manager goes on, and so do the VIPs.
-    let report = manager.assign(&many[..FEW]).unwrap();
-    assert_eq!((report.unchanged, report.writes), (FEW, 0), "{report}");
-    manager.shrink_to(FEW);
+    let report = manager.assign(&many[..SMALL]).unwrap();
+    assert_eq!((report.unchanged, report.writes), (SMALL, 0), "{report}");
+    manager.shrink_to(SMALL);
     let again = measure(|| assert_eq!(manager.normalize().unwrap().unchanged, MANY));
-    // Room for few keeps few, not what the largest call needed.
-    let given = measure(|| manager.shrink_to(FEW));
+    // Room for small keeps small, not what the largest call needed.
+    let given = measure(|| manager.shrink_to(SMALL));
     assert!(-given.bytes_current > again.bytes_current / 2);
     assert_eq!(manager.release(&many).unwrap().released, MANY);
     net.assert_absent(&many);
@@ -127,10 +130,10 @@ fn printed_text_does_not_grow_with_the_number_of_vips() {
         .open()
         .unwrap();
     let before = format!("{manager:?}");
-    manager.assign(common::vips_v4(FEW)).unwrap();
+    manager.assign(common::vips_v4(SMALL)).unwrap();
     assert_eq!(format!("{manager:?}"), before);
     let mut keeper = manager.into_keeper(Claim::link()).unwrap();
-    keeper.set_desired(common::vips_v4(FEW));
+    keeper.set_desired(common::vips_v4(SMALL));
     let printed = format!("{keeper:?}");
     assert!(
         printed.contains(VIP_LINK) && printed.len() < 2_000,

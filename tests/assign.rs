@@ -270,7 +270,7 @@ fn one_family_needs_one_source() {
 fn without_link() -> Net {
     let net = Net::bare();
     net.add_node_addresses("lo");
-    net.settle();
+    net.wait_for_kernel();
     net
 }
 
@@ -373,7 +373,7 @@ fn link_is_brought_up_only_if_allowed() {
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
     net.add_link_down(VIP_LINK);
-    net.settle();
+    net.wait_for_kernel();
     let before = net.snapshot_without(&[]);
     let set = vips(10);
 
@@ -443,11 +443,7 @@ fn check_stopped(net: &Net, set: &[IpAddr], report: &Report) -> usize {
         .copied()
         .filter(|vip| failing.binary_search(vip).is_err())
         .collect();
-    assert_eq!(
-        done.len(),
-        set.len() - failed,
-        "a failure of no VIP of ours"
-    );
+    assert_eq!(done.len(), set.len() - failed, "a failure of no given VIP");
     if !done.is_empty() {
         net.assert_single_route(&done, PROTO_KERNEL);
     }
@@ -708,11 +704,11 @@ fn assign_makes_an_expiring_address_permanent() {
             assert_eq!(state.routes_of(*vip).len(), 1, "{vip}");
         }
         assert_eq!(state.addresses_of(v4[1]).len(), 2, "each by its peer");
-        let told = net.ip(&format!("-d addr show dev {VIP_LINK} deprecated"));
+        let shown = net.ip(&format!("-d addr show dev {VIP_LINK} deprecated"));
         for vip in [v4[2], v6[2]] {
-            assert!(told.contains(&vip.to_string()), "{told}");
+            assert!(shown.contains(&vip.to_string()), "{shown}");
         }
-        assert!(told.contains("metric 77"), "{told}");
+        assert!(shown.contains("metric 77"), "{shown}");
         assert_eq!(vips.assign(&set).unwrap().writes, 0);
     }
 }

@@ -108,11 +108,11 @@ fn audit_reports_each_state_and_writes_nothing() {
         .concat();
         assert_eq!(all.len(), 37);
         put(&net, &all, protocol);
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         let watcher = RouteWatcher::new();
         let (plain, deep) = audits(protocol);
         assert_eq!(watcher.drain(), Vec::new());
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
 
         let want: BTreeMap<_, _> = all
             .iter()
@@ -290,12 +290,12 @@ fn addresses_that_cannot_be_vips_are_not_reported() {
     let other: IpAddr = "10.97.0.1".parse().unwrap();
     assert_eq!(found(&mut manager(PROTO_KERNEL)), [other]);
     let allow = |range: &str| range.parse::<ipnet::IpNet>().unwrap();
-    let mut narrow = builder(VIP_LINK, PROTO_KERNEL)
+    let mut limited = builder(VIP_LINK, PROTO_KERNEL)
         .allow(allow("10.96.0.0/16"))
         .open()
         .unwrap();
-    assert_eq!(found(&mut narrow), Vec::<IpAddr>::new());
-    assert!(narrow.audit().unwrap().is_clean());
+    assert_eq!(found(&mut limited), Vec::<IpAddr>::new());
+    assert!(limited.audit().unwrap().is_clean());
 
     let mut absent = builder("absent0", PROTO_KERNEL).open().unwrap();
     for result in [absent.audit(), absent.audit_deep()] {
@@ -420,11 +420,11 @@ fn audit_reports_state_of_link_and_sources() {
     assert_eq!(audit.source(Family::V6), SourceStatus::LinkDown);
     // A family that keeps the kernel's has no source that could be missing; one that the manager
     // does not serve is nobody's concern.
-    let mut keeps = VipManager::builder(VIP_LINK)
+    let mut kernels = VipManager::builder(VIP_LINK)
         .kernel_source(Family::V4)
         .open()
         .unwrap();
-    let audit = keeps.audit().unwrap();
+    let audit = kernels.audit().unwrap();
     assert_eq!(audit.source(Family::V4), SourceStatus::Kernel);
     net.ip_batch(
         vips.iter()
@@ -435,7 +435,7 @@ fn audit_reports_state_of_link_and_sources() {
         "-6 route flush table local dev {VIP_LINK} proto kernel"
     ));
     net.ip(&format!("link set {VIP_LINK} mtu 1000"));
-    let audit = keeps.audit().unwrap();
+    let audit = kernels.audit().unwrap();
     assert_eq!(audit.link(Family::V6), LinkStatus::MtuTooSmall);
     assert!(audit.is_usable(Family::V6), "{audit}");
     let audit = manager.audit().unwrap();
@@ -627,8 +627,8 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
     let stable: BTreeSet<IpAddr> = vips.iter().copied().collect();
     let mut raw = Raw::new();
     let quiet = careless_dump(&mut raw);
-    let told = quiet.iter().filter(|host| stable.contains(host)).count();
-    assert_eq!(told, vips.len(), "undisturbed, a dump is right");
+    let dumped = quiet.iter().filter(|host| stable.contains(host)).count();
+    assert_eq!(dumped, vips.len(), "undisturbed, a dump is right");
 
     let writer = Writer::start(link);
     let began = Instant::now();
@@ -661,8 +661,8 @@ fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: boo
     // The control: there was something to be wrong about.
     let mut wrong = 0;
     for _ in 0..20 {
-        let told = careless_dump(&mut raw);
-        let mut of_stable: Vec<_> = told.iter().filter(|host| stable.contains(host)).collect();
+        let dumped = careless_dump(&mut raw);
+        let mut of_stable: Vec<_> = dumped.iter().filter(|host| stable.contains(host)).collect();
         let all = of_stable.len();
         of_stable.sort_unstable();
         of_stable.dedup();

@@ -191,7 +191,7 @@ fn vips_of_a_family_without_a_source_are_rejected() {
     net.assert_absent(&v6);
     // Nor is one found on the link passed over in silence.
     net.ip(&format!("addr add {}/128 dev {VIP_LINK} nodad", v6[0]));
-    net.settle();
+    net.wait_for_kernel();
     let report = manager.normalize().unwrap_err().into_report().unwrap();
     assert_eq!(report.unchanged, 3);
     assert_eq!(report.failures.len(), 1);
@@ -625,8 +625,8 @@ fn denied_range_is_never_touched() {
     let check = |result: Result<viproute::Report, Error>| {
         let report = result.unwrap_err().into_report().unwrap();
         let causes: Vec<_> = report.failures.iter().map(|f| (f.vip, f.cause)).collect();
-        let wanted = denied.map(|vip| (Vip::from(vip), Cause::Rejected(RejectReason::Denied)));
-        assert_eq!(causes, wanted);
+        let expected = denied.map(|vip| (Vip::from(vip), Cause::Rejected(RejectReason::Denied)));
+        assert_eq!(causes, expected);
     };
     check(manager.assign(good.iter().chain(&denied)));
     net.assert_single_route(&good, PROTO_KERNEL);
@@ -696,7 +696,7 @@ fn vip_with_another_prefix_length_is_reported_and_left() {
     let net = Net::new();
     net.ip(&format!("addr add 2001:db8:42::1/64 dev {VIP_LINK} nodad"));
     net.ip(&format!("addr add 10.96.0.1/24 dev {VIP_LINK}"));
-    net.settle();
+    net.wait_for_kernel();
     let mut manager = builder().open().unwrap();
     let set = vips(2);
     let wrong = &set[..2];

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage::DelRoute;
 
 use broken::Random;
-use child::{Other, Pairs, Setting, Told, Verb};
+use child::{Answer, Other, Pairs, Setting, Verb};
 use common::raw::{self, Raw};
 use common::{Net, PROTO_KERNEL, VIP_LINK, Want, vips};
 use rules::Churn;
@@ -84,20 +84,20 @@ fn two_processes_reconcile_the_same_set() {
             for other in &mut both {
                 other.begin(Verb::Reconcile, SET);
             }
-            let told = both.each_mut().map(Other::end);
-            let worked = |told: &Told| told.assigned + told.repaired > 0;
-            met += usize::from(told.iter().all(worked));
-            for told in told {
-                assert!(told.writes <= MOST_WRITES * 700, "{told:?}");
-                assert!(told.retries <= told.writes, "{told:?}");
-                short += usize::from(!told.fine);
+            let answer = both.each_mut().map(Other::end);
+            let worked = |answer: &Answer| answer.assigned + answer.repaired > 0;
+            met += usize::from(answer.iter().all(worked));
+            for answer in answer {
+                assert!(answer.writes <= MOST_WRITES * 700, "{answer:?}");
+                assert!(answer.retries <= answer.writes, "{answer:?}");
+                short += usize::from(!answer.fine);
             }
-            let words = format!("{protocol}, {route_only}, round {round}: {told:?}");
-            if told.iter().any(|told| !told.fine) {
+            let words = format!("{protocol}, {route_only}, round {round}: {answer:?}");
+            if answer.iter().any(|answer| !answer.fine) {
                 // One that fell short has said so, and goes on where it ended.
                 both[0].begin(Verb::Reconcile, SET);
-                let told = both[0].end();
-                assert!(told.fine, "{words}, and then {told:?}");
+                let answer = both[0].end();
+                assert!(answer.fine, "{words}, and then {answer:?}");
             }
             std::thread::sleep(Duration::from_millis(10));
             let want = Want {
@@ -144,10 +144,13 @@ fn two_processes_keep_to_their_marks() {
                 other.begin(Verb::ReconcileMarked, sets[at]);
             }
             for (at, other) in both.iter_mut().enumerate() {
-                let told = other.end();
-                assert!(told.fine && told.failures == 0, "{round}, {at}: {told:?}");
-                assert!(told.writes <= MOST_WRITES * 400, "{told:?}");
-                work += told.assigned + told.released;
+                let answer = other.end();
+                assert!(
+                    answer.fine && answer.failures == 0,
+                    "{round}, {at}: {answer:?}"
+                );
+                assert!(answer.writes <= MOST_WRITES * 400, "{answer:?}");
+                work += answer.assigned + answer.released;
             }
             std::thread::sleep(Duration::from_millis(10));
             let state = net.local_state();
@@ -409,7 +412,7 @@ impl ChangingRules {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
-        let (ends, count) = (Arc::clone(&stop), Arc::clone(&changes));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&changes));
         let thread = std::thread::spawn(move || {
             let mut random = Random::new();
             let kinds = [
@@ -419,7 +422,7 @@ impl ChangingRules {
                 "lookup main suppress_prefixlength 0".into(),
                 format!("fwmark 0x200/0xf00 lookup {}", rules::OTHER_TABLE),
             ];
-            while !ends.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 let kinds = ["-4", "-6"].map(|family| (family, &kinds[random.below(kinds.len())]));
                 let each = |lines: &[&str]| {
                     let mut all = String::new();
@@ -514,17 +517,17 @@ fn calls_beside_changing_rules_and_churn_report_no_false_success() {
             // Alone with the rules, or with table local in motion.
             let churn = (round % 3 != 0).then(|| Churn::start(churn_link));
             round += 1;
-            for few in [&few_v4, &few_v6, &comes] {
+            for small in [&few_v4, &few_v6, &comes] {
                 for assigns in [true, false] {
                     let result = match assigns {
-                        true => manager.assign(few),
-                        false => manager.release(few),
+                        true => manager.assign(small),
+                        false => manager.release(small),
                     };
                     match result {
                         Ok(_) if assigns => {
-                            common::LocalState::read().assert_single_route(few, &want)
+                            common::LocalState::read().assert_single_route(small, &want)
                         }
-                        Ok(_) => net.assert_absent(few),
+                        Ok(_) => net.assert_absent(small),
                         Err(error) => {
                             for failure in &error.report().unwrap().failures {
                                 assert_eq!(failure.cause, Cause::Unread, "{failure}");

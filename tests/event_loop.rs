@@ -51,11 +51,11 @@ async fn until_told(watcher: &mut AsyncFd<Watcher>, of: Vip, by: Origin) {
     let mut events = Vec::new();
     loop {
         watcher.get_mut().read(&mut events).unwrap();
-        let told = |event: &Event| match event {
+        let matches = |event: &Event| match event {
             Event::Vip { vip, origin, .. } => *vip == of && origin.contains(by),
             _ => false,
         };
-        if events.iter().any(told) {
+        if events.iter().any(matches) {
             return;
         }
         watcher.readable_mut().await.unwrap().clear_ready();

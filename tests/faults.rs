@@ -194,7 +194,7 @@ fn signal_storm_changes_no_result() {
     assert!(caught.iter().all(|caught| *caught > 10), "{caught:?}");
 }
 
-/// Address dumps that the kernel itself calls torn: another thread's addresses come and go, on the
+/// Address dumps that the kernel itself calls interrupted: another thread's addresses come and go, on the
 /// link and elsewhere.
 #[test]
 fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
@@ -210,7 +210,7 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
         .unwrap();
     vips.assign(&set).unwrap();
     let mut raw = common::raw::Raw::new();
-    let torn = std::sync::atomic::AtomicUsize::new(0);
+    let interrupted = std::sync::atomic::AtomicUsize::new(0);
     let over = std::sync::atomic::AtomicBool::new(false);
     let order = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {
@@ -239,11 +239,11 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
                     .map(|addr| common::raw::del_address(*addr, link))
                     .collect();
                 raw.batch_ok(&del);
-                torn.fetch_add(1, order);
+                interrupted.fetch_add(1, order);
             }
         });
         for round in 0..20 {
-            let before = torn.load(order);
+            let before = interrupted.load(order);
             let audit = vips.audit().unwrap();
             assert!(audit.is_clean(), "round {round}: {audit}");
             assert_eq!(audit.vips.len(), 1000, "round {round}");
@@ -256,7 +256,7 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
             let half = &set[..500];
             assert_eq!(vips.release(half).unwrap().released, 500, "round {round}");
             assert_eq!(vips.assign(half).unwrap().assigned, 500, "round {round}");
-            while torn.load(order) == before {
+            while interrupted.load(order) == before {
                 std::thread::yield_now();
             }
         }

@@ -38,7 +38,7 @@ use viproute::{Binding, Cause, Claim, Error, ErrorKind, Report, VipManager};
 const MOST_PAIRS: usize = 250;
 const LEAST_PAIRS: usize = 50;
 /// The same where a keeper mends them one by one.
-const FEW_PAIRS: usize = 12;
+const KEEPER_PAIRS: usize = 12;
 
 fn repairs() -> usize {
     common::number("VIPROUTE_REPAIRS", 10_000, 2000)
@@ -289,7 +289,11 @@ fn quarter(protocol: u8, route_only: bool, mut random: Random) {
         if count >= repairs().div_ceil(4) {
             break;
         }
-        let pairs = if by == By::Keeper { FEW_PAIRS } else { pairs };
+        let pairs = if by == By::Keeper {
+            KEEPER_PAIRS
+        } else {
+            pairs
+        };
         let setting = (by, protocol, route_only);
         let repaired = one_batch(&net, &watcher, setting, pairs, &mut random, &mut probed);
         *done.entry(by).or_default() += repaired;

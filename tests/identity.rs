@@ -131,7 +131,7 @@ fn pass(net: &Net, index: LinkIndex, passing: Passing) -> Elsewhere {
     );
     net.ip(&format!("addr add {STRANGERS_OWN}/32 dev {STRANGER}"));
     net.ip(&format!("addr add 2001:db8:99::1/128 dev {STRANGER} nodad"));
-    net.settle();
+    net.wait_for_kernel();
     elsewhere
 }
 
@@ -241,7 +241,7 @@ fn a_keeper_by_index_does_not_follow_the_index_to_another_link() {
             keeper.set_desired(vips(2));
             keep(&mut keeper);
             net.ip(&format!("addr add 2001:db8:99::1/128 dev {STRANGER} nodad"));
-            net.settle();
+            net.wait_for_kernel();
             before.assert_same(&net.snapshot_without(&[]));
         }
     }
@@ -311,12 +311,12 @@ fn reused_port_id_is_not_this_manager() {
     net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
     read(&mut watcher);
     manager.assign([vip]).unwrap();
-    let ours = |events: &[Event]| {
+    let is_managers = |events: &[Event]| {
         events.iter().any(
             |event| matches!(event, Event::Vip { origin, .. } if origin.contains(Origin::OURS)),
         )
     };
-    assert!(ours(&read(&mut watcher)));
+    assert!(is_managers(&read(&mut watcher)));
     let port = routes
         .drain()
         .iter()
@@ -336,7 +336,7 @@ fn reused_port_id_is_not_this_manager() {
             let route = local_route(vip, net.vip_index(), Some(NODE_V4.into()), 99);
             raw.batch_ok(&[(NewRoute(route), CREATE_REPLACE)]);
             let events = read(&mut watcher);
-            assert!(!ours(&events), "{events:?}");
+            assert!(!is_managers(&events), "{events:?}");
         }
     }
     drop(watcher);

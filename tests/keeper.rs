@@ -43,7 +43,7 @@ fn keeper(binding: Binding) -> Keeper {
 }
 
 /// Until there is nothing left to do or to tell.
-fn settle(keeper: &mut Keeper) {
+fn dispatch_all(keeper: &mut Keeper) {
     while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
 }
 
@@ -415,12 +415,12 @@ fn keeper_discovers_the_same_vips_as_reconcile() {
     };
     calm_down();
     let routes = |vip: &str| LocalState::read().routes_of(vip.parse().unwrap()).to_vec();
-    for stranger in ["10.111.0.1", "2001:db8:77::1"] {
+    for unmanaged in ["10.111.0.1", "2001:db8:77::1"] {
         net.ip(&format!(
-            "route add local {stranger} dev {VIP_LINK} table local proto 99 metric 77"
+            "route add local {unmanaged} dev {VIP_LINK} table local proto 99 metric 77"
         ));
         calm_down();
-        assert_eq!(routes(stranger), [], "it stays");
+        assert_eq!(routes(unmanaged), [], "it stays");
     }
     net.ip(&format!("addr add 10.111.7.1/30 brd + dev {VIP_LINK}"));
     calm_down();
@@ -567,12 +567,12 @@ impl Elsewhere {
             .args(["-n", "sleep", "60"])
             .spawn();
         let other = Self(child.ok()?);
-        // It is in its namespace when that is another one than ours.
-        let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        // It is in its namespace when that is another one than this thread's.
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         let theirs = format!("/proc/{}/ns/net", other.0.id());
         let began = Instant::now();
-        while std::fs::read_link(&theirs).ok()? == ours {
-            assert!(began.elapsed() < PATIENCE, "it stays in ours");
+        while std::fs::read_link(&theirs).ok()? == own {
+            assert!(began.elapsed() < PATIENCE, "it stays in this thread's");
             std::thread::sleep(Duration::from_millis(5));
         }
         Some(other)
@@ -603,7 +603,7 @@ fn link_is_moved_away_and_keeper_waits() {
             return;
         };
         net.ip(&link("up"));
-        net.settle();
+        net.wait_for_kernel();
         let kept = Kept::start(&net, builder(binding), binding, set());
         net.ip(&link(&format!("netns {}", other.0.id())));
         kept.wait_until_missing(ErrorKind::LinkNotFound);
@@ -645,7 +645,7 @@ fn keeper_repairs_changed_routes() {
             let _ = kept
                 .net
                 .try_ip(&format!("addr add {other}/{bits} dev node0"));
-            kept.net.settle();
+            kept.net.wait_for_kernel();
             kept.survives("replaced with another source", |net| {
                 net.ip(&format!(
                     "route replace local {vip} dev {VIP_LINK} table local proto kernel{host} src {other}{metric}"
@@ -677,7 +677,7 @@ fn keeper_deletes_a_duplicate_beside_other_drift() {
     for_both(|kept| {
         kept.net.ip("addr add 192.0.2.77/32 dev node0");
         kept.net.ip("addr add 2001:db8::77/128 dev node0 nodad");
-        kept.net.settle();
+        kept.net.wait_for_kernel();
         for vip in &set()[..2] {
             let (other, host, metric) = if vip.is_ipv4() {
                 ("192.0.2.77", " scope host", "")
@@ -717,14 +717,14 @@ fn keeper_releases_vips_that_are_not_desired() {
             .ip(&format!("addr add 10.111.0.1/32 dev {VIP_LINK}"));
         kept.net
             .ip(&format!("addr add 2001:db8:77::1/128 dev {VIP_LINK} nodad"));
-        let strangers: [IpAddr; 2] = [
+        let unmanaged: [IpAddr; 2] = [
             "10.111.0.1".parse().unwrap(),
             "2001:db8:77::1".parse().unwrap(),
         ];
         let began = Instant::now();
         loop {
             let state = LocalState::read();
-            let there = strangers.iter().any(|vip| {
+            let there = unmanaged.iter().any(|vip| {
                 state.addresses_of(*vip).iter().any(|a| a.dev == VIP_LINK)
                     || state.routes_of(*vip).iter().any(|r| r.dev == VIP_LINK)
             });
@@ -734,7 +734,7 @@ fn keeper_releases_vips_that_are_not_desired() {
             assert!(began.elapsed() < PATIENCE, "still there");
             std::thread::sleep(Duration::from_millis(20));
         }
-        kept.wait_until_good("strangers removed");
+        kept.wait_until_good("unmanaged VIPs removed");
     });
 }
 
@@ -825,7 +825,7 @@ fn keeper_keeps_a_changed_set() {
     keeper.set_desired(&all[..8]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 8);
     // What the kernel tells of that is dealt with.
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let before = keeper.counters();
     keeper.set_desired(&all[4..]);
     let report = keeper.dispatch(usize::MAX).unwrap().report;
@@ -836,7 +836,7 @@ fn keeper_keeps_a_changed_set() {
     let counters = keeper.counters();
     let looked = (counters.looks - before.looks, counters.resyncs);
     assert_eq!(looked, (8, before.resyncs), "{counters:?}");
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     // The same set once more is nothing to do, and that is the answer to the order.
     keeper.set_desired(&all[4..]);
     let mut done = keeper.dispatch(usize::MAX).unwrap();
@@ -885,7 +885,7 @@ fn dispatch_takes_a_limited_number_and_reports_more() {
     let mut keeper = keeper(Binding::Address);
     let all = vips(5);
     keeper.set_desired(&all);
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let broken: Vec<_> = all.iter().filter(|vip| vip.is_ipv4()).collect();
     for vip in &broken {
         net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
@@ -907,7 +907,7 @@ fn vips_are_added_to_and_removed_from_the_desired_set() {
     // Before there is a set it is one to begin with.
     keeper.add_desired(&all[..80]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 80);
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let resyncs = keeper.counters().resyncs;
     for (old, new) in all[..20].iter().zip(&all[80..]) {
         // What is there, or is not, is no news.
@@ -920,7 +920,7 @@ fn vips_are_added_to_and_removed_from_the_desired_set() {
         assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.assigned, 1);
     }
     net.assert_single_route(&all, PROTO_KERNEL);
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     keeper.add_desired(&all);
     keeper.remove_desired(["192.0.2.77".parse::<IpAddr>().unwrap()]);
     assert_eq!(keeper.next_deadline(), None);
@@ -936,11 +936,11 @@ fn vips_are_added_to_and_removed_from_the_desired_set() {
     // What is removed by its name goes, to the last one.
     keeper.remove_desired(&all[1..]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 99);
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     keeper.remove_desired(&all[..1]);
     assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.released, 1);
     net.assert_absent(&all);
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     assert_eq!(keeper.next_deadline(), None);
 }
 
@@ -1227,14 +1227,14 @@ fn keeper_serves_one_family_while_the_other_lacks_something() {
         let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
         keeper.set_desired(set());
         keeper.dispatch(usize::MAX).unwrap();
-        settle(&mut keeper);
+        dispatch_all(&mut keeper);
         change(&net, true);
         let waits = |done: &Dispatched| {
-            let told = done
+            let failures = done
                 .missing
                 .iter()
                 .map(|missing| (missing.family, missing.kind));
-            told.collect::<Vec<_>>() == [(Some(loser), kind)]
+            failures.collect::<Vec<_>>() == [(Some(loser), kind)]
         };
         let done = keeper.dispatch(usize::MAX).unwrap();
         assert!(waits(&done), "{kind:?}: {done:?}");
@@ -1282,9 +1282,9 @@ fn two_keepers_of_a_family_each_share_the_link() {
         for (keeper, set) in keepers.iter_mut().zip(&sets) {
             // A set of its own, and another one, in bulk and one by one.
             keeper.set_desired(&set[..4]);
-            settle(keeper);
+            dispatch_all(keeper);
             keeper.set_desired(set);
-            settle(keeper);
+            dispatch_all(keeper);
         }
         net.assert_single_route(&sets.concat(), PROTO_KERNEL);
     }
@@ -1305,7 +1305,7 @@ fn keeper_releases_vips_that_are_removed_by_name() {
     let manager = builder(Binding::Address).open().unwrap();
     let mut keeper = manager.into_keeper(claim).unwrap();
     keeper.set_desired(set());
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let (v4, v6) = (vips_v4(5), vips_v6(5));
     // The last of its family.
     keeper.remove_desired(&v6);
@@ -1319,14 +1319,14 @@ fn keeper_releases_vips_that_are_removed_by_name() {
     assert_eq!(done.report.released, 5, "{done}");
     assert!(done.report.is_complete(), "{done:?}");
     net.assert_absent(&set());
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     net.ip(&format!("addr add {NODE_V4}/32 dev node0"));
 
     // The guard is one of each family.
     let manager = builder(Binding::Address).open().unwrap();
     let mut keeper = manager.into_keeper(Claim::link()).unwrap();
     keeper.set_desired(set());
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     keeper.set_desired(&v4);
     let done = keeper.dispatch(usize::MAX).unwrap();
     assert_eq!(done.refused, Some(ErrorKind::EmptySet), "{done:?}");
@@ -1343,7 +1343,7 @@ fn keeper_waits_for_the_end_of_a_conflict() {
     let net = Net::new();
     let vip = set()[1];
     net.ip(&format!("addr add {vip}/128 dev node0 nodad"));
-    net.settle();
+    net.wait_for_kernel();
     let rivals = net.snapshot_without(&[]);
     let mut keeper = keeper(Binding::Address);
     // One that can never be a VIP is reported once, and not tried again.
@@ -1402,7 +1402,7 @@ fn keeper_refuses_a_wrong_set_while_a_source_is_missing() {
     );
 }
 
-/// Strangers beyond the claim's bound are left, and are no reason to let the desired VIPs down.
+/// Unmanaged VIPs beyond the claim's bound are left, and are no reason to let the desired VIPs down.
 #[test]
 fn keeper_goes_on_beside_too_many_unmanaged_vips() {
     let net = Net::new();
@@ -1413,8 +1413,8 @@ fn keeper_goes_on_beside_too_many_unmanaged_vips() {
         .unwrap();
     keeper.set_desired(set());
     keeper.dispatch(usize::MAX).unwrap();
-    let strangers: Vec<IpAddr> = vips(300)[200..240].to_vec();
-    net.ip_batch(strangers.iter().map(|vip| {
+    let unmanaged: Vec<IpAddr> = vips(300)[200..240].to_vec();
+    net.ip_batch(unmanaged.iter().map(|vip| {
         let bits = common::host_bits(*vip);
         format!("addr add {vip}/{bits} dev {VIP_LINK}")
     }));
@@ -1433,7 +1433,7 @@ fn keeper_goes_on_beside_too_many_unmanaged_vips() {
     assert!(done.detail.unwrap().contains("40"));
     let state = LocalState::read();
     assert!(
-        strangers
+        unmanaged
             .iter()
             .all(|vip| !state.addresses_of(*vip).is_empty())
     );
@@ -1453,13 +1453,13 @@ fn keeper_releases_a_removed_vip_under_a_rule_before_table_local() {
             let set = vips(3);
             let mut keeper = keeper(binding);
             keeper.set_desired(&set);
-            settle(&mut keeper);
+            dispatch_all(&mut keeper);
             if !diversion.put(&net) {
                 continue;
             }
             for gone in [set[0], set[3]] {
                 keeper.remove_desired([gone]);
-                settle(&mut keeper);
+                dispatch_all(&mut keeper);
                 net.assert_absent(&[gone]);
             }
             // What stays is kept, and what drifts is mended.
@@ -1467,7 +1467,7 @@ fn keeper_releases_a_removed_vip_under_a_rule_before_table_local() {
             for vip in [set[1], set[4]] {
                 net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
             }
-            settle(&mut keeper);
+            dispatch_all(&mut keeper);
             let want = Want {
                 address: binding == Binding::Address,
                 ..Want::default()
@@ -1483,7 +1483,7 @@ fn keeper_makes_an_expiring_address_permanent() {
     let net = Net::new();
     let mut keeper = keeper(Binding::Address);
     keeper.set_desired(set());
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let resyncs = keeper.counters().resyncs;
     for vip in set() {
         let bits = common::host_bits(vip);
@@ -1492,7 +1492,7 @@ fn keeper_makes_an_expiring_address_permanent() {
              preferred_lft 600"
         ));
     }
-    settle(&mut keeper);
+    dispatch_all(&mut keeper);
     let state = net.local_state();
     for vip in set() {
         let [address] = state.addresses_of(vip) else {

@@ -93,7 +93,7 @@ impl Run {
         net.ip("addr add 192.0.2.77/32 dev node0");
         net.ip("addr add 2001:db8::77/128 dev node0 nodad");
         net.ip("-6 nexthop add id 62 dev node0");
-        net.settle();
+        net.wait_for_kernel();
         let vips = vips(2);
         let desired = vips[..3].to_vec();
         let mut keeper = builder

@@ -189,17 +189,17 @@ fn ipv6_create_excl_leaves_another_devices_route_alone_and_says_eexist() {
     assert_eq!(before[0].dev, "other0");
 
     // With the metric named, and left to the kernel, which makes it 1024.
-    for ours in [
+    for desired in [
         with_metric(local_route(vip, link, Some(V6), PROTO_KERNEL), 1024),
         local_route(vip, link, Some(V6), PROTO_KERNEL),
     ] {
-        assert_eq!(raw.request(NewRoute(ours), CREATE_EXCL), libc::EEXIST);
+        assert_eq!(raw.request(NewRoute(desired), CREATE_EXCL), libc::EEXIST);
         assert_eq!(local_routes(&net, vip), before);
     }
 
     // EXCL compares the metric: another one is no obstacle, so it proves nothing about conflicts.
-    let ours = with_metric(local_route(vip, link, Some(V6), PROTO_KERNEL), 1025);
-    assert_eq!(raw.request(NewRoute(ours), CREATE_EXCL), 0);
+    let desired = with_metric(local_route(vip, link, Some(V6), PROTO_KERNEL), 1025);
+    assert_eq!(raw.request(NewRoute(desired), CREATE_EXCL), 0);
     assert_eq!(local_routes(&net, vip).len(), 2);
 }
 
@@ -213,10 +213,10 @@ fn ipv6_create_excl_is_not_hindered_by_the_kernels_route_of_metric_0() {
     let vip = one_v6();
     add_address(&mut raw, vip, link);
     wait_for_kernel_route(&watcher, vip, link);
-    let ours = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
-    assert_eq!(raw.request(ours(), CREATE_EXCL), 0);
+    let desired = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
+    assert_eq!(raw.request(desired(), CREATE_EXCL), 0);
     assert_eq!(local_routes(&net, vip).len(), 2);
-    assert_eq!(raw.request(ours(), CREATE_EXCL), libc::EEXIST);
+    assert_eq!(raw.request(desired(), CREATE_EXCL), libc::EEXIST);
 }
 
 /// (d)
@@ -229,8 +229,8 @@ fn replace_takes_another_devices_route() {
     for (vip, source) in [(one_v6(), V6), (one_v4(), V4)] {
         let foreign = NewRoute(local_route(vip, other, Some(source), 4));
         assert_eq!(raw.request(foreign, CREATE_EXCL), 0);
-        let ours = NewRoute(local_route(vip, link, Some(source), PROTO_KERNEL));
-        assert_eq!(raw.request(ours, CREATE_REPLACE), 0);
+        let desired = NewRoute(local_route(vip, link, Some(source), PROTO_KERNEL));
+        assert_eq!(raw.request(desired, CREATE_REPLACE), 0);
         let routes = local_routes(&net, vip);
         assert_eq!(routes.len(), 1, "{routes:#?}");
         assert_eq!(routes[0].dev, VIP_LINK, "the other link lost its route");
@@ -248,8 +248,8 @@ fn append_leaves_another_devices_route_alone() {
         let foreign = NewRoute(local_route(vip, other, Some(source), 4));
         assert_eq!(raw.request(foreign, CREATE_EXCL), 0);
         let before = local_routes(&net, vip);
-        let ours = NewRoute(local_route(vip, link, Some(source), PROTO_KERNEL));
-        assert_eq!(raw.request(ours, CREATE_APPEND), 0);
+        let desired = NewRoute(local_route(vip, link, Some(source), PROTO_KERNEL));
+        assert_eq!(raw.request(desired, CREATE_APPEND), 0);
         let routes = local_routes(&net, vip);
         assert_eq!(routes.len(), 2, "{routes:#?}");
         assert_eq!(routes[0], before[0], "{routes:#?}");
@@ -263,8 +263,8 @@ fn ipv4_replace_without_create_needs_a_route_and_replaces_it_in_place() {
     let link = net.vip_index();
     let mut raw = Raw::new();
     let vip = one_v4();
-    let ours = || NewRoute(local_route(vip, link, Some(V4), PROTO_KERNEL));
-    assert_eq!(raw.request(ours(), REPLACE), libc::ENOENT);
+    let desired = || NewRoute(local_route(vip, link, Some(V4), PROTO_KERNEL));
+    assert_eq!(raw.request(desired(), REPLACE), libc::ENOENT);
     assert_eq!(local_routes(&net, vip), []);
 
     add_address(&mut raw, vip, link);
@@ -273,7 +273,7 @@ fn ipv4_replace_without_create_needs_a_route_and_replaces_it_in_place() {
     assert_eq!(kernels[0].prefsrc, Some(vip));
 
     let watcher = RouteWatcher::new();
-    assert_eq!(raw.request(ours(), REPLACE), 0);
+    assert_eq!(raw.request(desired(), REPLACE), 0);
     let routes = local_routes(&net, vip);
     assert_eq!(routes.len(), 1, "{routes:#?}");
     assert_eq!(routes[0].prefsrc, Some(V4));
@@ -285,7 +285,7 @@ fn ipv4_replace_without_create_needs_a_route_and_replaces_it_in_place() {
     assert!(event.replaces() && event.prefsrc == Some(V4), "{event:?}");
 
     // Again: nothing to do, nothing notified.
-    assert_eq!(raw.request(ours(), REPLACE), 0);
+    assert_eq!(raw.request(desired(), REPLACE), 0);
     assert_eq!(watcher.drain(), []);
     net.assert_single_route(&[vip], PROTO_KERNEL);
 }
@@ -298,12 +298,12 @@ fn ipv6_replace_without_create_also_needs_a_route_of_its_metric() {
     let mut raw = Raw::new();
     let watcher = RouteWatcher::new();
     let vip = one_v6();
-    let ours = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
-    assert_eq!(raw.request(ours(), REPLACE), libc::ENOENT);
+    let desired = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
+    assert_eq!(raw.request(desired(), REPLACE), libc::ENOENT);
     add_address(&mut raw, vip, link);
     wait_for_kernel_route(&watcher, vip, link);
     // Only the kernel's, of metric 0, is there, which cannot be replaced.
-    let errno = raw.request(ours(), REPLACE);
+    let errno = raw.request(desired(), REPLACE);
     let routes = local_routes(&net, vip);
     assert_eq!(errno, libc::ENOENT);
     assert_eq!(routes.len(), 1);
@@ -346,8 +346,8 @@ fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
     wait_for_kernel_route(&watcher, vip, link);
     assert_eq!(in_main(&net, vip), [256]);
 
-    let ours = || NewAddress(vip_address(vip, link));
-    assert_eq!(raw.request(ours(), CREATE_REPLACE), 0);
+    let desired = || NewAddress(vip_address(vip, link));
+    assert_eq!(raw.request(desired(), CREATE_REPLACE), 0);
     assert!(in_main(&net, vip).is_empty());
     let state = net.local_state();
     let [address] = state.addresses_of(vip) else {
@@ -356,7 +356,7 @@ fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
     assert!(address.noprefixroute && address.nodad);
     assert_eq!(local_routes(&net, vip).len(), 1, "the local route stays");
     // Again: the same.
-    assert_eq!(raw.request(ours(), CREATE_REPLACE), 0);
+    assert_eq!(raw.request(desired(), CREATE_REPLACE), 0);
     assert!(in_main(&net, vip).is_empty());
 }
 
@@ -370,8 +370,8 @@ fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
     let vip = one_v6();
     add_address(&mut raw, vip, link);
     wait_for_kernel_route(&watcher, vip, link);
-    let ours = NewRoute(local_route(vip, link, Some(V6), 201));
-    assert_eq!(raw.request(ours, CREATE_REPLACE), 0);
+    let desired = NewRoute(local_route(vip, link, Some(V6), 201));
+    assert_eq!(raw.request(desired, CREATE_REPLACE), 0);
 
     let delete = || DelRoute(delete_of_protocol(vip, link, PROTO_KERNEL));
     assert_eq!(raw.request(delete(), 0), 0);
@@ -382,8 +382,8 @@ fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
     net.assert_single_route(&[vip], 201);
 
     // With `kernel` on ours, the same request takes ours.
-    let ours = NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
-    assert_eq!(raw.request(ours, CREATE_REPLACE), 0);
+    let desired = NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
+    assert_eq!(raw.request(desired, CREATE_REPLACE), 0);
     net.assert_single_route(&[vip], PROTO_KERNEL);
     assert_eq!(raw.request(delete(), 0), 0);
     assert_eq!(local_routes(&net, vip), []);
@@ -719,7 +719,7 @@ fn an_ipv4_address_is_made_permanent_beside_its_routes() {
         "route replace local {vip} dev {VIP_LINK} table local proto kernel scope host src {NODE_V4}"
     ));
     let before = net.local_state();
-    let told = || net.ip(&format!("-d addr show dev {VIP_LINK} to {vip}"));
+    let shown = || net.ip(&format!("-d addr show dev {VIP_LINK} to {vip}"));
     net.ip(&format!(
         "addr change {vip}/32 dev {VIP_LINK} metric 7 valid_lft forever preferred_lft 0"
     ));
@@ -731,18 +731,18 @@ fn an_ipv4_address_is_made_permanent_beside_its_routes() {
     // 253: link.
     assert_eq!((address.expires, address.scope), (false, 253));
     assert!(
-        told().contains("metric 7") && told().contains("deprecated"),
+        shown().contains("metric 7") && shown().contains("deprecated"),
         "{}",
-        told()
+        shown()
     );
     // What is not sent is lost, but for scope, label and broadcast address.
     net.ip(&format!(
         "addr change {vip}/32 dev {VIP_LINK} valid_lft forever preferred_lft forever"
     ));
     assert!(
-        !told().contains("metric") && !told().contains("deprecated"),
+        !shown().contains("metric") && !shown().contains("deprecated"),
         "{}",
-        told()
+        shown()
     );
     assert_eq!(net.local_state().addresses_of(vip)[0].scope, 253);
 }

@@ -115,14 +115,14 @@ fn new_vips_keep_the_kernels_route_until_release() {
         let report = manager.assign(&set).unwrap();
         assert_eq!((report.assigned, report.unchanged), (400, 0), "{report}");
         assert_good(kept, &set, protocol);
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         for report in [manager.assign(&set), manager.normalize()] {
             let report = report.unwrap();
             assert_eq!((report.unchanged, report.writes), (400, 0), "{report}");
         }
         let report = manager.reconcile(&Claim::link(), &set).unwrap();
         assert_eq!((report.unchanged, report.writes), (400, 0), "{report}");
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
         let audit = manager.audit_deep().unwrap();
         assert_eq!(audit.vips.len(), 400);
         assert!(audit.vips.iter().all(|vip| vip.drift.is_empty()));
@@ -280,9 +280,9 @@ fn the_plan_ends_where_reconcile_ends() {
         std::thread::sleep(OLD);
         let every = names(&all, |_| true);
         let mut manager = manager(kept, protocol);
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         let plan = manager.plan(&Claim::link(), &every).unwrap();
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
         assert!(plan.failures.is_empty(), "{:?}", plan.failures);
         let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("kernel-source-{kept:?}-{protocol}.sh"));
@@ -337,7 +337,7 @@ fn another_devices_route_that_loses_is_no_conflict() {
         "route add local {} dev {NODE_LINK} table local",
         set[0]
     ));
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let report = manager.normalize().unwrap();
     assert_eq!((report.unchanged, report.writes), (2, 0), "{report}");
     let audit = manager.audit_deep().unwrap();
@@ -345,7 +345,7 @@ fn another_devices_route_that_loses_is_no_conflict() {
         audit.vips.iter().all(|vip| vip.drift.is_empty()),
         "{audit:?}"
     );
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
 }
 
 #[test]
@@ -454,7 +454,7 @@ fn contradictory_configurations_are_refused() {
         let set = vips(3);
         let mut manager = manager(kept, PROTO_KERNEL);
         manager.assign(&set).unwrap();
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         let error = manager.set_binding(Binding::Route).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         // The binding is as before.
@@ -463,7 +463,7 @@ fn contradictory_configurations_are_refused() {
         let error = manager.set_source([127, 0, 0, 1]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         assert_eq!(manager.normalize().unwrap().writes, 0);
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
     }
     base()
         .kernel_source(Family::V4)

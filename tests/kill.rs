@@ -88,7 +88,7 @@ fn others(net: &Net, vips: &[IpAddr]) {
             .map(|vip| format!("route append {vip} dev other0 metric 50")),
     );
     others_on_the_link(net, vips);
-    net.settle();
+    net.wait_for_kernel();
 }
 
 /// Routes that go with the link.
@@ -117,10 +117,10 @@ fn wait_for_the_stranger(link: u32) {
 /// All lines but those of the VIPs on the link, in tables local and main.
 fn foreign(seen: &Seen, vips: &HashSet<IpAddr>, link: u32) -> Vec<String> {
     let lines = seen.lines().into_iter().filter(|line| {
-        let ours = line.narrow
+        let may_change = line.in_scope
             && line.link == Some(link)
             && line.host.is_some_and(|host| vips.contains(&host));
-        !ours && !line.is_link_local()
+        !may_change && !line.is_link_local()
     });
     lines.map(|line| line.text).collect()
 }
@@ -129,7 +129,7 @@ fn foreign(seen: &Seen, vips: &HashSet<IpAddr>, link: u32) -> Vec<String> {
 fn break_them(net: &Net, vips: &[IpAddr], setting: Setting) {
     let link = net.vip_index();
     if !setting.route_only {
-        // The kernel's routes come back beside ours, or instead of them.
+        // The kernel's routes come back beside may_change, or instead of them.
         net.ip(&format!("link set dev {VIP_LINK} down"));
         net.ip(&format!("link set dev {VIP_LINK} up"));
         others_on_the_link(net, vips);
@@ -196,21 +196,21 @@ fn next_call_after_a_kill_converges_and_nothing_else_changes() {
             other.begin(verb, set);
             match takes[at % 4] {
                 None => {
-                    let told = other.end();
-                    takes[at % 4] = Some(told.micros);
+                    let answer = other.end();
+                    takes[at % 4] = Some(answer.micros);
                     other.kill();
                 }
                 Some(micros) => {
                     let most = usize::try_from(micros + micros / 16).unwrap();
                     let delay = random.below(most.max(1));
                     std::thread::sleep(Duration::from_micros(delay as u64));
-                    let told = other.kill();
+                    let answer = other.kill();
                     let met = met.entry(format!("{verb:?}")).or_default();
                     met.kills += 1;
                     killed += 1;
-                    match told {
+                    match answer {
                         // The machine is not always as busy.
-                        Some(told) => takes[at % 4] = Some(u64::midpoint(told.micros, micros)),
+                        Some(answer) => takes[at % 4] = Some(u64::midpoint(answer.micros, micros)),
                         None => {
                             met.inside += 1;
                             let left = Seen::read(link);
@@ -296,7 +296,7 @@ fn check(before: &Seen, setting: Setting, verb: Verb) -> Result<(), String> {
     let lines = after.lines();
     let left = lines.iter().find(|line| {
         let vip = line.host.filter(|host| all.contains(host));
-        line.narrow && line.link == Some(link) && vip.is_some_and(|vip| !good.contains(&vip))
+        line.in_scope && line.link == Some(link) && vip.is_some_and(|vip| !good.contains(&vip))
     });
     if let Some(left) = left {
         return Err(format!("left: {left:?}"));
@@ -328,8 +328,8 @@ fn control_without_the_next_call_shows_the_kill() {
                 other.kill();
             } else {
                 std::thread::sleep(Duration::from_micros(takes * part / 16));
-                let told = other.kill();
-                shown += usize::from(told.is_none() && check(&before, setting, verb).is_err());
+                let answer = other.kill();
+                shown += usize::from(answer.is_none() && check(&before, setting, verb).is_err());
             }
             call(&mut setting.manager(), verb, &ALL.vips()).unwrap();
             check(&before, setting, verb).unwrap();

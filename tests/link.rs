@@ -31,7 +31,7 @@ fn without_link() -> Net {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     net
 }
 
@@ -188,7 +188,7 @@ fn link_that_is_created_again_is_found_by_name_only() {
     net.ip(&format!("link del dev {VIP_LINK}"));
     refused(by_name.assign(&set), ErrorKind::LinkNotFound, VIP_LINK);
     net.add_link(VIP_LINK);
-    net.settle();
+    net.wait_for_kernel();
     assert_ne!(index_of(&net, VIP_LINK), index);
 
     let report = by_name.assign(&set).unwrap();

@@ -64,7 +64,7 @@ fn normalize_repairs_each_state_and_changes_nothing_else() {
         let mut manager = manager(protocol);
         for &(vip, state) in &all {
             let rest = net.snapshot_without(&[vip]);
-            let own = Snapshot::take(&[]);
+            let own = Snapshot::read(&[]);
             let audit = manager.audit_deep().unwrap();
             let seen = audit.vips.iter().find(|seen| seen.vip == vip.into());
             let report = report(manager.normalize_only([vip]));
@@ -78,12 +78,12 @@ fn normalize_repairs_each_state_and_changes_nothing_else() {
                     assert!(report.failures[0].drift.contains(Drift::STALE));
                     assert!(report.failures[0].drift.contains(Drift::MISSING_ADDRESS));
                     assert_eq!(report.writes, 0);
-                    own.assert_same(&Snapshot::take(&[]));
+                    own.assert_same(&Snapshot::read(&[]));
                 }
                 State::Fine => {
                     assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
                     assert_eq!(report.outcomes, []);
-                    own.assert_same(&Snapshot::take(&[]));
+                    own.assert_same(&Snapshot::read(&[]));
                     assert_single_route(&net, &[vip], protocol);
                 }
                 _ => {
@@ -152,7 +152,7 @@ fn normalize_repairs_a_thousand_random_states_and_then_writes_nothing() {
 
         // Twice and three times: nothing is sent that writes, and nothing happens.
         let watcher = RouteWatcher::new();
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         for again in [
             report(manager.normalize()),
             report(manager.normalize()),
@@ -172,7 +172,7 @@ fn normalize_repairs_a_thousand_random_states_and_then_writes_nothing() {
             "{again}"
         );
         assert_eq!(watcher.drain(), Vec::new());
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
 
         // The stale ones are the caller's to decide on.
         if !stale.is_empty() {

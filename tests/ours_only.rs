@@ -66,12 +66,15 @@ fn set(vips: &[IpAddr]) -> BTreeSet<IpAddr> {
 /// of these VIPs on this link.
 #[track_caller]
 fn assert_only(before: &Snapshot, vips: &BTreeSet<IpAddr>, link: &str) {
-    let diff = before.diff(&Snapshot::take(&[]));
+    let diff = before.diff(&Snapshot::read(&[]));
     let foreign: Vec<_> = diff
         .iter()
         .filter(|line| !is_ours(line, vips, link))
         .collect();
-    assert!(foreign.is_empty(), "changed, and not ours: {foreign:#?}");
+    assert!(
+        foreign.is_empty(),
+        "changed, and not the library's: {foreign:#?}"
+    );
 }
 
 fn is_ours(line: &str, vips: &BTreeSet<IpAddr>, link: &str) -> bool {
@@ -307,7 +310,7 @@ fn calls_change_nothing_else_on_a_full_node() {
         full_node(&net, &good);
         let rivals = add_rivals(&net);
         let all: BTreeSet<IpAddr> = good.iter().copied().chain(rivals.all()).collect();
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let mut manager = manager(protocol);
 
         // Normalize what is there.
@@ -322,7 +325,7 @@ fn calls_change_nothing_else_on_a_full_node() {
         assert_eq!(report(manager.normalize()).writes, 0);
 
         // Assign the rest.
-        let now = Snapshot::take(&[]);
+        let now = Snapshot::read(&[]);
         let second = report(manager.assign(&all));
         assert_eq!(conflicts(&second), rivals.all());
         assert_eq!(
@@ -348,7 +351,7 @@ fn calls_change_nothing_else_on_a_full_node() {
         assert_only(&start, &all, VIP_LINK);
         assert_untouched(&watcher.drain(), &set(&rivals.elsewhere));
         let gone: Vec<_> = start
-            .diff(&Snapshot::take(&[]))
+            .diff(&Snapshot::read(&[]))
             .into_iter()
             .filter(|line| line.starts_with('+'))
             .collect();
@@ -398,10 +401,10 @@ fn every_kind_of_route_of_another_device_is_a_conflict() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.add_link(RIVAL);
-        net.settle();
+        net.wait_for_kernel();
         net.ip(&format!("addr add 203.0.113.77/32 dev {VIP_LINK}"));
         let rivals = add_rivals(&net);
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let watcher = RouteWatcher::new();
         let mut manager = manager(protocol);
         let there = net.local_state();
@@ -428,11 +431,11 @@ fn every_kind_of_route_of_another_device_is_a_conflict() {
                 "{vip}: {drift}"
             );
         }
-        start.assert_same(&Snapshot::take(&[]));
+        start.assert_same(&Snapshot::read(&[]));
         assert_eq!(watcher.drain(), Vec::new());
         // What is released is what is on our link.
         for vip in rivals.all() {
-            let before = Snapshot::take(&[]);
+            let before = Snapshot::read(&[]);
             let report = manager.release([vip]).unwrap();
             assert_only(&before, &set(&[vip]), VIP_LINK);
             let on_both = rivals.on_both.contains(&vip);
@@ -461,7 +464,7 @@ fn every_kind_of_route_of_another_device_is_a_conflict() {
 fn conflict_ends_with_its_cause() {
     let net = Net::new();
     let rival = net.add_link(RIVAL);
-    net.settle();
+    net.wait_for_kernel();
     let vips = vips(1);
     let mut raw = Raw::new();
     for vip in &vips {
@@ -496,14 +499,14 @@ fn second_manager_on_another_link_gets_a_conflict() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         net.add_link(RIVAL);
-        net.settle();
+        net.wait_for_kernel();
         let vips = vips(50);
         let (first, second) = (&vips[..60], &vips[40..]);
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let mut a = manager(protocol);
         let mut b = builder(RIVAL, protocol).open().unwrap();
         assert_eq!(a.assign(first).unwrap().assigned, 60);
-        let with_a = Snapshot::take(&[]);
+        let with_a = Snapshot::read(&[]);
         let of_b = report(b.assign(second));
         assert_eq!(conflicts(&of_b), set(&vips[40..60]));
         assert_eq!(of_b.assigned, 40, "{of_b}");
@@ -511,12 +514,12 @@ fn second_manager_on_another_link_gets_a_conflict() {
         assert_eq!(wrong_on(VIP_LINK, first, protocol), Vec::<String>::new());
         assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
         // Each keeps to its own, whatever it is told.
-        let both = Snapshot::take(&[]);
+        let both = Snapshot::read(&[]);
         assert_eq!(a.normalize().unwrap().unchanged, 60);
         assert_eq!(b.normalize().unwrap().unchanged, 40);
         assert_eq!(conflicts(&report(a.assign(&vips))), set(&vips[60..]));
         assert_eq!(conflicts(&report(b.assign(&vips))), set(first));
-        both.assert_same(&Snapshot::take(&[]));
+        both.assert_same(&Snapshot::read(&[]));
         assert_eq!(a.release(&vips).unwrap().released, 60);
         assert_only(&both, &set(first), VIP_LINK);
         assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
@@ -525,7 +528,7 @@ fn second_manager_on_another_link_gets_a_conflict() {
         assert_eq!((of_b.assigned, of_b.unchanged), (60, 40), "{of_b}");
         assert_eq!(wrong_on(RIVAL, &vips, protocol), Vec::<String>::new());
         assert_eq!(b.release(&vips).unwrap().released, 100);
-        start.assert_same(&Snapshot::take(&[]));
+        start.assert_same(&Snapshot::read(&[]));
     }
 }
 
@@ -548,7 +551,7 @@ fn at_once(vips: Vec<IpAddr>) {
         let protocol = PROTOCOLS[round % 2];
         let net = Net::new();
         net.add_link(RIVAL);
-        net.settle();
+        net.wait_for_kernel();
         let start = net.snapshot_without(&vips);
         let sets = [(VIP_LINK, &vips[..150]), (RIVAL, &vips[50..])];
         let barrier = std::sync::Barrier::new(2);
@@ -580,9 +583,9 @@ fn at_once(vips: Vec<IpAddr>) {
             );
         }
         // Who was told that all is well has it, and has it alone.
-        for (at, (link, wanted)) in sets.iter().enumerate() {
+        for (at, (link, desired)) in sets.iter().enumerate() {
             let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) =
-                wanted.iter().partition(|vip| !refused[at].contains(*vip));
+                desired.iter().partition(|vip| !refused[at].contains(*vip));
             assert_eq!(
                 wrong_on(link, &good, protocol),
                 Vec::<String>::new(),
@@ -612,13 +615,13 @@ fn at_once(vips: Vec<IpAddr>) {
 fn next_hop_objects_route_is_a_conflict_and_not_deleted() {
     let net = Net::new();
     net.add_link(OTHER);
-    net.settle();
+    net.wait_for_kernel();
     net.ip("-6 nexthop add id 62 dev other0");
     let vip = vips_v6(1)[0];
     net.ip(&format!("-6 route append {vip} nhid 62 metric 1024"));
     put(&net, &[(vip, State::Fine)], PROTO_KERNEL);
     net.ip(&format!("-6 route append {vip} dev {VIP_LINK} metric 1024"));
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let report = report(manager(PROTO_KERNEL).normalize());
     let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
     assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
@@ -627,12 +630,12 @@ fn next_hop_objects_route_is_a_conflict_and_not_deleted() {
         text.contains("through device other0 by a nexthop object, table main, metric 1024"),
         "{text}"
     );
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
     // Nor by a release, which has to delete the same.
     let report = self::report(manager(PROTO_KERNEL).release([vip]));
     let causes: Vec<Cause> = report.failures.iter().map(|f| f.cause).collect();
     assert_eq!((causes, report.writes), (vec![Cause::Conflict], 0));
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
 }
 
 /// A VIP that is on the link twice, as a host and with another prefix length, is not ours to
@@ -778,13 +781,13 @@ fn route_in_main_behind_another_devices_is_deleted() {
 fn route_with_a_gateway_is_not_deleted_for_a_plain_route() {
     let v4 = (vip("10.96.0.1"), "10.1.1.2/24");
     let v6 = (vip("2001:db8:42::1"), "2001:db8:1::2/64 nodad");
-    let through_ours = [v4, v6].map(|(_, stranger)| {
-        let (net, _) = stranger.split_once("2/").unwrap();
+    let through_ours = [v4, v6].map(|(_, neighbour)| {
+        let (net, _) = neighbour.split_once("2/").unwrap();
         format!("via {net}1 dev {VIP_LINK}")
     });
     let [ours_v4, ours_v6] = &through_ours;
     let (other_v4, other_v6) = ("via 10.1.1.1 dev node0 onlink", "via fe80::1 dev node0");
-    for ((vip, stranger), way, is_hit) in [
+    for ((vip, neighbour), way, is_hit) in [
         (v4, ours_v4.clone(), true),
         (v4, format!("nexthop {ours_v4} nexthop {other_v4}"), true),
         // IPv4 looks at the first one only, IPv6 at each.
@@ -796,8 +799,8 @@ fn route_with_a_gateway_is_not_deleted_for_a_plain_route() {
     ] {
         for is_first in [true, false] {
             let net = Net::new();
-            net.ip(&format!("addr add {stranger} dev {VIP_LINK}"));
-            net.settle();
+            net.ip(&format!("addr add {neighbour} dev {VIP_LINK}"));
+            net.wait_for_kernel();
             let alone = net.snapshot_without(&[]);
             let append = |way: &str| net.ip(&format!("route append {vip} proto static {way}"));
             let plain = format!("dev {VIP_LINK}");
@@ -840,7 +843,7 @@ fn local_route_behind_one_with_a_gateway_is_a_conflict() {
     let net = Net::new();
     let (vip, source) = (vip("2001:db8:42::1"), NODE_V6);
     net.ip(&format!("addr add 2001:db8:1::2/64 dev {VIP_LINK} nodad"));
-    net.settle();
+    net.wait_for_kernel();
     for way in [
         format!("{vip} via 2001:db8:1::1 dev {VIP_LINK}"),
         format!("local {vip} dev {VIP_LINK} src {source}"),

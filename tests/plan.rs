@@ -41,12 +41,12 @@ fn builder(protocol: u8, binding: Binding) -> VipManagerBuilder {
 /// Makes a plan and sees that nothing happens meanwhile.
 #[track_caller]
 fn plan(manager: &mut VipManager, claim: &Claim, desired: &[IpAddr]) -> Plan {
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let watcher = RouteWatcher::new();
     let plan = manager.plan(claim, desired).unwrap();
     let heard = watcher.drain();
     assert!(heard.is_empty(), "planning changed something: {heard:#?}");
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
     plan
 }
 
@@ -105,7 +105,7 @@ fn assert_good(net: &Net, vips: &[IpAddr], protocol: u8, binding: Binding) {
 
 /// What differs between two nodes that is not by chance: link addresses are drawn.
 fn comparable() -> Vec<String> {
-    let snapshot = Snapshot::take(&[]);
+    let snapshot = Snapshot::read(&[]);
     let by_chance = |line: &&String| line.starts_with("link ") || line.contains("\"fe80:");
     let lines = snapshot.lines().iter().filter(|line| !by_chance(line));
     lines.cloned().collect()
@@ -206,7 +206,7 @@ impl Scene {
 
     /// What of the node's addresses and routes is none of the VIPs' on the link.
     fn foreign(&self) -> Vec<String> {
-        let ours = |line: &String| {
+        let is_of_the_plan = |line: &String| {
             let vips = self.desired.iter().chain(&self.stale);
             let named = |vip: &IpAddr| {
                 line.contains(&format!("\"dst\":\"{vip}\""))
@@ -216,8 +216,8 @@ impl Scene {
                 && !line.contains("\"table\":\"100\"")
                 && vips.clone().any(named)
         };
-        let snapshot = Snapshot::take(&[]);
-        let lines = snapshot.lines().iter().filter(|line| !ours(line));
+        let snapshot = Snapshot::read(&[]);
+        let lines = snapshot.lines().iter().filter(|line| !is_of_the_plan(line));
         lines.cloned().collect()
     }
 }
@@ -278,7 +278,7 @@ fn script_waits_for_a_tentative_address() {
     let net = Net::bare();
     net.add_link(OTHER);
     net.add_node_addresses(OTHER);
-    net.settle();
+    net.wait_for_kernel();
     // With ARP, so that duplicate address detection takes its second.
     net.ip(&format!(
         "link add dev {VIP_LINK} type veth peer name peer0"
@@ -316,7 +316,7 @@ fn script_that_no_longer_fits_stops() {
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     let plan = plan(&mut manager, &Claim::link(), &vips(3));
     manager.assign(vips(3)).unwrap();
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let mut shell = Command::new("sh")
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .stdin(Stdio::piped())
@@ -327,7 +327,7 @@ fn script_that_no_longer_fits_stops() {
     input.write_all(plan.to_string().as_bytes()).unwrap();
     drop(input);
     assert!(!shell.wait().unwrap().success());
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
     assert_good(&net, &vips(3), PROTO_KERNEL, Binding::Address);
 }
 
@@ -449,7 +449,7 @@ fn plan_with_a_claim_by_mark_releases_marked_vips() {
             let nodad = if vip.is_ipv6() { "nodad" } else { "" };
             net.ip(&format!("addr add {vip} dev {VIP_LINK} {nodad}"));
         }
-        net.settle_of(&others);
+        net.wait_for_routes_of(&others);
         let mut manager = builder(201, binding).open().unwrap();
         let plan = plan(&mut manager, &Claim::mark(), &marked[..2]);
         let released = plan
@@ -477,13 +477,13 @@ fn plan_with_a_claim_by_mark_releases_marked_vips() {
     }
 }
 
-trait Settle {
-    fn settle_of(&self, vips: &[IpAddr]);
+trait WaitForRoutes {
+    fn wait_for_routes_of(&self, vips: &[IpAddr]);
 }
 
-impl Settle for Net {
+impl WaitForRoutes for Net {
     /// Waits for the kernel's routes of these VIPs.
-    fn settle_of(&self, vips: &[IpAddr]) {
+    fn wait_for_routes_of(&self, vips: &[IpAddr]) {
         broken::wait_for_kernel_routes(vips);
         RouteWatcher::new().rest();
     }
@@ -547,9 +547,9 @@ fn plan_of_a_good_state_is_empty() {
             RouteWatcher::new().rest();
             let plan = plan(&mut manager, &Claim::link(), &vips(20));
             assert!(plan.is_empty() && plan.failures.is_empty(), "{plan}");
-            let before = Snapshot::take(&[]);
+            let before = Snapshot::read(&[]);
             run(&plan);
-            before.assert_same(&Snapshot::take(&[]));
+            before.assert_same(&Snapshot::read(&[]));
             assert_good(&net, &vips(20), protocol, binding);
         }
     }
@@ -564,7 +564,7 @@ fn planning_needs_no_privilege() {
     let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
     let with = plan(&mut manager, &claim, &scene.desired);
     assert!(!with.is_empty());
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let (without, create) = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -584,7 +584,7 @@ fn planning_needs_no_privilege() {
     });
     assert_eq!(without, with);
     assert!(matches!(create.steps[0].action, Action::CreateLink { .. }));
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
 }
 
 const AVOIDANCES: [SourceAvoidance; 2] =
@@ -634,9 +634,9 @@ fn plan_contains_source_avoidance() {
         run(&plan);
         assert_good(&net, &desired, PROTO_KERNEL, Binding::Address);
         let by_script = (comparable(), net.ip("addrlabel list"));
-        let told = by_script.0.iter();
+        let lines = by_script.0.iter();
         let is_deprecated = |line: &&String| line.contains("\"deprecated\":true");
-        assert_eq!(told.filter(is_deprecated).count(), deprecated);
+        assert_eq!(lines.filter(is_deprecated).count(), deprecated);
         let again = manager.plan(&Claim::link(), &desired).unwrap();
         assert!(again.is_empty(), "{again}");
         let report = manager.reconcile(&Claim::link(), &desired).unwrap();
@@ -685,7 +685,7 @@ fn plan_labels_a_created_link() {
     let net = Net::bare();
     net.add_link(OTHER);
     net.add_node_addresses(OTHER);
-    net.settle();
+    net.wait_for_kernel();
     RouteWatcher::new().rest();
     let desired = vips_of_two_labels();
     let mut manager = broken::builder("absent0", PROTO_KERNEL)
@@ -724,7 +724,7 @@ fn plan_lists_vips_that_fall_short_and_leaves_them() {
         // Unrepaired: another prefix length.
         net.ip(&format!("addr add {}/24 dev {VIP_LINK}", all[4]));
         net.ip(&format!("addr add {}/64 dev {VIP_LINK} nodad", all[5]));
-        net.settle();
+        net.wait_for_kernel();
         RouteWatcher::new().rest();
         let before = net.snapshot_without(&all[6..]);
         let mut manager = builder(protocol, Binding::Address).open().unwrap();
@@ -776,7 +776,7 @@ fn plan_fails_where_reconcile_fails() {
     };
     let one = vips(1);
     let of = |link: &str| broken::builder(link, PROTO_KERNEL);
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     assert_eq!(kind(of(VIP_LINK), &Claim::link(), &[]), ErrorKind::EmptySet);
     assert_eq!(
         kind(of(VIP_LINK), &Claim::link().at_most(3), &one),
@@ -790,7 +790,7 @@ fn plan_fails_where_reconcile_fails() {
         kind(of("absent0"), &Claim::link(), &one),
         ErrorKind::LinkNotFound
     );
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
 }
 
 /// What one family lacks fails its VIPs, in words like those of the call; the steps for the other one
@@ -843,7 +843,7 @@ fn plan_creates_a_missing_link_first() {
             let net = Net::bare();
             net.add_link(OTHER);
             net.add_node_addresses(OTHER);
-            net.settle();
+            net.wait_for_kernel();
             RouteWatcher::new().rest();
             net
         };
@@ -913,7 +913,7 @@ fn plan_brings_the_link_up_first() {
         for vip in vips_v4(8)[5..].iter() {
             net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
         }
-        net.settle_of(&vips(8)[10..]);
+        net.wait_for_routes_of(&vips(8)[10..]);
         net.ip(&format!("link set dev {VIP_LINK} down"));
         RouteWatcher::new().rest();
         let desired = vips(7);
@@ -969,11 +969,11 @@ fn plan_adds_a_placeholder_before_the_last_ipv4_address_goes() {
     manager.assign(vips(5)).unwrap();
     let mut manager = builder(PROTO_KERNEL, Binding::Route).open().unwrap();
     let plan = plan(&mut manager, &Claim::link(), &vips(4));
-    let anchors = plan
+    let placeholders = plan
         .steps
         .iter()
         .filter(|step| matches!(step.action, Action::AddPlaceholder { .. }));
-    assert_eq!(anchors.count(), 1, "{plan}");
+    assert_eq!(placeholders.count(), 1, "{plan}");
     run(&plan);
     assert_good(&net, &vips(4), PROTO_KERNEL, Binding::Route);
     net.assert_absent(&vips(5)[8..]);
@@ -1024,7 +1024,7 @@ fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
         // One like it is not desired.
         let stale = if vip.is_ipv4() { v4[8] } else { v6[8] };
         net.ip(&format!("addr add {stale} dev {VIP_LINK} {rest}"));
-        net.settle_of(&[vip, stale]);
+        net.wait_for_routes_of(&[vip, stale]);
         let before = of(vip);
         let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
         let plan = plan(&mut manager, &Claim::link(), &[vip]);

@@ -92,7 +92,7 @@ fn node() -> Net {
 fn calls_that_write_need_only_cap_net_admin() {
     for (name, call) in WRITING {
         let net = node();
-        net.settle();
+        net.wait_for_kernel();
         let before = net.snapshot_without(&[]);
         let error = with_only(0, || call(&mut builder().open().unwrap())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{name}: {error}");
@@ -157,7 +157,7 @@ fn call_with_nothing_to_write_needs_no_capability() {
 #[test]
 fn calls_that_read_need_no_capability() {
     let net = node();
-    net.settle();
+    net.wait_for_kernel();
     let before = net.snapshot_without(&[]);
     with_only(0, || {
         let mut vips = builder().open().unwrap();

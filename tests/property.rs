@@ -229,7 +229,7 @@ enum Foreign {
     Flush {
         v6: bool,
     },
-    Stranger(bool),
+    Unmanaged(bool),
     SourceGone(usize),
     SourceBack(usize),
     AddRoute {
@@ -336,7 +336,7 @@ impl Foreign {
                     "ip -{family} addr flush dev {VIP_LINK} scope global"
                 )]
             }
-            Self::Stranger(add) => {
+            Self::Unmanaged(add) => {
                 let verb = if add { "add" } else { "del" };
                 vec![format!("ip addr {verb} 198.51.100.1/31 dev {VIP_LINK}")]
             }
@@ -381,7 +381,7 @@ impl Foreign {
                     0..=2 => format!(" proto {}", PROTOCOLS[protocol]),
                     _ => String::new(),
                 };
-                // The kernel's own on another link stays: `settle` waits for it.
+                // The kernel's own on another link stays: `wait_for_other_links` waits for it.
                 let metric = match kind {
                     Kind::LocalElsewhere if place.contains("::") => " metric 1024",
                     _ => METRICS[metric],
@@ -420,7 +420,7 @@ impl Foreign {
 
 /// Destination, table and way of a route, in the words of `ip`.
 fn place(vip: IpAddr, kind: Kind) -> String {
-    let object = |ours: bool| match (vip.is_ipv4(), ours) {
+    let object = |own: bool| match (vip.is_ipv4(), own) {
         (true, false) => 52,
         (false, false) => 62,
         (true, true) => 53,
@@ -608,13 +608,13 @@ struct Other {
 impl Other {
     fn new() -> Self {
         let (commands, inbox) = mpsc::channel::<String>();
-        let (told, done) = mpsc::channel();
+        let (reported, done) = mpsc::channel();
         std::thread::spawn(move || {
             let sandbox = Sandbox::new().unwrap();
-            told.send(path_of(&sandbox)).unwrap();
+            reported.send(path_of(&sandbox)).unwrap();
             for command in inbox {
                 execute(&command);
-                told.send(command).unwrap();
+                reported.send(command).unwrap();
             }
         });
         Self {
@@ -798,7 +798,7 @@ fn foreign() -> impl Strategy<Value = Foreign> {
             3 => (vip(), any::<u8>()).prop_map(|(vip, link)| Foreign::DeleteAddress { vip, link }),
             2 => vip().prop_map(|vip| Foreign::PrefixRouteAgain { vip }),
             1 => any::<bool>().prop_map(|v6| Foreign::Flush { v6 }),
-            1 => any::<bool>().prop_map(Foreign::Stranger),
+            1 => any::<bool>().prop_map(Foreign::Unmanaged),
             1 => (0..SOURCES.len()).prop_map(Foreign::SourceGone),
             1 => (0..SOURCES.len()).prop_map(Foreign::SourceBack),
         ],
@@ -1065,7 +1065,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn take(&self, other: &Self) {
+    fn add(&self, other: &Self) {
         for (cell, more) in [
             (&self.cases, &other.cases),
             (&self.calls, &other.calls),
@@ -1147,7 +1147,7 @@ impl Party {
     fn make(&mut self, call: Call, tally: &Tally) -> Result<(), String> {
         add(&tally.calls, 1);
         let link = index_of(self.link);
-        settle();
+        wait_for_other_links();
         let shown = shown(self.link);
         let away = away(shown.as_ref());
         let comes_up = self.bring_up && !shown.is_some_and(|link| has_flag(&link, "UP"));
@@ -1174,7 +1174,7 @@ impl Party {
     /// nothing beyond the link.
     fn make_amid(&mut self, call: Call, commotion: Commotion, tally: &Tally) -> Result<(), String> {
         let link = index_of(self.link).unwrap_or(u32::MAX);
-        settle();
+        wait_for_other_links();
         let away = away(shown(self.link).as_ref());
         let before = Seen::read(link);
         let stop = AtomicBool::new(false);
@@ -1298,14 +1298,14 @@ impl Party {
         }
 
         let promises = promises(call, before, link);
-        let told = report.assigned
+        let counted = report.assigned
             + report.repaired
             + report.released
             + report.unchanged
             + report.failures.len();
-        if told != promises.len() {
+        if counted != promises.len() {
             return Err(format!(
-                "{told} VIPs told of {}: {report:?}",
+                "{counted} VIPs reported of {}: {report:?}",
                 promises.len()
             ));
         }
@@ -1319,7 +1319,9 @@ impl Party {
             let words = format!("{} {:?}", failure.cause, failure.drift);
             *tally.failures.borrow_mut().entry(words).or_default() += 1;
             if !promises.contains_key(&vip) || !failed.insert(vip) {
-                return Err(format!("{failure} is of no VIP of the call, or told twice"));
+                return Err(format!(
+                    "{failure} is of no VIP of the call, or reported twice"
+                ));
             }
             let is_late = match failure.cause {
                 Cause::Pending => vip.is_ipv6() && kernel_is_late(after, vip, link),
@@ -1349,7 +1351,7 @@ impl Party {
                         return Err(format!("promised good, but {wrong}; {report}"));
                     }
                 }
-                Promise::Untouched => return Err(format!("{vip}: not told of; {report}")),
+                Promise::Untouched => return Err(format!("{vip}: not reported; {report}")),
                 Promise::Gone => {
                     let left = after.routes.iter().any(|route| {
                         route.is_of(*vip, link)
@@ -1380,7 +1382,7 @@ impl Party {
         // What a link that comes up brings is the kernel's.
         self.unchanged(link, before, after, &|line| {
             comes_up
-                || (line.narrow || away == Some(Away::InVrf))
+                || (line.in_scope || away == Some(Away::InVrf))
                     && line.host.is_some_and(|host| {
                         promises.contains_key(&host)
                             && (!failed.contains(&host) || pending.contains(&host))
@@ -1415,7 +1417,10 @@ impl Party {
             // With the last IPv4 address go all IPv4 routes of the link, in all tables.
             let flush = flushed && sign == '-' && line.is_route && !line.text.contains("::");
             if !(on_link && (allowed(&line) || flush)) {
-                return Err(format!("changed, and not ours: {sign} {}", line.text));
+                return Err(format!(
+                    "changed, and not the library's: {sign} {}",
+                    line.text
+                ));
             }
         }
         Ok(())
@@ -1534,14 +1539,14 @@ fn may_refuse(kind: ErrorKind, away: Option<Away>) -> bool {
 
 /// Waits for what the kernel still does on links that hold no VIPs of ours: every IPv6 address there
 /// gets its route.
-fn settle() {
-    let ours = [VIP_LINK, SECOND_LINK].map(index_of);
+fn wait_for_other_links() {
+    let own = [VIP_LINK, SECOND_LINK].map(index_of);
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let seen = Seen::read(u32::MAX);
         let late = seen.addresses.iter().any(|address| {
             address.address.local.is_ipv6()
-                && !ours.contains(&Some(address.index))
+                && !own.contains(&Some(address.index))
                 && !matches!(address.address.local, IpAddr::V6(v6) if v6.is_unicast_link_local())
                 && (address.address.tentative
                     || !seen.routes.iter().any(|route| {
@@ -1682,7 +1687,7 @@ fn hold(strategy: fn() -> BoxedStrategy<Case>) -> Tally {
     let mut faults = String::new();
     for thread in threads {
         let (tally, result) = thread.join().unwrap();
-        sum.take(&tally);
+        sum.add(&tally);
         if let Err(text) = result {
             faults += &text;
         }
@@ -1743,7 +1748,7 @@ fn hold_for_worth(strategy: fn() -> BoxedStrategy<Case>) {
     for _ in 0..3 {
         let Some(lacks) = lacks(&sum) else { return };
         println!("not met yet: {lacks}");
-        sum.take(&hold(strategy));
+        sum.add(&hold(strategy));
     }
     assert_eq!(lacks(&sum), None, "{sum:#?}");
 }
@@ -1895,17 +1900,17 @@ fn control_broken_promise_is_seen() {
         (
             "ip route add 192.168.77.0/24 dev other0".to_owned(),
             "ip route del 192.168.77.0/24 dev other0".to_owned(),
-            "not ours",
+            "not the library's",
         ),
         (
             format!("ip route add {vip} dev {VIP_LINK} table 100"),
             format!("ip route del {vip} dev {VIP_LINK} table 100"),
-            "not ours",
+            "not the library's",
         ),
         (
             "ip addr add 192.168.77.1/32 dev other0".to_owned(),
             "ip addr del 192.168.77.1/32 dev other0".to_owned(),
-            "not ours",
+            "not the library's",
         ),
     ] {
         node.execute(&change);
@@ -1924,5 +1929,5 @@ fn control_broken_promise_is_seen() {
     let mut short = done();
     short.unchanged = 7;
     let judged = judge(&good, short);
-    assert!(judged.unwrap_err().contains("7 VIPs told of 8"));
+    assert!(judged.unwrap_err().contains("7 VIPs reported of 8"));
 }

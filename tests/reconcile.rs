@@ -31,13 +31,13 @@ const NONE: [IpAddr; 0] = [];
 /// Refused with this kind, and not a line of the node differs, nor did anything happen.
 #[track_caller]
 fn refused(kind: ErrorKind, call: impl FnOnce() -> Result<Report, Error>) -> Error {
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let watcher = RouteWatcher::new();
     let error = call().expect_err("it was taken");
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.report().is_none(), "{error}");
     assert_eq!(watcher.drain(), Vec::new());
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
     error
 }
 
@@ -68,7 +68,7 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
             // Of a desired VIP, vips[78].
             format!("route add 10.96.0.40/32 dev {VIP_LINK} table 100"),
         ]);
-        net.settle();
+        net.wait_for_kernel();
         let vips = vips(50);
         let states: Vec<_> = vips[..70]
             .iter()
@@ -85,7 +85,7 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
             .count();
         assert!(fine > 1 && states[..30].iter().any(|(_, s)| *s == State::Stale));
         assert!(states[30..].iter().any(|(_, s)| *s == State::Stale));
-        let rest = Snapshot::take(&vips);
+        let rest = Snapshot::read(&vips);
         let watcher = RouteWatcher::new();
         let mut manager = manager(protocol);
         let report = manager.reconcile(&Claim::link(), desired).unwrap();
@@ -94,7 +94,7 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
         assert_eq!(report.repaired, 40 - fine, "{report}");
         assert_eq!(report.released, 30, "{report}");
         assert_eq!(report.unchanged, fine, "{report}");
-        rest.assert_same(&Snapshot::take(&vips));
+        rest.assert_same(&Snapshot::read(&vips));
         let broken: Vec<IpAddr> = states[30..]
             .iter()
             .filter(|(_, state)| *state != State::Fine)
@@ -121,7 +121,7 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
         assert_eq!((report.assigned, report.released), (1, 1), "{report}");
         assert_eq!(report.unchanged, desired.len(), "{report}");
         assert_eq!(touched(&watcher.drain()), set(&[vips[0], vips[30]]));
-        rest.assert_same(&Snapshot::take(&vips));
+        rest.assert_same(&Snapshot::read(&vips));
     }
 }
 
@@ -181,11 +181,11 @@ fn claims_by_ranges_and_by_link_limit_releases() {
         net.assert_absent(&vips[4..]);
         rest.assert_same(&net.snapshot_without(&vips));
         // What the manager does not admit is not reached by any claim.
-        let mut narrow = builder(VIP_LINK, protocol)
+        let mut limited = builder(VIP_LINK, protocol)
             .allow("10.0.0.0/8".parse::<IpNet>().unwrap())
             .open()
             .unwrap();
-        let report = narrow.release_all(&Claim::link()).unwrap();
+        let report = limited.release_all(&Claim::link()).unwrap();
         assert_eq!(report.released, 3, "{report}");
         net.assert_absent(&[vips[0], vips[2], outside[0]]);
         net.assert_single_route(&[vips[1], vips[3], outside[1]], protocol);
@@ -212,9 +212,9 @@ fn put_address(net: &Net, vip: IpAddr, protocol: Option<u8>) {
 fn claim_by_the_mark_of_routes() {
     let net = Net::new();
     let vips = vips(10);
-    let (ours, others) = vips.split_at(10);
+    let (marked, others) = vips.split_at(10);
     let mut manager = manager(201);
-    manager.assign(ours).unwrap();
+    manager.assign(marked).unwrap();
     // Others': with kernel's routes, and with another protocol.
     let mut other = broken::manager(186);
     other.assign(&others[..4]).unwrap();
@@ -225,7 +225,7 @@ fn claim_by_the_mark_of_routes() {
     // A leaked route of ours, and one of another's.
     let mut raw = Raw::new();
     let link = net.vip_index();
-    for vip in &ours[8..] {
+    for vip in &marked[8..] {
         raw.batch_ok(&[raw::del_address(*vip, link)]);
     }
     let leaked = &others[8..];
@@ -233,20 +233,20 @@ fn claim_by_the_mark_of_routes() {
         let route = raw::local_route(*vip, link, None, 186);
         raw.batch_ok(&[(NewRoute(route), CREATE_EXCL)]);
     }
-    let rest = net.snapshot_without(ours);
-    let report = manager.reconcile(&Claim::mark(), &ours[..4]).unwrap();
+    let rest = net.snapshot_without(marked);
+    let report = manager.reconcile(&Claim::mark(), &marked[..4]).unwrap();
     assert_eq!((report.unchanged, report.released), (4, 6), "{report}");
-    net.assert_single_route(&ours[..4], 201);
-    net.assert_absent(&ours[4..]);
-    rest.assert_same(&net.snapshot_without(ours));
+    net.assert_single_route(&marked[..4], 201);
+    net.assert_absent(&marked[4..]);
+    rest.assert_same(&net.snapshot_without(marked));
     // A desired one that bears another's mark becomes ours.
     let report = manager
-        .reconcile(&Claim::mark(), ours[..2].iter().chain(&others[..1]))
+        .reconcile(&Claim::mark(), marked[..2].iter().chain(&others[..1]))
         .unwrap();
     assert_eq!((report.repaired, report.released), (1, 2), "{report}");
     let report = manager.release_all(&Claim::mark()).unwrap();
     assert_eq!(report.released, 3, "{report}");
-    net.assert_absent(&ours[..4]);
+    net.assert_absent(&marked[..4]);
     net.assert_absent(&others[..1]);
     net.assert_single_route(&others[1..4], 186);
     for vip in leaked {
@@ -258,14 +258,14 @@ fn claim_by_the_mark_of_routes() {
 fn claim_by_the_mark_of_addresses() {
     let net = Net::new();
     let vips = vips(10);
-    let (ours, others) = vips.split_at(10);
+    let (marked, others) = vips.split_at(10);
     let mark = Protocol::new(77).unwrap();
     let mut manager = builder(VIP_LINK, PROTO_KERNEL)
         .address_protocol(mark)
         .open()
         .unwrap();
-    manager.assign(ours).unwrap();
-    for vip in ours {
+    manager.assign(marked).unwrap();
+    for vip in marked {
         let address = broken::address_of(*vip, net.vip_index());
         let marked = AddressAttribute::Protocol(77.into());
         assert!(address.attributes.contains(&marked), "{address:?}");
@@ -274,15 +274,15 @@ fn claim_by_the_mark_of_addresses() {
         put_address(&net, *vip, (at % 2 == 0).then_some(78));
     }
     broken::wait_for_kernel_routes(others);
-    let rest = net.snapshot_without(ours);
-    let report = manager.reconcile(&Claim::mark(), &ours[..4]).unwrap();
+    let rest = net.snapshot_without(marked);
+    let report = manager.reconcile(&Claim::mark(), &marked[..4]).unwrap();
     assert_eq!((report.unchanged, report.released), (4, 6), "{report}");
-    net.assert_single_route(&ours[..4], PROTO_KERNEL);
-    net.assert_absent(&ours[4..]);
+    net.assert_single_route(&marked[..4], PROTO_KERNEL);
+    net.assert_absent(&marked[4..]);
     let report = manager.release_all(&Claim::mark()).unwrap();
     assert_eq!(report.released, 4, "{report}");
-    net.assert_absent(ours);
-    rest.assert_same(&net.snapshot_without(ours));
+    net.assert_absent(marked);
+    rest.assert_same(&net.snapshot_without(marked));
     let report = manager.release_all(&Claim::mark()).unwrap();
     assert_eq!((report.released, report.writes), (0, 0));
 }
@@ -385,9 +385,9 @@ fn at_most_bounds_releases() {
         let report = manager.reconcile(&claim(2), &vips[10..]).unwrap();
         assert_eq!(report.released, 2, "{report}");
         // What is not claimed does not count.
-        let narrow = Claim::ranges(["10.96.0.0/12".parse::<IpNet>().unwrap()]).at_most(4);
+        let limited = Claim::ranges(["10.96.0.0/12".parse::<IpNet>().unwrap()]).at_most(4);
         let v6 = vips[11];
-        let report = manager.reconcile(&narrow, [v6, vips[18]]).unwrap();
+        let report = manager.reconcile(&limited, [v6, vips[18]]).unwrap();
         assert_eq!(report.released, 4, "{report}");
         assert_eq!(manager.release_all(&claim(6)).unwrap().released, 6);
         net.assert_absent(&vips);

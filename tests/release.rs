@@ -62,13 +62,13 @@ fn release_removes_each_state_and_nothing_else() {
         } else {
             without_source(protocol)
         };
-        let mut before = Snapshot::take(&[]);
+        let mut before = Snapshot::read(&[]);
         for &(vip, state) in &all {
             let report = manager.release([vip]).unwrap();
             println!("{protocol} {with_source}: {state:?} {vip}: {report}");
             assert_eq!((report.released, report.unchanged), (1, 0), "{report}");
             assert!((1..=6).contains(&report.writes), "{state:?} {report}");
-            let after = Snapshot::take(&[]);
+            let after = Snapshot::read(&[]);
             let named = |line: &str| line.contains(&format!("\"{vip}\""));
             let diff = before.diff(&after);
             assert!(!diff.is_empty(), "{state:?}");
@@ -99,7 +99,7 @@ fn release_of_a_thousand_random_states_restores_the_link() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         keep_an_address(&net);
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let vips = vips(500);
         let all: Vec<_> = vips
             .iter()
@@ -145,18 +145,18 @@ fn release_of_a_thousand_random_states_restores_the_link() {
 fn assign_and_release_of_all_restore_the_node() {
     for protocol in PROTOCOLS {
         let net = Net::new();
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let vips = vips(500);
         let mut manager = manager(protocol);
         assert_eq!(manager.assign(&vips).unwrap().assigned, vips.len());
         assert_single_route(&net, &vips, protocol);
         let report = manager.release(&vips).unwrap();
         assert_eq!(report.released, vips.len(), "{report}");
-        start.assert_same(&Snapshot::take(&[]));
+        start.assert_same(&Snapshot::read(&[]));
         // And again on the used link.
         assert_eq!(manager.assign(&vips).unwrap().assigned, vips.len());
         assert_eq!(manager.release(&vips).unwrap().released, vips.len());
-        start.assert_same(&Snapshot::take(&[]));
+        start.assert_same(&Snapshot::read(&[]));
     }
 }
 
@@ -191,7 +191,7 @@ fn release_deletes_route_whose_address_is_gone() {
     for protocol in PROTOCOLS {
         let net = Net::new();
         keep_an_address(&net);
-        let start = Snapshot::take(&[]);
+        let start = Snapshot::read(&[]);
         let vips = vips(20);
         manager(protocol).assign(&vips).unwrap();
         for vip in &vips {
@@ -210,7 +210,7 @@ fn release_deletes_route_whose_address_is_gone() {
         let report = without_source(protocol).release(&vips).unwrap();
         assert_eq!(report.released, vips.len(), "{report}");
         assert_eq!(report.writes, vips.len() as u64, "{report}");
-        start.assert_same(&Snapshot::take(&[]));
+        start.assert_same(&Snapshot::read(&[]));
     }
 }
 
@@ -225,10 +225,10 @@ fn release_leaves_an_address_with_another_prefix_length() {
             net.ip(&format!("-6 addr add {}/64 dev {VIP_LINK} nodad", v6[0]));
             broken::wait_for_kernel_routes(&[v4[0], v6[0]]);
             if with_route {
-                let ours = |vip, source| raw::local_route(vip, link, Some(source), protocol);
+                let desired = |vip, source| raw::local_route(vip, link, Some(source), protocol);
                 Raw::new().batch_ok(&[
-                    (NewRoute(ours(v4[0], NODE_V4.into())), CREATE_REPLACE),
-                    (NewRoute(ours(v6[0], NODE_V6.into())), CREATE_REPLACE),
+                    (NewRoute(desired(v4[0], NODE_V4.into())), CREATE_REPLACE),
+                    (NewRoute(desired(v6[0], NODE_V6.into())), CREATE_REPLACE),
                 ]);
             }
             let given = [v4[0], v6[0], v4[1], v6[1]];
@@ -271,7 +271,7 @@ fn release_leaves_both_addresses_of_two_prefix_lengths() {
         let vip = vips_v4(1)[0];
         net.ip(&format!("addr add {vip}/24 dev {VIP_LINK}"));
         net.ip(&format!("addr add {vip}/32 dev {VIP_LINK}"));
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         let report = manager(protocol)
             .release([vip])
             .unwrap_err()
@@ -285,7 +285,7 @@ fn release_leaves_both_addresses_of_two_prefix_lengths() {
                 .contains(Drift::WRONG_PREFIX_LENGTH)
         );
         assert_eq!(report.writes, 0, "{report}");
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
     }
 }
 
@@ -371,7 +371,7 @@ fn release_works_on_a_link_that_is_down() {
             assert_eq!(failures.len(), 20, "{refused}");
             manager.release(&vips).unwrap();
             net.ip(&format!("link set dev {VIP_LINK} up"));
-            net.settle();
+            net.wait_for_kernel();
             net.assert_absent(&vips);
         }
     }
@@ -418,7 +418,7 @@ fn release_leaves_another_devices_route_to_the_vip() {
                 .cloned()
                 .collect()
         };
-        let before = elsewhere(&Snapshot::take(&[]));
+        let before = elsewhere(&Snapshot::read(&[]));
         for vip in &vips {
             let named = before
                 .iter()
@@ -428,7 +428,7 @@ fn release_leaves_another_devices_route_to_the_vip() {
         let report = without_source(protocol).release(&vips).unwrap();
         assert_eq!(report.released, vips.len(), "{report}");
         net.assert_absent(&vips);
-        assert_eq!(elsewhere(&Snapshot::take(&[])), before);
+        assert_eq!(elsewhere(&Snapshot::read(&[])), before);
         assert_eq!(without_source(protocol).release(&vips).unwrap().writes, 0);
     }
 }
@@ -437,7 +437,7 @@ fn release_leaves_another_devices_route_to_the_vip() {
 fn release_of_absent_vips_writes_nothing() {
     let _net = Net::new();
     let vips = vips(500);
-    let before = Snapshot::take(&[]);
+    let before = Snapshot::read(&[]);
     let watcher = RouteWatcher::new();
     for mut manager in [manager(PROTO_KERNEL), without_source(201)] {
         let report = manager.release(&vips).unwrap();
@@ -448,7 +448,7 @@ fn release_of_absent_vips_writes_nothing() {
         );
     }
     assert_eq!(watcher.drain(), Vec::new());
-    before.assert_same(&Snapshot::take(&[]));
+    before.assert_same(&Snapshot::read(&[]));
     // Without the link there is nothing to be sure of.
     let mut lost = builder("nowhere0", PROTO_KERNEL).open().unwrap();
     assert_eq!(

@@ -48,13 +48,13 @@ fn assert_route_only(net: &Net, vips: &[IpAddr], protocol: u8) {
     net.local_state().assert_single_route(vips, &want);
 }
 
-fn anchor() -> IpAddr {
+fn placeholder() -> IpAddr {
     IpAddr::from([127, 86, 73, 80])
 }
 
 fn has_anchor(net: &Net) -> bool {
     let state = net.local_state();
-    let on_link = state.addresses_of(anchor());
+    let on_link = state.addresses_of(placeholder());
     assert!(on_link.iter().all(|address| address.dev == VIP_LINK));
     !on_link.is_empty()
 }
@@ -87,7 +87,7 @@ fn assign_of_ten_thousand_of_each_family_and_then_no_write() {
         // One message each.
         assert_eq!(report.writes, vips.len() as u64, "{report}");
         assert_route_only(&net, &vips, protocol);
-        // No anchor where none is needed.
+        // No placeholder where none is needed.
         rest.assert_same(&net.snapshot_without(&vips));
 
         let watcher = RouteWatcher::new();
@@ -174,7 +174,7 @@ fn every_broken_state_is_reported_and_repaired() {
             // What is stale under the other binding is fine under this one.
             assert_eq!(drift.is_empty(), *state == State::Stale, "{audited}");
         }
-        let rest = net.snapshot_without(&[of_all.clone(), vec![anchor()]].concat());
+        let rest = net.snapshot_without(&[of_all.clone(), vec![placeholder()]].concat());
         let report = manager.normalize().unwrap();
         println!("{protocol}: {report}");
         assert_eq!(
@@ -183,9 +183,9 @@ fn every_broken_state_is_reported_and_repaired() {
             "{report}"
         );
         assert_route_only(&net, &of_all, protocol);
-        rest.assert_same(&net.snapshot_without(&[of_all.clone(), vec![anchor()]].concat()));
+        rest.assert_same(&net.snapshot_without(&[of_all.clone(), vec![placeholder()]].concat()));
         assert!(has_anchor(&net), "IPv4 has lost its last address");
-        let before = Snapshot::take(&[]);
+        let before = Snapshot::read(&[]);
         assert_eq!(manager.normalize().unwrap().writes, 0);
         assert!(manager.audit_deep().unwrap().is_clean());
 
@@ -227,7 +227,7 @@ fn every_broken_state_is_reported_and_repaired() {
             assert_eq!(drifted, [Drift::DUPLICATE]);
             assert_eq!(manager.normalize_only([vip]).unwrap().repaired, 1);
         }
-        before.assert_same(&Snapshot::take(&[]));
+        before.assert_same(&Snapshot::read(&[]));
         // One that is not there is not put there.
         let absent = "10.99.9.9".parse::<IpAddr>().unwrap();
         let result = report_of_failure(manager.normalize_only([absent]));
@@ -297,7 +297,7 @@ fn set_binding_moves_all_vips_both_ways_without_a_gap() {
             net.ip(&format!(
                 "route add 192.168.7.0/24 dev {VIP_LINK} table 100"
             ));
-            let all = [&vips[..], &[anchor()]].concat();
+            let all = [&vips[..], &[placeholder()]].concat();
             let rest = net.snapshot_without(&all);
             let has_v4 = vips.iter().any(IpAddr::is_ipv4);
             for binding in [
@@ -385,16 +385,16 @@ fn set_binding_moves_a_link_of_mixed_bindings() {
                     .allow(ranges[1])
                     .open()
                     .unwrap();
-                let all = [&vips[..], &[anchor()]].concat();
+                let all = [&vips[..], &[placeholder()]].concat();
                 let rest = net.snapshot_without(&all);
                 let witness = Witness::start(&net, &vips);
                 let report = manager.set_binding(target).unwrap();
-                let moved = match target {
+                let moving = match target {
                     Binding::Route => &with,
                     _ => &without,
                 };
-                assert_eq!(report.repaired, moved.len(), "{report}");
-                assert_eq!(report.unchanged, vips.len() - moved.len(), "{report}");
+                assert_eq!(report.repaired, moving.len(), "{report}");
+                assert_eq!(report.unchanged, vips.len() - moving.len(), "{report}");
                 let events = witness.end();
                 let touched: BTreeSet<_> = events
                     .iter()
@@ -402,9 +402,9 @@ fn set_binding_moves_a_link_of_mixed_bindings() {
                         Event::Route(route) => route.dst,
                         Event::Address(address) => Some(address.local),
                     })
-                    .filter(|addr| *addr != anchor())
+                    .filter(|addr| *addr != placeholder())
                     .collect();
-                assert_eq!(touched, moved.iter().copied().collect());
+                assert_eq!(touched, moving.iter().copied().collect());
                 net.local_state()
                     .assert_single_route(&vips, &want(protocol, target));
                 rest.assert_same(&net.snapshot_without(&all));
@@ -415,7 +415,7 @@ fn set_binding_moves_a_link_of_mixed_bindings() {
     }
 }
 
-/// The control for the anchor: this is what it is there for.
+/// The control for the placeholder address: the kernel flushes routes without it.
 #[test]
 fn control_kernel_flushes_ipv4_routes_without_a_placeholder() {
     let net = Net::new();
@@ -440,7 +440,7 @@ fn reconcile_moves_between_the_bindings() {
         net.ip(&format!(
             "route add 192.168.7.0/24 dev {VIP_LINK} table 100"
         ));
-        let all = [&vips[..], &[anchor()]].concat();
+        let all = [&vips[..], &[placeholder()]].concat();
         let rest = net.snapshot_without(&all);
         let mut manager = route_only(protocol);
         // 0..20 go, 20..40 move, 40..60 come.
@@ -458,14 +458,14 @@ fn reconcile_moves_between_the_bindings() {
         rest.assert_same(&net.snapshot_without(&all));
         let report = manager.reconcile(&Claim::link(), &vips[20..]).unwrap();
         assert_eq!(report.writes, 0, "{report}");
-        // What is not claimed keeps the link's IPv4 routes alive as well as an anchor.
+        // What is not claimed keeps the link's IPv4 routes alive as well as a placeholder.
         let net = Net::new();
         open(protocol, Binding::Address)
             .assign(&vips[..40])
             .unwrap();
-        let narrow = Claim::ranges([format!("{}/32", vips[0]).parse::<ipnet::IpNet>().unwrap()]);
+        let limited = Claim::ranges([format!("{}/32", vips[0]).parse::<ipnet::IpNet>().unwrap()]);
         let report = manager_in_new_net(protocol)
-            .reconcile(&narrow, &vips[2..4])
+            .reconcile(&limited, &vips[2..4])
             .unwrap();
         assert_eq!((report.released, report.repaired), (1, 2), "{report}");
         assert_route_only(&net, &vips[2..4], protocol);
@@ -520,7 +520,7 @@ fn another_devices_route_is_a_conflict() {
         for vip in &vips[..2] {
             raw.batch_ok(&[(NewAddress(raw::vip_address(*vip, rival)), CREATE_EXCL)]);
         }
-        net.settle();
+        net.wait_for_kernel();
         let rest = net.snapshot_without(&vips[2..]);
         let report = report(route_only(protocol).assign(&vips));
         assert_eq!(report.assigned, 4, "{report}");

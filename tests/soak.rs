@@ -165,7 +165,7 @@ struct Sum {
 
 /// What the keeper says of itself, and the system of it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Reading {
     events: u64,
     looks: u64,
     repairs: u64,
@@ -187,7 +187,7 @@ impl Kept {
         ))
     }
 
-    fn tell(&mut self) -> Told {
+    fn read(&mut self) -> Reading {
         self.0.tell("tell");
         let line = self.0.hear();
         let numbers: Vec<u64> = line
@@ -215,7 +215,7 @@ impl Kept {
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|rest| rest.split_whitespace().next())
             .unwrap();
-        Told {
+        Reading {
             events,
             looks,
             repairs,
@@ -233,8 +233,8 @@ impl Kept {
     }
 }
 
-/// How many of the VIPs are not as wanted, or else of the strangers there, and the first.
-fn wrong(all: &[IpAddr], strangers: &HashSet<IpAddr>) -> Option<String> {
+/// How many of the VIPs are not as wanted, or else of the unmanaged there, and the first.
+fn wrong(all: &[IpAddr], unmanaged: &HashSet<IpAddr>) -> Option<String> {
     let link = index_of(VIP_LINK)?;
     let mut state = Seen::read(link).local_state();
     for address in state.addresses.values_mut().flatten() {
@@ -244,7 +244,7 @@ fn wrong(all: &[IpAddr], strangers: &HashSet<IpAddr>) -> Option<String> {
     if let Some(first) = wrong.first() {
         return Some(format!("{} wrong, such as {first}", wrong.len()));
     }
-    let mut there = strangers.iter().filter(|vip| {
+    let mut there = unmanaged.iter().filter(|vip| {
         let routes = state.routes_of(**vip).iter();
         let mut addresses = state.addresses_of(**vip).iter();
         routes.filter(|route| route.is_local()).count() > 0
@@ -255,11 +255,11 @@ fn wrong(all: &[IpAddr], strangers: &HashSet<IpAddr>) -> Option<String> {
 
 fn wait_until_good(
     all: &[IpAddr],
-    strangers: &HashSet<IpAddr>,
+    unmanaged: &HashSet<IpAddr>,
     patience: Duration,
 ) -> Result<(), String> {
     let began = Instant::now();
-    while let Some(fault) = wrong(all, strangers) {
+    while let Some(fault) = wrong(all, unmanaged) {
         if began.elapsed() > patience {
             return Err(format!("not repaired: {fault}"));
         }
@@ -302,50 +302,53 @@ struct Happened {
 }
 
 /// What is wrong with what a keeper says after a round that ended well.
-fn judge(last: &Told, told: &Told, happened: Happened) -> Result<(), String> {
+fn judge(last: &Reading, reading: &Reading, happened: Happened) -> Result<(), String> {
     let Happened {
         drifted,
         as_whole,
         flapped,
     } = happened;
-    let repairs = told.repairs.saturating_sub(last.repairs);
+    let repairs = reading.repairs.saturating_sub(last.repairs);
     let sound = [
         // Every one of them was repaired, and none over and over.
         (repairs >= drifted, "too few repairs"),
         (repairs <= 3 * drifted + 200, "too many repairs"),
         (
-            told.repairs == told.sum.mended,
+            reading.repairs == reading.sum.mended,
             "the counters do not add up",
         ),
         (
-            flapped || told.sum.failures == last.sum.failures,
+            flapped || reading.sum.failures == last.sum.failures,
             "failures",
         ),
-        (told.backoffs <= told.repairs, "more backoffs than repairs"),
         (
-            told.events >= last.events && told.looks >= last.looks,
+            reading.backoffs <= reading.repairs,
+            "more backoffs than repairs",
+        ),
+        (
+            reading.events >= last.events && reading.looks >= last.looks,
             "a counter went back",
         ),
-        (told.descriptors == last.descriptors, "descriptors leak"),
+        (reading.descriptors == last.descriptors, "descriptors leak"),
         (
-            as_whole != Some(false) || told.looks > last.looks,
+            as_whole != Some(false) || reading.looks > last.looks,
             "not looked at one by one",
         ),
         (
-            as_whole != Some(true) || told.resyncs > last.resyncs,
+            as_whole != Some(true) || reading.resyncs > last.resyncs,
             "not read as a whole",
         ),
     ];
     match sound.iter().find(|(sound, _)| !sound) {
-        Some((_, words)) => Err(format!("{words}: {happened:?}, {last:?}, {told:?}")),
+        Some((_, words)) => Err(format!("{words}: {happened:?}, {last:?}, {reading:?}")),
         None => Ok(()),
     }
 }
 
 /// By how many KiB it grew at the most after the first round of each kind.
-fn flat(tells: &[Told]) -> Result<u64, String> {
-    let grown = |told: &Told| told.resident.saturating_sub(tells[3].resident);
-    let most = tells[3..].iter().map(grown).max().unwrap();
+fn flat(readings: &[Reading]) -> Result<u64, String> {
+    let grown = |reading: &Reading| reading.resident.saturating_sub(readings[3].resident);
+    let most = readings[3..].iter().map(grown).max().unwrap();
     if most < SLACK as u64 {
         Ok(most)
     } else {
@@ -366,7 +369,7 @@ struct Soak {
 }
 
 /// Runs one. The last two answers of the keeper, and what happened between them.
-fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
+fn soak(plan: Soak) -> Result<(Reading, Reading, Happened), String> {
     let Soak { pairs, drifts, .. } = plan;
     let mut random = Random::new();
     let net = Net::new();
@@ -376,25 +379,25 @@ fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
         // The last IPv4 address takes every route with it, also others'.
         format!("addr add 198.51.100.1/31 dev {VIP_LINK}"),
     ]);
-    net.settle();
+    net.wait_for_kernel();
     let all = vips(pairs);
-    let strangers: Vec<IpAddr> = vips(pairs + 50)[2 * pairs..].to_vec();
-    let as_set: HashSet<IpAddr> = strangers.iter().copied().collect();
+    let unmanaged: Vec<IpAddr> = vips(pairs + 50)[2 * pairs..].to_vec();
+    let as_set: HashSet<IpAddr> = unmanaged.iter().copied().collect();
     let rest = net.snapshot_without(&vips(pairs + 50));
     let mut kept = Kept::start(pairs, plan.sabotage);
     wait_until_good(&all, &as_set, PATIENCE)?;
     let link = net.vip_index();
     let mut raw = Raw::new();
     let began = Instant::now();
-    let mut last = kept.tell();
-    let mut tells: Vec<Told> = Vec::new();
+    let mut last = kept.read();
+    let mut readings: Vec<Reading> = Vec::new();
     let mut between = Vec::new();
     let mut drifted = 0;
     let mut order = all.clone();
     // One of each kind of round at least; only then are all buffers as large as they get.
-    while tells.len() < 5 || began.elapsed() < plan.time {
+    while readings.len() < 5 || began.elapsed() < plan.time {
         let mut expected = 0;
-        let as_whole = match tells.len() % 4 {
+        let as_whole = match readings.len() % 4 {
             // The whole link at once.
             1 => {
                 net.ip(&format!("link set dev {VIP_LINK} down"));
@@ -422,9 +425,9 @@ fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
                     raw.batch_ok(&requests);
                     expected += some.len() as u64;
                     if random.below(3) == 0 {
-                        let stranger = random.pick(&strangers);
-                        let address = raw::vip_address(stranger, link);
-                        let leaked = raw::local_route(stranger, link, None, 186);
+                        let added = random.pick(&unmanaged);
+                        let address = raw::vip_address(added, link);
+                        let leaked = raw::local_route(added, link, None, 186);
                         // It may be there still.
                         raw.batch(&[
                             (NewAddress(address), CREATE_EXCL),
@@ -438,26 +441,26 @@ fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
         };
         drifted += expected;
         wait_until_good(&all, &as_set, plan.patience)?;
-        let told = kept.tell();
+        let reading = kept.read();
         println!(
-            "{:>4} s: {expected} drifted, {} repaired with {} writes; {told:?}",
+            "{:>4} s: {expected} drifted, {} repaired with {} writes; {reading:?}",
             began.elapsed().as_secs(),
-            told.repairs - last.repairs,
-            told.sum.writes - last.sum.writes
+            reading.repairs - last.repairs,
+            reading.sum.writes - last.sum.writes
         );
         let happened = Happened {
             drifted: expected,
             as_whole,
-            flapped: tells.len() % 4 == 1,
+            flapped: readings.len() % 4 == 1,
         };
-        judge(&last, &told, happened)?;
-        between.push((last, told, happened));
-        last = told;
-        tells.push(told);
+        judge(&last, &reading, happened)?;
+        between.push((last, reading, happened));
+        last = reading;
+        readings.push(reading);
     }
-    let idle = kept.tell();
+    let idle = kept.read();
     std::thread::sleep(Duration::from_millis(300));
-    let still = kept.tell();
+    let still = kept.read();
     if idle.sum.writes != still.sum.writes {
         return Err(format!("it writes for nothing: {idle:?}, {still:?}"));
     }
@@ -472,14 +475,14 @@ fn soak(plan: Soak) -> Result<(Told, Told, Happened), String> {
     if !changed.is_empty() {
         return Err(format!("changed: {changed:#?}"));
     }
-    let most = flat(&tells)?;
+    let most = flat(&readings)?;
     println!(
         "{drifted} drifts in {:?}, {} repairs; resident {} KiB at first, {} KiB warm, at most {most} \
          KiB more after that, {} descriptors",
         began.elapsed(),
         last.repairs,
-        tells[0].resident,
-        tells[3].resident,
+        readings[0].resident,
+        readings[3].resident,
         last.descriptors
     );
     Ok(between[between.len() - 1])
@@ -525,20 +528,24 @@ fn control_bad_keeper_is_seen() {
         assert!(fault.starts_with(words), "for {words}: {fault}");
     }
     let good = good.join().unwrap();
-    let (last, told, happened) = good.unwrap_or_else(|fault| panic!("a good one: {fault}"));
+    let (last, reading, happened) = good.unwrap_or_else(|fault| panic!("a good one: {fault}"));
     // What no keeper can be made to do is put into what it says.
-    judge(&last, &told, happened).unwrap();
-    let falsified = |words: &str, how: fn(&mut Told, &Told)| {
-        let mut falsified = told;
+    judge(&last, &reading, happened).unwrap();
+    let falsified = |words: &str, how: fn(&mut Reading, &Reading)| {
+        let mut falsified = reading;
         how(&mut falsified, &last);
         let fault = judge(&last, &falsified, happened).expect_err(words);
         assert!(fault.starts_with(words), "{fault}");
     };
-    falsified("too few repairs", |told, last| told.repairs = last.repairs);
-    falsified("too many repairs", |told, _| told.repairs += 1000);
-    falsified("the counters do not add up", |told, _| told.sum.mended += 1);
-    falsified("failures", |told, _| told.sum.failures += 1);
-    falsified("not looked at one by one", |told, last| {
-        told.looks = last.looks;
+    falsified("too few repairs", |reading, last| {
+        reading.repairs = last.repairs
+    });
+    falsified("too many repairs", |reading, _| reading.repairs += 1000);
+    falsified("the counters do not add up", |reading, _| {
+        reading.sum.mended += 1
+    });
+    falsified("failures", |reading, _| reading.sum.failures += 1);
+    falsified("not looked at one by one", |reading, last| {
+        reading.looks = last.looks;
     });
 }

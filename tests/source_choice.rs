@@ -67,7 +67,7 @@ fn avoiding(avoidance: SourceAvoidance) -> VipManager {
 #[track_caller]
 fn source_to(net: &Net, to: impl Into<IpAddr>) -> IpAddr {
     let to = to.into();
-    let told = net.ip_json(&format!("route get {to}"))[0]["prefsrc"]
+    let chosen = net.ip_json(&format!("route get {to}"))[0]["prefsrc"]
         .as_str()
         .expect("the look-up tells a source")
         .parse::<IpAddr>()
@@ -79,8 +79,8 @@ fn source_to(net: &Net, to: impl Into<IpAddr>) -> IpAddr {
     };
     let socket = UdpSocket::bind((any, 0)).unwrap();
     socket.connect((to, 9)).unwrap();
-    assert_eq!(socket.local_addr().unwrap().ip(), told, "to {to}");
-    told
+    assert_eq!(socket.local_addr().unwrap().ip(), chosen, "to {to}");
+    chosen
 }
 
 /// The node's own connection to its VIP comes from the node's address, and arrives.
@@ -179,11 +179,11 @@ fn each_avoidance_keeps_vips_from_being_chosen() {
             assert_reached_from_the_node(&net, vip);
         }
         net.assert_single_route(&set, PROTO_KERNEL);
-        let (wanted, lifetime) = match avoidance {
+        let (expected, lifetime) = match avoidance {
             SourceAvoidance::AddressLabel => (vec![label_line("::/0")], u32::MAX),
             _ => (vec![], 0),
         };
-        assert_eq!(labels(&net), wanted);
+        assert_eq!(labels(&net), expected);
         assert_eq!(preferred_lifetime(&net, vips_v6(1)[0]), lifetime);
 
         // On a good state nothing is written, by this manager and by another one.
@@ -208,7 +208,7 @@ fn scope_link_avoids_ipv4_vips() {
     assert!(net.index(VIP_LINK) < net.index(NODE_LINK));
     net.add_node_addresses(NODE_LINK);
     add_uplink(&net);
-    net.settle();
+    net.wait_for_kernel();
     let set = vips_v4(5);
     builder().open().unwrap().assign(&set).unwrap();
     assert_eq!(source_to(&net, FAR_V4), NODE_V4);
@@ -224,7 +224,7 @@ fn scope_link_avoids_ipv4_vips() {
 fn unique_local_vips_get_their_own_label_entry() {
     let net = node_on_lo();
     net.ip(&format!("addr add {ULA_NODE}/128 dev lo nodad"));
-    net.settle();
+    net.wait_for_kernel();
     builder().open().unwrap().assign([ULA_VIP]).unwrap();
     assert_eq!(source_to(&net, ULA_FAR), ULA_VIP);
 
@@ -316,11 +316,14 @@ fn assert_reached_from_the_node_freely(net: &Net, vip: IpAddr) {
 #[test]
 fn conflicting_label_is_reported_before_any_write() {
     // The kernel's label of all destinations.
-    let ours = format!("dev {VIP_LINK} label 1");
+    let on_link = format!("dev {VIP_LINK} label 1");
     let destinations = "label 99";
     for (entry, word) in [
-        (format!("prefix ::/0 {ours}"), "remove that entry"),
-        (format!("prefix 2001:db8::/32 {ours}"), "remove that entry"),
+        (format!("prefix ::/0 {on_link}"), "remove that entry"),
+        (
+            format!("prefix 2001:db8::/32 {on_link}"),
+            "remove that entry",
+        ),
         (
             format!("prefix 2001:db8:7::/48 {destinations}"),
             "change that entry",
@@ -411,7 +414,7 @@ fn link_that_is_created_again_is_labelled_again() {
     assert_eq!(manager.assign(vips(5)).unwrap().assigned, 10);
     net.ip(&format!("link del dev {VIP_LINK}"));
     net.add_link(VIP_LINK);
-    net.settle();
+    net.wait_for_kernel();
     assert!(labels(&net).is_empty(), "the old one's are of its index");
     manager.assign(vips(5)).unwrap();
     assert_eq!(labels(&net), [label_line("::/0")]);
@@ -470,7 +473,7 @@ fn existing_address_keeps_its_preferred_lifetime() {
     let set = vips_v6(2);
     let (by_hand, added) = (set[0], set[1]);
     net.ip(&format!("addr add {by_hand}/128 dev {VIP_LINK} nodad"));
-    net.settle();
+    net.wait_for_kernel();
     let mut manager = avoiding(SourceAvoidance::Deprecated);
     let report = manager.assign(&set).unwrap();
     assert_eq!((report.repaired, report.assigned), (1, 1), "{report}");

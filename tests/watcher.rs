@@ -63,8 +63,8 @@ fn events_print_as_one_line() {
     manager.assign([four]).unwrap();
     let mut watcher = manager.watcher().unwrap();
     let mut log = |enough: &str| {
-        let told = |events: &[Event]| events.iter().any(|event| event.to_string() == enough);
-        read_until(&mut watcher, told);
+        let is_there = |events: &[Event]| events.iter().any(|event| event.to_string() == enough);
+        read_until(&mut watcher, is_there);
     };
     net.ip(&format!(
         "route replace local {four} dev {VIP_LINK} table local proto static scope host"
@@ -196,7 +196,7 @@ fn our_own_change_beside_the_kernels_is_both() {
 }
 
 /// The VIPs that events tell of.
-fn told(events: &[Event]) -> Vec<Vip> {
+fn reported(events: &[Event]) -> Vec<Vip> {
     let vip = |event: &Event| match event {
         Event::Vip { vip, .. } => Some(*vip),
         _ => None,
@@ -212,7 +212,7 @@ fn addresses_that_cannot_be_vips_are_not_reported() {
         format!("addr add 10.96.7.1/24 dev {VIP_LINK}"),
         format!("addr add 2001:db8:42:7::1/64 dev {VIP_LINK} nodad"),
     ]);
-    net.settle();
+    net.wait_for_kernel();
     let allow = |range: &str| range.parse::<ipnet::IpNet>().unwrap();
     let mut manager = VipManager::builder(VIP_LINK)
         .source(NODE_V4)
@@ -239,13 +239,13 @@ fn addresses_that_cannot_be_vips_are_not_reported() {
     let mut events = Vec::new();
     let mut until = |what: &str, vip: IpAddr| {
         // What comes before it has been told by then; in IPv6 the kernel's route comes late.
-        net.settle();
+        net.wait_for_kernel();
         net.ip(&format!("route add local {vip} dev {VIP_LINK} table local"));
         events.extend(read_until(&mut watcher, |e| of_vip(e, vip).is_some()));
         events.retain(|event| {
             !matches!(event, Event::Vip { vip: of, change: Change::ROUTE_SET, .. } if *of == Vip::from(vip))
         });
-        assert_eq!(told(&events), [], "{what}: {events:?}");
+        assert_eq!(reported(&events), [], "{what}: {events:?}");
         events.clear();
     };
     // IPv6 ones would go with the link.
@@ -354,7 +354,7 @@ fn overflow_is_a_resync_and_no_error() {
     }));
     read_until(&mut watcher, |e| e.contains(&Event::Resync));
     // And it hears again afterwards: once nothing is under way, one notification finds room.
-    net.settle();
+    net.wait_for_kernel();
     let mut rest = Vec::new();
     while watcher.wait(&mut rest, Duration::from_millis(200)).unwrap() > 0 {}
     net.ip(&format!(

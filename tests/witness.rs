@@ -152,7 +152,7 @@ fn route_only_binding_and_the_kernels_route_can_be_expected() {
             0
         );
     }
-    net.settle();
+    net.wait_for_kernel();
     net.local_state().assert_single_route(&vips, &own);
     assert_eq!(net.wrong_vips(&vips, PROTO_KERNEL).len(), 4);
 
@@ -231,7 +231,7 @@ fn snapshots_differ_by_what_changed_elsewhere() {
         );
     }
     // A line that is there twice is not the same as one that is there once.
-    let twice = Snapshot::take(&[]);
+    let twice = Snapshot::read(&[]);
     assert!(twice.diff(&twice).is_empty());
 }
 

@@ -531,15 +531,15 @@ impl Floor {
     }
 
     /// The same, and keeps it.
-    pub fn read_into(&mut self, request: &[u8], told: &mut Vec<u8>) {
+    pub fn read_into(&mut self, request: &[u8], received: &mut Vec<u8>) {
         self.write(request);
         while let Ok(length) = self.socket.recv(&mut &mut self.receive[..], 0) {
-            told.extend_from_slice(&self.receive[..length]);
+            received.extend_from_slice(&self.receive[..length]);
         }
     }
 
     /// Sends one message by itself and waits for its ack.
-    pub fn ask(&mut self, message: &(RouteNetlinkMessage, u16)) -> Result<(), i32> {
+    pub fn query(&mut self, message: &(RouteNetlinkMessage, u16)) -> Result<(), i32> {
         let (message, flags) = message;
         self.ask_bytes(&request(message.clone(), flags | NLM_F_ACK))
     }

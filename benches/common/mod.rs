@@ -143,12 +143,12 @@ pub fn wrong(vips: &[IpAddr], with_address: bool) -> usize {
             let local = first == "local";
             let to = if local { words.next().unwrap() } else { first };
             let Ok(to) = to.parse() else { continue };
-            let (all, wanted) = routes.entry(to).or_default();
+            let (all, desired) = routes.entry(to).or_default();
             *all += 1;
             let src = format!("src {} ", source(&to));
             let metric = if v6 { "metric 1024 " } else { "scope host " };
             let line = format!("{line} ");
-            *wanted += usize::from(
+            *desired += usize::from(
                 local
                     && table == "local"
                     && line.contains(&src)

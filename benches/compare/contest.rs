@@ -107,16 +107,16 @@ pub fn race(
             } else {
                 count - 1 - place
             };
-            let told = &mut figures[place];
-            if told.times.len() > 1 && told.times[0] > SLOW {
+            let figure = &mut figures[place];
+            if figure.times.len() > 1 && figure.times[0] > SLOW {
                 continue;
             }
             let link = node.map_or(0, Node::fresh_link);
             let (time, wrong) = (contestants[place].run)(link);
-            told.wrong = told.wrong.max(wrong);
+            figure.wrong = figure.wrong.max(wrong);
             if round > 0 || runs == 0 {
-                told.times.push(time.wall);
-                told.cpu.push(time.cpu);
+                figure.times.push(time.wall);
+                figure.cpu.push(time.cpu);
             } else if time.wall < BRIEF {
                 rounds = runs * OFTEN;
             }

@@ -267,8 +267,8 @@ fn child(
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
     let Some(out) = callgrind else {
         let text = String::from_utf8(output.stdout).unwrap();
         return text.trim().parse().unwrap();
@@ -297,8 +297,8 @@ fn memory(table: &mut Table, size: u32) {
         });
         info.bytes_max as f64
     };
-    let (few, many) = (peak(size / 10), peak(size));
-    let per_vip = (many - few) / f64::from(size - size / 10);
+    let (small, many) = (peak(size / 10), peak(size));
+    let per_vip = (many - small) / f64::from(size - size / 10);
     let constant = many - per_vip * f64::from(size);
     table.add_row([
         "memory per VIP, at the most".to_owned(),
@@ -328,10 +328,10 @@ fn allocations(table: &mut Table, size: u32) {
     manager.release(&set).unwrap();
     // As many of each family.
     let middle = set.len() / 2;
-    let few = &set[middle - middle / 10..middle + middle / 10];
+    let small = &set[middle - middle / 10..middle + middle / 10];
     let claim = Claim::link();
     let names = ["assign", "reconcile", "normalize", "release"];
-    let counts = [few, &set[..]].map(|set| {
+    let counts = [small, &set[..]].map(|set| {
         [
             measure(|| drop(manager.assign(set).unwrap())).count_total,
             measure(|| drop(manager.reconcile(&claim, set).unwrap())).count_total,
@@ -341,7 +341,7 @@ fn allocations(table: &mut Table, size: u32) {
     });
     for (at, name) in names.iter().enumerate() {
         let more = counts[1][at] as f64 - counts[0][at] as f64;
-        let per_vip = more / (set.len() - few.len()) as f64;
+        let per_vip = more / (set.len() - small.len()) as f64;
         table.add_row([
             "heap allocations per VIP, warm".to_owned(),
             (*name).to_owned(),

@@ -138,14 +138,14 @@ impl Work {
             .stdout(Stdio::null())
             .output()
             .expect("valgrind must be installed");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{told}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
         let counts = std::fs::read_to_string(&out).unwrap();
         std::fs::remove_file(&out).unwrap();
         let count = counts
             .lines()
             .find_map(|line| line.strip_prefix("totals: "))
-            .unwrap_or_else(|| panic!("callgrind gave no total: {told}"));
+            .unwrap_or_else(|| panic!("callgrind gave no total: {printed}"));
         let count = count.trim().parse().unwrap();
         assert_ne!(
             count, 0,

@@ -15,7 +15,7 @@ use crate::common::floor::{self, Floor};
 use crate::common::time::{Time, timed};
 use crate::common::{LINK, source};
 
-/// What `ip -batch` needs to be told: the addresses; then the kernel's IPv6 routes away, and ours.
+/// What `ip -batch` needs: the addresses; then the kernel's IPv6 routes away, and ours.
 ///
 /// The addresses first, because the kernel's IPv6 routes come late, and the file cannot wait.
 pub fn lines_for_ip(vips: &[IpAddr]) -> String {
@@ -133,17 +133,17 @@ impl Rtnetlink {
 /// deleted. Each message is sent by itself and its answer awaited.
 pub fn kube_router(socket: &mut Floor, link: u32, vips: &[IpAddr]) -> Time {
     let dump = floor::dump_of_all_routes();
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     timed(|| {
         for vip in vips {
-            socket.ask(&floor::plain_address(link, vip)).unwrap();
+            socket.query(&floor::plain_address(link, vip)).unwrap();
             socket.find_link(LINK);
             let route = floor::wanted_route(link, vip, NLM_F_REPLACE);
-            socket.ask(&route).unwrap();
+            socket.query(&route).unwrap();
             if vip.is_ipv6() {
-                told.clear();
-                socket.read_into(&dump, &mut told);
-                for route in floor::routes_to(&told, vip) {
+                received.clear();
+                socket.read_into(&dump, &mut received);
+                for route in floor::routes_to(&received, vip) {
                     if floor::source_of(route) != Some(source(vip)) {
                         // What became of it shows in the end.
                         let _ = socket.delete_as_told(route);

@@ -91,7 +91,7 @@ fn main() {
 
 /// What the figures were made on.
 fn machine(command: &str) -> String {
-    let told = |program: &str, argument: &str| {
+    let version = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output();
         let text = output.map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().to_owned()
@@ -110,13 +110,13 @@ fn machine(command: &str) -> String {
         "Linux {}, {model}, {cores} cores, {}, {}. Made by `{command}`; the load (1 minute) was \
          {load} at the end, of which the benches themselves make 1 to 1.5: beyond that, figures of \
          one run are worth less than their ratios.\n",
-        told("uname", "-r"),
-        told("rustc", "--version"),
-        told("ip", "-V").replace("ip utility, ", ""),
+        version("uname", "-r"),
+        version("rustc", "--version"),
+        version("ip", "-V").replace("ip utility, ", ""),
     )
 }
 
-/// Name, how it is drawn, and how its name is told.
+/// Name, how it is drawn, and how its name is written.
 const DRAWN: [(&str, RGBColor, &str); 6] = [
     (
         "kube-router's method",
@@ -179,11 +179,11 @@ fn plot(family: &str, data: &str, file: &std::path::Path) {
         .axis_desc_style(("sans-serif", 15))
         .draw()
         .unwrap();
-    let mut told = Vec::new();
+    let mut labels = Vec::new();
     for ((route_only, name), points) in &lines {
         let (_, color, shown) = DRAWN.iter().find(|drawn| drawn.0 == name).unwrap();
         let at = points.iter().map(|at| (at.0, at.1));
-        // The thick line is ours, and dashes are route-only.
+        // The thick line is viproute, and dashes are route-only.
         let style = color.stroke_width(if name == "viproute" { 3 } else { 2 });
         if *route_only {
             chart
@@ -208,12 +208,12 @@ fn plot(family: &str, data: &str, file: &std::path::Path) {
         } else {
             (*shown).to_owned()
         };
-        told.push((height, shown, *color, *route_only));
+        labels.push((height, shown, *color, *route_only));
     }
     // Names at the height where their lines end, but not upon each other.
-    told.sort_by_key(|(height, ..)| *height);
+    labels.sort_by_key(|(height, ..)| *height);
     let mut free = 0;
-    for (height, name, color, dashed) in told {
+    for (height, name, color, dashed) in labels {
         let y = height.max(free);
         free = y + 20;
         let style = color.stroke_width(2);

@@ -1,4 +1,4 @@
-//! Ours beside what a user would take instead, and beside the floor: `cargo bench -p compare --bench peers`.
+//! viproute beside what a user would take instead, and beside the floor: `cargo bench -p compare --bench peers`.
 //!
 //! Who: viproute; the floor (`common/floor.rs`); the crate `rtnetlink` with 64 VIPs in flight;
 //! `ip -batch`; and kube-router's method (`common/peers.rs`). The runs are interleaved, each on a
@@ -125,7 +125,7 @@ fn wrong(set: &[IpAddr], with_address: bool) -> usize {
     common::wrong(set, with_address)
 }
 
-fn ours<'a>(manager: &'a mut VipManager, set: &'a [IpAddr], binding: Binding) -> Contestant<'a> {
+fn library<'a>(manager: &'a mut VipManager, set: &'a [IpAddr], binding: Binding) -> Contestant<'a> {
     contestant("viproute", move |_| {
         let time = timed(|| {
             let report = manager.assign(set).unwrap();
@@ -145,7 +145,7 @@ impl Bench {
             let (mut first, mut second, mut third) = (Floor::new(), Floor::new(), Floor::new());
             let rtnetlink = Rtnetlink::new();
             let mut contestants = vec![
-                ours(&mut manager, &set, Binding::Address),
+                library(&mut manager, &set, Binding::Address),
                 contestant("rtnetlink, 64 in flight", |link| {
                     let time = rtnetlink.assign(link, &set);
                     (time, wrong(&set, true))
@@ -199,7 +199,7 @@ impl Bench {
             let mut manager = manager(Binding::Route);
             let mut floor = Floor::new();
             let contestants = vec![
-                ours(&mut manager, &set, Binding::Route),
+                library(&mut manager, &set, Binding::Route),
                 contestant("floor: routes", |link| {
                     let messages = floor::assign_route_only(link, &set);
                     let time = timed(|| floor.send(&messages));
@@ -218,13 +218,13 @@ impl Bench {
 
     fn tell(&mut self, what: &str, n: u32, figures: &[Figures]) {
         let floor = floor(figures).unwrap();
-        let ours = figures.iter().find(|one| one.name == "viproute").unwrap();
+        let library = figures.iter().find(|one| one.name == "viproute").unwrap();
         for one in figures {
             let per_vip = one.median().as_secs_f64() * 1e6 / f64::from(n);
             let faster = if one.is_floor() || one.name == "viproute" {
                 String::new()
             } else {
-                format!("{:.1} times", ratio(one.median(), ours.median()))
+                format!("{:.1} times", ratio(one.median(), library.median()))
             };
             let row = [
                 what.to_owned(),

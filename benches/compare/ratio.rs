@@ -1,4 +1,4 @@
-//! Ours against the floor (`common/floor.rs`): `cargo bench -p compare --bench ratio`.
+//! viproute against the floor (`common/floor.rs`): `cargo bench -p compare --bench ratio`.
 //!
 //! Runs are interleaved and the medians compared, so that a busy machine is as unjust to one as to
 //! the other. Works that make something new begin with a link that was just made, in a private
@@ -130,8 +130,8 @@ fn main() {
         }
         for size in sizes(&[10_000]) {
             bench.bindings(family, size, vips);
-            bench.look(family, size, vips, bench.options.others);
-            bench.look(family, size, vips, 0);
+            bench.read(family, size, vips, bench.options.others);
+            bench.read(family, size, vips, 0);
             bench.one_change(family, size, vips);
             bench.one_comes(family, size, vips);
             bench.one_goes(family, size, vips);
@@ -232,10 +232,10 @@ impl Bench {
         let set = vips(size);
         let witness = self.witness();
         let node = Node::new();
-        let mut ours = manager(Binding::Address);
+        let mut subject = manager(Binding::Address);
         let (mut first, mut second) = (Floor::new(), Floor::new());
         let mut contestants = vec![contestant("viproute", |_| {
-            let time = assign(&mut ours, &set);
+            let time = assign(&mut subject, &set);
             (time, witness.wrong(&set, true))
         })];
         if set[0].is_ipv4() {
@@ -280,11 +280,11 @@ impl Bench {
         let set = vips(size);
         let witness = self.witness();
         let node = Node::new();
-        let mut ours = manager(Binding::Route);
+        let mut subject = manager(Binding::Route);
         let (mut first, mut second) = (Floor::new(), Floor::new());
         let contestants = vec![
             contestant("viproute", |_| {
-                let time = assign(&mut ours, &set);
+                let time = assign(&mut subject, &set);
                 (time, witness.wrong(&set, false))
             }),
             contestant("floor", |link| {
@@ -340,7 +340,7 @@ impl Bench {
     }
 
     /// A look at VIPs that are as wanted, on a node with so many other routes.
-    fn look(&mut self, family: &str, size: u32, vips: Vips, others: u32) {
+    fn read(&mut self, family: &str, size: u32, vips: Vips, others: u32) {
         let work = match others {
             0 => format!("look, no other routes, {family}"),
             _ => format!("look {family}"),
@@ -576,13 +576,13 @@ impl Bench {
                 while common::late(&set) {}
             }
         };
-        let mut ours = manager(Binding::Address);
+        let mut subject = manager(Binding::Address);
         let (mut first, mut second) = (manager(Binding::Address), manager(Binding::Address));
-        let (mut few, mut safe) = (Floor::new(), Floor::new());
+        let (mut fewest, mut safe) = (Floor::new(), Floor::new());
         let mut contestants = vec![contestant("viproute", |link| {
             prepare(link);
             let time = timed(|| {
-                let report = ours.normalize().unwrap();
+                let report = subject.normalize().unwrap();
                 let counted = (report.repaired, report.unchanged);
                 let (all, none) = (set.len(), 0);
                 assert_eq!(counted, if v6 { (all, none) } else { (none, all) });
@@ -594,7 +594,7 @@ impl Bench {
                 prepare(link);
                 let messages = floor::heal_v6(link, &set);
                 let time = timed(|| {
-                    few.send(&messages);
+                    fewest.send(&messages);
                     first.audit().unwrap();
                 });
                 (time, witness.wrong(&set, true))
@@ -628,7 +628,7 @@ impl Bench {
         let set = vips(size);
         let witness = self.witness();
         let node = Node::new();
-        let mut ours = manager(Binding::Address);
+        let mut subject = manager(Binding::Address);
         let assigner = RefCell::new(manager(Binding::Address));
         let prepare = || {
             assign(&mut assigner.borrow_mut(), &set);
@@ -637,7 +637,7 @@ impl Bench {
         let contestants = vec![
             contestant("viproute", |_| {
                 prepare();
-                let time = release(&mut ours, &set);
+                let time = release(&mut subject, &set);
                 (time, witness.left(&set))
             }),
             contestant("floor: head first", |link| {

@@ -265,10 +265,10 @@ fn source_of(vip: IpAddr) -> IpAddr {
 }
 
 fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<Request>) {
-    let ours = || raw::local_route(vip, link, Some(source_of(vip)), protocol);
+    let desired = || raw::local_route(vip, link, Some(source_of(vip)), protocol);
     let kernels = || raw::local_route(vip, link, Some(vip), PROTO_KERNEL);
     let with_source = |source| raw::local_route(vip, link, source, protocol);
-    let fine = (NewRoute(ours()), CREATE_REPLACE);
+    let fine = (NewRoute(desired()), CREATE_REPLACE);
     let replace = |route| (NewRoute(route), CREATE_REPLACE);
     let append = |route| (NewRoute(route), CREATE_APPEND);
     let delete_kernels = (DelRoute(raw::delete_with_source(vip, link, vip)), 0);
@@ -299,7 +299,7 @@ fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
                 OTHER_PROTOCOL,
             )));
         }
-        WrongType => out.push(replace(to_a_neighbour(ours(), TABLE_LOCAL, protocol))),
+        WrongType => out.push(replace(to_a_neighbour(desired(), TABLE_LOCAL, protocol))),
         MainUnicast => out.extend([
             fine,
             append(to_a_neighbour(with_source(None), 254, BOOT)),
@@ -310,17 +310,17 @@ fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
         ]),
         OtherMetrics => out.extend([
             fine,
-            append(raw::with_metric(ours(), 7)),
+            append(raw::with_metric(desired(), 7)),
             append(raw::with_metric(
                 raw::local_route(vip, link, None, BOOT),
                 70,
             )),
         ]),
-        OnlyOtherMetric => out.extend([append(raw::with_metric(ours(), 7)), delete_kernels]),
+        OnlyOtherMetric => out.extend([append(raw::with_metric(desired(), 7)), delete_kernels]),
         Pair => out.extend([fine, append(kernels())]),
-        PairReversed => out.push(append(ours())),
+        PairReversed => out.push(append(desired())),
         OtherTos => {
-            let mut tos = ours();
+            let mut tos = desired();
             tos.header.tos = 0x10;
             out.extend([fine, append(tos)]);
         }
@@ -330,7 +330,7 @@ fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
         }
         FourInOnePlaceReversed => {
             out.extend(four());
-            out.extend([delete_kernels, append(ours())]);
+            out.extend([delete_kernels, append(desired())]);
         }
         Plain
         | ThreeRoutes
@@ -347,7 +347,7 @@ fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
 fn routes_v6(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<Request>) {
     let route = |source, protocol| raw::local_route(vip, link, source, protocol);
     let node = Some(IpAddr::from(NODE_V6));
-    let ours = || route(node, protocol);
+    let desired = || route(node, protocol);
     let replace = |route| (NewRoute(route), CREATE_REPLACE);
     let add = |route| (NewRoute(route), CREATE_EXCL);
     let delete_kernels = || {
@@ -358,13 +358,13 @@ fn routes_v6(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
     };
     // Ours stands under another protocol while the kernel's is deleted.
     let alone = |route: RouteMessage| {
-        let mut transit = route.clone();
-        transit.header.protocol = RouteProtocol::from(202);
-        [replace(transit), delete_kernels(), replace(route)]
+        let mut staged = route.clone();
+        staged.header.protocol = RouteProtocol::from(202);
+        [replace(staged), delete_kernels(), replace(route)]
     };
     match state {
-        Fine | PrefixBeside => out.extend(alone(ours())),
-        Stale => out.push(replace(ours())),
+        Fine | PrefixBeside => out.extend(alone(desired())),
+        Stale => out.push(replace(desired())),
         KernelOnly | Plain => {}
         NoRoute | PrefixOnly => out.push(delete_kernels()),
         SourceMissing => out.extend(alone(route(None, protocol))),
@@ -373,24 +373,24 @@ fn routes_v6(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
         OtherProtocol => out.extend(alone(route(node, OTHER_PROTOCOL))),
         WrongType => {
             out.push(delete_kernels());
-            out.push(add(to_a_neighbour(ours(), TABLE_LOCAL, protocol)));
+            out.push(add(to_a_neighbour(desired(), TABLE_LOCAL, protocol)));
         }
         MainUnicast => {
-            out.extend(alone(ours()));
+            out.extend(alone(desired()));
             out.push(add(to_a_neighbour(route(None, BOOT), 254, BOOT)));
             let prefix = to_a_neighbour(route(None, PROTO_KERNEL), 254, PROTO_KERNEL);
             out.push(add(raw::with_metric(prefix, 256)));
         }
         OtherMetrics => {
-            out.extend(alone(ours()));
-            out.push(add(raw::with_metric(ours(), 500)));
+            out.extend(alone(desired()));
+            out.push(add(raw::with_metric(desired(), 500)));
             out.push(add(raw::with_metric(route(None, BOOT), 2000)));
         }
         OnlyOtherMetric => {
             out.push(add(raw::with_metric(route(node, BOOT), 500)));
             out.push(delete_kernels());
         }
-        ThreeRoutes | KernelBeside => out.push(add(ours())),
+        ThreeRoutes | KernelBeside => out.push(add(desired())),
         KernelBesideOtherProtocol => out.push(add(route(node, OTHER_PROTOCOL))),
         KernelBesideOtherSource => out.push(add(route(Some(OTHER_V6.into()), protocol))),
         Pair | PairReversed | OtherTos | FourInOnePlace | FourInOnePlaceReversed | Broadcast => {

@@ -163,7 +163,7 @@ fn child() {
 
 /// What a child said of a call.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Told {
+pub struct Answer {
     /// `Ok`.
     pub fine: bool,
     pub micros: u64,
@@ -176,7 +176,7 @@ pub struct Told {
     pub failures: u64,
 }
 
-/// A child that is told lines and answers with lines. It ends with this value.
+/// A child that reads lines and answers with lines. It ends with this value.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -254,23 +254,23 @@ impl Other {
 
     /// Waits for the end of the call.
     #[track_caller]
-    pub fn end(&mut self) -> Told {
+    pub fn end(&mut self) -> Answer {
         let line = self.0.hear();
-        told(&line).unwrap_or_else(|| panic!("the child did not end its call: {line:?}"))
+        answer(&line).unwrap_or_else(|| panic!("the child did not end its call: {line:?}"))
     }
 
     /// Kills it; what it said before, if it had ended its call.
-    pub fn kill(mut self) -> Option<Told> {
+    pub fn kill(mut self) -> Option<Answer> {
         self.0.child.kill().unwrap();
         let status = self.0.child.wait().unwrap();
         assert_eq!(status.code(), None, "it ended by itself: {status}");
         let mut rest = String::new();
         self.0.output.read_to_string(&mut rest).unwrap();
-        told(&rest)
+        answer(&rest)
     }
 }
 
-fn told(line: &str) -> Option<Told> {
+fn answer(line: &str) -> Option<Answer> {
     let line = line.strip_suffix('\n')?.strip_prefix("done ")?;
     let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
     let [
@@ -287,7 +287,7 @@ fn told(line: &str) -> Option<Told> {
     else {
         panic!("{line}");
     };
-    Some(Told {
+    Some(Answer {
         fine: fine == 1,
         micros,
         assigned,

@@ -260,7 +260,7 @@ impl Running {
 
     /// Waits until it has ended.
     #[track_caller]
-    pub fn ends(mut self) -> Ran {
+    pub fn wait_for_end(mut self) -> Ran {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// another link, until dropped.
 ///
 /// Addresses are 198.18.0.0/24 and 2001:db8:ffff::/64: no VIP of the generators. Stop it before
-/// reading a `LocalState`, because dumps are torn while it runs.
+/// reading a `LocalState`, because dumps are interrupted while it runs.
 #[derive(Debug)]
 pub struct Hammer<'a> {
     net: &'a Net,
@@ -36,7 +36,7 @@ impl<'a> Hammer<'a> {
     /// Starts to hammer, and returns when both threads are at it.
     pub fn start(net: &'a Net) -> Self {
         let link = net.add_link(HAMMER_LINK);
-        net.settle();
+        net.wait_for_kernel();
         let mut hammer = Self {
             net,
             stop: Arc::default(),

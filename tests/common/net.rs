@@ -31,7 +31,7 @@ impl Net {
         net.add_link(NODE_LINK);
         net.add_node_addresses(NODE_LINK);
         net.add_link(VIP_LINK);
-        net.settle();
+        net.wait_for_kernel();
         net
     }
 
@@ -40,7 +40,7 @@ impl Net {
         let net = Self::bare();
         net.add_node_addresses("lo");
         net.add_link(VIP_LINK);
-        net.settle();
+        net.wait_for_kernel();
         net
     }
 
@@ -92,7 +92,7 @@ impl Net {
     ///
     /// Only for a state in which no VIP is yet (a VIP in its single-route state has none of the
     /// kernel's routes, but one of ours, so it would do as well).
-    pub fn settle(&self) {
+    pub fn wait_for_kernel(&self) {
         let deadline = Instant::now() + Duration::from_secs(100);
         loop {
             let state = self.local_state();
@@ -113,7 +113,7 @@ impl Net {
             if late.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "never settled: {late:#?}");
+            assert!(Instant::now() < deadline, "never quiet: {late:#?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -184,7 +184,7 @@ impl Net {
     /// Everything on this node but what names one of these VIPs.
     #[track_caller]
     pub fn snapshot_without(&self, vips: &[IpAddr]) -> Snapshot {
-        Snapshot::take(vips)
+        Snapshot::read(vips)
     }
 
     /// What is wrong with VIPs that shall be in the single-route state on [`VIP_LINK`] with the
@@ -248,7 +248,7 @@ pub fn ip_batch_forced(lines: &str) {
 }
 
 /// What `ip -N -json -d` says to these words, in the calling thread's namespace. A dump that the
-/// kernel marks as torn is repeated.
+/// kernel marks as interrupted is repeated.
 #[track_caller]
 pub fn ip_json(args: &str) -> Value {
     for _ in 0..30 {
@@ -269,7 +269,7 @@ pub fn ip_json(args: &str) -> Value {
         return serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("ip {args} printed no JSON: {error}"));
     }
-    panic!("ip {args}: the dump was torn 30 times");
+    panic!("ip {args}: the dump was interrupted 30 times");
 }
 
 fn outcome(output: std::io::Result<Output>) -> Result<String, String> {

@@ -96,7 +96,7 @@ pub struct Churn {
 impl Churn {
     pub fn start(link: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let began = Arc::new(AtomicBool::new(false));
         let begins = Arc::clone(&began);
         let thread = std::thread::spawn(move || {
@@ -121,7 +121,7 @@ impl Churn {
                     ]
                 })
                 .collect();
-            while !ends.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 raw.batch(&changes);
                 begins.store(true, Ordering::Relaxed);
             }

@@ -174,7 +174,7 @@ impl Seen {
             host: Some(address.address.local),
             link: Some(address.index),
             is_route: false,
-            narrow: true,
+            in_scope: true,
             kernels_own: false,
             text: address.text(),
         });
@@ -182,7 +182,7 @@ impl Seen {
             host: (route.prefix_len == host_bits(route.route.dst)).then_some(route.route.dst),
             link: route.oif.filter(|_| !route.indirect),
             is_route: true,
-            narrow: matches!(route.route.table, TABLE_LOCAL | TABLE_MAIN),
+            in_scope: matches!(route.route.table, TABLE_LOCAL | TABLE_MAIN),
             kernels_own: route.is_kernels_own(),
             text: route.text(),
         });
@@ -235,7 +235,7 @@ pub struct Line {
     pub link: Option<u32>,
     pub is_route: bool,
     /// An address, or a route in table local or main.
-    pub narrow: bool,
+    pub in_scope: bool,
     pub kernels_own: bool,
     pub text: String,
 }
@@ -248,7 +248,7 @@ impl Line {
     }
 }
 
-/// A whole dump, repeated where the kernel says that it was torn.
+/// A whole dump, repeated where the kernel says that it was interrupted.
 fn dump(
     raw: &mut Raw,
     request: &Request,
@@ -257,7 +257,7 @@ fn dump(
     'again: loop {
         raw.send(std::slice::from_ref(request), 0);
         let mut all = Vec::new();
-        let mut torn = false;
+        let mut interrupted = false;
         loop {
             let bytes = raw
                 .receive_now()
@@ -266,10 +266,10 @@ fn dump(
             while rest.len() >= 16 {
                 let length = NetlinkBuffer::new_checked(rest).unwrap().length() as usize;
                 let message = NetlinkMessage::deserialize(&rest[..length]).unwrap();
-                torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
                 match message.payload {
                     NetlinkPayload::InnerMessage(message) => all.push(message),
-                    NetlinkPayload::Done(_) if torn => continue 'again,
+                    NetlinkPayload::Done(_) if interrupted => continue 'again,
                     NetlinkPayload::Done(_) => return take(&all),
                     other => panic!("not in a dump: {other:?}"),
                 }

@@ -34,9 +34,9 @@ const VOLATILE: [&str; 10] = [
 ];
 
 impl Snapshot {
-    /// Takes one of the calling thread's namespace, leaving out the lines that name these VIPs.
+    /// Reads the objects of the calling thread's namespace, leaving out the lines that name these VIPs.
     #[track_caller]
-    pub fn take(without: &[IpAddr]) -> Self {
+    pub fn read(without: &[IpAddr]) -> Self {
         let without: HashSet<_> = without.iter().copied().collect();
         let mut lines = Vec::new();
         for (what, args) in [

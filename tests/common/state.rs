@@ -80,7 +80,7 @@ impl Default for Want<'_> {
 /// All addresses, and all routes to hosts, of one moment.
 ///
 /// The kernel does not promise that a dump of IPv6 routes is whole while others write to the
-/// table, and does not mark a torn one, so read it when nobody writes (stop the `Hammer` first).
+/// table, and does not mark a interrupted one, so read it when nobody writes (stop the `Hammer` first).
 #[derive(Clone, Debug, Default)]
 pub struct LocalState {
     pub addresses: HashMap<IpAddr, Vec<Address>>,
@@ -212,12 +212,12 @@ impl LocalState {
             .iter()
             .copied()
             .find(|source| source.is_ipv4() == vip.is_ipv4());
-        let (ours, others): (Vec<_>, Vec<_>) = self
+        let (through, others): (Vec<_>, Vec<_>) = self
             .routes_of(vip)
             .iter()
             .filter(|route| matches!(route.table, TABLE_LOCAL | TABLE_MAIN))
             .partition(|route| route.dev == want.link);
-        match ours[..] {
+        match through[..] {
             [] => faults.push("no route".to_owned()),
             [one] => {
                 faults.extend(route_faults(one, source, want.protocol));
@@ -229,7 +229,7 @@ impl LocalState {
                     faults.push(format!("another link's route wins: {winner:?}"));
                 }
             }
-            _ => faults.push(format!("{} routes: {ours:?}", ours.len())),
+            _ => faults.push(format!("{} routes: {through:?}", through.len())),
         }
         faults
     }

@@ -186,7 +186,7 @@ impl RouteWatcher {
         };
         assert_eq!(
             overflows, 0,
-            "the watcher lost notifications, so nothing can be told from it: its receive buffer has \
+            "the watcher lost notifications, so it proves nothing: its receive buffer has \
              {} bytes; allow more with: sysctl -w net.core.rmem_max=4194304",
             self.buffer
         );
@@ -352,7 +352,7 @@ pub fn never_without_local_route(
     vips: &[IpAddr],
     link: u32,
 ) -> Result<(), Vec<String>> {
-    let wanted: HashSet<IpAddr> = vips.iter().copied().collect();
+    let given: HashSet<IpAddr> = vips.iter().copied().collect();
     let mut held: HashMap<IpAddr, Vec<Held>> = vips
         .iter()
         .map(|&vip| {
@@ -373,7 +373,7 @@ pub fn never_without_local_route(
     let mut wrong = Vec::new();
     for (at, event) in events.iter().enumerate() {
         let Event::Route(event) = event else { continue };
-        let Some(vip) = event.local_host().filter(|vip| wanted.contains(vip)) else {
+        let Some(vip) = event.local_host().filter(|vip| given.contains(vip)) else {
             continue;
         };
         let routes = held.get_mut(&vip).unwrap();

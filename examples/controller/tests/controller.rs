@@ -95,7 +95,7 @@ fn addrs(texts: &[&str]) -> Vec<IpAddr> {
 #[track_caller]
 fn end(controller: Running, signal: i32) -> String {
     controller.signal(signal);
-    let ran = controller.ends().exits(0);
+    let ran = controller.wait_for_end().exits(0);
     assert_eq!(ran.out, "");
     assert!(ran.err.ends_with("controller: ended\n"), "{}", ran.err);
     ran.err
@@ -246,7 +246,7 @@ fn conflict(test: &str, vip: &str) {
     node.net
         .ip(&format!("addr add {vip} dev {NODE_LINK} nodad"));
     let controller = node.start("");
-    let told = format!("controller: {vip}: another device holds a route for it");
+    let line = format!("controller: {vip}: another device holds a route for it");
     controller.complains("1 assigned, 0 repaired, 0 released, 0 unchanged, 1 failed");
     // Another VIP is repaired meanwhile, more than once.
     for _ in 0..3 {
@@ -260,7 +260,7 @@ fn conflict(test: &str, vip: &str) {
     node.await_vips(&[vip, "10.96.0.11"]);
     controller.complains(&format!("controller: {vip}: fails no longer"));
     let said = end(controller, libc::SIGTERM);
-    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert_eq!(said.matches(&line).count(), 1, "{said}");
     assert_eq!(said.matches("fails no longer").count(), 1, "{said}");
 }
 
@@ -286,7 +286,7 @@ fn controller_creates_the_link_on_request() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     let node = Node::within(net, "creates", "10.96.0.10\n");
     let controller = node.start("--create-link=bridge");
     controller.complains("changed: 1 assigned");
@@ -305,7 +305,7 @@ fn wrong_usage_is_an_error() {
         "--link kube-dummy-if --source 192.0.2.10 --file x --claim mark",
     ] {
         let mut command = Command::new(example("controller"));
-        let ran = Running::start(command.args(args.split_whitespace())).ends();
+        let ran = Running::start(command.args(args.split_whitespace())).wait_for_end();
         assert!(!ran.exits(2).err.is_empty());
     }
     drop(net);

@@ -122,7 +122,7 @@ fn normalizes_all_or_only_those_given() {
     for vip in ["10.96.0.10/32", "10.96.0.11/32", "2001:db8:42:1::d45a/128"] {
         net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
     }
-    net.settle();
+    net.wait_for_kernel();
     usually("normalize", "10.96.0.10")
         .exits(0)
         .counts(0, 1, 0, 0);
@@ -183,7 +183,7 @@ fn creates_the_link_only_on_request() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     usually("assign", BOTH)
         .exits(1)
         .complains(&["no link", VIP_LINK, "--create-link"]);
@@ -574,7 +574,7 @@ fn reconcile_creates_the_link() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     usually("reconcile", &format!("--claim link {BOTH}"))
         .exits(1)
         .complains(&["no link", "--create-link"]);
@@ -616,7 +616,7 @@ fn binds_by_routes_alone() {
 #[test]
 fn works_in_another_namespace() {
     let outer = Net::bare();
-    let (tell, told) = std::sync::mpsc::channel::<(String, u32)>();
+    let (sender, receiver) = std::sync::mpsc::channel::<(String, u32)>();
     let (done, until_done) = std::sync::mpsc::channel::<()>();
     let node = std::thread::spawn(move || {
         let net = Net::new();
@@ -624,7 +624,7 @@ fn works_in_another_namespace() {
         let thread = std::fs::read_link("/proc/thread-self").unwrap();
         let file = format!("/proc/{}/ns/net", thread.display());
         let mut process = Command::new("sleep").arg("300").spawn().unwrap();
-        tell.send((file, process.id())).unwrap();
+        sender.send((file, process.id())).unwrap();
         // Also where the other thread panics.
         let ended = until_done.recv();
         process.kill().unwrap();
@@ -633,7 +633,7 @@ fn works_in_another_namespace() {
             net.assert_single_route(&both(), PROTO_KERNEL);
         }
     });
-    let (file, process) = told.recv().unwrap();
+    let (file, process) = receiver.recv().unwrap();
     usually("assign", &format!("--netns {file} {BOTH} 10.96.0.11"))
         .exits(0)
         .counts(3, 0, 0, 0);
@@ -683,7 +683,7 @@ fn watch_prints_changes_of_other_writers() {
         net.ip(&format!("link set {VIP_LINK} up"));
         watching.says(&format!("{VIP_LINK}: the link is up"));
         watching.signal(signal);
-        let ran = watching.ends().exits(0);
+        let ran = watching.wait_for_end().exits(0);
         assert_eq!(ran.err, format!("vip: watching {VIP_LINK}\n"));
     }
 }
@@ -700,7 +700,7 @@ fn watch_in_json_of_some_vips() {
     ));
     watching.says("route_removed");
     watching.signal(libc::SIGTERM);
-    let ran = watching.ends().exits(0);
+    let ran = watching.wait_for_end().exits(0);
     let events: Vec<Value> = ran
         .out
         .lines()
@@ -728,7 +728,7 @@ fn watch_waits_for_a_link_and_ends_in_time() {
     net.ip(&format!("link del {VIP_LINK}"));
     watching.says(&format!("{VIP_LINK}: the link is gone\n"));
     watching.signal(libc::SIGTERM);
-    watching.ends().exits(0);
+    watching.wait_for_end().exits(0);
     // Nothing happens.
     let ran = vip(&format!("watch --link {VIP_LINK} --for 0.1 --json")).exits(0);
     assert_eq!(ran.out, "");
@@ -847,7 +847,7 @@ fn keep_repairs_changes_of_other_writers() {
         net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
     });
     keeping.signal(libc::SIGTERM);
-    let ran = keeping.ends().exits(0).quiet();
+    let ran = keeping.wait_for_end().exits(0).quiet();
     let last = ran.out.lines().last().unwrap();
     assert!(
         last.starts_with(&format!("{VIP_LINK}: ended after ")),
@@ -863,7 +863,7 @@ fn keep_in_json_and_for_a_time() {
     net.ip(&format!("addr add 10.96.0.12/32 dev {NODE_LINK}"));
     let args = format!("--claim link --json --for 0.2 10.96.0.12 {BOTH}");
     let ran = keep(&args)
-        .ends()
+        .wait_for_end()
         .exits(0)
         .complains(&["vip: 10.96.0.12: another device holds"]);
     let lines: Vec<Value> = ran
@@ -896,7 +896,7 @@ fn keep_says_a_lasting_failure_once_and_its_end_once() {
         net.ip(&format!("addr del 10.96.0.12/32 dev {NODE_LINK}"));
         keeping.complains("vip: 10.96.0.12: fails no longer");
         keeping.signal(libc::SIGTERM);
-        let ran = keeping.ends().exits(0);
+        let ran = keeping.wait_for_end().exits(0);
         assert_eq!(ran.err.lines().count(), 2, "{ran:?}");
         assert_eq!(
             ran.out.matches("\"errno\":").count(),
@@ -911,7 +911,7 @@ fn keep_says_a_lasting_failure_once_and_its_end_once() {
 fn keep_creates_the_link_when_the_nodes_address_comes() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     let keeping = keep(&format!("--claim link --create-link {BOTH}"));
     keeping.says("waiting for IPv4: a source is not on the node");
     net.add_node_addresses(NODE_LINK);
@@ -920,7 +920,7 @@ fn keep_creates_the_link_when_the_nodes_address_comes() {
             && net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
     });
     keeping.signal(libc::SIGINT);
-    keeping.ends().exits(0);
+    keeping.wait_for_end().exits(0);
 }
 
 #[test]
@@ -928,7 +928,7 @@ fn keep_creates_the_link_and_respects_at_most() {
     let net = Net::bare();
     net.add_link(NODE_LINK);
     net.add_node_addresses(NODE_LINK);
-    net.settle();
+    net.wait_for_kernel();
     let keeping = keep(&format!("--claim link --create-link {BOTH}"));
     keeping.says("2 assigned");
     net.ip(&format!("link del {VIP_LINK}"));
@@ -936,9 +936,9 @@ fn keep_creates_the_link_and_respects_at_most() {
         net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
     });
     keeping.signal(libc::SIGINT);
-    keeping.ends().exits(0);
+    keeping.wait_for_end().exits(0);
     let ran = keep("--claim link --at-most 1 10.96.0.99 2001:db8:42:1::1")
-        .ends()
+        .wait_for_end()
         .exits(1);
     ran.complains(&["the release of 2 would pass"]);
     net.assert_single_route(&both(), PROTO_KERNEL);

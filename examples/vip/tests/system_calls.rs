@@ -143,7 +143,7 @@ fn system_calls_are_the_documented_ones() {
     let id: i32 = text.split(' ').next().unwrap().parse().unwrap();
     // SAFETY: kill(2) touches no memory; strace waits for its program, so the id is still its.
     assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
-    let _ = running.ends();
+    let _ = running.wait_for_end();
     seen.extend(called(&std::fs::read_to_string(&trace).unwrap()));
     let _ = std::fs::remove_file(&trace);
 
