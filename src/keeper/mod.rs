@@ -1,44 +1,45 @@
 //! Holding a desired set against whatever happens to it.
+//!
+//! `state` has what the keeper waits for, `notifications` what it hears, `dispatch` what it does,
+//! `backoff` when it pauses, `report` what it says and `status` how it stands.
+
+mod backoff;
+mod dispatch;
+mod notifications;
+mod report;
+mod state;
+mod status;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::Sub;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, Vip};
 use crate::core::Binding;
-use crate::core::Cause;
 use crate::engine::lookup::Notified;
-use crate::manager::{Leaving, VipManager, check_claim};
+use crate::manager::{VipManager, check_claim};
 use crate::netlink::GROUPS;
-use crate::netlink::decode::{self, Message, Route};
 use crate::outcome::Canceller;
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{Failure, Report};
-use crate::sys::{Received, Socket, Woken, wait_readable};
+use crate::sys::{Socket, Woken, wait_readable};
+
+use backoff::Backoff;
+use notifications::RECEIVE_ROOM;
+pub use report::Dispatched;
+use report::Look;
+pub use state::Missing;
+use state::{Keeping, ReleaseChange, Releases};
+pub use status::{Counters, FamilyStatus, KeeperStatus, Waiting};
 
 /// VIPs that are mended one by one at the most; above that the link is read as a whole.
 const LOOKUP_MAX: usize = 64;
 
-/// Repairs of one VIP within [`CALM`] that need no pause.
-const PATIENCE: u32 = 3;
-
-/// The first pause of a VIP that is fought over, doubled with each further repair…
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// …up to this one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// After how long without a repair a fight is over.
-const CALM: Duration = Duration::from_secs(60);
-
 /// How often something that is missing is looked for, where no event tells of it.
 const RETRY: Duration = Duration::from_secs(1);
-
-const RECEIVE_ROOM: usize = 64 * 1024;
 
 /// Holds a desired set of VIPs on the link until told to stop, repairing just what drifted.
 ///
@@ -156,267 +157,6 @@ impl fmt::Debug for Keeper {
     }
 }
 
-/// Whether VIPs can be kept: of the link, or of one family.
-#[derive(Debug, Default)]
-enum Keeping {
-    #[default]
-    Possible,
-    /// Not until this is there.
-    Waiting { missing: Missing, since: Instant },
-}
-
-impl Keeping {
-    fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting { .. })
-    }
-
-    /// Waits for this. The time of the wait goes on where it waited for something before.
-    fn wait_for(&mut self, missing: Missing) {
-        let since = match self {
-            Self::Possible => Instant::now(),
-            Self::Waiting { since, .. } => *since,
-        };
-        *self = Self::Waiting { missing, since };
-    }
-
-    fn waiting(&self) -> Option<Waiting> {
-        match self {
-            Self::Possible => None,
-            Self::Waiting { missing, since } => Some(Waiting {
-                missing: missing.clone(),
-                since: since.elapsed(),
-            }),
-        }
-    }
-
-    fn missing(&self) -> Option<&Missing> {
-        match self {
-            Self::Possible => None,
-            Self::Waiting { missing, .. } => Some(missing),
-        }
-    }
-}
-
-/// Whether VIPs are released that are claimed and not desired.
-#[derive(Debug, Default)]
-enum Releases {
-    #[default]
-    Allowed,
-    /// No VIP is desired, or none of one family: see [`Claim`].
-    Guarded(Box<str>),
-    /// They would pass the claim's bound: none is, until a new set is given.
-    Refused(Box<str>),
-}
-
-impl Releases {
-    fn are_refused(&self) -> bool {
-        matches!(self, Self::Refused(_))
-    }
-
-    /// As an error's kind and detail.
-    fn in_words(&self) -> Option<(ErrorKind, &str)> {
-        match self {
-            Self::Allowed => None,
-            Self::Guarded(detail) => Some((ErrorKind::EmptySet, detail)),
-            Self::Refused(detail) => Some((ErrorKind::TooManyReleases, detail)),
-        }
-    }
-}
-
-/// What a [`Keeper`] waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Missing {
-    /// Whose VIPs wait; `None`: those of both families.
-    pub family: Option<Family>,
-    /// What is missing: the link ([`ErrorKind::LinkNotFound`], [`ErrorKind::LinkInVrf`]), or for one
-    /// family what [`Cause::Missing`] says.
-    pub kind: ErrorKind,
-    /// The same in full: which source it is, and what to do.
-    pub detail: Box<str>,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(family) = self.family {
-            write!(f, "{family}: ")?;
-        }
-        write!(f, "{} ({})", self.kind, self.detail)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Backoff {
-    repairs: u32,
-    last: Instant,
-    until: Instant,
-}
-
-/// What a keeper has done so far. No counter ever decreases; the difference of two readings is what
-/// happened between them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Notifications that concerned the link, its VIPs or the sources, but for the keeper's own
-    /// changes.
-    pub events: u64,
-    /// VIPs that the keeper looked at one by one, because something had happened to them.
-    pub looks: u64,
-    /// Desired VIPs that were already in their single-route state when the keeper first looked at
-    /// them.
-    pub adopted: u64,
-    /// VIPs that something was written for: assigned, repaired or released.
-    pub repairs: u64,
-    /// VIPs that were released. [`repairs`](Self::repairs) includes them.
-    pub released: u64,
-    /// VIPs that began to fail, or to fail for another reason. A failure that lasts counts once.
-    pub failures: u64,
-    /// Times that the whole link was read: at first, with a new desired set, after lost
-    /// notifications, and when the link or a source came back.
-    pub resyncs: u64,
-    /// Repairs that were put off because the VIP had been repaired too often of late.
-    pub backoffs: u64,
-}
-
-impl Counters {
-    /// Each counter with its name.
-    fn named(&self) -> [(&'static str, u64); 8] {
-        [
-            ("events", self.events),
-            ("looks", self.looks),
-            ("adopted", self.adopted),
-            ("repairs", self.repairs),
-            ("released", self.released),
-            ("failures", self.failures),
-            ("resyncs", self.resyncs),
-            ("backoffs", self.backoffs),
-        ]
-    }
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, count)) in self.named().into_iter().enumerate() {
-            let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{count} {name}")?;
-        }
-        Ok(())
-    }
-}
-
-/// What was counted since an earlier reading of the same keeper.
-impl Sub for Counters {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            events: self.events.saturating_sub(earlier.events),
-            looks: self.looks.saturating_sub(earlier.looks),
-            adopted: self.adopted.saturating_sub(earlier.adopted),
-            repairs: self.repairs.saturating_sub(earlier.repairs),
-            released: self.released.saturating_sub(earlier.released),
-            failures: self.failures.saturating_sub(earlier.failures),
-            resyncs: self.resyncs.saturating_sub(earlier.resyncs),
-            backoffs: self.backoffs.saturating_sub(earlier.backoffs),
-        }
-    }
-}
-
-/// How a keeper stands now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeeperStatus {
-    /// The IPv4 VIPs.
-    pub ipv4: FamilyStatus,
-    /// The IPv6 VIPs.
-    pub ipv6: FamilyStatus,
-    /// How long ago the keeper last read the whole link. `None`: never.
-    pub last_full_sync: Option<Duration>,
-}
-
-impl KeeperStatus {
-    /// The VIPs of this family.
-    #[must_use]
-    pub fn family(&self, family: Family) -> &FamilyStatus {
-        match family {
-            Family::V4 => &self.ipv4,
-            Family::V6 => &self.ipv6,
-        }
-    }
-}
-
-/// How a keeper stands with the VIPs of one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FamilyStatus {
-    /// How many VIPs are desired.
-    pub desired: usize,
-    /// How many VIPs failed when the keeper last looked at them: see [`Keeper::failing`].
-    pub failing: usize,
-    /// What the family waits for: the link, or what it lacks itself. `None`: nothing.
-    pub waiting: Option<Waiting>,
-    /// How long ago the keeper last looked at VIPs of this family and left none failing. `None`: never.
-    pub last_success: Option<Duration>,
-}
-
-/// What a family waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Waiting {
-    /// What is missing.
-    pub missing: Missing,
-    /// How long the family has waited.
-    pub since: Duration,
-}
-
-/// What one [`Keeper::dispatch`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Dispatched {
-    /// What became of the VIPs that were looked at. Failures are tried again later, so a failure that
-    /// lasts is in many reports.
-    pub report: Report,
-    /// The failures of the report that are new: the VIP did not fail before, or for another reason.
-    pub new_failures: Vec<Failure>,
-    /// The failures that ended, each as it was: the VIP is in its single-route state, or no longer
-    /// desired. While the link is missing, no failure ends.
-    pub recovered: Vec<Failure>,
-    /// Whether this dispatch has news: something was written, a failure began, changed or ended,
-    /// something else is missing or refused than before, or it is the first one after an order: a
-    /// desired set, VIPs added or removed, a source.
-    /// [`Keeper::run`] calls back for these.
-    pub has_news: bool,
-    /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
-    /// of the other one are kept meanwhile. Empty: nothing is missing.
-    pub missing: Vec<Missing>,
-    /// What is not released though it is claimed and not desired, until another set is given:
-    /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many
-    /// others came (the bound is one of each dispatch); [`ErrorKind::EmptySet`] where no VIP is desired,
-    /// or on the link are claimed VIPs of a family of which none is desired. Desired VIPs are kept.
-    pub refused: Option<ErrorKind>,
-    /// The latter in full: how many would have gone, of which family none is desired.
-    pub detail: Option<String>,
-    /// Whether more is due at once: call again.
-    pub more: bool,
-}
-
-impl fmt::Display for Dispatched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the link there is nothing to report.
-        if let Some(link) = self.missing.iter().find(|missing| missing.family.is_none()) {
-            return write!(f, "waiting: {link}");
-        }
-        fmt::Display::fmt(&self.report, f)?;
-        for missing in &self.missing {
-            write!(f, "; waiting for {missing}")?;
-        }
-        match (self.refused, &self.detail) {
-            (Some(refused), Some(detail)) => write!(f, "; refused: {refused} ({detail})"),
-            _ => Ok(()),
-        }
-    }
-}
-
 impl Keeper {
     pub(crate) fn new(
         mut manager: VipManager,
@@ -489,7 +229,7 @@ impl Keeper {
         self.begin_set(are_noted);
         if self.desired.is_empty() {
             let detail = "no VIP is desired, and none is released for that: release VIPs by name";
-            self.releases = Releases::Guarded(detail.into());
+            self.releases.update(&ReleaseChange::NoneDesired(detail));
         }
     }
 
@@ -559,13 +299,15 @@ impl Keeper {
         if !are_changes_noted {
             self.dirty.clear();
             self.backoffs.clear();
-            self.releases = Releases::Allowed;
+            self.releases.update(&ReleaseChange::NewSet);
             self.expected = true;
             self.full = self.is_at_work().then(Instant::now);
         }
         if !self.is_at_work() {
-            self.link_state = Keeping::Possible;
-            self.families = Default::default();
+            self.link_state.update(None);
+            for family in Family::ALL {
+                self.families[family].update(None);
+            }
         }
     }
 
@@ -676,18 +418,6 @@ impl Keeper {
         }
     }
 
-    fn family_status(&self, family: Family) -> FamilyStatus {
-        let desired = self.desired.iter().filter(|vip| vip.family() == family);
-        let failing = self.failing.keys().filter(|vip| vip.family() == family);
-        let states = [&self.link_state, &self.families[family]];
-        FamilyStatus {
-            desired: desired.count(),
-            failing: failing.count(),
-            waiting: states.into_iter().find_map(Keeping::waiting),
-            last_success: self.last_success[family].map(|at| at.elapsed()),
-        }
-    }
-
     /// When [`dispatch`](Self::dispatch) is to be called even if nothing happens. `None`: never.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -751,37 +481,6 @@ impl Keeper {
         self.keep_dirty(max_vips.max(1))
     }
 
-    /// Looks whether what a family waits for is there. Most of it comes with an event, but not every
-    /// sysctl has one, nor have address labels.
-    fn look_again(&mut self) {
-        let now = Instant::now();
-        let waiting = PerFamily::from_fn(|family| self.waits(family));
-        if !waiting.any() || now < self.again {
-            return;
-        }
-        self.again = now + RETRY;
-        let desired = self.desired.iter().copied();
-        let Ok(troubles) = self.manager.troubles(waiting, desired) else {
-            // It is more than a family's: whoever reads the link is told.
-            self.resync(now);
-            return;
-        };
-        for family in Family::ALL.into_iter().filter(|f| waiting[*f]) {
-            match &troubles[family] {
-                Some(trouble) => self.wait_for(family, trouble.kind, &trouble.detail),
-                None => self.resync(now),
-            }
-        }
-    }
-
-    fn wait_for(&mut self, family: Family, kind: ErrorKind, detail: &str) {
-        self.families[family].wait_for(Missing {
-            family: Some(family),
-            kind,
-            detail: detail.into(),
-        });
-    }
-
     /// Keeps the set until it is cancelled. Calls `each` after each dispatch that
     /// [has news](Dispatched::has_news).
     ///
@@ -833,400 +532,8 @@ impl Keeper {
         }
     }
 
-    /// What a dispatch has to say that looked at these VIPs.
-    fn dispatched(&mut self, report: Report, look: Look<'_>) -> Dispatched {
-        let is_order_new = std::mem::take(&mut self.is_order_new);
-        // Without the link no VIP was looked at.
-        let looked = !self.link_state.is_waiting();
-        let recovered = self.take_recovered(&report, look, is_order_new);
-        let new_failures = match looked {
-            true => self.note_failures(&report),
-            false => Vec::new(),
-        };
-        let missing: Vec<Missing> = [&self.link_state]
-            .into_iter()
-            .chain(self.families.iter())
-            .filter_map(Keeping::missing)
-            .cloned()
-            .collect();
-        let refused = self.releases.in_words();
-        let refused = refused.map(|(kind, detail)| (kind, Box::from(detail)));
-        let has_news = is_order_new
-            || report.writes > 0
-            || !new_failures.is_empty()
-            || !recovered.is_empty()
-            || missing != self.said_missing
-            || refused != self.said_refused;
-        self.said_missing.clone_from(&missing);
-        self.said_refused.clone_from(&refused);
-        // What is due now is due at no earlier moment than when that was asked.
-        let next = self.next_deadline();
-        Dispatched {
-            report,
-            new_failures,
-            recovered,
-            has_news,
-            missing,
-            refused: refused.as_ref().map(|(kind, _)| *kind),
-            detail: refused.map(|(_, detail)| detail.into()),
-            more: next.is_some_and(|at| at <= Instant::now()),
-        }
-    }
-
-    /// Forgets the failures that ended: of VIPs that were looked at and not found failing, and after
-    /// an order of VIPs that are to be kept or released no longer.
-    fn take_recovered(
-        &mut self,
-        report: &Report,
-        look: Look<'_>,
-        is_order_new: bool,
-    ) -> Vec<Failure> {
-        let fails = |vip: &Vip| failure_of(report, vip).is_some();
-        match look {
-            Look::At(vips) if !is_order_new => vips
-                .iter()
-                .filter(|vip| !fails(vip))
-                .filter_map(|vip| self.failing.remove(vip))
-                .collect(),
-            _ => {
-                let (desired, leaving) = (&self.desired, &self.leaving);
-                let is_ours = |vip: &Vip| {
-                    desired.binary_search(vip).is_ok() || leaving.binary_search(vip).is_ok()
-                };
-                let goes_on = |vip: &Vip| fails(vip) || !look.is_at(*vip) && is_ours(vip);
-                let mut recovered = Vec::new();
-                self.failing.retain(|vip, failure| {
-                    let goes_on = goes_on(vip);
-                    if !goes_on {
-                        recovered.push(failure.clone());
-                    }
-                    goes_on
-                });
-                recovered
-            }
-        }
-    }
-
-    /// Remembers the failures of a report; returns the new ones.
-    fn note_failures(&mut self, report: &Report) -> Vec<Failure> {
-        let mut new = Vec::new();
-        for failure in &report.failures {
-            if self.failing.get(&failure.vip) != Some(failure) {
-                self.failing.insert(failure.vip, failure.clone());
-                new.push(failure.clone());
-            }
-        }
-        self.counters.failures += new.len() as u64;
-        new
-    }
-
-    /// Counts the new VIPs that were looked at and found right.
-    fn note_adopted(&mut self, report: &Report, look: Look<'_>) {
-        if self.unseen.is_empty() {
-            return;
-        }
-        let mut written: Vec<Vip> = self.manager.written().map(|(vip, _)| vip).collect();
-        written.sort_unstable();
-        let mut adopted = 0;
-        self.unseen.retain(|vip| {
-            let is_right = look.is_at(*vip) && failure_of(report, vip).is_none();
-            adopted += u64::from(is_right && written.binary_search(vip).is_err());
-            !is_right
-        });
-        self.counters.adopted += adopted;
-    }
-
-    /// Reconciles the whole link.
-    fn keep_all(&mut self) -> Result<Dispatched, Error> {
-        self.full = None;
-        self.dirty.clear();
-        self.counters.resyncs += 1;
-        // What told that it is another one by now may be among lost notifications.
-        match self.manager.find_link() {
-            Ok(link) => self.link = link.map(|link| link.index),
-            Err(error) => return self.conclude(Err(error), Look::All, false),
-        }
-        let mut result = self.reconcile();
-        let expected = std::mem::take(&mut self.expected);
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::TooManyReleases
-        {
-            // Too many strangers are no reason to let the desired ones down. But where the set is
-            // new, perhaps it is the set that is wrong.
-            self.releases = Releases::Refused(error.detail().into());
-            if expected {
-                self.resync(Instant::now());
-                return result.map(|_| Dispatched::default());
-            }
-            result = self.reconcile();
-        }
-        let done = self.conclude(result, Look::All, !expected);
-        // Whoever did not get so far is still to do what was asked for.
-        self.expected = expected && (done.is_err() || self.link_state.is_waiting());
-        let done = done?;
-        if done.report.writes > 0 && !expected {
-            let backoff = self
-                .link_backoff
-                .get_or_insert(Backoff::begin(Instant::now()));
-            self.counters.backoffs += u64::from(backoff.repair(Instant::now(), 1));
-        }
-        Ok(done)
-    }
-
-    fn reconcile(&mut self) -> Result<Report, Error> {
-        let leaving = Leaving {
-            claim: &self.claim,
-            named: &self.leaving,
-            only_named: self.releases.are_refused(),
-            desired: self.desired_families(),
-        };
-        self.manager.keep(leaving, &self.desired)
-    }
-
-    /// Of which families an admissible VIP is desired.
-    fn desired_families(&self) -> PerFamily<bool> {
-        PerFamily::from_fn(|family| {
-            let mut vips = self.desired.iter().filter(|vip| vip.family() == family);
-            vips.any(|vip| self.manager.could_assign(*vip))
-        })
-    }
-
-    /// Mends what is dirty and not being fought over.
-    fn keep_dirty(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
-        let now = Instant::now();
-        let releases = !self.releases.are_refused() && !self.desired.is_empty();
-        let waits = PerFamily::from_fn(|family| self.waits(family));
-        let (desired, leaving) = (&self.desired, &self.leaving);
-        self.dirty.retain(|vip, _| {
-            if desired.binary_search(vip).is_ok() {
-                // When its family is back, everything is looked at.
-                !waits[vip.family()]
-            } else {
-                releases || leaving.binary_search(vip).is_ok()
-            }
-        });
-        let free = |vip: &Vip| {
-            self.backoffs
-                .get(vip)
-                .is_none_or(|backoff| backoff.until <= now)
-        };
-        let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
-        if due.is_empty() {
-            return Ok(self.dispatched(Report::default(), Look::At(&[])));
-        }
-        let is_hidden = |vip: &Vip| !self.is_desired(*vip) && self.is_mark_hidden(*vip);
-        if due.len() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
-            return self.keep_all();
-        }
-        let due = &due[..due.len().min(max_vips).min(LOOKUP_MAX)];
-        let mut all_notified = Vec::with_capacity(due.len());
-        for vip in due {
-            if let Some(mut notified) = self.dirty.remove(vip) {
-                if self.is_desired(*vip) {
-                    self.add_known(*vip, &mut notified);
-                }
-                all_notified.push((*vip, notified));
-            }
-        }
-        self.counters.looks += due.len() as u64;
-        let leaving = Leaving {
-            claim: &self.claim,
-            named: &self.leaving,
-            only_named: self.releases.are_refused(),
-            desired: self.desired_families(),
-        };
-        let desired = &self.desired;
-        let vips = due
-            .iter()
-            .map(|vip| (*vip, desired.binary_search(vip).is_ok()));
-        let result = self.manager.mend(leaving, vips, all_notified);
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::TooManyReleases
-        {
-            // The desired ones among them are looked at with all others.
-            self.releases = Releases::Refused(error.detail().into());
-            return self.keep_all();
-        }
-        self.conclude(result, Look::At(due), true)
-    }
-
     fn is_desired(&self, vip: Vip) -> bool {
         self.desired.binary_search(&vip).is_ok()
-    }
-
-    /// Takes note of a call's outcome. With `watch`, of who was repaired too.
-    fn conclude(
-        &mut self,
-        result: Result<Report, Error>,
-        look: Look<'_>,
-        watch: bool,
-    ) -> Result<Dispatched, Error> {
-        let report = match result {
-            Ok(report) => report,
-            Err(error)
-                if matches!(error.kind(), ErrorKind::LinkNotFound | ErrorKind::LinkInVrf) =>
-            {
-                if error.kind() == ErrorKind::LinkNotFound {
-                    // What was to leave it went with it.
-                    self.leaving.clear();
-                }
-                if self.is_at_work() {
-                    self.link_state.wait_for(Missing {
-                        family: None,
-                        kind: error.kind(),
-                        detail: error.detail().into(),
-                    });
-                }
-                // Nearly always it comes back with an event.
-                self.resync(Instant::now() + RETRY);
-                let report = error.into_report().unwrap_or_default();
-                return Ok(self.dispatched(report, Look::At(&[])));
-            }
-            Err(error) if error.kind() == ErrorKind::Incomplete => {
-                error.into_report().unwrap_or_default()
-            }
-            Err(error) => {
-                match error.kind() {
-                    // Whoever goes on afterwards begins where this ended.
-                    ErrorKind::Cancelled => self.resync(Instant::now()),
-                    // It would be refused again: a better set is needed.
-                    ErrorKind::EmptySet => {}
-                    // What is to be done about it, no event tells; and what was to be kept is not.
-                    _ => self.resync(Instant::now() + RETRY),
-                }
-                return Err(error);
-            }
-        };
-        self.link_state = Keeping::Possible;
-        if matches!(look, Look::All) {
-            self.last_full_sync = Some(Instant::now());
-            let lacks = |family: Family| {
-                let of_family = |failure: &&Failure| {
-                    failure.vip.family() == family
-                        && matches!(failure.cause, Cause::Missing(kind) if kind != ErrorKind::EmptySet)
-                };
-                report.failures.iter().find(of_family)
-            };
-            for family in Family::ALL {
-                match lacks(family) {
-                    None => self.families[family] = Keeping::Possible,
-                    Some(Failure {
-                        cause: Cause::Missing(kind),
-                        detail,
-                        ..
-                    }) => {
-                        self.wait_for(family, *kind, detail.as_deref().unwrap_or_default());
-                        self.again = Instant::now() + RETRY;
-                    }
-                    Some(_) => {}
-                }
-            }
-            if !self.releases.are_refused() && !self.desired.is_empty() {
-                self.releases = Releases::Allowed;
-            }
-        }
-        let failed = |vip: &Vip| {
-            failure_of(&report, vip)
-                .is_some_and(|failure| !matches!(failure.cause, Cause::Rejected(_)))
-        };
-        self.leaving.retain(|vip| failed(vip) || !look.is_at(*vip));
-        self.note_adopted(&report, look);
-        let calm = |backoff: &Backoff| Instant::now().duration_since(backoff.last) >= CALM;
-        if self.link_backoff.as_ref().is_some_and(calm) {
-            self.link_backoff = None;
-        }
-        self.counters.repairs += (report.assigned + report.repaired + report.released) as u64;
-        self.counters.released += report.released as u64;
-        let now = Instant::now();
-        self.backoffs
-            .retain(|_, backoff| now.duration_since(backoff.last) < CALM);
-        if watch {
-            for (vip, was_undone) in self.manager.written() {
-                if was_undone {
-                    // The call has been patient enough.
-                    let backoff = self.backoffs.entry(vip).or_insert(Backoff::begin(now));
-                    backoff.repairs = backoff.repairs.max(PATIENCE);
-                }
-                let paused = pause(&mut self.backoffs, vip, now, 1);
-                self.counters.backoffs += u64::from(paused);
-            }
-        }
-        for failure in &report.failures {
-            let (times, fought) = match failure.cause {
-                // It can never be one.
-                Cause::Rejected(_) => continue,
-                Cause::Missing(kind) => {
-                    self.note_missing(failure, kind);
-                    continue;
-                }
-                // It is another's, or in a form that is not ours to change: until that ends.
-                Cause::Conflict | Cause::Unrepaired | Cause::Unread => (1, false),
-                _ => (PATIENCE + 1, true),
-            };
-            let paused = pause(&mut self.backoffs, failure.vip, now, times);
-            self.counters.backoffs += u64::from(paused && fought);
-            self.dirty.entry(failure.vip).or_default().unverified = true;
-            if let Some(backoff) = self.backoffs.get_mut(&failure.vip) {
-                backoff.until = backoff.until.max(now + RETRY);
-            }
-        }
-        let done = self.dispatched(report, look);
-        for family in Family::ALL {
-            let has_family = |vip: &Vip| vip.family() == family;
-            let is_seen = match look {
-                Look::All => self.desired.iter().any(has_family),
-                Look::At(vips) => vips.iter().any(has_family),
-            };
-            if is_seen && !self.failing.keys().any(has_family) {
-                self.last_success[family] = Some(now);
-            }
-        }
-        Ok(done)
-    }
-
-    /// Takes note of what a VIP's family lacks. That is looked for, not the VIP.
-    fn note_missing(&mut self, failure: &Failure, kind: ErrorKind) {
-        let family = failure.vip.family();
-        let detail = failure.detail.as_deref().unwrap_or_default();
-        if kind == ErrorKind::EmptySet {
-            if matches!(self.releases, Releases::Allowed) {
-                self.releases = Releases::Guarded(detail.into());
-            }
-        } else if !self.waits(family) {
-            self.wait_for(family, kind, detail);
-            self.again = Instant::now() + RETRY;
-        }
-    }
-
-    /// Reads the notifications.
-    fn listen(&mut self) -> Result<(), Error> {
-        loop {
-            let received = self
-                .socket
-                .receive(&mut self.receive)
-                .map_err(|error| Error::io("cannot receive notifications", &error))?;
-            let mut lost = false;
-            match received {
-                Received::Nothing => return Ok(()),
-                Received::Overflow => lost = true,
-                Received::Datagram(datagram) => {
-                    let mut handler = NotificationHandler {
-                        manager: &self.manager,
-                        desired: &self.desired,
-                        link: &mut self.link,
-                        dirty: &mut self.dirty,
-                        counters: &mut self.counters,
-                    };
-                    for message in decode::messages(datagram) {
-                        let heard = message.and_then(|message| handler.hear(&message));
-                        lost |= heard != Ok(Heard::Noted);
-                    }
-                }
-            }
-            if lost {
-                self.resync(Instant::now());
-            }
-        }
     }
 }
 
@@ -1264,31 +571,6 @@ impl AsRawFd for Keeper {
     }
 }
 
-/// What a call looked at.
-#[derive(Clone, Copy)]
-enum Look<'a> {
-    /// The whole link.
-    All,
-    /// These VIPs, sorted.
-    At(&'a [Vip]),
-}
-
-impl Look<'_> {
-    fn is_at(self, vip: Vip) -> bool {
-        match self {
-            Self::All => true,
-            Self::At(vips) => vips.binary_search(&vip).is_ok(),
-        }
-    }
-}
-
-/// The failure of a VIP. A report has them in order.
-fn failure_of<'a>(report: &'a Report, vip: &Vip) -> Option<&'a Failure> {
-    let failures = &report.failures;
-    let at = failures.binary_search_by_key(vip, |failure| failure.vip);
-    at.ok().map(|at| &failures[at])
-}
-
 /// Whether it may be over at the next try. The kernel never comes to make a kind of link that it
 /// does not know.
 fn may_pass(error: &Error) -> bool {
@@ -1316,197 +598,6 @@ fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [V
     let pairs = one.iter().rev().zip(other.iter().rev());
     let same = pairs.take_while(|(a, b)| a == b).count();
     (&one[..one.len() - same], &other[..other.len() - same])
-}
-
-/// Takes note of repairs of a VIP; says whether the next one has to wait for them.
-fn pause(backoffs: &mut BTreeMap<Vip, Backoff>, vip: Vip, now: Instant, repairs: u32) -> bool {
-    backoffs
-        .entry(vip)
-        .or_insert(Backoff::begin(now))
-        .repair(now, repairs)
-}
-
-impl Backoff {
-    fn begin(now: Instant) -> Self {
-        Self {
-            repairs: 0,
-            last: now,
-            until: now,
-        }
-    }
-
-    /// Takes note of repairs; says whether the next one has to wait for them.
-    fn repair(&mut self, now: Instant, repairs: u32) -> bool {
-        self.repairs = self.repairs.saturating_add(repairs);
-        self.last = now;
-        let Some(over) = self.repairs.checked_sub(PATIENCE + 1) else {
-            return false;
-        };
-        let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
-        self.until = now + time.min(LONGEST_PAUSE);
-        true
-    }
-}
-
-/// What a notification asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    /// Nothing beyond what was noted.
-    Noted,
-    /// The whole link is to be looked at.
-    Resync,
-}
-
-/// What notifications are heard with.
-struct NotificationHandler<'a> {
-    manager: &'a VipManager,
-    desired: &'a [Vip],
-    link: &'a mut Option<u32>,
-    dirty: &'a mut BTreeMap<Vip, Notified>,
-    counters: &'a mut Counters,
-}
-
-impl NotificationHandler<'_> {
-    fn hear(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
-        match message.kind {
-            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.hear_link(message),
-            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.hear_address(message),
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.hear_route(message),
-            _ => Ok(Heard::Noted),
-        }
-    }
-
-    /// Whatever happens to the link may have happened to all its VIPs.
-    fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
-        let told = message.link()?;
-        if !told.is_itself {
-            return Ok(Heard::Noted);
-        }
-        let config = self.manager.config();
-        let is_ours = config.is_link(&told);
-        let known = *self.link == Some(told.index);
-        if message.kind == libc::RTM_NEWLINK && is_ours {
-            *self.link = Some(told.index);
-        } else if known {
-            *self.link = None;
-        } else {
-            return Ok(Heard::Noted);
-        }
-        self.counters.events += 1;
-        Ok(Heard::Resync)
-    }
-
-    fn hear_address(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
-        let Some(address) = message.address()? else {
-            return Ok(Heard::Noted);
-        };
-        let there = message.kind == libc::RTM_NEWADDR;
-        if self.manager.sources().contains(&Some(address.addr)) {
-            // With the source go, or come, the routes of a whole family.
-            self.counters.events += 1;
-            return Ok(Heard::Resync);
-        }
-        if Some(address.link) != *self.link {
-            return Ok(Heard::Noted);
-        }
-        let vip = Vip::from(address.addr);
-        let family = vip.family();
-        if message.port != self.manager.port()
-            && !there
-            && family == Family::V4
-            && self.manager.config().how_bound() == Binding::Route
-        {
-            // Perhaps the last one of the link: then all IPv4 routes through it went, and the
-            // kernel says nothing of that.
-            self.counters.events += 1;
-            return Ok(Heard::Resync);
-        }
-        // Our own IPv6 changes bear no port id: they cost a look.
-        if message.port == self.manager.port() || !self.concerns(vip) {
-            return Ok(Heard::Noted);
-        }
-        self.counters.events += 1;
-        if address.prefix_length == family.host_bits() {
-            let is_desired = self.is_desired(vip);
-            let notified = self.dirty.entry(vip).or_default();
-            notified.note_address(&address, there);
-            // Of one that was not looked at before, no other length was told.
-            notified.unverified |= there && family == Family::V4 && !is_desired;
-            Ok(Heard::Noted)
-        } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
-            // Looked at one by one it would not show in IPv4.
-            Ok(Heard::Resync)
-        } else {
-            // An ordinary address is no VIP.
-            Ok(Heard::Noted)
-        }
-    }
-
-    fn hear_route(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
-        let Some(route) = message.route()? else {
-            return Ok(Heard::Noted);
-        };
-        let Some(host) = route.host() else {
-            return Ok(Heard::Noted);
-        };
-        let vip = Vip::from(host);
-        let ours = route.link.is_some() && route.link == *self.link;
-        // A VIP that is not desired shows by a local route that is there for no address, as in
-        // every other call; any other route is somebody's own.
-        let shows = route.kind == libc::RTN_LOCAL && !route.is_kernels_own();
-        let matters = !route.cloned
-            && match route.table {
-                TABLE_LOCAL => self.is_desired(vip) || ours && shows,
-                TABLE_MAIN => ours && self.is_desired(vip),
-                _ => false,
-            };
-        if !matters || !self.concerns(vip) {
-            return Ok(Heard::Noted);
-        }
-        let notified = if message.port == self.manager.port() {
-            // Our own change calls for nothing, but outdates what was told before.
-            let Some(notified) = self.dirty.get_mut(&vip) else {
-                return Ok(Heard::Noted);
-            };
-            if message.kind == libc::RTM_NEWROUTE {
-                return Ok(Heard::Noted);
-            }
-            notified
-        } else {
-            self.counters.events += 1;
-            self.dirty.entry(vip).or_default()
-        };
-        let same = |other: &Route| {
-            (
-                other.table,
-                other.metric,
-                other.protocol,
-                other.tos,
-                other.prefsrc,
-            ) == (
-                route.table,
-                route.metric,
-                route.protocol,
-                route.tos,
-                route.prefsrc,
-            )
-        };
-        if message.kind == libc::RTM_DELROUTE {
-            notified.routes.retain(|other| !same(other));
-        } else if ours && !route.indirect && !notified.routes.iter().any(same) {
-            notified.routes.push(route);
-        }
-        Ok(Heard::Noted)
-    }
-
-    fn is_desired(&self, vip: Vip) -> bool {
-        self.desired.binary_search(&vip).is_ok()
-    }
-
-    /// Whether the VIP is desired, or could be one that is claimed.
-    fn concerns(&self, vip: Vip) -> bool {
-        self.is_desired(vip) || self.manager.could_hold(vip)
-    }
 }
 
 impl VipManager {

@@ -1,0 +1,209 @@
+//! What a keeper hears.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Counters, Keeper};
+use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::core::Binding;
+use crate::engine::lookup::Notified;
+use crate::manager::VipManager;
+use crate::netlink::decode::{self, Message, Route};
+use crate::outcome::Error;
+use crate::sys::Received;
+
+pub(super) const RECEIVE_ROOM: usize = 64 * 1024;
+
+impl Keeper {
+    /// Reads the notifications.
+    pub(super) fn listen(&mut self) -> Result<(), Error> {
+        loop {
+            let received = self
+                .socket
+                .receive(&mut self.receive)
+                .map_err(|error| Error::io("cannot receive notifications", &error))?;
+            let mut lost = false;
+            match received {
+                Received::Nothing => return Ok(()),
+                Received::Overflow => lost = true,
+                Received::Datagram(datagram) => {
+                    let mut handler = NotificationHandler {
+                        manager: &self.manager,
+                        desired: &self.desired,
+                        link: &mut self.link,
+                        dirty: &mut self.dirty,
+                        counters: &mut self.counters,
+                    };
+                    for message in decode::messages(datagram) {
+                        let heard = message.and_then(|message| handler.hear(&message));
+                        lost |= heard != Ok(Heard::Noted);
+                    }
+                }
+            }
+            if lost {
+                self.resync(Instant::now());
+            }
+        }
+    }
+}
+
+/// What a notification asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Nothing beyond what was noted.
+    Noted,
+    /// The whole link is to be looked at.
+    Resync,
+}
+
+/// What notifications are heard with.
+struct NotificationHandler<'a> {
+    manager: &'a VipManager,
+    desired: &'a [Vip],
+    link: &'a mut Option<u32>,
+    dirty: &'a mut BTreeMap<Vip, Notified>,
+    counters: &'a mut Counters,
+}
+
+impl NotificationHandler<'_> {
+    fn hear(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.hear_link(message),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.hear_address(message),
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.hear_route(message),
+            _ => Ok(Heard::Noted),
+        }
+    }
+
+    /// Whatever happens to the link may have happened to all its VIPs.
+    fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let told = message.link()?;
+        if !told.is_itself {
+            return Ok(Heard::Noted);
+        }
+        let config = self.manager.config();
+        let is_ours = config.is_link(&told);
+        let known = *self.link == Some(told.index);
+        if message.kind == libc::RTM_NEWLINK && is_ours {
+            *self.link = Some(told.index);
+        } else if known {
+            *self.link = None;
+        } else {
+            return Ok(Heard::Noted);
+        }
+        self.counters.events += 1;
+        Ok(Heard::Resync)
+    }
+
+    fn hear_address(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let Some(address) = message.address()? else {
+            return Ok(Heard::Noted);
+        };
+        let there = message.kind == libc::RTM_NEWADDR;
+        if self.manager.sources().contains(&Some(address.addr)) {
+            // With the source go, or come, the routes of a whole family.
+            self.counters.events += 1;
+            return Ok(Heard::Resync);
+        }
+        if Some(address.link) != *self.link {
+            return Ok(Heard::Noted);
+        }
+        let vip = Vip::from(address.addr);
+        let family = vip.family();
+        if message.port != self.manager.port()
+            && !there
+            && family == Family::V4
+            && self.manager.config().how_bound() == Binding::Route
+        {
+            // Perhaps the last one of the link: then all IPv4 routes through it went, and the
+            // kernel says nothing of that.
+            self.counters.events += 1;
+            return Ok(Heard::Resync);
+        }
+        // Our own IPv6 changes bear no port id: they cost a look.
+        if message.port == self.manager.port() || !self.concerns(vip) {
+            return Ok(Heard::Noted);
+        }
+        self.counters.events += 1;
+        if address.prefix_length == family.host_bits() {
+            let is_desired = self.is_desired(vip);
+            let notified = self.dirty.entry(vip).or_default();
+            notified.note_address(&address, there);
+            // Of one that was not looked at before, no other length was told.
+            notified.unverified |= there && family == Family::V4 && !is_desired;
+            Ok(Heard::Noted)
+        } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
+            // Looked at one by one it would not show in IPv4.
+            Ok(Heard::Resync)
+        } else {
+            // An ordinary address is no VIP.
+            Ok(Heard::Noted)
+        }
+    }
+
+    fn hear_route(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
+        let Some(route) = message.route()? else {
+            return Ok(Heard::Noted);
+        };
+        let Some(host) = route.host() else {
+            return Ok(Heard::Noted);
+        };
+        let vip = Vip::from(host);
+        let ours = route.link.is_some() && route.link == *self.link;
+        // A VIP that is not desired shows by a local route that is there for no address, as in
+        // every other call; any other route is somebody's own.
+        let shows = route.kind == libc::RTN_LOCAL && !route.is_kernels_own();
+        let matters = !route.cloned
+            && match route.table {
+                TABLE_LOCAL => self.is_desired(vip) || ours && shows,
+                TABLE_MAIN => ours && self.is_desired(vip),
+                _ => false,
+            };
+        if !matters || !self.concerns(vip) {
+            return Ok(Heard::Noted);
+        }
+        let notified = if message.port == self.manager.port() {
+            // Our own change calls for nothing, but outdates what was told before.
+            let Some(notified) = self.dirty.get_mut(&vip) else {
+                return Ok(Heard::Noted);
+            };
+            if message.kind == libc::RTM_NEWROUTE {
+                return Ok(Heard::Noted);
+            }
+            notified
+        } else {
+            self.counters.events += 1;
+            self.dirty.entry(vip).or_default()
+        };
+        let same = |other: &Route| {
+            (
+                other.table,
+                other.metric,
+                other.protocol,
+                other.tos,
+                other.prefsrc,
+            ) == (
+                route.table,
+                route.metric,
+                route.protocol,
+                route.tos,
+                route.prefsrc,
+            )
+        };
+        if message.kind == libc::RTM_DELROUTE {
+            notified.routes.retain(|other| !same(other));
+        } else if ours && !route.indirect && !notified.routes.iter().any(same) {
+            notified.routes.push(route);
+        }
+        Ok(Heard::Noted)
+    }
+
+    fn is_desired(&self, vip: Vip) -> bool {
+        self.desired.binary_search(&vip).is_ok()
+    }
+
+    /// Whether the VIP is desired, or could be one that is claimed.
+    fn concerns(&self, vip: Vip) -> bool {
+        self.is_desired(vip) || self.manager.could_hold(vip)
+    }
+}

@@ -1,0 +1,188 @@
+//! What a dispatch says.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::Keeper;
+use super::state::{Keeping, Missing};
+use crate::base::Vip;
+use crate::outcome::{ErrorKind, Failure, Report};
+
+/// What one [`Keeper::dispatch`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dispatched {
+    /// What became of the VIPs that were looked at. Failures are tried again later, so a failure that
+    /// lasts is in many reports.
+    pub report: Report,
+    /// The failures of the report that are new: the VIP did not fail before, or for another reason.
+    pub new_failures: Vec<Failure>,
+    /// The failures that ended, each as it was: the VIP is in its single-route state, or no longer
+    /// desired. While the link is missing, no failure ends.
+    pub recovered: Vec<Failure>,
+    /// Whether this dispatch has news: something was written, a failure began, changed or ended,
+    /// something else is missing or refused than before, or it is the first one after an order: a
+    /// desired set, VIPs added or removed, a source.
+    /// [`Keeper::run`] calls back for these.
+    pub has_news: bool,
+    /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
+    /// of the other one are kept meanwhile. Empty: nothing is missing.
+    pub missing: Vec<Missing>,
+    /// What is not released though it is claimed and not desired, until another set is given:
+    /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many
+    /// others came (the bound is one of each dispatch); [`ErrorKind::EmptySet`] where no VIP is desired,
+    /// or on the link are claimed VIPs of a family of which none is desired. Desired VIPs are kept.
+    pub refused: Option<ErrorKind>,
+    /// The latter in full: how many would have gone, of which family none is desired.
+    pub detail: Option<String>,
+    /// Whether more is due at once: call again.
+    pub more: bool,
+}
+
+impl fmt::Display for Dispatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the link there is nothing to report.
+        if let Some(link) = self.missing.iter().find(|missing| missing.family.is_none()) {
+            return write!(f, "waiting: {link}");
+        }
+        fmt::Display::fmt(&self.report, f)?;
+        for missing in &self.missing {
+            write!(f, "; waiting for {missing}")?;
+        }
+        match (self.refused, &self.detail) {
+            (Some(refused), Some(detail)) => write!(f, "; refused: {refused} ({detail})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a call looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Look<'a> {
+    /// The whole link.
+    All,
+    /// These VIPs, sorted.
+    At(&'a [Vip]),
+}
+
+impl Look<'_> {
+    pub(super) fn is_at(self, vip: Vip) -> bool {
+        match self {
+            Self::All => true,
+            Self::At(vips) => vips.binary_search(&vip).is_ok(),
+        }
+    }
+}
+
+/// The failure of a VIP. A report has them in order.
+pub(super) fn failure_of<'a>(report: &'a Report, vip: &Vip) -> Option<&'a Failure> {
+    let failures = &report.failures;
+    let at = failures.binary_search_by_key(vip, |failure| failure.vip);
+    at.ok().map(|at| &failures[at])
+}
+
+impl Keeper {
+    /// What a dispatch has to say that looked at these VIPs.
+    pub(super) fn dispatched(&mut self, report: Report, look: Look<'_>) -> Dispatched {
+        let is_order_new = std::mem::take(&mut self.is_order_new);
+        // Without the link no VIP was looked at.
+        let looked = !self.link_state.is_waiting();
+        let recovered = self.take_recovered(&report, look, is_order_new);
+        let new_failures = match looked {
+            true => self.note_failures(&report),
+            false => Vec::new(),
+        };
+        let missing: Vec<Missing> = [&self.link_state]
+            .into_iter()
+            .chain(self.families.iter())
+            .filter_map(Keeping::missing)
+            .cloned()
+            .collect();
+        let refused = self.releases.in_words();
+        let refused = refused.map(|(kind, detail)| (kind, Box::from(detail)));
+        let has_news = is_order_new
+            || report.writes > 0
+            || !new_failures.is_empty()
+            || !recovered.is_empty()
+            || missing != self.said_missing
+            || refused != self.said_refused;
+        self.said_missing.clone_from(&missing);
+        self.said_refused.clone_from(&refused);
+        // What is due now is due at no earlier moment than when that was asked.
+        let next = self.next_deadline();
+        Dispatched {
+            report,
+            new_failures,
+            recovered,
+            has_news,
+            missing,
+            refused: refused.as_ref().map(|(kind, _)| *kind),
+            detail: refused.map(|(_, detail)| detail.into()),
+            more: next.is_some_and(|at| at <= Instant::now()),
+        }
+    }
+
+    /// Forgets the failures that ended: of VIPs that were looked at and not found failing, and after
+    /// an order of VIPs that are to be kept or released no longer.
+    pub(super) fn take_recovered(
+        &mut self,
+        report: &Report,
+        look: Look<'_>,
+        is_order_new: bool,
+    ) -> Vec<Failure> {
+        let fails = |vip: &Vip| failure_of(report, vip).is_some();
+        match look {
+            Look::At(vips) if !is_order_new => vips
+                .iter()
+                .filter(|vip| !fails(vip))
+                .filter_map(|vip| self.failing.remove(vip))
+                .collect(),
+            _ => {
+                let (desired, leaving) = (&self.desired, &self.leaving);
+                let is_ours = |vip: &Vip| {
+                    desired.binary_search(vip).is_ok() || leaving.binary_search(vip).is_ok()
+                };
+                let goes_on = |vip: &Vip| fails(vip) || !look.is_at(*vip) && is_ours(vip);
+                let mut recovered = Vec::new();
+                self.failing.retain(|vip, failure| {
+                    let goes_on = goes_on(vip);
+                    if !goes_on {
+                        recovered.push(failure.clone());
+                    }
+                    goes_on
+                });
+                recovered
+            }
+        }
+    }
+
+    /// Remembers the failures of a report; returns the new ones.
+    pub(super) fn note_failures(&mut self, report: &Report) -> Vec<Failure> {
+        let mut new = Vec::new();
+        for failure in &report.failures {
+            if self.failing.get(&failure.vip) != Some(failure) {
+                self.failing.insert(failure.vip, failure.clone());
+                new.push(failure.clone());
+            }
+        }
+        self.counters.failures += new.len() as u64;
+        new
+    }
+
+    /// Counts the new VIPs that were looked at and found right.
+    pub(super) fn note_adopted(&mut self, report: &Report, look: Look<'_>) {
+        let outcomes = &report.outcomes;
+        let is_written = |vip: &Vip| {
+            outcomes
+                .binary_search_by_key(vip, |outcome| outcome.vip)
+                .is_ok()
+        };
+        let mut adopted = 0;
+        self.unseen.retain(|vip| {
+            let is_right = look.is_at(*vip) && failure_of(report, vip).is_none();
+            adopted += u64::from(is_right && !is_written(vip));
+            !is_right
+        });
+        self.counters.adopted += adopted;
+    }
+}

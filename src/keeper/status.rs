@@ -1,0 +1,140 @@
+//! What a keeper counts, and how it stands.
+
+use std::fmt;
+use std::ops::Sub;
+use std::time::Duration;
+
+use super::Keeper;
+use super::state::{Keeping, Missing};
+use crate::base::Family;
+
+/// What a keeper has done so far. No counter ever decreases; the difference of two readings is what
+/// happened between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Notifications that concerned the link, its VIPs or the sources, but for the keeper's own
+    /// changes.
+    pub events: u64,
+    /// VIPs that the keeper looked at one by one, because something had happened to them.
+    pub looks: u64,
+    /// Desired VIPs that were already in their single-route state when the keeper first looked at
+    /// them.
+    pub adopted: u64,
+    /// VIPs that something was written for: assigned, repaired or released.
+    pub repairs: u64,
+    /// VIPs that were released. [`repairs`](Self::repairs) includes them.
+    pub released: u64,
+    /// VIPs that began to fail, or to fail for another reason. A failure that lasts counts once.
+    pub failures: u64,
+    /// Times that the whole link was read: at first, with a new desired set, after lost
+    /// notifications, and when the link or a source came back.
+    pub resyncs: u64,
+    /// Repairs that were put off because the VIP had been repaired too often of late.
+    pub backoffs: u64,
+}
+
+impl Counters {
+    /// Each counter with its name.
+    fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("events", self.events),
+            ("looks", self.looks),
+            ("adopted", self.adopted),
+            ("repairs", self.repairs),
+            ("released", self.released),
+            ("failures", self.failures),
+            ("resyncs", self.resyncs),
+            ("backoffs", self.backoffs),
+        ]
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, count)) in self.named().into_iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{count} {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was counted since an earlier reading of the same keeper.
+impl Sub for Counters {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(earlier.events),
+            looks: self.looks.saturating_sub(earlier.looks),
+            adopted: self.adopted.saturating_sub(earlier.adopted),
+            repairs: self.repairs.saturating_sub(earlier.repairs),
+            released: self.released.saturating_sub(earlier.released),
+            failures: self.failures.saturating_sub(earlier.failures),
+            resyncs: self.resyncs.saturating_sub(earlier.resyncs),
+            backoffs: self.backoffs.saturating_sub(earlier.backoffs),
+        }
+    }
+}
+
+/// How a keeper stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeeperStatus {
+    /// The IPv4 VIPs.
+    pub ipv4: FamilyStatus,
+    /// The IPv6 VIPs.
+    pub ipv6: FamilyStatus,
+    /// How long ago the keeper last read the whole link. `None`: never.
+    pub last_full_sync: Option<Duration>,
+}
+
+impl KeeperStatus {
+    /// The VIPs of this family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &FamilyStatus {
+        match family {
+            Family::V4 => &self.ipv4,
+            Family::V6 => &self.ipv6,
+        }
+    }
+}
+
+/// How a keeper stands with the VIPs of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FamilyStatus {
+    /// How many VIPs are desired.
+    pub desired: usize,
+    /// How many VIPs failed when the keeper last looked at them: see [`Keeper::failing`].
+    pub failing: usize,
+    /// What the family waits for: the link, or what it lacks itself. `None`: nothing.
+    pub waiting: Option<Waiting>,
+    /// How long ago the keeper last looked at VIPs of this family and left none failing. `None`: never.
+    pub last_success: Option<Duration>,
+}
+
+/// What a family waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// What is missing.
+    pub missing: Missing,
+    /// How long the family has waited.
+    pub since: Duration,
+}
+
+impl Keeper {
+    pub(super) fn family_status(&self, family: Family) -> FamilyStatus {
+        let desired = self.desired.iter().filter(|vip| vip.family() == family);
+        let failing = self.failing.keys().filter(|vip| vip.family() == family);
+        let states = [&self.link_state, &self.families[family]];
+        FamilyStatus {
+            desired: desired.count(),
+            failing: failing.count(),
+            waiting: states.into_iter().find_map(Keeping::waiting),
+            last_success: self.last_success[family].map(|at| at.elapsed()),
+        }
+    }
+}
