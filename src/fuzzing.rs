@@ -450,13 +450,18 @@ fn keep(
 /// A whole call, in a conversation with a kernel that says what it likes: bytes 0 and 1 choose the
 /// call and the manager, the rest is the script of what the sockets hear.
 pub fn call(data: &[u8]) {
+    call_succeeds(data);
+}
+
+/// [`call`]; returns whether the call returned `Ok`.
+pub(crate) fn call_succeeds(data: &[u8]) -> bool {
     let Some(([call, options], script)) = data.split_first_chunk::<2>() else {
-        return;
+        return false;
     };
     let script = Scripted::new(script);
     let put = |socket: &Socket| socket.fault.put(script.clone());
     let Some(outcome) = converse(*call, *options, true, &put) else {
-        return;
+        return false;
     };
     let [of_vips, any] = script.writes();
     if outcome.looks {
@@ -476,7 +481,9 @@ pub fn call(data: &[u8]) {
             error.report()
         }
     };
-    let Some(report) = report else { return };
+    let Some(report) = report else {
+        return outcome.result.is_ok();
+    };
     assert!(report.failures.is_sorted_by(|a, b| a.vip < b.vip));
     let counted = report.assigned
         + report.repaired
@@ -486,6 +493,7 @@ pub fn call(data: &[u8]) {
     if let Some(given) = outcome.given {
         assert_eq!(counted, given, "{report}");
     }
+    outcome.result.is_ok()
 }
 
 /// Notifications, as a watcher reads them.
