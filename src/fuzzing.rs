@@ -8,12 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::base::Protocol;
 use crate::base::{Family, Vip};
 use crate::core::{Answer, LateRoute, MatchContext, Progress, Rows};
 use crate::core::{Binding, Goal, Next, Policy, Step, next};
 use crate::keeper::Keeper;
 use crate::link::{LinkKind, SourceAvoidance};
-use crate::manager::{Protocol, VipManager};
+use crate::manager::VipManager;
 use crate::manager::{Ranges, VipFilter};
 use crate::netlink::batch::Batch;
 use crate::netlink::decode::{Link, NLMSG_ERROR, messages};

@@ -84,15 +84,19 @@ mod sys;
 mod watcher;
 
 pub use crate::core::{Binding, Cause, Drift, Operation};
-pub use base::{Family, ParseVipError, RejectReason, Vip};
+pub use base::{
+    Family, InvalidProtocol, Metric, ParseVipError, Protocol, RejectReason, RouteType, Table, Vip,
+};
+/// Prefixes, as [`Claim::ranges`] and [`VipManagerBuilder::allow`] take them.
+pub use ipnet;
 pub use keeper::{Counters, Dispatched, FamilyStatus, Keeper, KeeperStatus, Missing, Waiting};
-pub use link::{LinkIndex, LinkKind, LinkRef, SourceAvoidance};
-pub use manager::{Protocol, VipManager, VipManagerBuilder};
+pub use link::{InvalidLinkIndex, LinkIndex, LinkKind, LinkRef, SourceAvoidance};
+pub use manager::{VipManager, VipManagerBuilder};
 pub use outcome::{
     Audit, Audited, Canceller, Claim, Error, ErrorKind, Failure, LinkStatus, Netns, Outcome,
     OutcomeKind, Report, SourceStatus,
 };
-pub use preview::{Action, Plan, PlannedRoute, PlannedStep, Reason};
+pub use preview::{Action, Likelihood, Plan, PlannedRoute, PlannedStep, Reason};
 pub use watcher::{Change, Event, Origin, Watcher};
 
 /// The example of the README, compiled.

@@ -52,7 +52,7 @@ fn two_namespaces_are_served_from_a_third() {
     let (id, _) = nodes.recv().unwrap();
     let (_, fd) = nodes.recv().unwrap();
     let mut managers = [
-        manager(Netns::of_process(id).unwrap()),
+        manager(Netns::from_pid(id).unwrap()),
         manager(Netns::try_from(fd).unwrap()),
     ];
     for manager in &mut managers {
@@ -91,7 +91,7 @@ fn netns_open_refuses_other_files() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     assert_eq!(
-        Netns::of_process(child.id()).unwrap_err().kind(),
+        Netns::from_pid(child.id()).unwrap_err().kind(),
         ErrorKind::InvalidNetns
     );
     drop(net);

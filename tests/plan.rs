@@ -24,8 +24,8 @@ use ipnet::IpNet;
 use rules::Diversion;
 use serde_json::Value;
 use viproute::{
-    Action, Binding, Cause, Claim, Drift, ErrorKind, LinkKind, Plan, PlannedStep, Reason,
-    RejectReason, SourceAvoidance, Vip, VipManager, VipManagerBuilder,
+    Action, Binding, Cause, Claim, Drift, ErrorKind, Likelihood, LinkKind, Plan, PlannedStep,
+    Reason, RejectReason, SourceAvoidance, Vip, VipManager, VipManagerBuilder,
 };
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
@@ -300,7 +300,10 @@ fn script_waits_for_a_tentative_address() {
     assert!(
         matches!(
             plan.steps[0].action,
-            Action::AwaitRoute { certain: true, .. }
+            Action::AwaitRoute {
+                likelihood: Likelihood::Certain,
+                ..
+            }
         ),
         "{plan}"
     );
@@ -528,7 +531,13 @@ fn plan_lists_the_steps_of_a_new_vip() {
         ]
     );
     let waits = |step: &&viproute::PlannedStep| {
-        matches!(step.action, Action::AwaitRoute { certain: true, .. })
+        matches!(
+            step.action,
+            Action::AwaitRoute {
+                likelihood: Likelihood::Certain,
+                ..
+            }
+        )
     };
     assert_eq!(plan.steps.iter().filter(waits).count(), 1);
     assert!(

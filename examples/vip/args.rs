@@ -89,7 +89,7 @@ impl Common {
         match &self.netns {
             None => Ok(builder),
             Some(name) => Ok(builder.netns(match name.parse() {
-                Ok(id) => Netns::of_process(id)?,
+                Ok(id) => Netns::from_pid(id)?,
                 Err(_) => Netns::open(name)?,
             })),
         }

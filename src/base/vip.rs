@@ -36,6 +36,17 @@ pub enum Family {
 }
 
 impl Family {
+    /// A stable name for machines, in snake_case: `ipv4`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
+impl Family {
     /// Both families, IPv4 first.
     pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
@@ -283,6 +294,25 @@ pub enum RejectReason {
     /// family does not [keep the kernel's](crate::VipManagerBuilder::kernel_source) either.
     #[error("no source address of its family was given")]
     NoSource,
+}
+
+impl RejectReason {
+    /// A stable name for machines, in snake_case: `unspecified`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Loopback => "loopback",
+            Self::Multicast => "multicast",
+            Self::LinkLocal => "link_local",
+            Self::Broadcast => "broadcast",
+            Self::V4Mapped => "v4_mapped",
+            Self::IsSource => "is_source",
+            Self::OutsideAllowed => "outside_allowed",
+            Self::Denied => "denied",
+            Self::NoSource => "no_source",
+        }
+    }
 }
 
 #[cfg(test)]

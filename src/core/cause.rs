@@ -42,6 +42,24 @@ pub enum Cause {
     NotReached,
 }
 
+impl Cause {
+    /// A stable name for machines, in snake_case: `rejected`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected(..) => "rejected",
+            Self::Missing(..) => "missing",
+            Self::Conflict => "conflict",
+            Self::Unrepaired => "unrepaired",
+            Self::Kernel => "kernel",
+            Self::Pending => "pending",
+            Self::Contended => "contended",
+            Self::Unread => "unread",
+            Self::NotReached => "not_reached",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,6 +92,21 @@ pub enum Operation {
     ReplaceRoute,
     /// Delete a route (RTM_DELROUTE).
     DeleteRoute,
+}
+
+impl Operation {
+    /// A stable name for machines, in snake_case: `add_address`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AddAddress => "add_address",
+            Self::UpdateAddress => "update_address",
+            Self::DeleteAddress => "delete_address",
+            Self::AddRoute => "add_route",
+            Self::ReplaceRoute => "replace_route",
+            Self::DeleteRoute => "delete_route",
+        }
+    }
 }
 
 impl fmt::Display for Operation {

@@ -52,6 +52,31 @@ pub enum ErrorKind {
     System,
 }
 
+impl ErrorKind {
+    /// A stable name for machines, in snake_case: `incomplete`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incomplete => "incomplete",
+            Self::Cancelled => "cancelled",
+            Self::InvalidConfig => "invalid_config",
+            Self::EmptySet => "empty_set",
+            Self::TooManyReleases => "too_many_releases",
+            Self::InvalidNetns => "invalid_netns",
+            Self::LinkNotFound => "link_not_found",
+            Self::LinkDown => "link_down",
+            Self::LinkInVrf => "link_in_vrf",
+            Self::Ipv6Disabled => "ipv6_disabled",
+            Self::SourceNotOnNode => "source_not_on_node",
+            Self::SourceTentative => "source_tentative",
+            Self::LabelConflict => "label_conflict",
+            Self::PermissionDenied => "permission_denied",
+            Self::OtherProcess => "other_process",
+            Self::System => "system",
+        }
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,5 +1,7 @@
 //! What a call wants, and what of the manager's configuration decides how.
 
+use std::fmt;
+
 /// What a call wants for each of its VIPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
@@ -39,6 +41,26 @@ pub enum Binding {
     /// whoever adds *and removes* an IPv4 address on the link, so that none is left, makes the
     /// kernel flush every IPv4 route through it.
     Route,
+}
+
+impl Binding {
+    /// A stable name for machines, in snake_case: `address`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Route => "route",
+        }
+    }
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "by address and route",
+            Self::Route => "by route alone",
+        })
+    }
 }
 
 /// What `next` must know of the manager's configuration.

@@ -1,5 +1,7 @@
 //! Whether the kernel may choose a VIP as the source of traffic to other destinations.
 
+use std::fmt;
+
 use std::net::IpAddr;
 
 use ipnet::Ipv6Net;
@@ -47,6 +49,26 @@ pub enum SourceAvoidance {
     /// Applies to the addresses that the manager adds. One that is there already with another
     /// lifetime is left as it is.
     Deprecated,
+}
+
+impl SourceAvoidance {
+    /// A stable name for machines, in snake_case: `address_label`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AddressLabel => "address_label",
+            Self::Deprecated => "deprecated",
+        }
+    }
+}
+
+impl fmt::Display for SourceAvoidance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddressLabel => "by an address label",
+            Self::Deprecated => "by deprecated addresses",
+        })
+    }
 }
 
 impl SourceAvoidance {

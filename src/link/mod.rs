@@ -42,6 +42,23 @@ pub enum LinkKind {
     Bridge,
 }
 
+impl LinkKind {
+    /// A stable name for machines, in snake_case: `dummy`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dummy => "dummy",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The index of a link that is there (`ifi_index`, linux/rtnetlink.h): a type of its own, so that
 /// no other number passes for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +79,19 @@ impl LinkIndex {
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0.get()
+    }
+}
+
+/// The number is not the index of a link: it is 0, or no positive `int`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no index of a link: give a number from 1 to 2147483647")]
+pub struct InvalidLinkIndex(u32);
+
+impl TryFrom<u32> for LinkIndex {
+    type Error = InvalidLinkIndex;
+
+    fn try_from(index: u32) -> Result<Self, InvalidLinkIndex> {
+        Self::new(index).ok_or(InvalidLinkIndex(index))
     }
 }
 
@@ -111,12 +141,12 @@ impl From<LinkIndex> for LinkRef {
     }
 }
 
-/// `kube-dummy-if`, or `with index 7`: to follow "link".
+/// `link kube-dummy-if`, or `link with index 7`.
 impl fmt::Display for LinkRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Index(index) => write!(f, "with index {index}"),
+            Self::Name(name) => write!(f, "link {name}"),
+            Self::Index(index) => write!(f, "link with index {index}"),
         }
     }
 }
@@ -264,7 +294,7 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
     match found {
         Ok(link) => Ok(Some(link)),
         Err(failed) if failed.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(failed) => Err(failed.into_error(format!("cannot look up link {which}"))),
+        Err(failed) => Err(failed.into_error(format!("cannot look up {which}"))),
     }
 }
 

@@ -1,14 +1,13 @@
 //! The configuration of a manager.
 
 use std::net::IpAddr;
-use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::VipManager;
-use crate::base::{DesiredRoute, Family, PerFamily, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, Protocol, Vip};
 use crate::core::{Binding, Goal, Policy, Ranges, VipFilter};
 use crate::engine::{Buffers, Limits, Setup};
 use crate::link::label::SourceAvoidance;
@@ -19,30 +18,6 @@ use crate::outcome::Cancelled;
 use crate::outcome::Netns;
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::{Socket, Strictness};
-
-/// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Protocol(NonZeroU8);
-
-impl Protocol {
-    /// `proto kernel`, the default: systemd-networkd and its like leave such routes alone.
-    pub const KERNEL: Self = Self(NonZeroU8::MIN.saturating_add(1));
-
-    /// A protocol by its number, 1 to 255. `None` for 0, which means *any* in a deletion.
-    #[must_use]
-    pub const fn new(number: u8) -> Option<Self> {
-        match NonZeroU8::new(number) {
-            Some(number) => Some(Self(number)),
-            None => None,
-        }
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> u8 {
-        self.0.get()
-    }
-}
 
 /// The protocol of our route while it must not pass for the wanted one. One that is a mark stays:
 /// a call may end just then, and the VIP is still claimed.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub(crate) use crate::core::{Ranges, VipFilter};
-pub use builder::{Protocol, VipManagerBuilder};
+pub use builder::VipManagerBuilder;
 
 use crate::base::{Family, PerFamily, Vip};
 use crate::core::{Binding, Goal};

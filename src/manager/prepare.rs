@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::Ipv6Net;
 
 use super::VipManager;
-use super::builder::{Protocol, VipManagerBuilder};
+use super::builder::VipManagerBuilder;
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Family, PerFamily, RouteKey, TABLE_LOCAL, Vip};
+use crate::base::{Family, PerFamily, Protocol, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};

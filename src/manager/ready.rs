@@ -40,7 +40,7 @@ pub(crate) fn find_link(
         };
         return Err(Error::new(
             ErrorKind::LinkNotFound,
-            format!("there is no link {which}: {what_to_do}"),
+            format!("there is no {which}: {what_to_do}"),
         ));
     };
     let name = &link.name;

@@ -43,7 +43,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     detail: String,
-    errno: Option<i32>,
+    source: Option<io::Error>,
     text: Option<Box<str>>,
     report: Option<Report>,
 }
@@ -53,7 +53,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             detail: detail.into(),
-            errno: None,
+            source: None,
             text: None,
             report: None,
         }))
@@ -75,7 +75,14 @@ impl Error {
             _ => ErrorKind::System,
         };
         let mut new = Self::new(kind, format!("{}: {error}", detail.into()));
-        new.0.errno = error.raw_os_error();
+        new.0.source = Some(copy(error));
+        new
+    }
+
+    /// The same with a kind that the caller knows better.
+    pub(crate) fn io_as(kind: ErrorKind, detail: impl Into<String>, error: &io::Error) -> Self {
+        let mut new = Self::io(detail, error);
+        new.0.kind = kind;
         new
     }
 
@@ -117,7 +124,7 @@ impl Error {
     /// The error number that the kernel or a system call gave, if one did (positive).
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.0.errno
+        self.0.source.as_ref()?.raw_os_error()
     }
 
     /// The kernel's own words (extended ack), where it gave any.
@@ -144,14 +151,14 @@ impl fmt::Debug for Error {
         let Inner {
             kind,
             detail,
-            errno,
+            source,
             text,
             report,
         } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
-            .field("errno", errno)
+            .field("source", source)
             .field("text", text)
             .field("report", report)
             .finish()
@@ -171,7 +178,20 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+/// The source is the [`io::Error`] of the system call, or of the kernel's reply, that ended the call.
+/// The message has its text already.
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| source as _)
+    }
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
 
 impl Failed {
     /// As the error of a whole call.

@@ -17,3 +17,84 @@ pub use error::Error;
 pub use netns::Netns;
 pub use report::{Failure, Outcome, OutcomeKind, Report};
 pub use status::{LinkStatus, SourceStatus};
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::{fmt, io};
+
+    use super::*;
+    use crate::base::{Protocol, RejectReason};
+    use crate::core::{Binding, Cause, Drift, Operation};
+    use crate::link::{LinkIndex, LinkKind, LinkRef, SourceAvoidance};
+    use crate::preview::{Likelihood, Reason};
+
+    /// The name of a variant, without its fields, in snake_case.
+    fn snake_case(variant: impl fmt::Debug) -> String {
+        let variant = format!("{variant:?}");
+        let mut name = String::new();
+        for letter in variant.chars().take_while(|letter| *letter != '(') {
+            if letter.is_ascii_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_lowercase());
+        }
+        name
+    }
+
+    #[test]
+    fn machine_names_are_the_variants_in_snake_case() {
+        macro_rules! check {
+            ($($variant:expr),* $(,)?) => {
+                $(assert_eq!($variant.as_str(), snake_case($variant));)*
+            };
+        }
+        check!(
+            Binding::Route,
+            Cause::NotReached,
+            Cause::Rejected(RejectReason::Denied),
+            ErrorKind::SourceNotOnNode,
+            ErrorKind::Ipv6Disabled,
+            Likelihood::Possible,
+            LinkKind::Dummy,
+            LinkStatus::InVrf,
+            Operation::ReplaceRoute,
+            OutcomeKind::Repaired,
+            Reason::Drift(Drift::STALE),
+            Reason::LateRoute,
+            RejectReason::IsSource,
+            RejectReason::V4Mapped,
+            SourceAvoidance::AddressLabel,
+            SourceStatus::NotGiven,
+        );
+    }
+
+    #[test]
+    fn the_source_of_an_error_is_the_io_error_behind_it() {
+        let errno = |error: &Error| {
+            let source = error.source()?.downcast_ref::<io::Error>()?;
+            source.raw_os_error()
+        };
+        assert_eq!(
+            errno(&Error::kernel("", libc::EPERM, None)),
+            Some(libc::EPERM)
+        );
+        assert!(Error::new(ErrorKind::Cancelled, "").source().is_none());
+        let not_there = Netns::open("/nowhere").unwrap_err();
+        assert_eq!(errno(&not_there), Some(libc::ENOENT));
+        assert_eq!(not_there.kind(), ErrorKind::InvalidNetns);
+    }
+
+    #[test]
+    fn numbers_and_references_say_what_they_are() {
+        assert_eq!(Protocol::try_from(2), Ok(Protocol::KERNEL));
+        assert!(Protocol::try_from(0).is_err());
+        let index = LinkIndex::try_from(7).unwrap();
+        assert_eq!(LinkRef::from(index).to_string(), "link with index 7");
+        assert_eq!(LinkRef::from("lo").to_string(), "link lo");
+        for bad in [0, 1 << 31] {
+            let text = LinkIndex::try_from(bad).unwrap_err().to_string();
+            assert!(text.starts_with(&bad.to_string()), "{text}");
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl Netns {
             // They say nothing of what is there.
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Error::io(cannot, &error),
             Some(libc::EACCES | libc::EPERM) => {
-                Error::new(ErrorKind::PermissionDenied, format!("{cannot}: {error}"))
+                Error::io_as(ErrorKind::PermissionDenied, cannot, &error)
             }
             _ => invalid(&cannot, &error),
         })?;
@@ -63,15 +63,15 @@ impl Netns {
 
     /// Opens the namespace of a process, or of a thread by its id.
     ///
-    /// The kernel gives an id to another process once its process has ended and was waited for: give
-    /// that of a process that cannot have been, such as a child of yours. Otherwise open its file, or
-    /// a descriptor of it ([`TryFrom<OwnedFd>`](#impl-TryFrom<OwnedFd>-for-Netns)), while you know
-    /// which process it is.
+    /// The kernel reuses the id of a process that has ended and was waited for, and the namespace is
+    /// then another one. An id is safe for a child that the caller has not waited for. Otherwise open
+    /// the namespace's file, or take a descriptor of it
+    /// ([`TryFrom<OwnedFd>`](#impl-TryFrom<OwnedFd>-for-Netns)), while the process is known to live.
     ///
     /// # Errors
     ///
     /// As for [`open`](Self::open).
-    pub fn of_process(id: u32) -> Result<Self, Error> {
+    pub fn from_pid(id: u32) -> Result<Self, Error> {
         Self::open(format!("/proc/{id}/ns/net"))
     }
 
@@ -115,7 +115,7 @@ impl Netns {
 }
 
 fn invalid(what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::InvalidNetns, format!("{what}: {error}"))
+    Error::io_as(ErrorKind::InvalidNetns, what, error)
 }
 
 impl AsFd for Netns {

@@ -23,6 +23,21 @@ pub enum LinkStatus {
     Ipv6Unsupported,
 }
 
+impl LinkStatus {
+    /// A stable name for machines, in snake_case: `up`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::InVrf => "in_vrf",
+            Self::Ipv6Disabled => "ipv6_disabled",
+            Self::MtuTooSmall => "mtu_too_small",
+            Self::Ipv6Unsupported => "ipv6_unsupported",
+        }
+    }
+}
+
 impl fmt::Display for LinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -56,6 +71,22 @@ pub enum SourceStatus {
     NotGiven,
     /// The family [keeps the kernel's](crate::VipManagerBuilder::kernel_source): each VIP is its own.
     Kernel,
+}
+
+impl SourceStatus {
+    /// A stable name for machines, in snake_case: `present`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Tentative => "tentative",
+            Self::DadFailed => "dad_failed",
+            Self::LinkDown => "link_down",
+            Self::Missing => "missing",
+            Self::NotGiven => "not_given",
+            Self::Kernel => "kernel",
+        }
+    }
 }
 
 impl fmt::Display for SourceStatus {

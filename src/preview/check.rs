@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::plan::Likelihood;
 use super::simulation::{Move, Simulation, Turn};
 use crate::base::Family;
 use crate::core::{Binding, Cause, Goal, Policy, Step};
@@ -110,13 +111,13 @@ fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late
             }
             played.push(what);
             let message = match what {
-                Move::Wait { certain } => {
+                Move::Wait { likelihood } => {
                     if kernel.late {
                         kernel.late_route_arrives();
                     }
                     let there = kernel.routes.contains(&Kernel::own(world.family));
                     assert!(
-                        there || !certain,
+                        there || likelihood == Likelihood::Possible,
                         "waits for ever: {}",
                         context(&played, &kernel)
                     );

@@ -11,11 +11,11 @@ mod simulation;
 
 use std::sync::Arc;
 
-pub use plan::{Action, Plan, PlannedRoute, PlannedStep, Reason};
+pub use plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep, Reason};
 
 use crate::base::{
-    AddressAttrs, DesiredRoute, Family, RouteKey, Vip, desired_key, kernel_key, staged_key,
-    staged_lifetime,
+    AddressAttrs, DesiredRoute, Family, Metric, Protocol, RouteKey, RouteType, Table, Vip,
+    desired_key, kernel_key, staged_key, staged_lifetime,
 };
 use crate::core::{Binding, Drift, Facts, Goal, Policy, Row, Step};
 use crate::engine::obstacle;
@@ -177,8 +177,8 @@ fn update(vip: Vip, keep: &AddressAttrs, link: &Arc<str>) -> Action {
         flags: keep.flags,
         deprecated: keep.deprecated,
         peer: Some(keep.end).filter(|end| *end != vip.addr()),
-        metric: keep.rt_priority,
-        protocol: keep.protocol,
+        metric: keep.rt_priority.map(Metric),
+        protocol: keep.protocol.and_then(Protocol::new),
     }
 }
 
@@ -206,13 +206,17 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
         Action::DeleteRoute(route)
     };
     match what {
-        Move::Wait { certain } => Action::AwaitRoute { link, vip, certain },
+        Move::Wait { likelihood } => Action::AwaitRoute {
+            link,
+            vip,
+            likelihood,
+        },
         Move::Delete(key) => deleted(&key),
         Move::Step(step) => match step {
             Step::AddAddress => Action::AddAddress {
                 link,
                 vip,
-                protocol: desired.address_protocol,
+                protocol: desired.address_protocol.and_then(Protocol::new),
                 deprecated: desired.deprecated && vip.family() == Family::V6,
             },
             Step::DeleteAddress | Step::RenewAddress => Action::DeleteAddress {
@@ -238,10 +242,10 @@ fn named(key: &RouteKey, vip: Vip, link: &Arc<str>) -> PlannedRoute {
     PlannedRoute {
         link: link.clone(),
         vip,
-        table: key.table,
-        metric: key.metric,
-        protocol: key.protocol,
-        kind: key.kind,
+        table: Table(key.table),
+        metric: Metric(key.metric),
+        protocol: Protocol::new(key.protocol),
+        kind: RouteType(key.kind),
         tos: key.tos,
         source: key.prefsrc,
         lifetime: None,

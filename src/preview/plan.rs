@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv6Net;
 
-use crate::base::Vip;
+use crate::base::{Metric, Protocol, RouteType, Table, Vip};
 use crate::core::Drift;
 use crate::link::LinkKind;
 use crate::outcome::Failure;
@@ -94,6 +94,23 @@ pub enum Reason {
     SourceChoice,
 }
 
+impl Reason {
+    /// A stable name for machines, in snake_case: `drift`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drift(..) => "drift",
+            Self::NotDesired => "not_desired",
+            Self::LateRoute => "late_route",
+            Self::Staged => "staged",
+            Self::NoLink => "no_link",
+            Self::LinkDown => "link_down",
+            Self::LastAddress => "last_address",
+            Self::SourceChoice => "source_choice",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -160,7 +177,7 @@ pub enum Action {
         /// The VIP.
         vip: Vip,
         /// The address's mark (`IFA_PROTO`).
-        protocol: Option<u8>,
+        protocol: Option<Protocol>,
         /// Whether it is deprecated from the start: preferred lifetime 0, valid for ever
         /// ([`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated)). IPv6 only.
         deprecated: bool,
@@ -180,9 +197,9 @@ pub enum Action {
         /// The other end, where the address has one.
         peer: Option<IpAddr>,
         /// The metric of its prefix route (`IFA_RT_PRIORITY`) to keep.
-        metric: Option<u32>,
+        metric: Option<Metric>,
         /// The mark to keep (`IFA_PROTO`).
-        protocol: Option<u8>,
+        protocol: Option<Protocol>,
     },
     /// Delete the VIP's address.
     #[non_exhaustive]
@@ -202,8 +219,8 @@ pub enum Action {
         link: Arc<str>,
         /// The VIP.
         vip: Vip,
-        /// Whether it will come for certain. Otherwise the address is so new that it may.
-        certain: bool,
+        /// Whether it will come.
+        likelihood: Likelihood,
     },
     /// Add a route, where its place is free.
     AddRoute(PlannedRoute),
@@ -215,6 +232,55 @@ pub enum Action {
     DeleteRoute(PlannedRoute),
 }
 
+impl Action {
+    /// A stable name for machines, in snake_case: `create_link`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::CreateLink { .. } => "create_link",
+            Self::NoOwnAddress { .. } => "no_own_address",
+            Self::BringUp { .. } => "bring_up",
+            Self::AddLabel { .. } => "add_label",
+            Self::AddPlaceholder { .. } => "add_placeholder",
+            Self::AddAddress { .. } => "add_address",
+            Self::UpdateAddress { .. } => "update_address",
+            Self::DeleteAddress { .. } => "delete_address",
+            Self::AwaitRoute { .. } => "await_route",
+            Self::AddRoute(..) => "add_route",
+            Self::AppendRoute(..) => "append_route",
+            Self::ReplaceRoute(..) => "replace_route",
+            Self::DeleteRoute(..) => "delete_route",
+        }
+    }
+}
+
+/// Whether the kernel's own local route of an address will come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Likelihood {
+    /// It will come.
+    Certain,
+    /// It may come: the address is so new that the kernel may not have inserted it yet.
+    Possible,
+}
+
+impl Likelihood {
+    /// A stable name for machines, in snake_case: `certain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certain => "certain",
+            Self::Possible => "possible",
+        }
+    }
+}
+
+impl fmt::Display for Likelihood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A route to a VIP, as it is written or as a deletion names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -223,14 +289,14 @@ pub struct PlannedRoute {
     pub link: Arc<str>,
     /// The destination.
     pub vip: Vip,
-    /// The table: local is 255, main 254.
-    pub table: u32,
-    /// The metric; in a deletion 0 means any.
-    pub metric: u32,
-    /// The protocol (`rtm_protocol`); in a deletion 0 means any.
-    pub protocol: u8,
-    /// The type (`rtm_type`): 2 is local.
-    pub kind: u8,
+    /// The table.
+    pub table: Table,
+    /// The metric. In a deletion 0 means any.
+    pub metric: Metric,
+    /// The protocol. `None`, in a deletion: any.
+    pub protocol: Option<Protocol>,
+    /// The type.
+    pub kind: RouteType,
     /// The type of service, in IPv4.
     pub tos: u8,
     /// The preferred source. A deletion has it in IPv4 only, where the kernel compares it; there

@@ -2,11 +2,10 @@
 
 use std::fmt;
 
-use super::plan::{Action, Plan, PlannedRoute, PlannedStep};
+use super::plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep};
 use crate::base::{
-    Family, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, Vip,
+    Family, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, Protocol, Vip,
 };
-use crate::link::LinkKind;
 
 /// A link's name as a word of a shell command.
 struct Word<'a>(&'a str);
@@ -30,14 +29,15 @@ fn ip(vip: Vip) -> &'static str {
     }
 }
 
+/// A protocol by its number: the names are read from a file that a node may lack.
+fn proto(f: &mut fmt::Formatter<'_>, protocol: Option<Protocol>) -> fmt::Result {
+    protocol.map_or(Ok(()), |protocol| write!(f, " proto {}", protocol.get()))
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink { link, kind } => {
-                let kind = match kind {
-                    LinkKind::Dummy => "dummy",
-                    LinkKind::Bridge => "bridge",
-                };
                 write!(f, "ip link add dev {} arp off type {kind}", Word(link))
             }
             Self::NoOwnAddress { link } => {
@@ -73,7 +73,7 @@ impl fmt::Display for Action {
                 if *deprecated {
                     f.write_str(" valid_lft forever preferred_lft 0")?;
                 }
-                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+                proto(f, *protocol)
             }
             Self::UpdateAddress {
                 link,
@@ -106,7 +106,7 @@ impl fmt::Display for Action {
                 if let Some(metric) = metric {
                     write!(f, " metric {metric}")?;
                 }
-                protocol.map_or(Ok(()), |protocol| write!(f, " proto {protocol}"))
+                proto(f, *protocol)
             }
             Self::DeleteAddress { link, vip, peer } => {
                 let (ip, bits) = (ip(*vip), vip.family().host_bits());
@@ -135,14 +135,12 @@ impl PlannedRoute {
         let Self { vip, table, .. } = self;
         write!(f, "{} route {verb}", ip(*vip))?;
         // `ip` takes types by name only.
-        if let Some(kind) = type_name(self.kind) {
+        if let Some(kind) = self.kind.name() {
             write!(f, " {kind}")?;
         }
-        write!(f, " {vip} dev {} table {table}", Word(&self.link))?;
-        if self.protocol != 0 {
-            write!(f, " proto {}", self.protocol)?;
-        }
-        if self.metric != 0 {
+        write!(f, " {vip} dev {} table {}", Word(&self.link), table.0)?;
+        proto(f, self.protocol)?;
+        if self.metric.0 != 0 {
             write!(f, " metric {}", self.metric)?;
         }
         if self.tos != 0 {
@@ -158,22 +156,6 @@ impl PlannedRoute {
         self.lifetime
             .map_or(Ok(()), |seconds| write!(f, " expires {seconds}"))
     }
-}
-
-/// The name of a route's type, as `ip` calls it.
-fn type_name(kind: u8) -> Option<&'static str> {
-    Some(match kind {
-        libc::RTN_UNICAST => "unicast",
-        libc::RTN_LOCAL => "local",
-        libc::RTN_BROADCAST => "broadcast",
-        libc::RTN_ANYCAST => "anycast",
-        libc::RTN_MULTICAST => "multicast",
-        libc::RTN_BLACKHOLE => "blackhole",
-        libc::RTN_UNREACHABLE => "unreachable",
-        libc::RTN_PROHIBIT => "prohibit",
-        libc::RTN_THROW => "throw",
-        _ => return None,
-    })
 }
 
 /// Runs a deletion, and passes over what it does not find.
@@ -251,8 +233,10 @@ impl Action {
         match self {
             Self::DeleteAddress { .. } | Self::DeleteRoute(_) => Manner::Gone,
             Self::AddPlaceholder { .. } | Self::AppendRoute(_) => Manner::There,
-            Self::AwaitRoute { certain: true, .. } => Manner::Came,
-            Self::AwaitRoute { certain: false, .. } => Manner::MayCome,
+            Self::AwaitRoute { likelihood, .. } => match likelihood {
+                Likelihood::Certain => Manner::Came,
+                Likelihood::Possible => Manner::MayCome,
+            },
             _ => Manner::Plain,
         }
     }

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::plan::Likelihood;
 use crate::base::{
     DesiredRoute, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, prefix_key,
     staged_key, staged_lifetime,
@@ -16,9 +17,9 @@ pub(crate) enum Move {
     Step(Step),
     /// One of the deletions that [`Step::DeleteOthers`] stands for.
     Delete(RouteKey),
-    /// The kernel's route comes; for certain, or perhaps.
+    /// The kernel's route comes.
     Wait {
-        certain: bool,
+        likelihood: Likelihood,
     },
 }
 
@@ -119,7 +120,12 @@ impl Simulation {
             Next::Wait => {
                 let certain = self.facts.contains(Facts::TENTATIVE)
                     || self.progress.has(Done::ADDRESS_IS_NEW);
-                emit(Move::Wait { certain }, self.facts);
+                let likelihood = if certain {
+                    Likelihood::Certain
+                } else {
+                    Likelihood::Possible
+                };
+                emit(Move::Wait { likelihood }, self.facts);
                 self.facts.remove(Facts::TENTATIVE | Facts::RECENT);
                 self.facts |= Facts::KERNEL;
                 self.rounds += 1;
