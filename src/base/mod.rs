@@ -2,15 +2,15 @@
 
 mod errno;
 mod kernel;
-mod per_family;
 mod number;
+mod per_family;
 mod route;
 mod vip;
 
 pub(crate) use errno::is_shortage;
 pub(crate) use kernel::*;
-pub(crate) use per_family::PerFamily;
 pub use number::{InvalidProtocol, Metric, Protocol, RouteType, Table};
+pub(crate) use per_family::PerFamily;
 pub(crate) use route::{
     AddressAttrs, DesiredRoute, RouteKey, desired_key, kernel_key, prefix_key, staged_key,
     staged_lifetime,
