@@ -141,13 +141,20 @@ impl From<LinkIndex> for LinkRef {
     }
 }
 
+impl LinkRef {
+    /// The name; of an index, the words that stand for one.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Name(name) => name.clone(),
+            Self::Index(index) => format!("with index {index}"),
+        }
+    }
+}
+
 /// `link kube-dummy-if`, or `link with index 7`.
 impl fmt::Display for LinkRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => write!(f, "link {name}"),
-            Self::Index(index) => write!(f, "link with index {index}"),
-        }
+        write!(f, "link {}", self.name())
     }
 }
 
@@ -275,7 +282,7 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
             };
             Ok(LinkState {
                 index: link.index,
-                name: link.name().map_or_else(|| which.to_string(), str::to_owned),
+                name: link.name().map_or_else(|| which.name(), str::to_owned),
                 made_as: made_as.filter(|_| has(libc::IFF_NOARP)),
                 up: has(libc::IFF_UP),
                 loopback: has(libc::IFF_LOOPBACK),

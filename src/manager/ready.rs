@@ -60,7 +60,7 @@ pub(crate) fn find_link(
 pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     LinkState {
         index: link::NONE,
-        name: config.link.to_string(),
+        name: config.link.name(),
         made_as: None,
         up: false,
         loopback: false,
