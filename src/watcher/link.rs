@@ -1,0 +1,79 @@
+//! The link that a watcher follows.
+
+use crate::link::{LinkIndex, LinkRef};
+use crate::netlink::decode::{self, Link, Message};
+use crate::netlink::lifetime::Lifetime;
+
+use super::Event;
+
+/// The link that is followed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) which: LinkRef,
+    /// Where it is given by its index.
+    pub(super) lifetime: Option<Lifetime>,
+    /// Its index while it is there.
+    pub(super) link: Option<u32>,
+}
+
+impl Followed {
+    /// Whether it is this link.
+    fn is(&mut self, told: &Link<'_>) -> bool {
+        match &self.which {
+            LinkRef::Name(name) => told.is_called(name),
+            LinkRef::Index(index) => {
+                told.index == index.get()
+                    && !self.lifetime.as_mut().is_some_and(Lifetime::has_ended)
+            }
+        }
+    }
+
+    /// Takes note of what a notification says of a link.
+    pub(super) fn tell(&mut self, new: bool, told: &Link<'_>) -> Option<Event> {
+        if new && self.is(told) {
+            self.link = Some(told.index);
+            return state_of(told);
+        }
+        // Gone, or our index is another link's or under another name now.
+        (self.link == Some(told.index)).then(|| {
+            self.link = None;
+            Event::LinkGone
+        })
+    }
+}
+
+/// What the answer says to the question which link it is now, as an event where it is another one.
+pub(super) fn answer(
+    message: &Message<'_>,
+    followed: &mut Followed,
+    lost: &mut bool,
+) -> Result<Option<Event>, decode::Malformed> {
+    if message.kind == libc::RTM_NEWLINK {
+        let told = message.link()?;
+        if !followed.is(&told) {
+            return Ok(followed.link.take().map(|_| Event::LinkGone));
+        }
+        if followed.link == Some(told.index) {
+            return Ok(None);
+        }
+        followed.link = Some(told.index);
+        return Ok(state_of(&told));
+    }
+    if message.kind != decode::NLMSG_ERROR {
+        return Ok(None);
+    }
+    if message.ack()?.errno == libc::ENODEV {
+        return Ok(followed.link.take().map(|_| Event::LinkGone));
+    }
+    // It says nothing of the link.
+    *lost = true;
+    Ok(None)
+}
+
+/// The event of a link that is there.
+fn state_of(told: &Link<'_>) -> Option<Event> {
+    let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
+    let event = if up { Event::LinkUp } else { Event::LinkDown };
+    // The kernel's are all valid.
+    LinkIndex::new(told.index).map(event)
+}
