@@ -109,7 +109,7 @@ impl Bench<'_> {
         });
     }
 
-    /// VIPs that are as wanted: nothing is written.
+    /// VIPs that are right: nothing is written.
     fn again(&mut self, set: &[IpAddr]) {
         let node = Node::new();
         node.fresh_link();
@@ -183,7 +183,7 @@ impl Bench<'_> {
         });
     }
 
-    /// Looks at VIPs that are as wanted, on a node with many other routes; beside them the same
+    /// Reads VIPs that are right, on a node with many other routes; beside them the same
     /// dumps, only received.
     fn audit(&mut self, set: &[IpAddr], others: &[IpAddr]) {
         let node = Node::new();

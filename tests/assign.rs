@@ -1,4 +1,4 @@
-//! What `assign` does and tells, read back by `ip -json`.
+//! What `assign` does and reports, read back by `ip -json`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -525,7 +525,7 @@ fn cancelled_call_of_ten_thousand_reports_every_vip() {
     for more in [1, 200, 1_000, 3_000] {
         let net = Net::new();
         let mut manager = builder().open().unwrap();
-        // These are as wanted already, and stay.
+        // These are right already, and stay.
         manager.assign(&set[..100]).unwrap();
         let canceller = manager.canceller();
         // Cancelled by what is there, not by the clock: then something is done.

@@ -1,4 +1,4 @@
-//! `audit` tells how each VIP on the link stands, without privilege and without a write.
+//! `audit` reports the state of each VIP on the link, without privilege and without a write.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/broken.rs"]
@@ -69,7 +69,7 @@ fn expected(vip: IpAddr, state: State, protocol: u8) -> Drift {
         FourInOnePlace | FourInOnePlaceReversed => {
             Drift::DUPLICATE | Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL
         }
-        // `broadcast VIP`, of the kernel, in the place of the wanted one.
+        // `broadcast VIP`, of the kernel, in the place of the desired route.
         Broadcast => {
             let mut drift = Drift::KERNEL_LOCAL_ROUTE | Drift::WRONG_SOURCE | missing;
             drift.set(Drift::WRONG_PROTOCOL, protocol != PROTO_KERNEL);
@@ -180,10 +180,10 @@ fn deep_audit_finds_conflicts_and_routes_of_other_tables() {
         let mut raw = Raw::new();
         let node = net.index(NODE_LINK);
         raw.batch_ok(&[
-            // Others hold the first pair; IPv6's own route goes before ours, IPv4's behind ours.
+            // Others hold the first pair; IPv6's own route stands before the desired one, IPv4's behind it.
             (NewAddress(raw::vip_address(vips[0], rival)), CREATE_EXCL),
             (NewAddress(raw::vip_address(vips[1], rival)), CREATE_EXCL),
-            // In IPv4 this goes before ours.
+            // In IPv4 this stands before the desired route.
             (
                 NewRoute(raw::local_route(vips[2], node, None, PROTO_KERNEL)),
                 netlink_packet_core::NLM_F_CREATE,
@@ -196,7 +196,7 @@ fn deep_audit_finds_conflicts_and_routes_of_other_tables() {
         net.ip_batch([
             format!("route add {} dev {VIP_LINK} table 100", vips[4]),
             format!("route add {} dev {VIP_LINK} table 1000", vips[5]),
-            // No business of ours: another link, a prefix.
+            // Not the library's: another link, a prefix.
             format!("route add {} dev {NODE_LINK} table 100", vips[6]),
             format!("route add 10.96.0.0/24 dev {VIP_LINK} table 100"),
             format!("route add 2001:db8:42::/64 dev {VIP_LINK} table 100"),
@@ -346,7 +346,7 @@ fn audit_without_a_source_reports_only_drift_from_every_source() {
                 format!("route replace {} proto 99 src {NODE_V4}", of(v4)),
                 format!("route replace {} proto 99 src {NODE_V6}", of(v6)),
             ],
-            // The kernel's own instead of ours, as far as is known the wanted one.
+            // The kernel's own route instead of the desired one, as far as is known.
             2 => [
                 vec![
                     format!("route del {}", of(v4)),
@@ -355,7 +355,7 @@ fn audit_without_a_source_reports_only_drift_from_every_source() {
                 anew(v4, v6),
             ]
             .concat(),
-            // The kernel's beside ours, which outlives its address.
+            // The kernel's route beside the desired one, which outlives its address.
             3 => anew(v4, v6),
             _ => vec![],
         }
@@ -418,8 +418,8 @@ fn audit_reports_state_of_link_and_sources() {
     net.ip(&format!("addr add {NODE_V6}/128 dev idle0"));
     let audit = manager.audit().unwrap();
     assert_eq!(audit.source(Family::V6), SourceStatus::LinkDown);
-    // A family that keeps the kernel's has no source that could be missing; one that the manager
-    // does not serve is nobody's concern.
+    // A family that keeps the kernel's source has no source that could be missing. A family that the
+    // manager does not serve is not judged.
     let mut kernels = VipManager::builder(VIP_LINK)
         .kernel_source(Family::V4)
         .open()
@@ -534,7 +534,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Before the VIPs: a dump that goes on in a changed tree counts off what it has told.
+    /// Before the VIPs: a dump that goes on in a changed tree skips as many entries as it has sent.
     fn start(link: u32) -> Self {
         let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let thread = std::thread::spawn({

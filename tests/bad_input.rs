@@ -1,5 +1,5 @@
-//! Bad input gets a clear, typed answer before anything is written: of a VIP, that VIP alone; of
-//! the call, the whole call.
+//! Bad input is a clear, typed error before anything is written. A bad VIP fails alone; a bad configuration
+//! fails the whole call.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -730,7 +730,7 @@ fn address_that_stays_tentative_is_pending() {
     without_carrier(&net);
     let vip = addr("2001:db8:42::1");
     let other = addr("2001:db8:42::2");
-    // Put there by another hand, with duplicate address detection, which cannot end.
+    // Put there by another writer, with duplicate address detection, which cannot end.
     net.ip(&format!("addr add {vip}/128 dev idle0"));
     let stall = Duration::from_millis(700);
     let mut manager = VipManager::builder("idle0")
@@ -746,7 +746,7 @@ fn address_that_stays_tentative_is_pending() {
         began.elapsed()
     );
     let report = error.into_report().unwrap();
-    // Ours is made without detection, so it is good all the same.
+    // The library adds its address without detection, so the VIP is good.
     assert_eq!(report.assigned, 1);
     assert_eq!(report.failures.len(), 1);
     let failure = &report.failures[0];

@@ -1,5 +1,5 @@
-//! Several writers: two processes that want the same, two that keep to their own marks, and an
-//! adversary that deletes our routes as fast as it can.
+//! Several writers: two processes with the same desired set, two with their own marks, and an adversary
+//! that deletes the library's routes as fast as it can.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/broken.rs"]
@@ -94,7 +94,7 @@ fn two_processes_reconcile_the_same_set() {
             }
             let words = format!("{protocol}, {route_only}, round {round}: {answer:?}");
             if answer.iter().any(|answer| !answer.fine) {
-                // One that fell short has said so, and goes on where it ended.
+                // A call that fell short has said so, and the next one goes on.
                 both[0].begin(Verb::Reconcile, SET);
                 let answer = both[0].end();
                 assert!(answer.fine, "{words}, and then {answer:?}");

@@ -1,5 +1,5 @@
-//! Descriptors: none is left to a program that is executed, none leaks, and what happens where none,
-//! or no thread, can be had. What is tried here is the whole process's, so one test at a time.
+//! Descriptors: none is passed to a program that is executed, and none leaks. What happens if the process
+//! has no descriptor or no thread left. The limits are the whole process's, so one test runs at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -122,7 +122,7 @@ fn inherited_descriptor_is_found() {
     // SAFETY: takes no pointer but a valid C string.
     let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) };
     assert_eq!(flags(fd), Some(0));
-    // SAFETY: it is ours, and used no more.
+    // SAFETY: this test owns it, and uses it no more.
     unsafe { libc::close(fd) };
 }
 
@@ -168,7 +168,7 @@ fn open_without_descriptors_fails_and_leaks_nothing() {
     assert_eq!(open(), before, "a leak");
 }
 
-/// What is open once goes on without a further one.
+/// An open manager works without further descriptors.
 #[test]
 fn open_manager_works_without_further_descriptors() {
     let _alone = alone();
@@ -216,7 +216,7 @@ fn open_manager_works_without_further_descriptors() {
     assert_eq!(keeper.into_manager().audit().unwrap().vips.len(), 200);
 }
 
-/// Where no thread can be had, a namespace cannot be entered: an error, not a panic.
+/// Without a thread, a namespace cannot be entered: that is an error, not a panic.
 #[test]
 #[allow(unsafe_code)]
 fn open_in_a_namespace_without_threads_is_an_error() {
@@ -310,7 +310,7 @@ fn canceller_without_its_manager_does_nothing() {
     let quiet = BROKEN_PIPES.load(Ordering::Relaxed);
     // The control: a write to a pipe that nobody reads.
     let mut pipe = [0; 2];
-    // SAFETY: `pipe` has room for both descriptors, which are ours from then on; one byte of it is
+    // SAFETY: `pipe` has room for both descriptors, which this test owns from then on; one byte of it is
     // written.
     let written = unsafe {
         assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);

@@ -46,7 +46,7 @@ async fn wait(keeper: &mut AsyncFd<Keeper>) {
     }
 }
 
-/// Reads until somebody of this origin has changed the VIP.
+/// Reads until there is a change of the VIP with this origin.
 async fn until_told(watcher: &mut AsyncFd<Watcher>, of: Vip, by: Origin) {
     let mut events = Vec::new();
     loop {

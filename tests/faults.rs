@@ -1,4 +1,4 @@
-//! Faults that need no look inside the library, and what they once brought to light.
+//! Faults that can be caused from outside the library.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -294,8 +294,8 @@ fn namespace_lives_as_long_as_the_managers_sockets() {
     assert_eq!(error.kind(), ErrorKind::InvalidNetns, "{error}");
 }
 
-/// A watcher, or a keeper, that listened in the namespace of whoever called would hear nothing, or
-/// of others' links.
+/// A watcher or keeper that listened in the caller's namespace would receive nothing, or notifications
+/// of other links.
 #[test]
 fn watcher_does_not_open_in_another_namespace() {
     let outer = Net::new();

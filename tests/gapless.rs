@@ -1,5 +1,5 @@
-//! Make before break: during ten thousand random repairs no probe fails once, and the replayed
-//! notifications never leave a VIP without a local route (probes alone would miss microseconds).
+//! Make before break: during ten thousand random repairs no probe fails, and a replay of the kernel's
+//! notifications shows no VIP without a local route (probes alone would miss short gaps).
 //!
 //! Another number of repairs by one command:
 //!
@@ -334,7 +334,7 @@ fn one_batch(
         .unwrap();
     let mut keeper = None;
     if by == By::Keeper {
-        // It has kept them before; what happens then, it is told.
+        // It has kept them before, and is notified of what happens then.
         let mut other = builder(VIP_LINK, protocol).open().unwrap();
         let mut new = manager.into_keeper(Claim::link()).unwrap();
         new.set_desired(&all);

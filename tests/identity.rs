@@ -1,5 +1,5 @@
-//! What is known by a number that is used again: a link by its index, a socket by its port id, a
-//! manager by the process that opened it, a namespace by a process id.
+//! Numbers that the kernel uses again: the index of a link, the port id of a socket, the process id of a
+//! manager's process or of a namespace.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -164,7 +164,7 @@ fn manager_by_index_does_not_follow_the_index_to_another_link() {
             not_found(manager.watcher());
         }
         before.assert_same(&net.snapshot_without(&[]));
-        // One that is opened now means the link of now.
+        // A manager that is opened now means the link of now.
         let mut now = builder(index).open().unwrap();
         assert_eq!(now.audit().unwrap().vips.len(), 2, "{passing:?}");
     }
@@ -202,7 +202,7 @@ fn end_of_another_link_does_not_end_the_manager() {
     by_index.assign(&set).unwrap();
     churn(&net);
     assert_eq!(by_index.assign(&set).unwrap().unchanged, 6);
-    // A port that leaves its bridge is told like a link that is deleted, but for its family.
+    // A port that leaves its bridge is notified like a deleted link, except for the family.
     net.ip("link add dev bridge0 type bridge");
     net.ip(&format!("link set dev {VIP_LINK} master bridge0"));
     net.ip(&format!("link set dev {VIP_LINK} nomaster"));

@@ -1,5 +1,5 @@
-//! A keeper brings its VIPs back from whatever happens to them: every row of what is known to break
-//! a good state, for both bindings and both families.
+//! A keeper repairs its VIPs after every event that is known to break a good state, for both bindings and
+//! both families.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -110,7 +110,7 @@ impl<'a> Kept<'a> {
         LocalState::read().wrong_vips(&self.set, &want)
     }
 
-    /// Waits until every VIP is as wanted, and is so a moment later.
+    /// Waits until every VIP is in its single-route state, and still is a moment later.
     #[track_caller]
     fn wait_until_good(&self, after: &str) {
         let began = Instant::now();
@@ -169,7 +169,7 @@ impl<'a> Kept<'a> {
         self.calm_down();
         happen(self.net);
         self.wait_until_good(what);
-        // That it was broken shows by what the keeper did; a round is told when it is over.
+        // That it was broken shows by what the keeper did; a round is reported when it is over.
         let began = Instant::now();
         let mut mended = 0;
         while mended == 0 {
@@ -746,7 +746,7 @@ fn keeper_repairs_one_of_ten_thousand_at_the_cost_of_one() {
     let set = vips(5_000);
     let mut keeper = keeper(Binding::Address);
     keeper.set_desired(&set);
-    // The first rounds bring them about, and read again what their own events told of.
+    // The first rounds bring them about, and read again what their own events showed.
     let quiet = |keeper: &mut Keeper| {
         let mut writes = 0;
         loop {
@@ -861,7 +861,7 @@ fn keeper_keeps_a_changed_set() {
     let error = keeper.dispatch(usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::EmptySet, "{error}");
     net.assert_single_route(&all[8..], PROTO_KERNEL);
-    // An empty set keeps nothing and wipes nothing, and that is told.
+    // An empty set keeps nothing and releases nothing, and that is reported.
     keeper.set_desired(Vec::<IpAddr>::new());
     for _ in 0..2 {
         let done = keeper.dispatch(usize::MAX).unwrap();
@@ -878,7 +878,7 @@ fn keeper_keeps_a_changed_set() {
     assert_eq!(manager.release_all(&Claim::link()).unwrap().released, 4);
 }
 
-/// A caller who has other things to do takes a few at a time, and is told that more is due.
+/// A caller who has other things to do takes a few at a time, and learns that more is due.
 #[test]
 fn dispatch_takes_a_limited_number_and_reports_more() {
     let net = Net::new();
@@ -898,7 +898,7 @@ fn dispatch_takes_a_limited_number_and_reports_more() {
     net.assert_single_route(&all, PROTO_KERNEL);
 }
 
-/// Who knows what came or went says just that.
+/// A caller that knows which VIPs come or go names only those.
 #[test]
 fn vips_are_added_to_and_removed_from_the_desired_set() {
     let net = Net::new();
@@ -944,8 +944,8 @@ fn vips_are_added_to_and_removed_from_the_desired_set() {
     assert_eq!(keeper.next_deadline(), None);
 }
 
-/// Where a family waits for what the caller, or another hand, can mend, the set is kept all the same
-/// when that is mended; and a VIP that is added meanwhile is not all that is looked at.
+/// A family waits for the end of a label conflict. Then the whole set is kept, not only a VIP that was
+/// added while the family waited.
 #[test]
 fn keeper_goes_on_after_a_label_conflict_ends() {
     let more: IpAddr = "10.97.0.1".parse().unwrap();
@@ -1028,7 +1028,7 @@ fn keeper_retries_a_failed_release() {
 }
 
 /// What is on the link with another prefix length too is not written to, as in every other call, also
-/// where that is told of a VIP that is not desired any more, or never was.
+/// where the VIP is not desired any more, or never was.
 #[test]
 fn keeper_releases_nothing_of_a_vip_with_two_prefix_lengths() {
     for was_desired in [false, true] {
@@ -1080,8 +1080,8 @@ fn removing_a_rejected_vip_writes_nothing() {
     }
 }
 
-/// The kernel deletes the route of a nexthop object for ours where they differ in the device alone:
-/// a further route that is heard of stays where such a one stands before it.
+/// Where two routes differ in the device alone, the kernel may delete the nexthop object's route instead of
+/// the library's. So a notified duplicate stays if a nexthop object's route stands before it.
 #[test]
 fn keeper_does_not_delete_a_next_hop_objects_route_for_a_notified_one() {
     for (table, kind) in [("local", "local "), ("main", "")] {
@@ -1346,7 +1346,7 @@ fn keeper_waits_for_the_end_of_a_conflict() {
     net.wait_for_kernel();
     let rivals = net.snapshot_without(&[]);
     let mut keeper = keeper(Binding::Address);
-    // One that can never be a VIP is reported once, and not tried again.
+    // An address that can never be a VIP is reported once, and not tried again.
     let never: IpAddr = "127.0.0.9".parse().unwrap();
     keeper.set_desired([vip, never]);
     let done = keeper.dispatch(usize::MAX).unwrap();

@@ -23,7 +23,7 @@ fn runs() -> u64 {
     common::full_or_quick(12, 5)
 }
 
-/// One change by another hand, as a line for `ip -batch`, whether it can be made or not.
+/// One change by another writer, as a line for `ip -batch`, whether it can be made or not.
 fn change(random: &mut Random, vips: &[IpAddr]) -> String {
     let vip = random.pick(vips);
     let six = vip.is_ipv6();

@@ -123,7 +123,7 @@ fn the_naive_order_ends_wrong_though_every_ack_is_0() {
     println!("naive, one VIP at a time: {} of 100 wrong", alone.len());
     // On an emulated processor 0 to 13 were seen (5.10, 6.1, 6.12); interleaved, below, hundreds.
     assert!(!alone.is_empty() || !common::kernel_since(6, 13));
-    // What is wrong is that the kernel's route won and ours is gone.
+    // What is wrong is that the kernel's route won and the desired one is gone.
     assert!(
         alone.is_empty() || alone.iter().any(|line| line.contains("metric 0 for 1024")),
         "{alone:#?}"
@@ -137,7 +137,7 @@ fn the_naive_order_ends_wrong_though_every_ack_is_0() {
     println!("naive, 1,000 VIPs interleaved: {} wrong", many.len());
     assert!(!many.is_empty());
 
-    // The two-command fix, a second time on what is right: it takes away the wanted route.
+    // The two-command fix, a second time on what is right: it deletes the desired route.
     let vip = vips_v6(1200)[1199];
     raw.put_single_route(&[vip], link, &SOURCES, PROTO_KERNEL);
     net.assert_single_route(&[vip], PROTO_KERNEL);
@@ -203,7 +203,7 @@ fn ipv6_create_excl_leaves_another_devices_route_alone_and_says_eexist() {
     assert_eq!(local_routes(&net, vip).len(), 2);
 }
 
-/// (c), where it matters most: the kernel's own metric-0 route of ours does not answer EEXIST.
+/// (c), where it matters most: the kernel's own metric-0 route of the same VIP does not cause EEXIST.
 #[test]
 fn ipv6_create_excl_is_not_hindered_by_the_kernels_route_of_metric_0() {
     let net = Net::new();
@@ -319,7 +319,7 @@ fn after_a_flap_ipv4_has_two_routes_that_differ_in_their_source() {
     let vip = one_v4();
     raw.put_single_route(&[vip], link, &SOURCES, PROTO_KERNEL);
     net.ip("link set dev kube-dummy-if down");
-    assert_eq!(local_routes(&net, vip).len(), 1, "ours stays");
+    assert_eq!(local_routes(&net, vip).len(), 1, "the desired route stays");
     net.ip("link set dev kube-dummy-if up");
     let routes = local_routes(&net, vip);
     let sources: Vec<_> = routes.iter().map(|route| route.prefsrc.unwrap()).collect();
@@ -328,7 +328,7 @@ fn after_a_flap_ipv4_has_two_routes_that_differ_in_their_source() {
     let kernels = || DelRoute(delete_with_source(vip, link, vip));
     assert_eq!(raw.request(kernels(), 0), 0);
     net.assert_single_route(&[vip], PROTO_KERNEL);
-    // And never ours.
+    // And never the desired route.
     assert_eq!(raw.request(kernels(), 0), libc::ESRCH);
     net.assert_single_route(&[vip], PROTO_KERNEL);
 }
@@ -381,7 +381,7 @@ fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
     }
     net.assert_single_route(&[vip], 201);
 
-    // With `kernel` on ours, the same request takes ours.
+    // With `kernel` on the desired route, the same request deletes it.
     let desired = NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
     assert_eq!(raw.request(desired, CREATE_REPLACE), 0);
     net.assert_single_route(&[vip], PROTO_KERNEL);
@@ -438,14 +438,14 @@ fn a_look_up_with_fib_match_answers_with_the_route_that_wins() {
     for vip in [vips_v4(2)[1], vips_v6(2)[1]] {
         assert_eq!(raw.winner(vip), Err(libc::ENETUNREACH));
     }
-    // One that a prefix covers is answered with the prefix's route: no host route, no VIP.
+    // A destination that a prefix covers is answered with the prefix's route: no host route, no VIP.
     net.ip("-6 route add 2001:db8:42::/64 dev other0");
     let route = winner(&mut raw, vips_v6(2)[1]);
     assert_eq!((route.prefix_len, route.kind), (64, 1));
 }
 
-/// How many of these requests are answered before the receive buffer overflows, and the size of
-/// such an answer.
+/// How many of the requests are answered before the receive buffer overflows, and the size of
+/// an answer.
 fn capacity(requests: &[Request], flags: u16) -> (usize, usize) {
     let mut raw = Raw::new();
     raw.send(requests, flags);
@@ -512,7 +512,7 @@ fn errors_and_acks_are_there_when_send_returns() {
     let fine = (NewAddress(vip_address(vip, link)), CREATE_REPLACE);
     let hammer = Hammer::start(&net);
     for _ in 0..200 {
-        // An error without being asked for an ack; silence for the one that went well; an ack
+        // An error without being asked for an ack; silence for the message that succeeded; an ack
         // for the last, which closes the batch.
         let first = raw.send(&[error.clone(), fine.clone(), error.clone()], 0);
         let last = raw.send(std::slice::from_ref(&fine), NLM_F_ACK);
@@ -530,7 +530,7 @@ fn errors_and_acks_are_there_when_send_returns() {
         let nothing = raw.receive_now().unwrap_err();
         assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
     }
-    println!("{} operations of others meanwhile", hammer.stop());
+    println!("{} operations of others", hammer.stop());
 }
 
 /// The procedure of the design, step by step, quiet and with the RTNL contended.
@@ -573,7 +573,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
             raw.batch_ok(&routes);
         }
         if let Some(hammer) = hammer {
-            println!("{} operations of others meanwhile", hammer.stop());
+            println!("{} operations of others", hammer.stop());
         }
         watcher.rest();
         net.assert_single_route(&vips, PROTO_KERNEL);
@@ -685,7 +685,7 @@ fn an_ipv6_address_is_made_permanent_beside_its_routes() {
     };
     assert!(!address.expires && address.noprefixroute && !address.tentative);
     assert!(!address.nodad, "what is not sent is lost");
-    // Its prefix route stays: of one that was not permanent the kernel takes none away.
+    // Its prefix route stays: for an address that was not permanent the kernel deletes none.
     assert_eq!(in_main(&net, vip), [7]);
     let [local] = &local_routes(&net, vip)[..] else {
         panic!("{:?}", local_routes(&net, vip));

@@ -1,4 +1,4 @@
-//! A family that keeps the kernel's own local route, beside one that has a source: every call,
+//! A family that keeps the kernel's own local route, beside a family that has a source: every call,
 //! from every state, and the keeper.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -57,7 +57,7 @@ fn manager(kept: Family, protocol: u8) -> VipManager {
     builder(kept, protocol).open().unwrap()
 }
 
-/// What is wrong with VIPs whose addresses another hand may have made.
+/// What is wrong with VIPs whose addresses another writer may have made.
 fn wrong(kept: Family, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     let mut state = LocalState::read();
     for address in state.addresses.values_mut().flatten() {
@@ -97,7 +97,7 @@ fn names(all: &[(IpAddr, State)], which: impl Fn(State) -> bool) -> Vec<IpAddr> 
     some.map(|(vip, _)| *vip).collect()
 }
 
-/// Runs `test` with each family as the one that keeps the kernel's source, and each protocol.
+/// Runs `test` with each family keeping the kernel's source, and each protocol.
 fn for_all(test: impl Fn(&Net, Family, u8)) {
     for kept in FAMILIES {
         for protocol in PROTOCOLS {
@@ -156,7 +156,7 @@ fn every_state_is_normalized_without_a_gap() {
         let audit = manager.audit().unwrap();
         let bad = audit.vips.iter().filter(|vip| !vip.drift.is_empty());
         assert_eq!(bad.count(), stale.len());
-        // What has no address is put there where it is wanted.
+        // What has no address is added where it is desired.
         assert_eq!(manager.assign(&stale).unwrap().repaired, stale.len());
         let every = names(&all, |_| true);
         assert_good(kept, &every, protocol);
@@ -173,7 +173,7 @@ fn every_state_is_reconciled() {
         let all = one_of_each();
         put(net, &all, protocol);
         let every = names(&all, |_| true);
-        // Every third is not wanted.
+        // Every third is not desired.
         let (desired, rest): (Vec<_>, Vec<_>) =
             every.iter().enumerate().partition(|(at, _)| at % 3 > 0);
         let only = |some: Vec<(usize, &IpAddr)>| -> Vec<IpAddr> {

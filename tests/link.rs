@@ -164,7 +164,7 @@ fn a_renamed_link_keeps_its_index_and_loses_its_name() {
     assert_eq!(index_of(&net, RENAMED), index);
 
     refused(by_name.assign(&set), ErrorKind::LinkNotFound, VIP_LINK);
-    // Going down and up, it has lost its IPv6 addresses, and IPv4 has kernel routes beside ours.
+    // Going down and up, it has lost its IPv6 addresses, and IPv4 has kernel routes beside the desired ones.
     let report = by_index.assign(&set).unwrap();
     assert_eq!((report.assigned, report.repaired), (5, 5), "{report}");
     assert_single_route_on(&net, RENAMED, &set);
@@ -249,8 +249,8 @@ fn has_link_local(net: &Net, link: &str) -> bool {
     })
 }
 
-/// The link is as we make one: and what the kernel would give another like it when it has a
-/// carrier, it does not give ours.
+/// The link has the settings that the library gives it. The kernel gives a similar link addresses when it
+/// has a carrier, and gives this one none.
 #[track_caller]
 fn assert_made_as_meant(net: &Net, kind: &str, set: &[IpAddr]) {
     let link = shown(net, VIP_LINK);
@@ -297,7 +297,7 @@ fn created_link_has_no_addresses_of_its_own() {
 #[test]
 fn link_creation_after_a_kill_is_completed() {
     for (kind, word) in kinds("link_creation_after_a_kill_is_completed") {
-        // After the message that creates it, and after the one that configures it.
+        // After the message that creates it, and after the message that configures it.
         for killed_after in [1, 2] {
             let net = without_link();
             let set = vips(5);

@@ -24,7 +24,7 @@ use lookups::LookUps;
 use viproute::OutcomeKind::Repaired;
 use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
 
-/// Both kinds of wanted protocol.
+/// Both kinds of desired protocol.
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
 /// The report of a call, whether or not it fell short.
@@ -443,7 +443,7 @@ fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
         assert_eq!(gone[count + 1..], prefix_routes[count + 1..]);
         assert_eq!(gone[count], [256], "the one not given");
 
-        // Whoever names them says that they stay.
+        // A caller who names the VIPs says that they stay.
         let report = manager.assign(&vips[..count]).unwrap();
         let counted = (report.repaired, report.unchanged, report.writes);
         assert_eq!(counted, (2, count - 2, 2), "{report}");
@@ -513,7 +513,7 @@ fn normalize_is_idempotent_and_the_published_commands_are_not() {
         state.routes_of(vips[0])
     );
     assert_single_route(&net, &vips[1..], PROTO_KERNEL);
-    // And ours mends it.
+    // And the library repairs it.
     assert_eq!(manager.normalize().unwrap().repaired, 1);
     assert_single_route(&net, &vips, PROTO_KERNEL);
 }
@@ -556,7 +556,7 @@ fn normalize_leaves_no_vip_without_a_local_route() {
             let report = manager(protocol).normalize().unwrap();
             let during = look_ups.passes() - from;
             let (count, not_local) = look_ups.stop();
-            println!("{protocol}: {report}; {count} look-ups, {during} passes meanwhile");
+            println!("{protocol}: {report}; {count} look-ups, {during} passes");
             assert!(not_local.is_empty(), "{not_local:#?}");
             assert!(count >= 500, "{count}");
             let events = watcher.drain();
@@ -638,7 +638,7 @@ fn routes_that_differ_in_mtu_are_duplicates() {
             keeper.set_desired([vip]);
             while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
             for more in [first, second] {
-                // One of them may be the one that is there.
+                // One of them may be there already.
                 let _ = net.try_ip(&format!(
                     "route append local {vip} dev {VIP_LINK} table local proto kernel scope host \
                      src {} {more}",

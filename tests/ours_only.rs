@@ -1,4 +1,4 @@
-//! Nothing changes but the addresses and routes of our VIPs on our link.
+//! Calls change nothing but the addresses and routes of their VIPs on the VIP link.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/broken.rs"]
@@ -63,7 +63,7 @@ fn set(vips: &[IpAddr]) -> BTreeSet<IpAddr> {
 }
 
 /// Panics unless each line that differs is an address or a route, in table local or main, of one
-/// of these VIPs on this link.
+/// of the given VIPs on this link.
 #[track_caller]
 fn assert_only(before: &Snapshot, vips: &BTreeSet<IpAddr>, link: &str) {
     let diff = before.diff(&Snapshot::read(&[]));
@@ -94,7 +94,7 @@ fn is_ours(line: &str, vips: &BTreeSet<IpAddr>, link: &str) -> bool {
     vip.is_some_and(|vip| vips.contains(&vip)) && object["dev"] == link
 }
 
-/// Panics if something happened to one of these VIPs.
+/// Panics if something happened to a given VIP.
 #[track_caller]
 fn assert_untouched(events: &[Event], vips: &BTreeSet<IpAddr>) {
     let touched: Vec<_> = events
@@ -169,7 +169,7 @@ fn full_node(net: &Net, vips: &[IpAddr]) {
         "route add 192.168.10.0/24 nhid 53",
         "route add 2001:db8:19::/48 nhid 61",
     ]);
-    // About the VIPs themselves, and not ours: other devices, other tables.
+    // About the VIPs themselves, and not the library's: other devices, other tables.
     let about = vips.iter().flat_map(|vip| match vip {
         IpAddr::V4(_) => [
             format!("route add {vip} dev kube-dummy-if table 100"),
@@ -233,7 +233,7 @@ fn add_rivals(net: &Net) -> Rivals {
         // A local route through another link, without any address.
         route(v4[2], NODE_V4.into()),
         route(v6[2], NODE_V6.into()),
-        // On ours too: the kernel's route is there...
+        // On the VIP link too: the kernel's route is there...
         add(v6[3], link),
         add(v4[3], link),
         // ...or not.
@@ -257,7 +257,7 @@ fn add_rivals(net: &Net) -> Rivals {
         append(v4[3], NODE_V4.into()),
         append(v6[4], NODE_V6.into()),
         append(v4[4], NODE_V4.into()),
-        // By the other link's address, before and behind ours.
+        // By the other link's address, before and behind the VIP link's.
         add(v6[5], rival),
         add(v4[5], rival),
         add(v6[5], link),
@@ -337,7 +337,7 @@ fn calls_change_nothing_else_on_a_full_node() {
         assert_single_route_but_others(&net, &good, protocol);
         assert_untouched(&watcher.drain(), &rivals.all());
 
-        // A repeated call, on a node where nothing is wrong but what is not ours.
+        // A repeated call, on a node where nothing is wrong but other writers' objects.
         let again = report(manager.assign(&all));
         assert_eq!((again.writes, again.unchanged), (0, good.len()), "{again}");
         assert_eq!(conflicts(&again), rivals.all());
@@ -395,7 +395,7 @@ fn assert_single_route_but_others(net: &Net, vips: &[IpAddr], protocol: u8) {
     }
 }
 
-/// A conflict is told by another device's route, and by nothing else of it.
+/// Another device's route is a conflict, and no other object of that device is.
 #[test]
 fn every_kind_of_route_of_another_device_is_a_conflict() {
     for protocol in PROTOCOLS {
@@ -459,7 +459,7 @@ fn every_kind_of_route_of_another_device_is_a_conflict() {
     }
 }
 
-/// Once the other device's route is gone, the VIP is ours to assign.
+/// Once the other device's route is gone, the VIP can be assigned.
 #[test]
 fn conflict_ends_with_its_cause() {
     let net = Net::new();
@@ -513,7 +513,7 @@ fn second_manager_on_another_link_gets_a_conflict() {
         assert_only(&with_a, &set(&vips[60..]), RIVAL);
         assert_eq!(wrong_on(VIP_LINK, first, protocol), Vec::<String>::new());
         assert_eq!(wrong_on(RIVAL, &vips[60..], protocol), Vec::<String>::new());
-        // Each keeps to its own, whatever it is told.
+        // Each keeps to its own link, whatever it is given.
         let both = Snapshot::read(&[]);
         assert_eq!(a.normalize().unwrap().unchanged, 60);
         assert_eq!(b.normalize().unwrap().unchanged, 40);
@@ -532,7 +532,7 @@ fn second_manager_on_another_link_gets_a_conflict() {
     }
 }
 
-/// The second to come to a VIP sees the first one's route and withdraws.
+/// The second manager sees the first one's route and withdraws.
 #[test]
 fn two_managers_on_two_links_at_once_v6() {
     at_once(vips_v6(200));
@@ -582,7 +582,7 @@ fn at_once(vips: Vec<IpAddr>) {
                 "only what the other wants: {refused:?}"
             );
         }
-        // Who was told that all is well has it, and has it alone.
+        // A manager whose call said `Ok` has the VIP, and has it alone.
         for (at, (link, desired)) in sets.iter().enumerate() {
             let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) =
                 desired.iter().partition(|vip| !refused[at].contains(*vip));
@@ -600,17 +600,17 @@ fn at_once(vips: Vec<IpAddr>) {
                 .iter()
                 .filter(|refused| refused.contains(vip))
                 .count();
-            assert_ne!(without, 0, "{vip}: both were told that they have it");
+            assert_ne!(without, 0, "{vip}: both calls said Ok");
             both += usize::from(without == 2);
             lost += 1;
         }
     }
-    println!("of {lost} VIPs that both wanted {both} are on neither link");
+    println!("of {lost} VIPs that both were to assign {both} are on neither link");
 }
 
 /// IPv6 deletes the first route of the table, metric and protocol named, and compares the device
 /// only with routes that have no next-hop object (`ip6_route_del`, net/ipv6/route.c): nothing in
-/// the message can spare one that stands before the route that is meant.
+/// the message can spare a route that stands before the meant one.
 #[test]
 fn next_hop_objects_route_is_a_conflict_and_not_deleted() {
     let net = Net::new();
@@ -638,8 +638,8 @@ fn next_hop_objects_route_is_a_conflict_and_not_deleted() {
     before.assert_same(&Snapshot::read(&[]));
 }
 
-/// A VIP that is on the link twice, as a host and with another prefix length, is not ours to
-/// change, also where the call finds it by itself.
+/// A VIP that is on the link twice, as a host and with another prefix length, must not be
+/// changed, also where the call discovers it.
 #[test]
 fn discovered_vip_with_two_prefix_lengths_is_left() {
     for other_first in [false, true] {
@@ -774,9 +774,9 @@ fn route_in_main_behind_another_devices_is_deleted() {
     }
 }
 
-/// Another hand's route to a VIP through a gateway on our link, or through several links of which
-/// ours is one, stands before a plain one through our link: the kernel compares no gateway where a
-/// deletion names none, so to delete the plain one would take the other.
+/// Another writer's route to a VIP leads through a gateway on the VIP link, or through several links. It
+/// stands before a plain route through the VIP link. The kernel compares no gateway if a deletion names
+/// none, so the deletion of the plain route would delete the other one.
 #[test]
 fn route_with_a_gateway_is_not_deleted_for_a_plain_route() {
     let v4 = (vip("10.96.0.1"), "10.1.1.2/24");

@@ -38,7 +38,7 @@ fn builder(protocol: u8, binding: Binding) -> VipManagerBuilder {
     broken::builder(VIP_LINK, protocol).binding(binding)
 }
 
-/// Makes a plan and sees that nothing happens meanwhile.
+/// Makes a plan and checks that planning changes nothing.
 #[track_caller]
 fn plan(manager: &mut VipManager, claim: &Claim, desired: &[IpAddr]) -> Plan {
     let before = Snapshot::read(&[]);
@@ -166,7 +166,7 @@ impl Scene {
         let fresh = v4[80..85].iter().chain(&v6[80..85]).copied();
         let desired: Vec<_> = names(&broken).into_iter().chain(fresh).collect();
         let stale = names(&stale);
-        // What is not ours, some of it about the VIPs.
+        // Other writers' objects, some of them about the VIPs.
         net.add_link(OTHER);
         net.ip_batch([
             "addr add 198.51.100.1/24 dev other0",
@@ -356,7 +356,7 @@ fn plan_releases_routes_without_addresses() {
     }
 }
 
-/// In IPv4 many routes may stand in one place, in an order that no observation of ours keeps, and a
+/// In IPv4 many routes may stand in one place, in an order that no observation keeps, and a
 /// deletion may match several.
 #[test]
 fn plan_deletes_ipv4_duplicates_in_any_order() {
@@ -485,7 +485,7 @@ trait WaitForRoutes {
 }
 
 impl WaitForRoutes for Net {
-    /// Waits for the kernel's routes of these VIPs.
+    /// Waits for the kernel's routes of the given VIPs.
     fn wait_for_routes_of(&self, vips: &[IpAddr]) {
         broken::wait_for_kernel_routes(vips);
         RouteWatcher::new().rest();

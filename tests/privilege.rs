@@ -1,5 +1,5 @@
-//! What the library needs of a process and does to it: capabilities and environment. See
-//! docs/privilege.md, against which this holds it.
+//! What the library needs of a process and does to it: capabilities and environment, compared with
+//! docs/privilege.md.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -259,7 +259,7 @@ fn another_namespace_needs_cap_sys_admin() {
     });
 }
 
-/// Lines of the library's sources that hold one of these words; tests among them are left out.
+/// Lines of the library's sources that hold a given word; tests among them are left out.
 fn lines_with(words: &[&str], tests_too: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
@@ -297,7 +297,8 @@ fn lines_with(words: &[&str], tests_too: bool) -> Vec<String> {
     found
 }
 
-/// Together with the traces of examples/vip/tests/system_calls.rs: no program is run, and the environment is not looked at.
+/// Together with the traces of examples/vip/tests/system_calls.rs: the library runs no program, and reads
+/// no environment variable.
 #[test]
 fn library_reads_no_environment_and_runs_no_process() {
     let words = [

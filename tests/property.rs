@@ -78,7 +78,7 @@ fn members(set: Set) -> Vec<IpAddr> {
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
-    /// The one that everything is about.
+    /// The link that holds the VIPs.
     First,
     /// Another on the same link, with another protocol.
     Beside,
@@ -121,7 +121,7 @@ enum Kind {
     LocalElsewhere,
     LocalByLo,
     Blackhole,
-    /// Through a nexthop object of another link, or of ours.
+    /// Through a nexthop object of another link, or of the VIP link.
     ObjectMain,
     ObjectLocal,
     ObjectOfOurs,
@@ -175,7 +175,7 @@ impl Away {
         }
     }
 
-    /// Where the name has another link by now, the one that went away stays there.
+    /// Where the name has another link now, the link that went away stays there.
     fn come_back(self, kind: &str) -> Vec<String> {
         let up = format!("ip link set dev {VIP_LINK} up");
         match self {
@@ -278,7 +278,7 @@ impl Foreign {
         matches!(self, Self::ArpOnOff | Self::KeepAddresses(true))
     }
 
-    /// The commands that do it; one that fails changes nothing. `kind`: of the links.
+    /// The commands that do it; a command that fails changes nothing. `kind`: of the links.
     fn commands(self, kind: &str) -> Vec<String> {
         let link = |words: &str| format!("ip link set dev {VIP_LINK} {words}");
         let conf = |key: &str, value: u8| {
@@ -759,7 +759,7 @@ fn commotions() -> impl Strategy<Value = Commotion> {
 
 fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
-        // Most of them beside ours.
+        // Most of them beside the desired route.
         2 => Just(Kind::Local),
         1 => (0..KINDS.len()).prop_map(|at| KINDS[at]),
     ]
@@ -944,7 +944,7 @@ impl Case {
                 Op::Amid(who, call, commotion) => {
                     let _ = writeln!(
                         out,
-                        "# meanwhile, up to {COMMOTIONS} times: {}",
+                        "# at the same time, up to {COMMOTIONS} times: {}",
                         commotion.words()
                     );
                     let _ = writeln!(out, "{}", self.command(*who, *call, &mut words));
@@ -1011,7 +1011,7 @@ impl Case {
     }
 }
 
-/// A manager and what it was told.
+/// A manager and its configuration.
 struct Party {
     link: &'static str,
     protocol: u8,
@@ -1040,7 +1040,7 @@ struct Around<'a> {
 enum Promise {
     Good,
     Gone,
-    /// It is told of, and stays as it is.
+    /// It is reported, and stays as it is.
     Untouched,
 }
 
@@ -1119,7 +1119,7 @@ impl Party {
     }
 
     /// What is wrong with a VIP that shall be in the single-route state, whose address another
-    /// hand may have made.
+    /// writer may have made.
     fn wrong(&self, seen: &Seen, vip: IpAddr) -> Option<String> {
         let mut state = seen.local_state();
         // Of two equal ones the kernel takes the first, and says which that is.
@@ -1391,7 +1391,7 @@ impl Party {
         })
     }
 
-    /// What changed must be ours: on the link and `allowed`, or the kernel's own doing.
+    /// What changed must be the library's: on the link and `allowed`, or the kernel's own doing.
     fn unchanged(
         &self,
         link: u32,
@@ -1469,7 +1469,7 @@ fn kernel_came(after: &Seen, vip: IpAddr, link: u32) -> bool {
     vip.is_ipv6() && routes.any(|route| route.is_of(vip, link) && route.is_kernels_own())
 }
 
-/// Whether the kernel's route of another link's address has come meanwhile.
+/// Whether the kernel's route of another link's address has come since.
 fn rival_came(before: &Seen, after: &Seen, vip: IpAddr, link: u32) -> bool {
     let count = |seen: &Seen| {
         let of = seen.routes.iter().filter(|route| {
@@ -1480,7 +1480,7 @@ fn rival_came(before: &Seen, after: &Seen, vip: IpAddr, link: u32) -> bool {
     count(after) > count(before)
 }
 
-/// Whether what was there is a reason for such a failure.
+/// Whether what was there is a reason for this failure.
 fn fits(cause: Cause, vip: IpAddr, link: u32, before: &Seen, call: Call) -> bool {
     let mut routes = before.routes.iter().filter(|route| route.to(vip));
     let mut addresses = before
@@ -1528,7 +1528,7 @@ fn away(shown: Option<&Value>) -> Option<Away> {
     }
 }
 
-/// Whether a call may be refused as a whole in such a way.
+/// Whether a call may be refused as a whole in this way.
 fn may_refuse(kind: ErrorKind, away: Option<Away>) -> bool {
     match kind {
         ErrorKind::LinkNotFound => away == Some(Away::Deleted),
@@ -1537,7 +1537,7 @@ fn may_refuse(kind: ErrorKind, away: Option<Away>) -> bool {
     }
 }
 
-/// Waits for what the kernel still does on links that hold no VIPs of ours: every IPv6 address there
+/// Waits for what the kernel still does on links that hold no VIPs: every IPv6 address there
 /// gets its route.
 fn wait_for_other_links() {
     let own = [VIP_LINK, SECOND_LINK].map(index_of);
@@ -1558,7 +1558,7 @@ fn wait_for_other_links() {
         if !late {
             return;
         }
-        // A route that somebody took away does not come.
+        // A route that another writer deleted does not come.
         if Instant::now() > deadline {
             return;
         }
@@ -1852,7 +1852,7 @@ fn control_commands_remove_and_restore_the_link() {
     }
 }
 
-/// The control of the judge: what is broken by another hand after a call, or was never done, is
+/// The control of the judge: what is broken by another writer after a call, or was never done, is
 /// seen.
 #[test]
 fn control_broken_promise_is_seen() {

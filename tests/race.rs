@@ -1,9 +1,9 @@
 //! The kernel's late route, other writers, and sudden death: `Ok` must stay true.
 //!
 //! A *false success* is an `assign` that returned `Ok` for a VIP which an independent reading then
-//! shows in another state. What is late stays: nothing takes the kernel's route away again once it
-//! has come beside ours. So the last reading of a network, when all late work has run, sees every
-//! one of its false successes, and the look-ups between only tell more exactly when.
+//! shows in another state. A late route stays: nothing deletes it again once it has come beside the
+//! desired route. So the last reading of a network, when all late work has run, sees every false success,
+//! and the look-ups in between only show more exactly when it happened.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code)] // A constructor, for the child that is to be killed.
 
@@ -50,8 +50,8 @@ fn fresh_v6(skip: usize, n: usize) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The VIPs whose winning route is not ours with the node as source: what a packet sees. Unlike a
-/// dump, a look-up is right whoever else writes.
+/// The VIPs whose winning route is not the desired one, with the node as source: what a packet sees. Unlike a
+/// dump, a look-up is right whatever other writers do.
 fn losers(socket: &mut Raw, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     let mut wrong = Vec::new();
     for chunk in vips.chunks(64) {
@@ -82,8 +82,8 @@ fn losers(socket: &mut Raw, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     wrong
 }
 
-/// A shape of the race: how many calls (a fifth in a quick run), with how many fresh VIPs each, and how many calls share a
-/// network, so that the kernel's quadratic cost stays small.
+/// A shape of the race: the number of calls (a fifth in a quick run), the number of fresh VIPs in each,
+/// and the number of calls that share a network, so that the kernel's quadratic cost stays small.
 #[derive(Clone, Copy)]
 struct Shape {
     calls: usize,
@@ -254,7 +254,7 @@ fn assign_is_right_after_flaps_that_keep_addresses() {
     }
 }
 
-/// The published order, from another hand: address, route, away with "metric 0".
+/// The published order, from another writer: address, route, away with "metric 0".
 fn naive(vip: IpAddr, link: u32, protocol: u8) -> Vec<Request> {
     let source = SOURCES[usize::from(vip.is_ipv6())];
     let mut steps = vec![
@@ -305,7 +305,7 @@ fn control_naive_order_loses() {
     assert!(losers(&mut socket, &set, PROTO_KERNEL).is_empty());
 }
 
-/// Beside another hand that does it in the naive order, again and again, nothing can be kept; but
+/// Beside another writer that does it in the naive order, again and again, nothing can be kept; but
 /// when it stops, one call puts everything right.
 #[test]
 fn one_call_repairs_after_a_naive_writer_stops() {
@@ -323,7 +323,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
                     let mut socket = Raw::new();
                     while !stop.load(Ordering::Relaxed) {
                         for vip in &set {
-                            // What is not there any more is ours to have deleted.
+                            // What is not there any more was deleted by this test.
                             socket.batch(&naive(*vip, link, protocol));
                         }
                         turns.fetch_add(1, Ordering::Relaxed);
@@ -385,8 +385,8 @@ fn several_managers_assign_the_same_vips() {
                                 let began = Instant::now();
                                 let outcome = vips.assign(&set);
                                 let took = began.elapsed();
-                                // The others' last writes may be under way, but whoever said Ok
-                                // saw the node's address as the source, and so must we.
+                                // The others' last writes may be under way, but a call that said `Ok`
+                                // saw the node's address as the source, and so must this look-up.
                                 let wrong = if outcome.is_ok() {
                                     let v6: Vec<_> =
                                         set.iter().copied().filter(IpAddr::is_ipv6).collect();
@@ -560,8 +560,8 @@ fn next_assign_after_a_kill_converges() {
     assert!(began > 0, "no child was killed in the middle of its work");
 }
 
-/// Another program deletes an IPv6 VIP's address and adds it again before the call begins. Our route
-/// has outlived the first address. The kernel's route of the second address is still to come, from
+/// Another writer deletes an IPv6 VIP's address and adds it again before the call begins. The desired
+/// route has outlived the first address. The kernel's route of the second address is still to come, from
 /// `addrconf_dad_work`, which waits for the RTNL, which two threads keep busy.
 #[test]
 fn route_that_outlived_an_address_does_not_prove_the_next_one() {

@@ -1,5 +1,5 @@
-//! `reconcile` makes the desired VIPs exactly those of the link that are claimed, and touches no
-//! other; `release_all` takes all claimed; `set_source` moves all in place.
+//! After `reconcile`, exactly the desired VIPs of all claimed ones are on the link, and no other VIP has
+//! changed. `release_all` removes all claimed VIPs. `set_source` moves all VIPs in place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/broken.rs"]
@@ -73,7 +73,7 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
         let states: Vec<_> = vips[..70]
             .iter()
             .enumerate()
-            // Both the undesired and the desired ones have every state of these.
+            // Both the undesired and the desired ones have each of the states.
             .map(|(at, vip)| (*vip, State::of(*vip)[at / 2 % 15]))
             .collect();
         put(&net, &states, protocol);
@@ -198,7 +198,7 @@ fn claims_by_ranges_and_by_link_limit_releases() {
     }
 }
 
-/// Puts the address there as another hand does, marked or not.
+/// Puts the address there as another writer does, marked or not.
 fn put_address(net: &Net, vip: IpAddr, protocol: Option<u8>) {
     let mut address = raw::vip_address(vip, net.vip_index());
     if let Some(protocol) = protocol {
@@ -222,7 +222,7 @@ fn claim_by_the_mark_of_routes() {
         put_address(&net, *vip, None);
     }
     broken::wait_for_kernel_routes(&others[4..8]);
-    // A leaked route of ours, and one of another's.
+    // A leaked route with the mark, and one with another's.
     let mut raw = Raw::new();
     let link = net.vip_index();
     for vip in &marked[8..] {
@@ -239,7 +239,7 @@ fn claim_by_the_mark_of_routes() {
     net.assert_single_route(&marked[..4], 201);
     net.assert_absent(&marked[4..]);
     rest.assert_same(&net.snapshot_without(marked));
-    // A desired one that bears another's mark becomes ours.
+    // A desired VIP with another's mark gets the manager's mark.
     let report = manager
         .reconcile(&Claim::mark(), marked[..2].iter().chain(&others[..1]))
         .unwrap();
@@ -341,7 +341,7 @@ fn empty_set_releases_nothing() {
             refused(kind, || manager.reconcile(&claim, bad));
         }
         net.assert_single_route(&vips, protocol);
-        // One that is admissible: the others of its family are released, the rejected one is
+        // An admissible VIP: the others of its family are released, the rejected one is
         // reported, and so is what stays, for of IPv6 none is desired.
         let desired = ["fe80::1".parse().unwrap(), vips[0]];
         let error = manager.reconcile(&Claim::link(), desired).unwrap_err();
@@ -513,7 +513,7 @@ fn set_source_after_the_old_source_went_away() {
                 .iter()
                 .all(|f| f.cause == missing && f.vip.addr().is_ipv6())
         );
-        // It keeps what it was told.
+        // It keeps its configuration.
         let report = manager.set_source(NEW_V6).unwrap();
         assert_eq!((report.repaired, report.unchanged), (20, 20), "{report}");
         let want = Want {
@@ -522,7 +522,7 @@ fn set_source_after_the_old_source_went_away() {
             ..Want::default()
         };
         net.local_state().assert_single_route(&vips, &want);
-        // One that no node can have changes nothing.
+        // A source that no node can have changes nothing.
         for bad in ["127.0.0.1", "fe80::1", "0.0.0.0"] {
             let bad: IpAddr = bad.parse().unwrap();
             refused(ErrorKind::InvalidConfig, || manager.set_source(bad));
@@ -531,8 +531,8 @@ fn set_source_after_the_old_source_went_away() {
     }
 }
 
-/// A desired VIP that is rejected, because its family has no source, is not one that nobody desires:
-/// it stays as it is. So does the rest of that family, which the manager is not for.
+/// A desired VIP that is rejected because its family has no source is still desired: it stays as it is.
+/// So do the other VIPs of that family, which the manager does not serve.
 #[test]
 fn desired_vip_without_a_source_is_not_released() {
     let net = Net::new();

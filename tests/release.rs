@@ -1,4 +1,4 @@
-//! `release`: the VIPs' addresses and routes go, and nothing else does.
+//! `release` removes the VIPs' addresses and routes, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/broken.rs"]
@@ -160,7 +160,7 @@ fn assign_and_release_of_all_restore_the_node() {
     }
 }
 
-/// The kernel deletes an IPv4 address's secondaries with it: those of the same subnet. Ours must
+/// The kernel deletes an IPv4 address's secondaries with it: those of the same subnet. VIPs must
 /// not be such.
 #[test]
 fn release_of_one_vip_leaves_the_others() {
@@ -405,7 +405,7 @@ fn release_leaves_another_devices_route_to_the_vip() {
             route(v4[2], NODE_V4.into(), other),
             route(v6[2], NODE_V6.into(), other),
         ]);
-        // And the kernel's on ours, so that everything is there at once.
+        // And the kernel's on the VIP link, so that everything is there at once.
         raw.batch_ok(&[(
             NewRoute(raw::local_route(v4[0], link, Some(v4[0]), PROTO_KERNEL)),
             CREATE_APPEND,

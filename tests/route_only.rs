@@ -228,7 +228,7 @@ fn every_broken_state_is_reported_and_repaired() {
             assert_eq!(manager.normalize_only([vip]).unwrap().repaired, 1);
         }
         before.assert_same(&Snapshot::read(&[]));
-        // One that is not there is not put there.
+        // A VIP that is not there is not added.
         let absent = "10.99.9.9".parse::<IpAddr>().unwrap();
         let result = report_of_failure(manager.normalize_only([absent]));
         assert_eq!(result.failures[0].cause, Cause::Unrepaired);
@@ -491,7 +491,7 @@ fn audit_of_route_only_vips_does_not_read_table_main() {
         let deep = manager.audit_deep().unwrap();
         let drifted: Vec<_> = deep.drifted().map(|a| (a.vip.addr(), a.drift)).collect();
         assert_eq!(drifted, [(vips[0], Drift::DUPLICATE)]);
-        // Where there is an address that makes one, all is told.
+        // Where an address has a prefix route, all is reported.
         let plain = raw::address(vips[1], net.index(VIP_LINK), AddressFlags::Nodad);
         Raw::new().batch_ok(&[(NewAddress(plain), CREATE_EXCL)]);
         let audit = manager.audit().unwrap();
@@ -535,7 +535,7 @@ fn another_devices_route_is_a_conflict() {
     }
 }
 
-/// IPv4's bind takes any local address, IPv6's only one that is on a link.
+/// IPv4's bind takes any local address, IPv6's only an address that is on a link.
 #[test]
 fn sockets_bind_to_route_only_vips() {
     let net = Net::new();
@@ -637,7 +637,7 @@ fn bind(addr: IpAddr, freebind: bool) -> std::io::Result<UdpSocket> {
     }
 }
 
-/// A keeper of route-only VIPs takes an address away that another hand has added to one. The link
+/// A keeper of route-only VIPs takes an address away that another writer has added to one. The link
 /// has a further address of its own, so it needs none to keep its routes.
 #[test]
 fn keeper_adds_no_placeholder_while_an_address_stays() {

@@ -233,7 +233,7 @@ impl Kept {
     }
 }
 
-/// How many of the VIPs are not as wanted, or else of the unmanaged there, and the first.
+/// How many VIPs are not right, or how many unmanaged VIPs are still there, and the first.
 fn wrong(all: &[IpAddr], unmanaged: &HashSet<IpAddr>) -> Option<String> {
     let link = index_of(VIP_LINK)?;
     let mut state = Seen::read(link).local_state();
@@ -268,7 +268,7 @@ fn wait_until_good(
     Ok(())
 }
 
-/// One thing that happens to a VIP, or one that is none of ours comes.
+/// One change of a VIP, or the arrival of an unmanaged one.
 fn drift(vip: IpAddr, how: usize, link: u32) -> Request {
     let (source, other): (IpAddr, IpAddr) = match vip {
         IpAddr::V4(_) => (NODE_V4.into(), OTHER_V4.into()),

@@ -360,7 +360,7 @@ fn conflicting_label_is_reported_before_any_write() {
 #[test]
 fn existing_label_that_no_destination_has_is_accepted() {
     let net = node_on_lo();
-    // By another hand, with a label of its own.
+    // By another writer, with a label of its own.
     net.ip(&format!(
         "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
     ));
@@ -453,7 +453,7 @@ fn rejected_vips_cause_no_label() {
     assert_eq!(manager.normalize().unwrap().writes, 0);
     assert_eq!(manager.release(vips_v6(1)).unwrap().writes, 0);
     assert!(manager.audit().unwrap().vips.is_empty());
-    // One that is the node's own is no VIP, and one of a family without a source is refused.
+    // An address of the node itself is no VIP, and a VIP of a family without a source is refused.
     manager.assign([NODE_V6]).unwrap_err();
     let mut sourceless = VipManager::builder(VIP_LINK)
         .source(NODE_V4)
@@ -462,7 +462,7 @@ fn rejected_vips_cause_no_label() {
         .unwrap();
     sourceless.assign(vips_v6(1)).unwrap_err();
     assert_eq!(label_writes(), before);
-    // The control: one that is put there.
+    // The control: a VIP that is added.
     assert_eq!(manager.assign(vips_v6(1)).unwrap().assigned, 1);
     assert_eq!(label_writes(), before + 1);
 }
@@ -535,6 +535,9 @@ fn cost_of_deprecated_addresses() {
         for _ in 0..2_000 {
             assert_eq!(manager.assign(&set).unwrap().writes, 0);
         }
-        println!("one VIP as wanted: {:.1?} a call", began.elapsed() / 2_000);
+        println!(
+            "one VIP that is right: {:.1?} a call",
+            began.elapsed() / 2_000
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel tells of the VIPs, typed.
+//! The watcher's events: the kernel's notifications of VIPs, typed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -34,7 +34,7 @@ fn read_until(watcher: &mut Watcher, enough: impl Fn(&[Event]) -> bool) -> Vec<E
     events
 }
 
-/// Everything that was told of a VIP, and by whom.
+/// Every change of a VIP, and its origin.
 fn of_vip(events: &[Event], vip: IpAddr) -> Option<(Change, Origin)> {
     let mut all: Option<(Change, Origin)> = None;
     for event in events {
@@ -103,7 +103,7 @@ fn events_name_vip_change_and_origin() {
     let mut watcher = manager.watcher().unwrap();
     let [four, six] = [vips(1)[0], vips(1)[1]];
 
-    // Another hand, IPv4: the address by its port id, the route by the kernel itself.
+    // Another writer, IPv4: the address by its port id, the route by the kernel itself.
     net.ip(&format!("addr add {four}/32 dev {VIP_LINK}"));
     let events = read_until(&mut watcher, |e| {
         of_vip(e, four).is_some_and(|(c, _)| c.contains(Change::ADDRESS_SET | Change::ROUTE_SET))
@@ -132,7 +132,7 @@ fn events_name_vip_change_and_origin() {
         Origin::UNKNOWN | Origin::KERNEL
     );
 
-    // Ours.
+    // By the manager.
     manager.normalize().unwrap();
     let events = read_until(&mut watcher, |e| {
         of_vip(e, six).is_some_and(|(c, _)| c.contains(Change::ROUTE_SET | Change::ROUTE_REMOVED))
@@ -169,7 +169,7 @@ fn changes_by_the_kernel_have_origin_kernel() {
     let four = vips(1)[0];
     manager.assign([four]).unwrap();
     let mut watcher = manager.watcher().unwrap();
-    // With the link the kernel's own IPv4 route comes back beside ours.
+    // With the link the kernel's own IPv4 route comes back beside the desired one.
     net.ip(&format!("link set {VIP_LINK} down"));
     net.ip(&format!("link set {VIP_LINK} up"));
     let events = read_until(&mut watcher, |e| of_vip(e, four).is_some());
@@ -238,7 +238,7 @@ fn addresses_that_cannot_be_vips_are_not_reported() {
     let nodad = |address: &str| if address.contains(':') { " nodad" } else { "" };
     let mut events = Vec::new();
     let mut until = |what: &str, vip: IpAddr| {
-        // What comes before it has been told by then; in IPv6 the kernel's route comes late.
+        // Earlier events have arrived; in IPv6 the kernel's route comes late.
         net.wait_for_kernel();
         net.ip(&format!("route add local {vip} dev {VIP_LINK} table local"));
         events.extend(read_until(&mut watcher, |e| of_vip(e, vip).is_some()));
@@ -323,7 +323,7 @@ fn burst_is_coalesced_to_one_event_per_vip() {
     events.clear();
     let count = watcher.read(&mut events).unwrap();
     assert_eq!((count, events.len()), (1, 1), "{events:?}");
-    // Nothing happens: nothing is told, and reading does not wait.
+    // Nothing happens: no event arrives, and reading does not wait.
     let began = Instant::now();
     assert_eq!(watcher.read(&mut events).unwrap(), 0);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The witnesses of the other tests: they must see what is wrong, and nothing else.
+//! The judges that the other tests use: they must report every fault, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -230,7 +230,7 @@ fn snapshots_differ_by_what_changed_elsewhere() {
             "{change}: {diff:?}"
         );
     }
-    // A line that is there twice is not the same as one that is there once.
+    // A line that is there twice is not the same as a line that is there once.
     let twice = Snapshot::read(&[]);
     assert!(twice.diff(&twice).is_empty());
 }
@@ -321,7 +321,7 @@ fn the_watcher_keeps_up_with_ten_thousand() {
         .filter(|event| matches!(event, Event::Address(address) if address.new && address.index == link))
         .count();
     assert!(addresses >= 2 * pairs, "{addresses}");
-    // The kernel's, and in IPv6 ours, ours again, less the kernel's.
+    // The kernel's route, and in IPv6 the desired one, the desired one again, less the kernel's.
     println!("{} notifications for {pairs} pairs", events.len());
     assert_eq!(events.len(), 8 * pairs);
 }

@@ -1,5 +1,5 @@
 //! What the kernel tells of single-route VIPs when it is asked for addresses and routes: messages
-//! recorded once (Linux 6.18), repeated for as many VIPs as are wanted.
+//! recorded once (Linux 6.18), repeated for any number of VIPs.
 //!
 //! Made rather than recorded anew in each run, so that instruction counts do not depend on the
 //! kernel they are taken on.
@@ -34,7 +34,7 @@ const RECORDED_V6: [&str; 2] = [
 /// Room in a datagram of a dump.
 const DATAGRAM: usize = 32 * 1024;
 
-/// The datagrams of the dumps of these VIPs, all of one family: their addresses, then their routes.
+/// The datagrams of the dumps of the given VIPs, all of one family: their addresses, then their routes.
 /// IPv6 tells the newest address first.
 pub fn dump(vips: &[IpAddr]) -> Vec<Vec<u8>> {
     let v6 = vips[0].is_ipv6();

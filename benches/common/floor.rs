@@ -153,7 +153,7 @@ fn route(link: u32, vip: &IpAddr) -> RouteMessage {
     message
 }
 
-/// The wanted route, to be put in with these flags.
+/// The desired route, to be added with these flags.
 pub fn wanted_route(link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage, u16) {
     let mut message = route(link, vip);
     message
@@ -169,7 +169,7 @@ pub fn add_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     wanted_route(link, vip, NLM_F_EXCL)
 }
 
-/// Deletes the wanted route.
+/// Deletes the desired route.
 pub fn delete_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let (RouteNetlinkMessage::NewRoute(message), _) = wanted_route(link, vip, 0) else {
         unreachable!()
@@ -177,7 +177,7 @@ pub fn delete_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
-/// Deletes the kernel's own route: in IPv4 the one that has the VIP as its source, in IPv6 the one
+/// Deletes the kernel's own route: in IPv4 the route whose source is the VIP, in IPv6 the one
 /// with the lowest metric.
 pub fn delete_kernels(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let mut message = route(link, vip);
@@ -198,7 +198,7 @@ pub fn other_route(link: u32, to: &IpAddr) -> (RouteNetlinkMessage, u16) {
     (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
 }
 
-/// Fresh VIPs, IPv4, one after the other: address, ours behind the kernel's route, the kernel's
+/// Fresh VIPs, IPv4, one after the other: address, the desired route behind the kernel's, the kernel's
 /// away.
 pub fn assign_v4_append(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().flat_map(|vip| {
@@ -210,7 +210,7 @@ pub fn assign_v4_append(link: u32, vips: &[IpAddr]) -> Messages {
     }))
 }
 
-/// Fresh VIPs, IPv4, one after the other: address, ours in the place of the kernel's route.
+/// Fresh VIPs, IPv4, one after the other: address, the desired route in the place of the kernel's route.
 ///
 /// One message less. The library does not do it: it would take the place of another device's route
 /// that came in between.
@@ -239,7 +239,7 @@ impl AssignV6 {
         }
     }
 
-    /// All addresses; then, send by send, the kernel's routes away and ours in.
+    /// All addresses; then, send by send, deletes the kernel's routes and adds the desired ones.
     pub fn addresses_first(&self, floor: &mut Floor) {
         floor.send(&self.addresses);
         for (deletions, routes) in self.deletions.sends.iter().zip(&self.routes.sends) {
@@ -248,7 +248,7 @@ impl AssignV6 {
         }
     }
 
-    /// Send by send: addresses, the kernel's routes away, ours in.
+    /// Send by send: addresses, deletions of the kernel's routes, the desired routes.
     pub fn send_by_send(&self, floor: &mut Floor) {
         let all = self.addresses.sends.iter();
         for (addresses, (deletions, routes)) in
@@ -261,7 +261,7 @@ impl AssignV6 {
     }
 }
 
-/// The wanted routes, and no addresses.
+/// The desired routes, and no addresses.
 pub fn assign_route_only(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().map(|vip| add_route(link, vip)))
 }
@@ -291,10 +291,10 @@ fn delete_prefix_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     (RouteNetlinkMessage::DelRoute(message), 0)
 }
 
-/// Heals such IPv6 VIPs by the fewest messages.
+/// Repairs IPv6 VIPs with prefix routes by the fewest messages.
 ///
-/// The library does not do it: were the kernel's route gone meanwhile, the deletion would take the
-/// wanted one.
+/// The library does not do it: if the kernel's route had gone, the deletion would take the
+/// desired one.
 pub fn heal_v6(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(
         vips.iter()
@@ -302,9 +302,9 @@ pub fn heal_v6(link: u32, vips: &[IpAddr]) -> Messages {
     )
 }
 
-/// Heals such IPv6 VIPs by the messages that cannot hit the wrong route: ours bears another protocol
-/// while the kernel's is deleted. By routes alone: to set NOPREFIXROUTE takes the prefix route, too,
-/// and walks all addresses of the link and of the namespace for each.
+/// Repairs them by messages that cannot hit the wrong route: the desired route has another protocol while
+/// the kernel's is deleted. By routes alone: to set NOPREFIXROUTE deletes the prefix route, too, but walks
+/// all addresses of the link and of the namespace for each VIP.
 pub fn heal_v6_safely(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().flat_map(|vip| {
         let mut staged = wanted_route(link, vip, NLM_F_REPLACE);
@@ -401,7 +401,7 @@ pub fn routes_to<'d>(dump: &'d [u8], vip: &IpAddr) -> impl Iterator<Item = &'d [
     })
 }
 
-/// The preferred source of such a route.
+/// The preferred source of that route.
 pub fn source_of(route: &[u8]) -> Option<IpAddr> {
     attribute(route, libc::RTA_PREFSRC)
 }
@@ -551,7 +551,7 @@ impl Floor {
         result
     }
 
-    /// Deletes a route as a dump told it.
+    /// Deletes a route as a dump showed it.
     pub fn delete_as_told(&mut self, route: &[u8]) -> Result<(), i32> {
         let mut bytes = route.to_vec();
         bytes[KIND_AT..KIND_AT + 2].copy_from_slice(&libc::RTM_DELROUTE.to_ne_bytes());

@@ -17,7 +17,7 @@ use viproute::sandbox::Sandbox;
 /// The link that holds the VIPs.
 pub const LINK: &str = "kube-dummy-if";
 
-/// The node's addresses, the wanted preferred sources.
+/// The node's addresses, the desired preferred sources.
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 
@@ -123,7 +123,7 @@ pub fn index_of(link: &str) -> u32 {
 }
 
 /// How many of the VIPs are not in their single-route state, as `ip` shows it: the address if it
-/// shall be there, and exactly one route of the link in tables local and main, the wanted one.
+/// shall be there, and exactly one route of the link in tables local and main, the desired one.
 pub fn wrong(vips: &[IpAddr], with_address: bool) -> usize {
     let v6 = vips[0].is_ipv6();
     let family = if v6 { "-6" } else { "-4" };
@@ -183,13 +183,13 @@ pub fn left(vips: &[IpAddr]) -> usize {
         .count()
 }
 
-/// The pure parts of the library with the rows of these VIPs.
+/// The pure parts of the library with the rows of the given VIPs.
 pub fn pure(vips: &[IpAddr]) -> viproute::bench::Pure {
     viproute::bench::Pure::new(dump::LINK, [NODE_V4.into(), NODE_V6.into()], vips)
 }
 
-/// Whether the kernel's local route of one of these IPv6 VIPs is still to come: of each there are
-/// two then, ours and that. Pauses, to be asked again.
+/// Whether the kernel's local route of any given IPv6 VIP is still to come: each VIP has
+/// two routes then, the desired and the late one. Pauses before the next look.
 pub fn late(vips: &[IpAddr]) -> bool {
     std::thread::sleep(std::time::Duration::from_millis(50));
     let routes = told_by_ip(&format!("-6 route show table local dev {LINK} type local"));

@@ -3,7 +3,7 @@
 //!
 //! The kernel's time is left out, and so is what it takes to make a fresh link each time. The system
 //! tells user time by sampling its ticks, so each work is repeated, in a process of its own, until
-//! there are enough of them; and where valgrind is installed, instructions are told beside it, which
+//! there are enough of them; and where valgrind is installed, instructions stand beside it, which
 //! do not depend on the machine's mood.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -24,7 +24,7 @@ use viproute::{Binding, Claim, VipManager};
 /// Measures what calls cost the process itself.
 #[derive(Parser)]
 struct Options {
-    /// VIPs of a call; of one that adds addresses a tenth, because the kernel's share of that is
+    /// VIPs of a call; a tenth where the call adds addresses, because the kernel's share of that is
     /// quadratic
     #[arg(long, default_value_t = 10_000)]
     size: u32,

@@ -3,7 +3,7 @@
 //!
 //! Compares with `benches/compare/instructions.txt` and fails where a count is more than 5 % above it.
 //! `-- --renew` writes that file anew. Another rustc brings another standard library and other
-//! optimisations: the file names the one it was made with, and a difference is told.
+//! optimisations: the file names the one it was made with, and a difference is reported.
 //!
 //! Every work runs in a process of its own: this program, started again under valgrind, which
 //! counts inside of one function only.

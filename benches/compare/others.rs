@@ -15,7 +15,7 @@ use crate::common::floor::{self, Floor};
 use crate::common::time::{Time, timed};
 use crate::common::{LINK, source};
 
-/// What `ip -batch` needs: the addresses; then the kernel's IPv6 routes away, and ours.
+/// What `ip -batch` needs: the addresses; then deletions of the kernel's IPv6 routes, and the desired routes.
 ///
 /// The addresses first, because the kernel's IPv6 routes come late, and the file cannot wait.
 pub fn lines_for_ip(vips: &[IpAddr]) -> String {
@@ -73,7 +73,7 @@ const IN_FLIGHT: usize = 64;
 
 impl Rtnetlink {
     pub fn new() -> Self {
-        // On this thread, which is the one that lives in the namespace.
+        // On this thread, because it lives in the namespace.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()

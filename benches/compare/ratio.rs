@@ -339,7 +339,7 @@ impl Bench {
         self.compare(Some(&node), &work, size, contestants, targets);
     }
 
-    /// A look at VIPs that are as wanted, on a node with so many other routes.
+    /// Reads VIPs that are right, on a node with so many other routes.
     fn read(&mut self, family: &str, size: u32, vips: Vips, others: u32) {
         let work = match others {
             0 => format!("look, no other routes, {family}"),
@@ -413,7 +413,7 @@ impl Bench {
         self.compare(None, &work, size, contestants, &targets);
     }
 
-    /// A set that is as wanted but for one VIP more.
+    /// A set that is right, and one more VIP.
     fn one_change(&mut self, family: &str, size: u32, vips: Vips) {
         let work = format!("reconcile one change {family}");
         if !self.is_asked(&work) {
@@ -455,7 +455,7 @@ impl Bench {
         self.compare(None, &work, size, contestants, &[at_most(1.10)]);
     }
 
-    /// One VIP comes to a link that holds many: asked for, or put back after another hand took it.
+    /// One VIP comes to a link that holds many: asked for, or put back after another writer took it.
     fn one_comes(&mut self, family: &str, size: u32, vips: Vips) {
         let work = format!("one VIP new {family}");
         if !self.is_asked(&work) {
@@ -481,7 +481,7 @@ impl Bench {
                 (assign(&mut assigner, one), witness.wrong(one, true))
             }),
             contestant("viproute: keeper", |_| {
-                // What the others did meanwhile is not its work here.
+                // The work of the other contestants does not count here.
                 while keeper.dispatch(usize::MAX).unwrap().more {}
                 // Another one each time: over the same one it would be fought with, and pause.
                 let one = &set[taken.next().unwrap()..][..1];
@@ -535,7 +535,7 @@ impl Bench {
                 restore(release(&mut releaser, one))
             }),
             contestant("viproute: keeper", |_| {
-                // What the others did meanwhile is not its work here.
+                // The work of the other contestants does not count here.
                 keeper.add_desired(one);
                 while keeper.dispatch(usize::MAX).unwrap().more {}
                 let before = keeper.counters();
@@ -557,7 +557,7 @@ impl Bench {
         self.compare(None, &work, size, contestants, &targets);
     }
 
-    /// VIPs as kube-router before 2.6 leaves them. Its IPv4 ones are as wanted.
+    /// VIPs as kube-router before 2.6 leaves them. Its IPv4 VIPs are right.
     fn normalize(&mut self, family: &str, size: u32, vips: Vips) {
         let work = format!("normalize {family}");
         if !self.is_asked(&work) {

@@ -25,9 +25,9 @@ fuzz_target!(|data: &[u8]| {
     let listed = parse::vips(data, &mut vips).is_ok();
     // The file of the controller says at most what the list says.
     let mut path = tempfile(data);
-    let told = path.look();
-    match told {
-        Some(Ok(told)) => assert!(listed && told == vips && data.ends_with(b"\n")),
+    let read = path.look();
+    match read {
+        Some(Ok(read)) => assert!(listed && read == vips && data.ends_with(b"\n")),
         Some(Err(why)) => assert!(why.ends_with("stay as they are")),
         None => panic!("a file that rests is read"),
     }
@@ -58,7 +58,7 @@ fn one(text: &str) {
     let _ = parse::claim(text).map(|claim| format!("{claim:?}"));
     let time = parse::seconds(text);
     assert!(time.is_err() || time.is_ok_and(|time| !time.is_zero()));
-    // A link's name; a manager that opens has one that the kernel takes.
+    // A link's name; a manager that opens has a name that the kernel accepts.
     if VipManager::builder(text).open().is_ok() {
         assert!((1..16).contains(&text.len()) && !text.contains(['/', ':', '\0', ' ']));
     }

@@ -42,49 +42,49 @@ pub enum State {
     KernelOnly,
     /// Address and no route.
     NoRoute,
-    /// The wanted route without a source.
+    /// The desired route without a source.
     SourceMissing,
     /// With another node's, which is on this one.
     SourceOther,
-    /// With one that has gone since (which IPv6 clears on some kernels and IPv4 does not).
+    /// With a source that has gone since (which IPv6 clears on some kernels and IPv4 does not).
     SourceGone,
-    /// The wanted route under another protocol.
+    /// The desired route under another protocol.
     OtherProtocol,
-    /// In the wanted route's place, one to a neighbour instead of a local one: the VIP is not local.
+    /// In the desired route's place, a route to a neighbour instead of a local one: the VIP is not local.
     WrongType,
-    /// The wanted route, and in table main a unicast one to the VIP through the link.
+    /// The desired route, and in table main a unicast one to the VIP through the link.
     MainUnicast,
-    /// The wanted route, and local ones of other metrics.
+    /// The desired route, and local ones of other metrics.
     OtherMetrics,
     /// Only a local route of another metric.
     OnlyOtherMetric,
-    /// The wanted route without its address.
+    /// The desired route without its address.
     Stale,
 
     /// IPv6: what `ip addr add` makes: local 0 and main 256.
     Plain,
     /// IPv6: the three routes that kube-router's replace leaves.
     ThreeRoutes,
-    /// IPv6: the kernel's and ours, without a prefix route.
+    /// IPv6: the kernel's and the desired route, without a prefix route.
     KernelBeside,
-    /// IPv6: the same, ours under another protocol.
+    /// IPv6: the same, the desired route under another protocol.
     KernelBesideOtherProtocol,
-    /// IPv6: the same, ours with another source.
+    /// IPv6: the same, the desired route with another source.
     KernelBesideOtherSource,
-    /// IPv6: ours and main 256.
+    /// IPv6: the desired route and main 256.
     PrefixBeside,
     /// IPv6: only main 256.
     PrefixOnly,
 
-    /// IPv4: ours and then the kernel's, as a link flap leaves them.
+    /// IPv4: the desired route and then the kernel's, as a link flap leaves them.
     Pair,
-    /// IPv4: the kernel's and then ours.
+    /// IPv4: the kernel's and then the desired route.
     PairReversed,
-    /// IPv4: a tos of its own beside ours.
+    /// IPv4: a route with a tos beside the desired one.
     OtherTos,
-    /// IPv4: ours, and behind it one with another source, one without, one of another protocol.
+    /// IPv4: the desired route, and behind it one with another source, one without, one of another protocol.
     FourInOnePlace,
-    /// IPv4: those, and ours the last.
+    /// IPv4: those, and the desired route last.
     FourInOnePlaceReversed,
     /// IPv4: the address has a broadcast address, so there is a `broadcast VIP` route.
     Broadcast,
@@ -134,7 +134,7 @@ impl State {
         PrefixOnly,
     ];
 
-    /// Those of a family, and for IPv4 `Broadcast`, which ours cannot take away for good.
+    /// Those of a family, and for IPv4 `Broadcast`, which the library cannot delete for good.
     pub fn of(vip: IpAddr) -> Vec<Self> {
         match vip {
             IpAddr::V4(_) => [&Self::V4[..], &[Broadcast]].concat(),
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-/// Puts VIPs on [`VIP_LINK`], each in its state. The wanted route has this protocol and the node's
+/// Puts VIPs on [`VIP_LINK`], each in its state. The desired route has this protocol and the node's
 /// addresses as source.
 #[track_caller]
 pub fn put(net: &Net, vips: &[(IpAddr, State)], protocol: u8) {
@@ -234,7 +234,7 @@ pub fn put(net: &Net, vips: &[(IpAddr, State)], protocol: u8) {
     }
 }
 
-/// Waits until the kernel has put in its own local route of each of these VIPs on [`VIP_LINK`].
+/// Waits until the kernel has put in its own local route of each given VIP on [`VIP_LINK`].
 #[track_caller]
 pub fn wait_for_kernel_routes(vips: &[IpAddr]) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -356,7 +356,7 @@ fn routes_v6(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<R
             0,
         )
     };
-    // Ours stands under another protocol while the kernel's is deleted.
+    // The desired route is staged while the kernel's is deleted.
     let alone = |route: RouteMessage| {
         let mut staged = route.clone();
         staged.header.protocol = RouteProtocol::from(202);
@@ -411,7 +411,7 @@ fn to_a_neighbour(mut route: RouteMessage, table: u32, protocol: u8) -> RouteMes
 }
 
 /// What is wrong with VIPs that shall be in the single-route state, where the address may have
-/// been made by another hand: without our flags, with a broadcast address.
+/// been made by another writer: without our flags, with a broadcast address.
 pub fn wrong(net: &Net, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     let mut state = net.local_state();
     for address in state.addresses.values_mut().flatten() {

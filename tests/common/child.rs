@@ -3,7 +3,7 @@
 //!
 //! Not part of `common/mod.rs`: a test takes it with `#[path = "common/child.rs"] mod child;`. A
 //! child is the test binary itself, in the network namespace of the thread that starts it.
-//! [`Process`] is any; [`Other`] one that makes the calls that it is asked for.
+//! [`Process`] is any child; [`Other`] makes the calls that it is asked for.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};

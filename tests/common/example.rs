@@ -152,7 +152,7 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A program that runs until it is told to end.
+/// A program that runs until a signal ends it.
 #[derive(Debug)]
 pub struct Running {
     child: Child,

@@ -79,7 +79,7 @@ impl<'a> Hammer<'a> {
             Arc::clone(&self.count),
             Arc::clone(&started),
         );
-        // The thread, and so its socket, is in the namespace of the one that starts it.
+        // The thread, and so its socket, is in the namespace of the thread that starts it.
         self.threads.push(std::thread::spawn(move || {
             let mut socket = Raw::new();
             let end = Instant::now() + LONGEST;

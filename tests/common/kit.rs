@@ -71,7 +71,7 @@ impl Random {
         usize::try_from(number).unwrap() % below
     }
 
-    /// One of these.
+    /// One of the given values.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }

@@ -25,12 +25,12 @@ const BLIND: u64 = 250_000;
 
 /// The same on an emulated processor, which the host may stop anywhere: between finding a route
 /// that is deleted just then and taking hold of it (`fib6_info_hold_safe`, include/net/ip6_fib.h)
-/// there is time enough to be told of none. Seen up to three times in a call of 200 VIPs, on 6.12
+/// there is time enough to find none. Seen up to three times in a call of 200 VIPs, on 6.12
 /// under QEMU.
 const BLIND_IN_A_GUEST: u64 = 200;
 
 /// The same where a VIP's only local route is replaced in place (`fib6_add_rt2node`,
-/// net/ipv6/ip6_fib.c): 61 of 600,200 look-ups were told of no route on 6.18, and one of table main's.
+/// net/ipv6/ip6_fib.c): 61 of 600,200 look-ups found no route on 6.18, and one of table main's.
 /// The replaced route is unlinked before a walk that stands on it has read it. In the replayed
 /// notifications there is no gap.
 const BLIND_IN_PLACE: u64 = 1_000;

@@ -91,7 +91,7 @@ impl Net {
     /// IPv6 address of a link that is up has its local route.
     ///
     /// Only for a state in which no VIP is yet (a VIP in its single-route state has none of the
-    /// kernel's routes, but one of ours, so it would do as well).
+    /// kernel's routes, but the desired one, so it would do as well).
     pub fn wait_for_kernel(&self) {
         let deadline = Instant::now() + Duration::from_secs(100);
         loop {
@@ -181,7 +181,7 @@ impl Net {
         LocalState::read()
     }
 
-    /// Everything on this node but what names one of these VIPs.
+    /// Everything on this node but what names a given VIP.
     #[track_caller]
     pub fn snapshot_without(&self, vips: &[IpAddr]) -> Snapshot {
         Snapshot::read(vips)
@@ -202,7 +202,7 @@ impl Net {
             .assert_single_route(vips, &want(protocol));
     }
 
-    /// Panics if [`VIP_LINK`] has an address or a route of one of these VIPs.
+    /// Panics if [`VIP_LINK`] has an address or a route of a given VIP.
     #[track_caller]
     pub fn assert_absent(&self, vips: &[IpAddr]) {
         self.local_state().assert_absent(vips, VIP_LINK);

@@ -115,7 +115,7 @@ fn push(lines: &mut Vec<String>, what: &str, mut object: Value, without: &HashSe
     }
 }
 
-/// Whether the destination or the address is one of these. A route *from* a VIP is not its own.
+/// Whether the destination or the address is a given one. A route *from* a VIP is not its own.
 fn names_one_of(object: &Value, without: &HashSet<IpAddr>) -> bool {
     ["dst", "local"].iter().any(|key| {
         object[key]

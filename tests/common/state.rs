@@ -29,7 +29,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Another hand may have made it: without the flags that ours have.
+    /// Another writer may have made it, without the library's flags.
     pub fn forgive_flags(&mut self) {
         (self.nodad, self.noprefixroute) = (true, true);
     }
@@ -234,7 +234,7 @@ impl LocalState {
         faults
     }
 
-    /// Panics unless all these VIPs are as wanted.
+    /// Panics unless every given VIP is in its single-route state.
     #[track_caller]
     pub fn assert_single_route(&self, vips: &[IpAddr], want: &Want<'_>) {
         assert!(!vips.is_empty(), "no VIP given, so nothing would be tested");
@@ -242,7 +242,7 @@ impl LocalState {
         assert!(wrong.is_empty(), "{}", listing("wrong", vips, &wrong));
     }
 
-    /// Panics if the link has an address or, in any table, a route of one of these VIPs.
+    /// Panics if the link has an address or, in any table, a route of a given VIP.
     #[track_caller]
     pub fn assert_absent(&self, vips: &[IpAddr], link: &str) {
         assert!(!vips.is_empty(), "no VIP given, so nothing would be tested");

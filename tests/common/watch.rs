@@ -167,7 +167,7 @@ impl RouteWatcher {
         }
     }
 
-    /// How many notifications certainly fit, even if the reader gets no processor meanwhile. With
+    /// How many notifications certainly fit, even if the reader gets no processor. With
     /// net.core.rmem_max at its usual 212,992 that is 512, and the reader does not always keep up
     /// with thousands of changes in a row; with 4 MiB it did, under load too.
     pub fn capacity(&self) -> usize {

@@ -91,7 +91,7 @@ fn route_only_vips_are_reachable() {
             "{}",
             topology.state(family)
         );
-        // A server on the node itself: IPv6 asks for an address, unless told not to (FREEBIND).
+        // A server on the node itself: IPv6 asks for an address, unless the socket has FREEBIND.
         let bound = topology.in_node_a(move || TcpListener::bind((vip(family), 6000)));
         assert_eq!(bound.is_ok(), family == Family::V4, "{family}: {bound:?}");
         if let Err(error) = bound {

@@ -122,7 +122,7 @@ fn file_changes_are_applied_and_vips_stay_at_the_end() {
     // The next one takes over what it finds.
     let controller = node.start("");
     controller.complains("changed: 0 assigned, 0 repaired, 0 released, 3 unchanged, 0 failed");
-    // Without any of IPv6 the last one stays, and that is told.
+    // Without any IPv6 VIP in the set the last one stays, and that is reported.
     node.write("10.96.0.10\n");
     controller.complains("refused: the desired set is empty");
     end(controller, libc::SIGINT);
@@ -166,7 +166,7 @@ fn empty_file_releases_nothing() {
     fs::remove_file(&node.file).unwrap();
     controller.complains(&format!("No such file or directory (os error 2): {STAY}"));
     node.assert_vips(&both);
-    // Back again, and what is broken meanwhile is repaired.
+    // It comes back, and earlier changes are repaired.
     node.write("10.96.0.10\n10.96.0.11\n");
     controller.complains("0 assigned, 0 repaired, 1 released, 0 unchanged");
     let said = end(controller, libc::SIGTERM);
@@ -210,7 +210,7 @@ fn controller_repairs_changes_of_other_writers() {
         node.net.ip(&breakage);
         node.await_vips(&vips);
     }
-    // What is claimed and not desired goes, whoever put it there.
+    // What is claimed and not desired goes, whichever program added it.
     node.net.ip(&format!("addr add 10.96.0.77/32 dev {link}"));
     eventually("10.96.0.77 is gone", || {
         node.net
@@ -248,7 +248,7 @@ fn conflict(test: &str, vip: &str) {
     let controller = node.start("");
     let line = format!("controller: {vip}: another device holds a route for it");
     controller.complains("1 assigned, 0 repaired, 0 released, 0 unchanged, 1 failed");
-    // Another VIP is repaired meanwhile, more than once.
+    // Another VIP is repaired more than once.
     for _ in 0..3 {
         node.assert_vips(&["10.96.0.11"]);
         node.net

@@ -286,7 +286,7 @@ fn audit_prints_drift() {
     let some = usually("audit", "10.96.0.11 10.96.0.99").exits(1);
     assert!(some.out.contains(": 2 VIPs, 1 drifted in "), "{some:?}");
     assert_row(&some, &["10.96.0.99", "not on link", ""]);
-    // And one that is there with another prefix length.
+    // And a VIP that is there with another prefix length.
     net.ip(&format!("addr add 10.96.0.98/24 dev {VIP_LINK}"));
     let other = usually("audit", "10.96.0.98").exits(1);
     assert!(other.out.contains("wrong prefix length"), "{other:?}");
@@ -484,7 +484,7 @@ fn reconcile_releases_what_is_claimed_and_not_desired() {
     assert_eq!(document["unchanged"], 3);
     net.assert_absent(&addrs(&["10.97.0.1"]));
 
-    // Of a family of which none is given, what is claimed stays, and is told.
+    // Of a family of which none is given, what is claimed stays, and is reported.
     let ran = usually("reconcile", "--claim link --json 10.96.0.10").exits(1);
     let ran = ran.complains(&["2001:db8:42:1::1: claimed", "no IPv6 VIP is desired"]);
     assert_eq!(ran.json()["failures"][0]["cause"], "missing");

@@ -49,7 +49,7 @@ fn called(trace: &str) -> BTreeSet<String> {
     let begin = trace[..from].rfind('\n').map_or(0, |at| at + 1);
     let mut names = BTreeSet::new();
     for line in trace[begin..].lines() {
-        // PID NAME(ARGUMENTS, or PID <... NAME resumed>; signals and ends are told between --- and +++.
+        // PID NAME(ARGUMENTS, or PID <... NAME resumed>; signals and ends stand between --- and +++.
         let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         let line = line.strip_prefix("<... ").unwrap_or(line);
         let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -131,7 +131,7 @@ fn system_calls_are_the_documented_ones() {
         assert_eq!(execs, 1, "{name} executes another program");
         seen.extend(called(&text));
     }
-    // A keeper, which has something to keep, and is told to end.
+    // A keeper, which has something to keep, and is stopped by a signal.
     let trace = file("keep");
     let words = [&["keep"][..], &link, &sources, &["--claim", "link"], &given].concat();
     let running = Running::start(&mut traced(&trace, &words));
@@ -176,7 +176,7 @@ fn own_thread() -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The control: from a trace, a call that is not listed is told.
+/// The control: from a trace, a call that is not listed is reported.
 #[test]
 fn control_undocumented_system_call_is_found() {
     let trace = "7 execve(\"vip\")\n7 openat(1)\n7 socket(AF_NETLINK, 3, 0) = 3\n\
