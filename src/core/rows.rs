@@ -26,7 +26,7 @@ pub(crate) struct Rows {
     discovered: Vec<Row>,
     /// VIPs, no rows yet, that are on the link with another prefix length.
     other_prefixes: Vec<Vip>,
-    /// The last wanted route that had more to it, and what (see [`Route::more`]).
+    /// The last wanted route that had more to it, and what (see [`Route::metrics_digest`]).
     more: Option<(Vip, u32)>,
     /// The last host that a route led to which showed no VIP.
     passed: Option<Vip>,
@@ -407,15 +407,15 @@ impl Rows {
         context: &MatchContext<'_>,
     ) -> Facts {
         let told = facts & fact & (Facts::DESIRED | Facts::KERNEL);
-        if told.is_empty() && route.more == 0 || route.family != Family::V4 {
+        if told.is_empty() && route.metrics_digest == 0 || route.family != Family::V4 {
             return Facts::empty();
         }
         if !fact.contains(context.desired_fact(Family::V4)) {
             return Facts::empty();
         }
         let before = self.more.filter(|(of, _)| *of == vip);
-        self.more = Some((vip, route.more));
-        if !told.is_empty() && before.map_or(0, |(_, more)| more) != route.more {
+        self.more = Some((vip, route.metrics_digest));
+        if !told.is_empty() && before.map_or(0, |(_, more)| more) != route.metrics_digest {
             Facts::EXTRA
         } else {
             Facts::empty()

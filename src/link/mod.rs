@@ -247,7 +247,7 @@ pub(crate) fn find(
         }
         return Ok(found.filter(|_| !lifetime.has_ended()));
     }
-    let mut expected = connection.lifetime().heard();
+    let mut expected = connection.lifetime().monitored();
     loop {
         hold(connection, expected)?;
         let Some(link) = look_up(connection, which)? else {

@@ -1,9 +1,9 @@
-//! Messages gathered for one send, and what each reply means.
+//! Messages collected for one send, and their replies.
 
 use crate::netlink::decode::{self, NLMSG_ERROR};
 use crate::netlink::encode::request_ack;
 
-/// Messages of VIPs with consecutive sequence numbers, not yet sent.
+/// Messages with consecutive sequence numbers, not yet sent.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
     bytes: Vec<u8>,
@@ -12,10 +12,10 @@ pub(crate) struct Batch<T> {
     last_at: usize,
 }
 
-/// Which message this is, and whether the kernel refused it.
+/// A message of the batch, and whether the kernel refused it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<T> {
-    /// What the caller knows the message by.
+    /// The caller's name for the message.
     pub(crate) tag: T,
     pub(crate) refused: bool,
 }
@@ -32,7 +32,7 @@ impl<T> Default for Batch<T> {
 }
 
 impl<T: Copy> Batch<T> {
-    /// Empties the batch; its first message will bear `sequence`.
+    /// Empties the batch. Its first message gets the number `sequence`.
     pub(crate) fn begin(&mut self, sequence: u32) {
         self.bytes.clear();
         self.entries.clear();
@@ -44,7 +44,7 @@ impl<T: Copy> Batch<T> {
         self.entries.len()
     }
 
-    /// Adds one message, which `write` appends with the sequence number given.
+    /// Adds one message. `write` appends it with the given sequence number.
     #[inline]
     pub(crate) fn push(&mut self, tag: T, write: impl FnOnce(&mut Vec<u8>, u32)) {
         self.last_at = self.bytes.len();
@@ -56,14 +56,15 @@ impl<T: Copy> Batch<T> {
         });
     }
 
-    /// The sequence number behind the last message's.
+    /// The sequence number of the next message.
     pub(crate) fn next_sequence(&self) -> u32 {
-        // Bounded by what a receive buffer holds, far below 2^32.
+        // The receive buffer bounds the number of messages, far below 2^32.
         self.first
             .wrapping_add(u32::try_from(self.entries.len()).unwrap_or(u32::MAX))
     }
 
-    /// Asks for an ack of the last message, the barrier; after that the batch can be sent.
+    /// Requests an ack of the last message. The kernel handles messages in order, so this ack answers
+    /// for the whole batch. A sealed batch can be sent.
     pub(crate) fn seal(&mut self) -> Sealed<'_, T> {
         if !self.entries.is_empty() {
             request_ack(&mut self.bytes, self.last_at);
@@ -81,7 +82,7 @@ impl<T: Copy> Batch<T> {
     }
 }
 
-/// A batch that may be sent, and takes its replies.
+/// A batch that can be sent, and matches its replies.
 #[derive(Debug)]
 pub(crate) struct Sealed<'a, T> {
     batch: &'a mut Batch<T>,
@@ -106,8 +107,8 @@ impl<T: Copy> Sealed<'_, T> {
         &mut self.batch.bytes
     }
 
-    /// Takes one reply message. What does not belong to this batch, a late reply to an earlier
-    /// one, is passed over.
+    /// Takes one reply message. Returns a refusal of a message of this batch. A late reply to an
+    /// earlier batch is ignored.
     pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m, T>> {
         if message.kind != NLMSG_ERROR {
             return None;
@@ -116,7 +117,7 @@ impl<T: Copy> Sealed<'_, T> {
         let at = usize::try_from(at).ok()?;
         let last = self.batch.entries.len().checked_sub(1)?;
         let entry = self.batch.entries.get_mut(at)?;
-        // A reply that cannot be read proves nothing: the batch stays incomplete.
+        // An unreadable reply proves nothing: the batch stays incomplete.
         let ack = message.ack().ok()?;
         self.complete |= at == last;
         if ack.errno == 0 {
@@ -130,12 +131,11 @@ impl<T: Copy> Sealed<'_, T> {
         })
     }
 
-    /// Whether the last message was answered, so that every other one was handled too.
+    /// Whether the last message was answered. Every earlier message was then handled, too.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// The messages.
     pub(crate) fn entries(&self) -> &[Entry<T>] {
         &self.batch.entries
     }

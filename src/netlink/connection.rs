@@ -12,14 +12,15 @@ use crate::sys::{Received, Socket};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
 
-/// Room for any datagram that the kernel sends: it makes dump chunks of at most 32 KiB.
+/// Size of the receive buffer. The kernel's dump chunks have at most 32 KiB (`netlink_dump`,
+/// net/netlink/af_netlink.c).
 const RECEIVE_ROOM: usize = 64 * 1024;
 
-/// Room for the largest request but a batch: as many look-ups as are sent at once.
+/// Size of the buffer for requests. The largest request is one send of look-ups.
 const SEND_ROOM: usize = 8 * 1024;
 
 bitflags::bitflags! {
-    /// Multicast groups that the monitor may listen to.
+    /// Multicast groups that the monitor may join.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Groups: u8 {
         const V4_ROUTES = 1;
@@ -47,32 +48,32 @@ impl Groups {
     }
 }
 
-/// Four sockets of one network namespace, to ask, to listen, to hear of the link's end and of
-/// routing rules, and their buffers.
+/// Four sockets of one network namespace and their buffers: for requests, for notifications, for the
+/// deletion of the link, and for changes of routing rules.
 #[derive(Debug)]
 pub(crate) struct Connection {
     requests: Arc<Socket>,
     monitor: Socket,
     lifetime: Lifetime,
-    /// Hears of routing rules from the first look-up on, and of nothing else.
+    /// Joins the groups of the routing rules before the first look-up, and no other group.
     rules: Socket,
-    hears_rules: bool,
-    /// Whether look-ups of a family, IPv4 or IPv6, go to table local before anything else.
+    has_joined_rules: bool,
+    /// For IPv4 and IPv6: whether the first rule sends look-ups to table local; `None`: unknown.
     local_first: PerFamily<Option<bool>>,
-    /// IPv4 has answered with table local: it does not share a trie with table main, and never will
-    /// again (`fib_trie_unmerge`, net/ipv4/fib_trie.c).
+    /// An IPv4 look-up has named table local. The kernel has separated the tries of tables local and
+    /// main, and never merges them again (`fib_trie_unmerge`, net/ipv4/fib_trie.c).
     pub(crate) names_local: bool,
     sequence: u32,
-    /// A dump was not read to its end.
+    /// The last dump was not read to its end.
     unfinished: bool,
-    /// What the monitor listens to.
+    /// The groups that the monitor has joined.
     groups: Groups,
     send: Vec<u8>,
     receive: Box<[u8]>,
-    /// Faults for the tests: changes a batch, or the node, just before the send.
+    /// Injected fault: changes a batch, or the node, before the send.
     #[cfg(test)]
     pub(crate) tamper: Tamper,
-    /// The same for a send of look-ups.
+    /// Injected fault: changes a send of look-ups, or the node.
     #[cfg(test)]
     pub(crate) tamper_look_up: Tamper,
 }
@@ -81,7 +82,7 @@ pub(crate) struct Connection {
 #[cfg(test)]
 pub(crate) type Fault = Box<dyn FnMut(&mut [u8]) + Send + Sync>;
 
-/// The fault to put in, if any.
+/// The injected fault, if any.
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Tamper(pub(crate) Option<Fault>);
@@ -103,9 +104,9 @@ pub(crate) struct Refusal {
 /// How a request or a dump can fail.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The kernel said no.
+    /// The kernel refused.
     Refused(Refusal),
-    /// The socket failed, or what came could not be read.
+    /// The socket failed, or the answer is malformed or lost.
     Io(io::Error),
 }
 
@@ -132,7 +133,7 @@ impl Failed {
         })
     }
 
-    /// Whether this is no answer to what was asked.
+    /// Whether the failure leaves the question open: no answer, or a shortage in the kernel.
     pub(crate) fn says_nothing(&self) -> bool {
         match self {
             Self::Refused(refusal) => is_shortage(refusal.errno),
@@ -140,7 +141,7 @@ impl Failed {
         }
     }
 
-    /// The error number, whoever gave it.
+    /// The error number of the kernel's refusal or of the socket.
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused(refusal) => Some(refusal.errno),
@@ -149,11 +150,11 @@ impl Failed {
     }
 }
 
-/// Whether what a dump told may be one moment's truth.
+/// Whether an answer of several messages is consistent and complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dumped {
     Complete,
-    /// Entries may be missing or told twice.
+    /// Entries may be missing or repeated.
     Interrupted,
 }
 
@@ -168,14 +169,14 @@ impl Dumped {
 }
 
 impl Connection {
-    /// Over sockets that `open` makes.
+    /// Connects with sockets that `open` makes.
     pub(crate) fn open<E>(open: impl Fn() -> Result<Socket, E>) -> Result<Self, E> {
         Ok(Self {
             requests: Arc::new(open()?),
             monitor: open()?,
             lifetime: Lifetime::new(open()?),
             rules: open()?,
-            hears_rules: false,
+            has_joined_rules: false,
             local_first: PerFamily::splat(None),
             names_local: false,
             sequence: 1,
@@ -190,12 +191,12 @@ impl Connection {
         })
     }
 
-    /// The port id of our requests.
+    /// The port id of the requests.
     pub(crate) fn port(&self) -> u32 {
         self.requests.port()
     }
 
-    /// The socket of our requests: as long as it is open, nobody else can have its port id.
+    /// The socket of the requests. As long as it is open, no other socket can have its port id.
     pub(crate) fn requests(&self) -> Arc<Socket> {
         self.requests.clone()
     }
@@ -205,13 +206,13 @@ impl Connection {
         &self.monitor
     }
 
-    /// The life of the link that the conversation is about: nothing is written once it has ended.
+    /// The lifetime of the link that holds the VIPs. Nothing is written once the link is gone.
     pub(crate) fn lifetime(&mut self) -> &mut Lifetime {
         &mut self.lifetime
     }
 
-    /// Fails as the kernel does for a link that is not there, where the link's index may be another
-    /// link's by now.
+    /// Fails with `ENODEV`, as the kernel does for a missing link, if the link's index may belong to
+    /// another link now.
     pub(crate) fn check_link(&mut self) -> io::Result<()> {
         if self.lifetime.has_ended() {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -219,13 +220,13 @@ impl Connection {
         Ok(())
     }
 
-    /// What the monitor listens to.
+    /// The groups that the monitor has joined.
     pub(crate) fn groups(&self) -> Groups {
         self.groups
     }
 
-    /// Makes the monitor listen to exactly these groups. This is the only place that joins or leaves
-    /// one, so that none can be forgotten.
+    /// Makes the monitor a member of exactly these groups. No other place joins or leaves a group, so
+    /// no membership can be forgotten.
     pub(crate) fn listen_to(&mut self, groups: Groups) -> io::Result<()> {
         for group in (groups - self.groups).iter() {
             self.monitor.join(group.number())?;
@@ -243,7 +244,7 @@ impl Connection {
         &self.requests
     }
 
-    /// How many messages a send may hold, so that a reply to each fits the receive buffer.
+    /// How many messages one send may have. The receive buffer then holds a reply to each.
     pub(crate) fn reply_capacity(&self) -> usize {
         self.requests.reply_capacity()
     }
@@ -253,7 +254,7 @@ impl Connection {
         self.sequence
     }
 
-    /// Sends one dump request and hands every message of the answer to `each`.
+    /// Sends a dump request and passes every message of the answer to `each`.
     pub(crate) fn dump(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>, u32),
@@ -296,7 +297,8 @@ impl Connection {
         }
     }
 
-    /// Sends one request that is answered by one message or refused, and hands that to `read`.
+    /// Sends a request that the kernel answers with one message or refuses. Passes the answer to
+    /// `read`.
     pub(crate) fn get<T>(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>, u32),
@@ -311,7 +313,7 @@ impl Connection {
         })
     }
 
-    /// Sends one request with an ack and waits for that.
+    /// Sends a request and reads its ack.
     pub(crate) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> Result<(), Failed> {
         self.check_link()?;
         let sequence = self.request(|out, sequence| {
@@ -329,7 +331,8 @@ impl Connection {
     }
 
     fn request(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> io::Result<u32> {
-        // While an earlier dump goes on, the kernel begins no other (EBUSY).
+        // The kernel starts no dump before an earlier dump of the socket has ended (EBUSY,
+        // `__netlink_dump_start`, net/netlink/af_netlink.c).
         while self.unfinished {
             let rest = self.requests.receive(&mut self.receive)?;
             self.unfinished = !matches!(rest, Received::Nothing);
@@ -364,8 +367,8 @@ impl Connection {
         }
     }
 
-    /// Sends a batch and hands each refusal to `refused`. Afterwards the batch is complete, or
-    /// replies were lost and the fate of its messages must be observed.
+    /// Sends a batch and passes each refusal to `refused`. Afterwards the batch is complete, or replies
+    /// were lost and an observation must show the effect of its messages.
     pub(crate) fn exchange<T: Copy>(
         &mut self,
         batch: &mut Sealed<'_, T>,
@@ -379,13 +382,13 @@ impl Connection {
             tamper(batch.bytes_mut());
         }
         self.requests.send(batch.bytes())?;
-        let mut heard = Dumped::Complete;
+        let mut received = Dumped::Complete;
         while !batch.is_complete() {
             match self.requests.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram) {
                         let Ok(message) = message else {
-                            heard = Dumped::Interrupted;
+                            received = Dumped::Interrupted;
                             break;
                         };
                         if let Some(refusal) = batch.reply(&message) {
@@ -393,16 +396,15 @@ impl Connection {
                         }
                     }
                 }
-                Received::Overflow => heard = Dumped::Interrupted,
+                Received::Overflow => received = Dumped::Interrupted,
                 Received::Nothing => return Ok(Dumped::Interrupted),
             }
         }
-        Ok(heard)
+        Ok(received)
     }
 
-    /// Whether a look-up of this family, sent from now on, goes to table local before anything else:
-    /// the first rule that can match it says so. Only [`was_local_first`](Self::was_local_first)
-    /// tells whether it did.
+    /// Whether the first rule that can match a look-up of this family sends it to table local. The
+    /// rules may change before the look-up: ask [`was_local_first`](Self::was_local_first) after it.
     pub(crate) fn is_local_first(&mut self, family: Family) -> io::Result<bool> {
         self.note_rules()?;
         match self.local_first[family] {
@@ -413,9 +415,9 @@ impl Connection {
 
     /// Whether all look-ups since [`is_local_first`](Self::is_local_first) went to table local first.
     ///
-    /// A rule that was there only meanwhile was heard of before it could be deleted: both changes
-    /// hold the RTNL until they are told (`fib_nl_newrule`, net/core/fib_rules.c). One that is there
-    /// still may not be told yet, but is read.
+    /// A rule that was added and deleted in between has sent a notification: both changes notify while
+    /// they hold the RTNL (`fib_nl_newrule`, net/core/fib_rules.c). A rule that still exists may not
+    /// have sent its notification yet, but the dump shows it.
     pub(crate) fn was_local_first(&mut self, family: Family) -> io::Result<bool> {
         let before = self.local_first[family] == Some(true);
         let is_so = before && self.read_rules(family)?;
@@ -423,12 +425,12 @@ impl Connection {
         Ok(is_so && self.local_first[family] == Some(true))
     }
 
-    /// Forgets what is known of the rules where they have changed.
+    /// Forgets the known rules if a notification says that rules have changed.
     fn note_rules(&mut self) -> io::Result<()> {
-        if !self.hears_rules {
+        if !self.has_joined_rules {
             self.rules.join(libc::RTNLGRP_IPV4_RULE)?;
             self.rules.join(libc::RTNLGRP_IPV6_RULE)?;
-            self.hears_rules = true;
+            self.has_joined_rules = true;
         }
         while !matches!(self.rules.receive(&mut self.receive)?, Received::Nothing) {
             self.local_first = PerFamily::splat(None);
@@ -450,7 +452,7 @@ impl Connection {
         );
         let local_first = match dumped {
             Ok(dumped) => dumped == Dumped::Complete && first == Some(Rule::LookUpLocal),
-            // A kernel without rules.
+            // The kernel has no routing rules.
             Err(Failed::Refused(refusal)) => {
                 matches!(refusal.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
             }
@@ -460,9 +462,9 @@ impl Connection {
         Ok(local_first)
     }
 
-    /// Sends one look-up for each item, written by `write`, and hands each answer with the item's
-    /// place to `each`: a message, or the error number. What stays unanswered was lost, or the kernel
-    /// could not say.
+    /// Sends one look-up for each item, written by `write`. Passes each answer, a message or an error
+    /// number, with the position of its item to `each`. An item gets no answer if the answer was lost
+    /// or the kernel was short of memory.
     pub(crate) fn look_up<T>(
         &mut self,
         items: impl Iterator<Item = T>,
@@ -504,24 +506,24 @@ impl Connection {
         }
     }
 
-    /// Hands the queued notifications to `each`; says whether any was lost.
+    /// Passes the queued notifications to `each`. Returns whether any was lost.
     pub(crate) fn notifications(
         &mut self,
         mut each: impl FnMut(&Message<'_>),
     ) -> io::Result<Dumped> {
-        let mut heard = Dumped::Complete;
+        let mut received = Dumped::Complete;
         loop {
             match self.monitor.receive(&mut self.receive)? {
                 Received::Datagram(datagram) => {
                     for message in decode::messages(datagram) {
                         match message {
                             Ok(message) => each(&message),
-                            Err(decode::Malformed) => heard = Dumped::Interrupted,
+                            Err(decode::Malformed) => received = Dumped::Interrupted,
                         }
                     }
                 }
-                Received::Overflow => heard = Dumped::Interrupted,
-                Received::Nothing => return Ok(heard),
+                Received::Overflow => received = Dumped::Interrupted,
+                Received::Nothing => return Ok(received),
             }
         }
     }

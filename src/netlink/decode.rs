@@ -1,4 +1,4 @@
-//! What the kernel sent, read in place.
+//! Reads the kernel's messages without copying them.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ pub(crate) const NLMSG_DONE: u16 = 3;
 /// Attributes of an extended ack.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The bytes do not form what their header says.
+/// The bytes are no message, or no attribute, of the stated type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -27,13 +27,13 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    /// In a notification: the port of the socket whose request caused it; 0 for the kernel itself,
-    /// and for every IPv6 address.
+    /// In a notification: the port id of the socket whose request caused it. It is 0 for the kernel
+    /// itself, and in every IPv6 address notification (`inet6_ifa_notify`, net/ipv6/addrconf.c).
     pub(crate) port: u32,
     payload: &'a [u8],
 }
 
-/// Splits a datagram into its messages. Ends after the first malformed one.
+/// Splits a datagram into its messages. Ends after the first malformed message.
 pub(crate) fn messages(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
 }
@@ -78,12 +78,12 @@ fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         port: u32_at(header, 12)?,
         payload: bytes.get(HEADER..length)?,
     };
-    // The last message of a datagram may come without its padding.
+    // The last message of a datagram may lack its padding.
     Some((message, bytes.get(aligned(length)..).unwrap_or_default()))
 }
 
-/// Where what follows begins (`NLMSG_ALIGN` and `NLA_ALIGN`). Written out, because
-/// `next_multiple_of` divides and checks: a fifteenth of all reading.
+/// The aligned length (`NLMSG_ALIGN` and `NLA_ALIGN`). `next_multiple_of` divides and checks, which
+/// would add a fifteenth to the cost of reading.
 pub(super) fn aligned(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
@@ -101,7 +101,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 pub(crate) struct Ack<'a> {
     /// Zero for an ack, else a positive error number.
     pub(crate) errno: i32,
-    /// The kernel's own words.
+    /// The kernel's message (`NLMSGERR_ATTR_MSG`).
     pub(crate) text: Option<&'a str>,
 }
 
@@ -116,7 +116,7 @@ impl<'a> Message<'a> {
         let code = u32_at(self.payload, 0).ok_or(Malformed)?.cast_signed();
         let mut text = None;
         if self.flags & NLM_F_ACK_TLVS != 0 {
-            // Behind the code stands the request's header and, unless capped, its payload; an
+            // The request's header follows the code, and its payload unless NLM_F_CAPPED is set. An
             // NLMSG_DONE has neither.
             let echoed = match (self.kind, self.flags & NLM_F_CAPPED != 0) {
                 (NLMSG_DONE, _) => 0,
@@ -141,7 +141,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Reads an RTM_NEWROUTE or RTM_DELROUTE; `None` for a family that is not ours.
+    /// Reads an RTM_NEWROUTE or RTM_DELROUTE; `None` for a family other than IPv4 and IPv6.
     pub(crate) fn route(&self) -> Result<Option<Route>, Malformed> {
         let fixed: &[u8; RTMSG] = self.payload.first_chunk().ok_or(Malformed)?;
         let Some(family) = family_of(fixed[0]) else {
@@ -162,7 +162,7 @@ impl<'a> Message<'a> {
             metric: 0,
             indirect: fixed[2] != 0,
             by_object: false,
-            more: 0,
+            metrics_digest: 0,
             expires: false,
         };
         for attribute in attributes(&self.payload[RTMSG..]) {
@@ -180,7 +180,8 @@ impl<'a> Message<'a> {
                 libc::RTA_GATEWAY | libc::RTA_MULTIPATH | RTA_VIA | RTA_ENCAP => {
                     route.indirect = true;
                 }
-                // struct rta_cacheinfo: its third member, in IPv6 0 for what does not expire.
+                // The third member of struct rta_cacheinfo, which is 0 for an IPv6 route without a
+                // lifetime.
                 libc::RTA_CACHEINFO if family == Family::V6 => {
                     route.expires = u32_at(value, 8).is_some_and(|left| left != 0);
                 }
@@ -188,7 +189,9 @@ impl<'a> Message<'a> {
                     let digest = |digest: u32, byte: &u8| {
                         digest.wrapping_mul(31).wrapping_add(u32::from(*byte))
                     };
-                    route.more = value.iter().fold(route.more ^ u32::from(kind), digest);
+                    route.metrics_digest = value
+                        .iter()
+                        .fold(route.metrics_digest ^ u32::from(kind), digest);
                 }
                 _ => {}
             }
@@ -196,14 +199,14 @@ impl<'a> Message<'a> {
         Ok(Some(route))
     }
 
-    /// The links of the next hops of a route that has several of its own, in order.
+    /// The links of the next hops of a multipath route (RTA_MULTIPATH), in order.
     pub(crate) fn hops(&self) -> impl Iterator<Item = u32> {
         let attributes = attributes(self.payload.get(RTMSG..).unwrap_or_default());
         let hops = attributes
             .map_while(Result::ok)
             .find(|(kind, _)| *kind == libc::RTA_MULTIPATH);
         let mut rest = hops.map(|(_, hops)| hops).unwrap_or_default();
-        // struct rtnexthop: length, flags, weight, index; and attributes.
+        // struct rtnexthop: length, flags, weight, index. Attributes follow.
         std::iter::from_fn(move || {
             let index = u32_at(rest, 4)?;
             let length = usize::from(u16_at(rest, 0)?).max(RTNEXTHOP);
@@ -212,7 +215,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Reads an RTM_NEWADDR or RTM_DELADDR; `None` for a family that is not ours.
+    /// Reads an RTM_NEWADDR or RTM_DELADDR; `None` for a family other than IPv4 and IPv6.
     pub(crate) fn address(&self) -> Result<Option<Address>, Malformed> {
         let fixed: &[u8; IFADDRMSG] = self.payload.first_chunk().ok_or(Malformed)?;
         let Some(family) = family_of(fixed[0]) else {
@@ -222,7 +225,7 @@ impl<'a> Message<'a> {
         let mut peer = None;
         let mut address = Address {
             prefix_length: fixed[1],
-            // The header has the low byte; IFA_FLAGS, where present, has them all.
+            // The header has the low byte of the flags. IFA_FLAGS, if present, has all flags.
             flags: u32::from(fixed[2]),
             link: u32_at(fixed, 4).ok_or(Malformed)?,
             addr: match family {
@@ -250,13 +253,13 @@ impl<'a> Message<'a> {
                 _ => {}
             }
         }
-        // With a peer, IFA_LOCAL is ours and IFA_ADDRESS the other end's.
+        // With a peer, IFA_LOCAL is the address and IFA_ADDRESS the peer.
         address.addr = local.or(peer).ok_or(Malformed)?;
         address.peer = peer.filter(|peer| *peer != address.addr);
         Ok(Some(address))
     }
 
-    /// Reads an RTM_NEWADDRLABEL; `None` for a family that is not IPv6.
+    /// Reads an RTM_NEWADDRLABEL; `None` for a family other than IPv6.
     pub(crate) fn label(&self) -> Result<Option<Label>, Malformed> {
         // struct ifaddrlblmsg: family, reserved, prefix length, flags, index, sequence.
         let fixed: &[u8; IFADDRLBLMSG] = self.payload.first_chunk().ok_or(Malformed)?;
@@ -281,7 +284,8 @@ impl<'a> Message<'a> {
         }))
     }
 
-    /// Reads an RTM_NEWRULE: what the rule does to look-ups that have no mark, as ours.
+    /// Reads an RTM_NEWRULE: its effect on a look-up without a mark. The look-ups of this crate have
+    /// none.
     pub(crate) fn rule(&self) -> Result<Rule, Malformed> {
         // struct fib_rule_hdr: family, lengths of destination and source, type of service, table,
         // reserved, action, flags.
@@ -324,7 +328,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Attributes that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
+/// Attributes that libc lacks (linux/rtnetlink.h, linux/if_addr.h).
 const RTA_VIA: u16 = 18;
 const RTA_ENCAP: u16 = 22;
 const RTA_NH_ID: u16 = 30;
@@ -340,7 +344,7 @@ const IFADDRLBLMSG: usize = 12;
 const IFAL_ADDRESS: u16 = 1;
 const IFAL_LABEL: u16 = 2;
 
-/// Length of `struct fib_rule_hdr`, and what is in it (linux/fib_rules.h).
+/// Length of `struct fib_rule_hdr`, and its values and attributes (linux/fib_rules.h).
 const FIB_RULE_HDR: usize = 12;
 const FR_ACT_TO_TBL: u8 = 1;
 const FIB_RULE_PERMANENT: u32 = 1;
@@ -353,18 +357,18 @@ const FRA_FWMASK: u16 = 16;
 const FRA_PAD: u16 = 18;
 const FRA_PROTOCOL: u16 = 21;
 
-/// What a routing rule may do to a look-up without a mark.
+/// The effect of a routing rule on a look-up without a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// It matches traffic with a mark only (`fib_rule_match`, net/core/fib_rules.c).
+    /// None: the rule matches only traffic with a mark (`fib_rule_match`, net/core/fib_rules.c).
     ForMarked,
-    /// It sends every look-up to table local.
+    /// The rule sends every look-up to table local.
     LookUpLocal,
-    /// Anything else.
+    /// Any other effect.
     Other,
 }
 
-/// One route, as far as we compare it.
+/// The attributes of a route that this crate compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) family: Family,
@@ -374,27 +378,28 @@ pub(crate) struct Route {
     pub(crate) protocol: u8,
     pub(crate) scope: u8,
     pub(crate) kind: u8,
-    /// A cached copy (`RTM_F_CLONED`), no entry of the table.
+    /// The route is a cached copy (`RTM_F_CLONED`), no entry of the table.
     pub(crate) cloned: bool,
     pub(crate) destination: Option<IpAddr>,
     pub(crate) link: Option<u32>,
     pub(crate) prefsrc: Option<IpAddr>,
     pub(crate) metric: u32,
-    /// It has a gateway, several next hops, a nexthop object, an encapsulation or a source prefix:
-    /// never one that we made.
+    /// The route has a gateway, several next hops, a nexthop object, an encapsulation or a source
+    /// prefix. This crate adds no route of this kind.
     pub(crate) indirect: bool,
-    /// It goes through a nexthop object.
+    /// The route uses a nexthop object.
     pub(crate) by_object: bool,
-    /// A digest of what else IPv4 tells routes apart by: an MTU and its like, and realms. 0: none.
-    pub(crate) more: u32,
-    /// IPv6: it has a lifetime. When that has passed it serves nobody, and the table still shows it
-    /// for a while.
+    /// A digest of the metrics (MTU and others) and realms, by which IPv4 distinguishes routes of the
+    /// same key (`fib_find_info`, net/ipv4/fib_semantics.c). 0: none.
+    pub(crate) metrics_digest: u32,
+    /// IPv6: the route has a lifetime. After the lifetime the kernel does not use the route, but the
+    /// table shows it until garbage collection (`fib6_age`, net/ipv6/ip6_fib.c).
     pub(crate) expires: bool,
 }
 
 impl Route {
-    /// Whether the kernel made this local route by itself, for an address. In IPv6 only the kernel
-    /// can make metric 0: for user space it means 1024.
+    /// Whether the kernel made this local route for an address. Only the kernel can add an IPv6 route
+    /// of metric 0: a request with metric 0 adds a route of metric 1024.
     pub(crate) fn is_kernels_own(&self) -> bool {
         self.kind == libc::RTN_LOCAL
             && self.metric == 0
@@ -408,7 +413,7 @@ impl Route {
             }
     }
 
-    /// Whether its prefix holds this address.
+    /// Whether the route's prefix contains this address.
     pub(crate) fn leads_to(&self, addr: &IpAddr) -> bool {
         let destination = self.destination.unwrap_or(match self.family {
             Family::V4 => IpAddr::from([0; 4]),
@@ -417,7 +422,7 @@ impl Route {
         IpNet::new(destination, self.prefix_length).is_ok_and(|prefix| prefix.contains(addr))
     }
 
-    /// The destination, if it is one host.
+    /// The destination, if it is a single host.
     pub(crate) fn host(&self) -> Option<IpAddr> {
         self.destination
             .filter(|_| self.prefix_length == self.family.host_bits())
@@ -431,22 +436,22 @@ pub(crate) struct Address {
     pub(crate) prefix_length: u8,
     pub(crate) flags: u32,
     pub(crate) link: u32,
-    /// Remaining lifetimes in seconds; `u32::MAX` is for ever.
+    /// Remaining lifetimes in seconds. `u32::MAX` means for ever.
     pub(crate) valid: u32,
     pub(crate) preferred: u32,
-    /// When it was made, in hundredths of a second since boot.
+    /// Time of its creation, in hundredths of a second since boot.
     pub(crate) created: u32,
     /// IFA_PROTO, Linux 5.18.
     pub(crate) protocol: Option<u8>,
     pub(crate) rt_priority: Option<u32>,
-    /// The other end, where that is another address.
+    /// The peer, if it is another address.
     pub(crate) peer: Option<IpAddr>,
-    /// IPv4: the broadcast address that it was given.
+    /// IPv4: the address's broadcast address.
     pub(crate) broadcast: Option<IpAddr>,
 }
 
 impl Address {
-    /// Takes its times from a `struct ifa_cacheinfo`.
+    /// Reads the times from a `struct ifa_cacheinfo`.
     pub(super) fn set_times(&mut self, times: &[u8]) -> Result<(), Malformed> {
         self.preferred = u32_at(times, 0).ok_or(Malformed)?;
         self.valid = u32_at(times, 4).ok_or(Malformed)?;
@@ -459,7 +464,7 @@ impl Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) prefix: Ipv6Net,
-    /// The link whose addresses it is for; 0 for those of all links.
+    /// The link of the addresses that the label is for; 0: all links.
     pub(crate) link: u32,
     pub(crate) label: u32,
 }
@@ -467,8 +472,8 @@ pub(crate) struct Label {
 /// One link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link<'a> {
-    /// Whether it is told of for its own sake: where a bridge tells of a port, "deleted" means that
-    /// it is no port any more (`br_ifinfo_notify`, net/bridge/br_netlink.c).
+    /// Whether the message concerns the link itself. A bridge also sends `RTM_DELLINK` for a port that
+    /// leaves the bridge (`br_ifinfo_notify`, net/bridge/br_netlink.c).
     pub(crate) is_itself: bool,
     pub(crate) index: u32,
     pub(crate) flags: u32,
@@ -487,7 +492,7 @@ const IFLA_INET6_CONF: u16 = 2;
 const DEVCONF_DISABLE_IPV6: usize = 26;
 
 impl<'a> Link<'a> {
-    /// The value of an attribute behind a path of nested ones.
+    /// The value of the attribute at the end of a path of nested attributes.
     fn attribute(&self, path: &[u16]) -> Option<&'a [u8]> {
         path.iter().try_fold(self.attributes, |inside, kind| {
             attributes(inside)
@@ -503,8 +508,8 @@ impl<'a> Link<'a> {
         std::str::from_utf8(name.strip_suffix(&[0])?).ok()
     }
 
-    /// Whether this is the link's name, or one of its alternative ones, by which the kernel finds it
-    /// just as well (Linux 5.5).
+    /// Whether this is the link's name or one of its alternative names. The kernel finds a link by any
+    /// of them (Linux 5.5).
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let others = self.attribute(&[IFLA_PROP_LIST]).unwrap_or_default();
         self.name() == Some(name)
@@ -514,7 +519,7 @@ impl<'a> Link<'a> {
                 .any(|(_, other)| other.strip_suffix(&[0]) == Some(name.as_bytes()))
     }
 
-    /// The kind of the link's driver, as `ip link add ... type` names it.
+    /// The link's driver, as in `ip link add ... type`.
     pub(crate) fn kind(&self) -> Option<&'a [u8]> {
         let kind = self.attribute(&[IFLA_LINKINFO, IFLA_INFO_KIND])?;
         Some(kind.strip_suffix(&[0]).unwrap_or(kind))
@@ -526,8 +531,8 @@ impl<'a> Link<'a> {
             .is_some_and(|kind| kind.starts_with(b"vrf"))
     }
 
-    /// Whether IPv6 is disabled on the link. `None` where the link has no IPv6 that could be: its
-    /// MTU is too small, or the kernel has none.
+    /// Whether IPv6 is disabled on the link. `None` if the link has no IPv6 at all, because its MTU is
+    /// too small or the kernel has no IPv6.
     pub(crate) fn ipv6_disabled(&self) -> Option<bool> {
         let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
         self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
@@ -541,12 +546,12 @@ impl<'a> Link<'a> {
     }
 }
 
-/// The attributes of a message, or those nested in one, each with its kind and value. Ends after
-/// the first malformed one.
+/// Iterates over the kind and value of the attributes in `bytes`. Ends after the first malformed
+/// attribute.
 ///
-/// Our own, because where a dump does not repeat itself (see [`repeat`](super::dump_cache)), this walk is
-/// most of the reading: netlink-packet-core's goes through calls that are not inlined, and costs
-/// more than all the rest.
+/// For a message that the [dump cache](super::dump_cache) cannot compare, this iteration is most of the
+/// cost of reading. The iterator of netlink-packet-core calls functions that are not inlined, and would
+/// cost more than all the rest.
 pub(super) fn attributes(bytes: &[u8]) -> Attributes<'_> {
     Attributes { rest: bytes }
 }
@@ -572,7 +577,7 @@ impl<'a> Iterator for Attributes<'a> {
         let Some(value) = rest.get(NLA_HEADER_SIZE..length) else {
             return Some(Err(Malformed));
         };
-        // The last one may come without its padding.
+        // The last attribute may lack its padding.
         self.rest = rest.get(aligned(length)..).unwrap_or_default();
         Some(Ok((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value)))
     }

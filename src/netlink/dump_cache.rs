@@ -1,6 +1,6 @@
-//! Dumps repeat themselves: from one VIP to the next only a few bytes differ. So a message is
-//! compared with the one before, all of it at once, and read attribute by attribute only where it
-//! differs in more. That halves what reading costs.
+//! Fast reading of dumps. The messages of consecutive VIPs differ in a few bytes. So each message is
+//! compared with the previous one as a whole, and parsed attribute by attribute only if other bytes
+//! differ, too. The comparison halves the cost of reading.
 
 use std::ops::Range;
 
@@ -14,20 +14,20 @@ use crate::base::Family;
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     last: Option<Route>,
-    stencil: MessageMask<1>,
+    mask: MessageMask<1>,
 }
 
 impl Routes {
-    /// What [`Message::route`] says.
+    /// As [`Message::route`].
     #[inline]
     pub(crate) fn read(&mut self, message: &Message<'_>) -> Result<Option<&Route>, Malformed> {
-        if let Some([destination]) = self.stencil.openings(message.payload())
+        if let Some([destination]) = self.mask.values(message.payload())
             && let Some(route) = &mut self.last
         {
             route.destination = Some(address_of(route.family, destination)?);
         } else {
             self.last = message.route()?;
-            self.stencil.cut(message.payload(), RTMSG, [libc::RTA_DST]);
+            self.mask.set(message.payload(), RTMSG, [libc::RTA_DST]);
         }
         Ok(self.last.as_ref())
     }
@@ -35,7 +35,7 @@ impl Routes {
     /// Whether this message is read by comparison.
     #[cfg(test)]
     pub(super) fn fits(&self, message: &Message<'_>) -> bool {
-        self.stencil.openings(message.payload()).is_some()
+        self.mask.values(message.payload()).is_some()
     }
 }
 
@@ -43,14 +43,14 @@ impl Routes {
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     last: Option<Address>,
-    stencil: MessageMask<3>,
+    mask: MessageMask<3>,
 }
 
 impl Addresses {
-    /// What [`Message::address`] says.
+    /// As [`Message::address`].
     #[inline]
     pub(crate) fn read(&mut self, message: &Message<'_>) -> Result<Option<&Address>, Malformed> {
-        if let Some([local, peer, times]) = self.stencil.openings(message.payload())
+        if let Some([local, peer, times]) = self.mask.values(message.payload())
             && let Some(address) = &mut self.last
         {
             let family = Family::of(&address.addr);
@@ -66,8 +66,8 @@ impl Addresses {
             }
         } else {
             self.last = message.address()?;
-            let open = [libc::IFA_LOCAL, libc::IFA_ADDRESS, libc::IFA_CACHEINFO];
-            self.stencil.cut(message.payload(), IFADDRMSG, open);
+            let kinds = [libc::IFA_LOCAL, libc::IFA_ADDRESS, libc::IFA_CACHEINFO];
+            self.mask.set(message.payload(), IFADDRMSG, kinds);
         }
         Ok(self.last.as_ref())
     }
@@ -75,47 +75,47 @@ impl Addresses {
     /// Whether this message is read by comparison.
     #[cfg(test)]
     pub(super) fn fits(&self, message: &Message<'_>) -> bool {
-        self.stencil.openings(message.payload()).is_some()
+        self.mask.values(message.payload()).is_some()
     }
 }
 
-/// Bytes of the longest payload that is compared. A VIP's have 120 at the most.
+/// Length of the longest payload that is compared. A VIP's payload has at most 120 bytes.
 const LONGEST: usize = 160;
 
-/// The payload of a message, and which parts of it the next one may have otherwise: the values of
-/// `N` attributes.
+/// The payload of a message, with a mask over the values of `N` attributes, in which the next message
+/// may differ.
 #[derive(Debug)]
 struct MessageMask<const N: usize> {
-    /// Of the last payload, whether cut or not.
+    /// Length of the previous payload, even if that payload set no mask.
     length: usize,
-    is_cut: bool,
+    is_set: bool,
     bytes: [u8; LONGEST],
-    /// Zero where it is open.
+    /// Zero where the next message may differ.
     mask: [u8; LONGEST],
-    /// Where the values are; empty where there is none.
-    open: [Range<usize>; N],
+    /// The positions of the `N` values; empty for an absent attribute.
+    values: [Range<usize>; N],
 }
 
 impl<const N: usize> Default for MessageMask<N> {
     fn default() -> Self {
         Self {
             length: 0,
-            is_cut: false,
+            is_set: false,
             bytes: [0; LONGEST],
             mask: [0; LONGEST],
-            open: std::array::from_fn(|_| 0..0),
+            values: std::array::from_fn(|_| 0..0),
         }
     }
 }
 
 impl<const N: usize> MessageMask<N> {
-    /// The open values of a payload that fits.
+    /// The `N` values of a payload that differs from the previous one in nothing else.
     #[inline]
-    fn openings<'a>(&self, payload: &'a [u8]) -> Option<[&'a [u8]; N]> {
-        if !self.is_cut || payload.len() != self.length {
+    fn values<'a>(&self, payload: &'a [u8]) -> Option<[&'a [u8]; N]> {
+        if !self.is_set || payload.len() != self.length {
             return None;
         }
-        // Word by word; the last one may overlap the one before it.
+        // Word by word. The last word may overlap the word before it.
         let last = payload.len() - WORD;
         let mut differs = difference(
             payload.last_chunk()?,
@@ -129,17 +129,17 @@ impl<const N: usize> MessageMask<N> {
         if differs != 0 {
             return None;
         }
-        let mut open = [&payload[..0]; N];
-        for (value, range) in open.iter_mut().zip(&self.open) {
+        let mut values = [&payload[..0]; N];
+        for (value, range) in values.iter_mut().zip(&self.values) {
             *value = payload.get(range.clone())?;
         }
-        Some(open)
+        Some(values)
     }
 
-    /// Makes it fit what is as this payload but for the values of these attributes. Cuts only where
-    /// the payload before was as long: what comes once is not worth it.
-    fn cut(&mut self, payload: &[u8], fixed: usize, open: [u16; N]) {
-        self.is_cut = false;
+    /// Sets the mask for payloads that differ from this one only in the values of these attributes.
+    /// Does so from the second payload of a length on: a single payload is not worth the cost.
+    fn set(&mut self, payload: &[u8], fixed: usize, kinds: [u16; N]) {
+        self.is_set = false;
         if payload.len() != self.length {
             self.length = payload.len();
             return;
@@ -154,30 +154,30 @@ impl<const N: usize> MessageMask<N> {
         }
         bytes.copy_from_slice(payload);
         self.mask.fill(u8::MAX);
-        self.open = std::array::from_fn(|_| 0..0);
+        self.values = std::array::from_fn(|_| 0..0);
         let mut at = fixed;
         for attribute in self::attributes(attributes) {
             let Ok((kind, value)) = attribute else { return };
             let range = at + NLA_HEADER_SIZE..at + NLA_HEADER_SIZE + value.len();
             at = aligned(range.end);
-            if let Some(place) = open.iter().position(|open| *open == kind) {
-                if !self.open[place].is_empty() {
-                    // Of two, the last one counts.
+            if let Some(place) = kinds.iter().position(|masked| *masked == kind) {
+                if !self.values[place].is_empty() {
+                    // Of a repeated attribute the last one counts: leave that to the parser.
                     return;
                 }
                 self.mask[range.clone()].fill(0);
-                self.open[place] = range;
+                self.values[place] = range;
             }
         }
-        // Without any of them, a default route's, there is nothing to read from one that fits.
-        self.is_cut = self.open.iter().any(|open| !open.is_empty());
+        // A message without these attributes (a default route) has no value to read.
+        self.is_set = self.values.iter().any(|value| !value.is_empty());
     }
 }
 
-/// Bytes that are compared at once.
+/// Number of bytes compared at once.
 const WORD: usize = 8;
 
-/// The bits in which two words differ where it matters.
+/// The bits in which two words differ under the mask.
 #[inline]
 fn difference(word: &[u8; WORD], before: &[u8; WORD], mask: &[u8; WORD]) -> u64 {
     let [word, before, mask] = [word, before, mask].map(|word| u64::from_ne_bytes(*word));

@@ -32,14 +32,11 @@ pub(crate) const RTMSG: usize = 12;
 const FLAGS_AT: usize = 6;
 const SEQUENCE_AT: usize = 8;
 
-/// One complete message with the places that differ between VIPs.
-///
-/// Only places that the template has can be patched; the offsets are found by searching the
-/// attributes that netlink-packet-route wrote, so this module knows no attribute layout.
+/// One complete message, and the positions that differ between VIPs.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
-    /// Where the VIP stands; a second place is the same as the first where there is but one.
+    /// The positions of the VIP. Both are the same in a message that has the VIP once.
     vip: [usize; 2],
 }
 
@@ -81,25 +78,25 @@ impl Template {
         )
     }
 
-    /// Marks the place of the VIP: the value of the first attribute.
+    /// Sets the position of the VIP: the value of the first attribute.
     fn vip_first(mut self, fixed: usize) -> Self {
         self.vip = [HEADER + fixed + 4; 2];
         self
     }
 
-    /// Marks it in the second attribute too, behind an address of this family.
+    /// Sets the second position of the VIP: the second attribute, behind an address of this family.
     fn vip_twice(mut self, of: Family) -> Self {
         self.vip[1] += usize::from(of.host_bits() / 8) + 4;
         self
     }
 
-    /// Marks it in the last attribute too.
+    /// Sets the second position of the VIP: the last attribute.
     fn vip_last(mut self, of: Family) -> Self {
         self.vip[1] = self.bytes.len() - usize::from(of.host_bits() / 8);
         self
     }
 
-    /// Appends the message for `vip`, with the sequence number given, to `out`.
+    /// Appends the message for `vip`, with this sequence number, to `out`.
     #[inline]
     pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
         let at = out.len();
@@ -122,12 +119,12 @@ fn put_address(place: &mut [u8], addr: &IpAddr) {
     }
 }
 
-/// Stamps the sequence number of the last `length` bytes of `out`, one message.
-fn stamp(out: &mut [u8], at: usize, sequence: u32) {
+/// Writes the sequence number of the message that begins at `at`.
+fn set_sequence(out: &mut [u8], at: usize, sequence: u32) {
     out[at + SEQUENCE_AT..at + SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
 }
 
-/// Asks for an ack of the message that begins at `at`.
+/// Requests an ack of the message that begins at `at`.
 pub(crate) fn request_ack(out: &mut [u8], at: usize) {
     let flags = u16::from_ne_bytes([out[at + FLAGS_AT], out[at + FLAGS_AT + 1]]) | NLM_F_ACK;
     out[at + FLAGS_AT..at + FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
@@ -140,14 +137,15 @@ fn family(of: Family) -> AddressFamily {
     }
 }
 
-fn placeholder(of: Family) -> IpAddr {
+/// The address that a template holds in the position of the VIP.
+fn zero_address(of: Family) -> IpAddr {
     match of {
         Family::V4 => IpAddr::from([0; 4]),
         Family::V6 => IpAddr::from([0; 16]),
     }
 }
 
-/// The messages that concern one VIP, for one family.
+/// The messages for one VIP of one family.
 #[derive(Clone, Debug)]
 pub(crate) struct Templates {
     link: u32,
@@ -159,7 +157,7 @@ pub(crate) struct Templates {
     pub(crate) replace_route: Template,
     pub(crate) replace_staged: Template,
     pub(crate) append_route: Template,
-    /// Deletes the wanted route.
+    /// Deletes the desired route.
     pub(crate) delete_desired: Template,
     /// Deletes the kernel's own local route.
     pub(crate) delete_kernel: Template,
@@ -188,7 +186,7 @@ impl Templates {
                 template
             }
         };
-        let (ours, staged) = (desired_key(want), staged_key(want));
+        let (desired, staged) = (desired_key(want), staged_key(want));
         let life = staged_lifetime(want);
         Self {
             link,
@@ -204,32 +202,32 @@ impl Templates {
                 libc::RTM_DELADDR,
                 0,
                 &address_header(family, link),
-                // With both, IPv4 compares the prefix length (`inet_rtm_deladdr`,
-                // net/ipv4/devinet.c), and spares the same address of another length.
+                // With both attributes IPv4 compares the prefix length, too (`inet_rtm_deladdr`,
+                // net/ipv4/devinet.c): the same address with another length stays.
                 &[
-                    AddressAttribute::Local(placeholder(family)),
-                    AddressAttribute::Address(placeholder(family)),
+                    AddressAttribute::Local(zero_address(family)),
+                    AddressAttribute::Address(zero_address(family)),
                 ],
             )
             .vip_first(IFADDRMSG)
             .vip_twice(family),
-            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &ours, None),
+            add_route: route(NLM_F_CREATE | NLM_F_EXCL, &desired, None),
             add_staged: route(NLM_F_CREATE | NLM_F_EXCL, &staged, life),
-            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &ours, None),
+            replace_route: route(NLM_F_CREATE | NLM_F_REPLACE, &desired, None),
             replace_staged: route(NLM_F_CREATE | NLM_F_REPLACE, &staged, life),
-            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &ours, None),
-            delete_desired: delete_route(family, link, &ours),
+            append_route: route(NLM_F_CREATE | NLM_F_APPEND, &desired, None),
+            delete_desired: delete_route(family, link, &desired),
             delete_kernel: match family {
                 Family::V4 => {
-                    delete_route(family, link, &kernel_key(&placeholder(family))).vip_last(family)
+                    delete_route(family, link, &kernel_key(&zero_address(family))).vip_last(family)
                 }
-                Family::V6 => delete_route(family, link, &kernel_key(&placeholder(family))),
+                Family::V6 => delete_route(family, link, &kernel_key(&zero_address(family))),
             },
             look_up: look_up(family),
         }
     }
 
-    /// Appends the deletion of one route to `vip` through our link (see [`push_delete_route`]).
+    /// Appends the deletion of one route to `vip` through the link (see [`push_delete_route`]).
     pub(crate) fn push_delete_route(
         &self,
         out: &mut Vec<u8>,
@@ -240,28 +238,36 @@ impl Templates {
         push_delete_route(out, sequence, vip, self.link, key);
     }
 
-    /// Appends the deletion of the address of `vip` with this other end.
+    /// Appends the deletion of the address of `vip` with this peer.
     pub(crate) fn push_delete_address(
         &self,
         out: &mut Vec<u8>,
         sequence: u32,
         vip: &IpAddr,
-        end: &IpAddr,
+        peer: &IpAddr,
     ) {
-        let ends = [
+        let attributes = [
             AddressAttribute::Local(*vip),
-            AddressAttribute::Address(*end),
+            AddressAttribute::Address(*peer),
         ];
         let header = address_header(self.family, self.link);
-        push(out, sequence, libc::RTM_DELADDR, 0, &header, ends.iter());
+        push(
+            out,
+            sequence,
+            libc::RTM_DELADDR,
+            0,
+            &header,
+            attributes.iter(),
+        );
     }
 
     /// Appends the update that makes the address of `vip` valid for ever and changes nothing else of
-    /// it: what is not sent is lost (`inet6_addr_modify`, net/ipv6/addrconf.c;
-    /// `inet_rtm_newaddr`, net/ipv4/devinet.c, which finds the address by its other end, too).
+    /// it. The update repeats the other attributes, because the kernel resets an attribute that is not
+    /// sent (`inet6_addr_modify`, net/ipv6/addrconf.c; `inet_rtm_newaddr`, net/ipv4/devinet.c, which
+    /// finds the address by its peer, too).
     ///
-    /// In IPv6 with `IFA_F_NOPREFIXROUTE`: without it the kernel makes the prefix route anew. The one
-    /// that is there stays.
+    /// An IPv6 update sets `IFA_F_NOPREFIXROUTE`: without that flag the kernel makes the prefix route
+    /// again. An existing prefix route stays.
     pub(crate) fn push_update_address(
         &self,
         out: &mut Vec<u8>,
@@ -324,15 +330,16 @@ fn push<'a, A: Emitable + 'a>(
         attribute.emit(&mut out[end..next]);
         end = next;
     }
-    stamp(out, at, sequence);
+    set_sequence(out, at, sequence);
 }
 
 fn address_header(of: Family, link: u32) -> AddressHeader {
     AddressHeader {
         family: family(of),
         prefix_len: of.host_bits(),
-        // IPv4: link scope keeps the kernel from choosing the VIP as a source for other
-        // destinations (`inet_select_addr`). IPv6 derives the scope from the address.
+        // In IPv4 link scope keeps the kernel from choosing the VIP as a source for other
+        // destinations (`inet_select_addr`, net/ipv4/devinet.c). IPv6 derives the scope from the
+        // address.
         scope: match of {
             Family::V4 => AddressScope::Link,
             Family::V6 => AddressScope::Universe,
@@ -343,8 +350,9 @@ fn address_header(of: Family, link: u32) -> AddressHeader {
 }
 
 fn add_attributes(want: &DesiredRoute) -> Vec<AddressAttribute> {
-    // No IFA_BROADCAST: on a /32 it would make a stray `broadcast VIP` route.
-    let mut attributes = vec![AddressAttribute::Local(placeholder(want.family))];
+    // No IFA_BROADCAST: on a /32 it would add a `broadcast VIP` route (`fib_add_ifaddr`,
+    // net/ipv4/fib_frontend.c).
+    let mut attributes = vec![AddressAttribute::Local(zero_address(want.family))];
     if want.family == Family::V6 {
         attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
             IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
@@ -378,11 +386,12 @@ fn route_header(of: Family, protocol: u8, kind: RouteType) -> RouteHeader {
 }
 
 fn route_attributes(want: &DesiredRoute, life: Option<u32>) -> Vec<RouteAttribute> {
-    // Of the kernel's own route the VIP itself is the source (in IPv4; no other is ever written).
+    // The preferred source of the kernel's own route is the VIP itself. Only the IPv4 route is ever
+    // written.
     let mut attributes = vec![
-        RouteAttribute::Destination(RouteAddress::from(placeholder(want.family))),
+        RouteAttribute::Destination(RouteAddress::from(zero_address(want.family))),
         RouteAttribute::PrefSource(RouteAddress::from(
-            want.source.unwrap_or(placeholder(want.family)),
+            want.source.unwrap_or(zero_address(want.family)),
         )),
         RouteAttribute::Oif(want.link),
     ];
@@ -396,7 +405,7 @@ fn route_attributes(want: &DesiredRoute, life: Option<u32>) -> Vec<RouteAttribut
 /// Appends the deletion of one route to `vip` through a link.
 ///
 /// IPv6 compares table, prefix, metric (0: any), protocol and device (`ip6_route_del`,
-/// net/ipv6/route.c); IPv4 also type and preferred source (`fib_table_delete`,
+/// net/ipv6/route.c). IPv4 also compares type and preferred source (`fib_table_delete`,
 /// net/ipv4/fib_trie.c).
 fn push_delete_route(out: &mut Vec<u8>, sequence: u32, vip: &IpAddr, link: u32, key: &RouteKey) {
     let family = Family::of(vip);
@@ -420,15 +429,15 @@ fn push_delete_route(out: &mut Vec<u8>, sequence: u32, vip: &IpAddr, link: u32, 
     push(out, sequence, libc::RTM_DELROUTE, 0, &header, attributes);
 }
 
-/// The deletion of a route that is the same for every VIP.
+/// The deletion of a route with the same key for every VIP.
 fn delete_route(of: Family, link: u32, key: &RouteKey) -> Template {
     let mut bytes = Vec::new();
-    push_delete_route(&mut bytes, 0, &placeholder(of), link, key);
+    push_delete_route(&mut bytes, 0, &zero_address(of), link, key);
     Template { bytes, vip: [0; 2] }.vip_first(RTMSG)
 }
 
-/// A look-up that answers with the matching route itself, as it stands in the table, and names that
-/// table. IPv6 names it unasked, and refuses to be asked (`inet6_rtm_valid_getroute_req`,
+/// A look-up whose answer is the matching entry of the table and names the table. IPv6 always names
+/// the table, and refuses the flag that requests it (`inet6_rtm_valid_getroute_req`,
 /// net/ipv6/route.c).
 fn look_up(of: Family) -> Template {
     let flags = match of {
@@ -441,12 +450,12 @@ fn look_up(of: Family) -> Template {
         flags: RouteFlags::from_bits_retain(flags),
         ..RouteHeader::default()
     };
-    let destination = RouteAttribute::Destination(RouteAddress::from(placeholder(of)));
+    let destination = RouteAttribute::Destination(RouteAddress::from(zero_address(of)));
     Template::route(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
 }
 
-/// Asks for the kernel's decision where to send traffic to one address, with the table that it
-/// comes from (see [`look_up`]).
+/// Requests the kernel's routing decision for traffic to one address, with the table of the route
+/// (see [`look_up`]).
 pub(crate) fn decision_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     let of = Family::of(addr);
     let header = RouteHeader {
@@ -474,7 +483,7 @@ pub(crate) fn look_up_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     look_up(Family::of(addr)).push(out, sequence, addr);
 }
 
-/// Adds an IPv4 address that is valid on this node only.
+/// Adds an IPv4 address of scope host.
 pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
     let header = AddressHeader {
         scope: AddressScope::Host,
@@ -492,7 +501,7 @@ pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &
     );
 }
 
-/// Asks for the address labels of the node.
+/// Requests the address labels of the node.
 pub(crate) fn dump_labels(out: &mut Vec<u8>, sequence: u32) {
     let header = AddrLabelHeader {
         family: AddressFamily::Inet6,
@@ -535,7 +544,7 @@ pub(crate) fn add_label_message(
     );
 }
 
-/// Asks for one IPv6 address, on this link, or with 0 on whatever link.
+/// Requests one IPv6 address of this link, or of any link if `link` is 0.
 pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
     let header = AddressHeader {
         family: family(Family::of(addr)),
@@ -553,7 +562,7 @@ pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAdd
     );
 }
 
-/// Asks for the addresses of a link; a kernel without strict checking sends all of them.
+/// Requests the addresses of a link. A kernel without strict checking sends those of all links.
 pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link: u32) {
     let header = AddressHeader {
         family: family(of),
@@ -571,7 +580,7 @@ pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link:
     );
 }
 
-/// Asks for the routes of one table or all, through one link or all; a kernel without strict
+/// Requests the routes of one table or of all, through one link or all. A kernel without strict
 /// checking sends all routes of the node.
 pub(crate) fn dump_routes(
     out: &mut Vec<u8>,
@@ -597,11 +606,11 @@ pub(crate) fn dump_routes(
     );
 }
 
-/// Asks for the routing rules of a family.
+/// Requests the routing rules of a family.
 pub(crate) fn dump_rules(out: &mut Vec<u8>, sequence: u32, of: Family) {
     let header = RuleHeader {
         family: family(of),
-        // The kernel takes a dump that names an action for a mistake (`fib_valid_dumprule_req`,
+        // The kernel refuses a dump request that names an action (`fib_valid_dumprule_req`,
         // net/core/fib_rules.c).
         action: RuleAction::Unspec,
         ..RuleHeader::default()

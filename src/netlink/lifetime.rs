@@ -1,25 +1,26 @@
-//! Whether a link that is known by its index still is that link.
+//! Whether an interface index still means the same link.
 //!
-//! The kernel gives an index to another link once its link is gone: to one that comes from another
-//! namespace and had it there (`__dev_change_net_namespace`, net/core/dev.c), or is created with it.
-//! Neither name, MAC address nor MTU tells the two apart; only the first link's end does.
+//! Once a link is gone, another link can get its index: a link that keeps its index when it moves from
+//! another namespace (`__dev_change_net_namespace`, net/core/dev.c), or a new link that requests the
+//! index. The two links may have the same name, MAC address and MTU, so only the deletion of the first
+//! link tells them apart.
 
 use std::io;
 
 use crate::base::NO_LINK as NONE;
 use crate::sys::{Received, Socket};
 
-/// The life of one link, from the moment that its index was looked up.
+/// The lifetime of one link, from the look-up of its index.
 ///
-/// A link's end is told (`RTM_DELLINK`) before another link can have its index: both take the RTNL.
-/// So a look-up by index that found a link found the same one as long as nothing was told by then.
+/// The kernel sends `RTM_DELLINK` before another link can get the index: both operations hold the RTNL.
+/// As long as no notification has arrived, the index means the link that was looked up.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
-    /// Hears of the end of `heard` only, so that it cannot overflow.
+    /// Receives only the deletion of `monitored` (a socket filter), so that it cannot overflow.
     socket: Socket,
-    /// Which link it hears of; [`NONE`] at first.
-    heard: u32,
-    /// Which link is meant; [`NONE`]: none.
+    /// The link whose deletion the socket receives; [`NONE`] at first.
+    monitored: u32,
+    /// The link whose lifetime this is; [`NONE`] after [`forget`](Self::forget).
     link: u32,
     ended: bool,
 }
@@ -28,50 +29,51 @@ impl Lifetime {
     pub(crate) fn new(socket: Socket) -> Self {
         Self {
             socket,
-            heard: NONE,
+            monitored: NONE,
             link: NONE,
             ended: false,
         }
     }
 
-    /// Begins with the link that has this index; it is to be looked up afterwards.
+    /// Starts with the link of this index. The caller looks the link up afterwards.
     pub(crate) fn begin(&mut self, link: u32) -> io::Result<()> {
-        if self.heard != link {
+        if self.monitored != link {
             self.socket.hear_only_end_of(link)?;
-            if self.heard == NONE {
+            if self.monitored == NONE {
                 self.socket.join(libc::RTNLGRP_LINK)?;
             }
-            self.heard = link;
+            self.monitored = link;
         }
-        // What ended before is not the link of now.
+        // A deletion before this moment concerns an earlier link of the index.
         while !matches!(self.socket.receive(&mut [0; 64])?, Received::Nothing) {}
         self.link = link;
         self.ended = false;
         Ok(())
     }
 
-    /// Means no link any more.
+    /// Stops to follow the link.
     pub(crate) fn forget(&mut self) {
         self.link = NONE;
     }
 
-    /// Which link it hears of.
-    pub(crate) fn heard(&self) -> u32 {
-        self.heard
+    /// The link whose deletion the socket receives.
+    pub(crate) fn monitored(&self) -> u32 {
+        self.monitored
     }
 
-    /// The link was not found: whatever link has the index later is another one.
+    /// Notes that the link was not found: a later link of this index is another link.
     pub(crate) fn end(&mut self) {
         self.ended = true;
     }
 
-    /// Whether the link is gone, and its index perhaps another link's. Once it is, that stays so.
+    /// Whether the link is gone. Another link may have its index. The answer stays true.
     pub(crate) fn has_ended(&mut self) -> bool {
         if self.link != NONE && !self.ended {
-            // An overflow is the kernel's want of memory for a notification: it may have been this.
-            let mut room = [0; 64];
-            let told = self.socket.receive(&mut room);
-            self.ended = !matches!(told, Ok(Received::Nothing));
+            // An overflow counts as the end: the kernel may have lacked memory for this very
+            // notification.
+            let mut buffer = [0; 64];
+            let notification = self.socket.receive(&mut buffer);
+            self.ended = !matches!(notification, Ok(Received::Nothing));
         }
         self.link != NONE && self.ended
     }

@@ -1,9 +1,9 @@
 //! Messages to bytes and back.
 //!
-//! Outgoing: netlink-packet-route writes each kind of message once, as a template, and a VIP's own
-//! fields are patched in place ([`encode`]). Incoming: iterators over the received bytes that
-//! check every length and copy nothing ([`decode`]); of a dump, what one message has in common with
-//! the next is read once ([`dump_cache`]).
+//! Outgoing: netlink-packet-route writes each kind of message once, as a template, and [`encode`]
+//! patches a VIP's own fields in place. Incoming: the iterators of [`decode`] check every length and
+//! copy nothing. [`dump_cache`] reads only the bytes in which a dump message differs from the previous
+//! one.
 
 pub(crate) mod batch;
 pub(crate) mod connection;

@@ -1,5 +1,5 @@
-//! Bytes out and in, without a kernel: what we send is what netlink-packet-route would send, and
-//! no bytes that come can do more harm than an error.
+//! Encoding and decoding without a kernel. The templates give the bytes that netlink-packet-route
+//! gives, and no input bytes cause more than an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,7 +58,7 @@ fn desired(family: Family) -> DesiredRoute {
     }
 }
 
-/// What netlink-packet-route makes of a message that it holds as a whole.
+/// The bytes that netlink-packet-route writes for a whole message.
 fn whole(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
     let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | flags;
@@ -70,7 +70,7 @@ fn whole(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
 }
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    // Behind something else, as in a batch.
+    // Behind another message, as in a batch.
     let mut bytes = vec![0xaa; 8];
     write(&mut bytes);
     bytes.split_off(8)
@@ -122,7 +122,7 @@ fn route(of: Family, protocol: u8) -> RouteMessage {
 }
 
 #[test]
-fn addresses_are_added_and_deleted_as_meant() {
+fn address_templates_match_netlink_packet_route() {
     for of in Family::ALL {
         let templates = Templates::new(&desired(of));
         let local = AddressAttribute::Local(vip(of));
@@ -146,7 +146,7 @@ fn addresses_are_added_and_deleted_as_meant() {
 }
 
 #[test]
-fn a_deprecated_address_is_valid_for_ever() {
+fn deprecated_address_is_valid_for_ever() {
     let of = Family::V6;
     let deprecated = |family| {
         Templates::new(&DesiredRoute {
@@ -167,7 +167,7 @@ fn a_deprecated_address_is_valid_for_ever() {
         written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
         whole(add, NLM_F_CREATE | NLM_F_EXCL)
     );
-    // IPv4 needs none.
+    // An IPv4 address is never deprecated.
     let (of, plain) = (Family::V4, Templates::new(&desired(Family::V4)).add_address);
     assert_eq!(
         written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
@@ -212,7 +212,7 @@ fn labels_are_written_and_read() {
         written(|out| dump_labels(out, SEQUENCE)),
         whole(RouteNetlinkMessage::GetAddrLabel(all), NLM_F_DUMP)
     );
-    // A prefix that is longer than an address, an address of the other length, no label.
+    // A prefix longer than an address, an address of the other family's length, no label.
     let damages: [fn(&mut AddrLabelMessage); 3] = [
         |message| message.header.prefix_len = 129,
         |message| message.attributes[0] = AddrLabelAttribute::Address(addr("192.0.2.1")),
@@ -231,7 +231,7 @@ fn labels_are_written_and_read() {
 }
 
 #[test]
-fn an_update_keeps_all_but_the_lifetime() {
+fn update_changes_only_the_lifetime() {
     for (of, deprecated, flags) in [
         (Family::V4, true, AddressFlags::Mcautojoin),
         (
@@ -272,7 +272,7 @@ fn an_update_keeps_all_but_the_lifetime() {
 }
 
 #[test]
-fn routes_are_added_and_replaced_as_meant() {
+fn route_templates_match_netlink_packet_route() {
     for of in Family::ALL {
         let t = Templates::new(&desired(of));
         let (create, replace) = (NLM_F_CREATE, NLM_F_REPLACE);
@@ -291,9 +291,9 @@ fn routes_are_added_and_replaced_as_meant() {
     }
 }
 
-/// Whatever protocol the manager's own routes have.
+/// The manager's own protocol does not matter.
 #[test]
-fn the_kernels_own_ipv4_route_is_written_like_the_kernels() {
+fn kernel_source_ipv4_route_equals_the_kernels() {
     let of = Family::V4;
     let templates = Templates::new(&DesiredRoute {
         source: None,
@@ -315,7 +315,7 @@ fn the_kernels_own_ipv4_route_is_written_like_the_kernels() {
 }
 
 #[test]
-fn a_deletion_names_table_metric_protocol_and_device() {
+fn deletion_names_table_metric_protocol_and_device() {
     for of in Family::ALL {
         let key = RouteKey {
             table: 1000,
@@ -347,14 +347,14 @@ fn a_deletion_names_table_metric_protocol_and_device() {
             }),
             whole(RouteNetlinkMessage::DelRoute(message), 0)
         );
-        // No deletion of ours may leave the protocol open.
+        // Protocol 0 would match any protocol.
         assert_ne!(desired_key(&desired(of)).protocol, 0);
         assert_eq!(kernel_key(&vip(of)).protocol, libc::RTPROT_KERNEL);
     }
 }
 
 #[test]
-fn requests_ask_for_no_more_than_needed() {
+fn requests_set_only_the_needed_fields() {
     for of in Family::ALL {
         let mut header = RouteMessage::default();
         header.header.address_family = family(of);
@@ -406,7 +406,7 @@ fn requests_ask_for_no_more_than_needed() {
 }
 
 #[test]
-fn an_ack_is_asked_for_without_changing_anything_else() {
+fn request_ack_changes_only_the_flag() {
     let templates = Templates::new(&desired(Family::V6));
     let mut bytes = Vec::new();
     templates
@@ -457,7 +457,7 @@ fn routes_are_read() {
         assert_eq!(read.metric, if of == Family::V6 { 1024 } else { 0 });
         assert!(!read.indirect && !read.cloned);
 
-        // RTA_TABLE overrides the byte of the header; a shorter prefix is no host.
+        // RTA_TABLE overrides the byte of the header. A shorter prefix is no host.
         let mut other = route(of, 2);
         other.header.destination_prefix_length = 24;
         other.attributes.push(RouteAttribute::Table(1_000_000));
@@ -465,7 +465,7 @@ fn routes_are_read() {
         let read = only(&bytes).route().unwrap().unwrap();
         assert_eq!((read.table, read.host()), (1_000_000, None));
 
-        // What we never make.
+        // Routes that this crate never adds.
         let indirect = [
             RouteAttribute::Gateway(RouteAddress::from(source(of))),
             RouteAttribute::MultiPath(vec![RouteNextHop::default()]),
@@ -478,7 +478,7 @@ fn routes_are_read() {
             assert!(only(&bytes).route().unwrap().unwrap().indirect);
         }
     }
-    // Another family (MPLS, here) is passed over, not an error.
+    // Another family (here MPLS) is ignored, not an error.
     let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
     bytes[HEADER] = 28;
     assert_eq!(only(&bytes).route(), Ok(None));
@@ -521,7 +521,7 @@ fn addresses_are_read() {
         only(&bytes).address().unwrap().unwrap().addr,
         vip(Family::V6)
     );
-    // And an address message without an address is none.
+    // A message without an address is malformed.
     let bytes = whole(
         RouteNetlinkMessage::NewAddress(address(Family::V6, Vec::new())),
         0,
@@ -529,7 +529,7 @@ fn addresses_are_read() {
     assert_eq!(only(&bytes).address(), Err(Malformed));
 }
 
-/// An NLMSG_ERROR as the kernel writes it (`netlink_ack`, net/netlink/af_netlink.c).
+/// An NLMSG_ERROR in the kernel's form (`netlink_ack`, net/netlink/af_netlink.c).
 fn error_reply(kind: u16, flags: u16, code: i32, echoed: &[u8], text: Option<&str>) -> Vec<u8> {
     let mut body = code.to_ne_bytes().to_vec();
     body.extend_from_slice(echoed);
@@ -553,7 +553,7 @@ fn error_reply(kind: u16, flags: u16, code: i32, echoed: &[u8], text: Option<&st
 }
 
 #[test]
-fn acks_and_refusals_are_read_with_the_kernels_words() {
+fn acks_and_refusals_are_read_with_the_kernels_text() {
     let request = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
     let capped = &request[..HEADER];
     let tlvs = NLM_F_ACK_TLVS;
@@ -602,12 +602,12 @@ fn acks_and_refusals_are_read_with_the_kernels_words() {
             })
         );
     }
-    // A code that has no positive counterpart is no error number.
+    // `i32::MIN` has no positive counterpart, so it is no error number.
     let bytes = error_reply(NLMSG_ERROR, NLM_F_CAPPED, i32::MIN, capped, None);
     assert_eq!(only(&bytes).ack(), Err(Malformed));
 }
 
-/// Reads whatever a datagram holds, as every kind of message.
+/// Reads each message of a datagram as every kind of message.
 fn read_all(datagram: &[u8]) -> usize {
     let mut count = 0;
     for message in messages(datagram) {
@@ -624,8 +624,8 @@ fn read_all(datagram: &[u8]) -> usize {
     count
 }
 
-/// A message of a dump: of one of a few kinds, for one of a few VIPs.
-fn told(kind: usize, host: u8) -> Vec<u8> {
+/// A message of a dump, of a given kind and for a given host.
+fn dump_message(kind: usize, host: u8) -> Vec<u8> {
     let of = if kind.is_multiple_of(2) {
         Family::V4
     } else {
@@ -665,11 +665,11 @@ fn told(kind: usize, host: u8) -> Vec<u8> {
 }
 
 #[test]
-fn what_repeats_is_read_by_comparison() {
+fn repeated_messages_are_read_by_comparison() {
     for kind in 0..4 {
         let mut routes = Routes::default();
         for host in 0..9 {
-            let bytes = told(kind, host);
+            let bytes = dump_message(kind, host);
             let message = only(&bytes);
             assert_eq!(routes.fits(&message), host > 1, "kind {kind}, host {host}");
             let read = routes.read(&message).unwrap().copied();
@@ -679,7 +679,7 @@ fn what_repeats_is_read_by_comparison() {
     for kind in 4..8 {
         let mut addresses = Addresses::default();
         for host in 0..9 {
-            let bytes = told(kind, host);
+            let bytes = dump_message(kind, host);
             let message = only(&bytes);
             assert_eq!(
                 addresses.fits(&message),
@@ -692,9 +692,9 @@ fn what_repeats_is_read_by_comparison() {
     }
 }
 
-/// From one address to the next a peer may come and go.
+/// One address may have a peer, and the next none.
 #[test]
-fn a_peer_is_read_by_comparison() {
+fn peer_is_read_by_comparison() {
     for of in Family::ALL {
         let mut addresses = Addresses::default();
         for (at, has_peer) in [false, false, true, false, true, true]
@@ -717,9 +717,9 @@ fn a_peer_is_read_by_comparison() {
     }
 }
 
-/// A default route has no destination. A torn dump may tell the same one again.
+/// A default route has no destination. An interrupted dump may repeat it.
 #[test]
-fn a_default_route_may_repeat_itself() {
+fn repeated_default_route_is_read() {
     for of in Family::ALL {
         let mut route = route(of, 3);
         route.attributes.remove(0);
@@ -769,7 +769,7 @@ fn truncated_input_is_an_error_never_a_panic() {
 }
 
 #[test]
-fn a_message_shorter_than_its_header_ends_the_datagram() {
+fn message_shorter_than_its_header_ends_the_datagram() {
     let mut bytes = datagram();
     bytes[..4].copy_from_slice(&4_u32.to_ne_bytes());
     let all: Vec<_> = messages(&bytes).map(|message| message.is_ok()).collect();
@@ -777,7 +777,7 @@ fn a_message_shorter_than_its_header_ends_the_datagram() {
 }
 
 #[test]
-fn lengths_that_lie_are_noticed() {
+fn wrong_attribute_lengths_are_malformed() {
     // An attribute that claims to be longer than its message.
     let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
     let first_attribute = HEADER + RTMSG;
@@ -791,12 +791,12 @@ fn lengths_that_lie_are_noticed() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         read_all(&bytes);
     }
 
     #[test]
-    fn no_damage_makes_it_panic(
+    fn no_damage_causes_a_panic(
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)
     ) {
         let mut bytes = datagram();
@@ -807,19 +807,19 @@ proptest! {
         read_all(&bytes);
     }
 
-    /// Whatever comes in a dump, in whatever order, and whatever is wrong with it.
+    /// Any messages in any order, also malformed ones.
     #[test]
-    fn a_dump_says_what_its_messages_say(
-        told in proptest::collection::vec(
+    fn dump_cache_agrees_with_the_parser(
+        dumped in proptest::collection::vec(
             (0..8_usize, any::<u8>(), proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()))),
             1..20,
         ),
         times in 1..4_usize,
     ) {
         let (mut routes, mut addresses) = (Routes::default(), Addresses::default());
-        for (kind, host, damage) in told {
+        for (kind, host, damage) in dumped {
             for time in 0..times {
-                let mut bytes = self::told(kind, host.wrapping_add(u8::try_from(time).unwrap()));
+                let mut bytes = self::dump_message(kind, host.wrapping_add(u8::try_from(time).unwrap()));
                 if let Some((at, byte)) = damage {
                     let at = HEADER + at.index(bytes.len() - HEADER);
                     bytes[at] = byte;
@@ -835,7 +835,7 @@ proptest! {
     }
 
     #[test]
-    fn every_vip_is_written_whole(v4 in any::<u32>(), v6 in any::<u128>(), sequence in any::<u32>()) {
+    fn every_vip_is_written_completely(v4 in any::<u32>(), v6 in any::<u128>(), sequence in any::<u32>()) {
         for vip in [IpAddr::from(Ipv4Addr::from(v4)), IpAddr::from(Ipv6Addr::from(v6))] {
             let templates = Templates::new(&desired(Family::of(&vip)));
             let bytes = written(|out| templates.replace_route.push(out, sequence, &vip));

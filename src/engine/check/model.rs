@@ -546,7 +546,7 @@ impl World {
             metric: route.metric,
             indirect: false,
             by_object: false,
-            more: 0,
+            metrics_digest: 0,
             expires: false,
         }
     }
