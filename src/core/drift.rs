@@ -12,40 +12,41 @@ bitflags::bitflags! {
         const WRONG_PREFIX_LENGTH = 1 << 1;
         /// The address is tentative: duplicate address detection has not ended (RFC 4862 5.4).
         const TENTATIVE = 1 << 2;
-        /// Duplicate address detection found the address in use elsewhere.
+        /// Duplicate address detection found the address on another node.
         const DAD_FAILED = 1 << 3;
         /// The kernel's prefix route of the address is in table main. IPv6 only.
         const PREFIX_ROUTE = 1 << 4;
-        /// The kernel's own local route is there and has the VIP as its source. Not where the
-        /// family [keeps it](crate::VipManagerBuilder::kernel_source): there it is the wanted route.
+        /// The kernel's own local route exists. Its source is the VIP. Never set for a family that
+        /// [keeps it](crate::VipManagerBuilder::kernel_source), whose desired route it is.
         const KERNEL_LOCAL_ROUTE = 1 << 5;
-        /// The wanted route is not there.
+        /// The desired route is missing.
         const MISSING_ROUTE = 1 << 6;
-        /// The VIP's route has another preferred source than the wanted one, or none.
+        /// The VIP's route has no preferred source, or another than the desired one.
         const WRONG_SOURCE = 1 << 7;
-        /// The VIP's route has another protocol than the wanted one.
+        /// The VIP's route has another protocol than the desired one.
         const WRONG_PROTOCOL = 1 << 8;
-        /// There is a further route to the VIP through the link.
+        /// Another route leads to the VIP through the link.
         const DUPLICATE = 1 << 9;
-        /// A route to the VIP is there without its address: the node swallows its traffic.
+        /// A route to the VIP exists without its address: the node still accepts the VIP's traffic.
         const STALE = 1 << 10;
         /// Another device holds a local route for the VIP.
         const CONFLICT = 1 << 11;
         /// The address is on the link, though the VIPs are bound by their routes only
         /// ([`Binding::Route`](crate::Binding::Route)).
         const UNWANTED_ADDRESS = 1 << 12;
-        /// A further table has a route to the VIP through the link. Only a deep audit looks.
+        /// A table other than local and main has a route to the VIP through the link. Only a deep
+        /// audit checks this.
         const OTHER_TABLE = 1 << 13;
-        /// The VIP could not be read: other hands kept changing the tables, so that every dump was
-        /// interrupted, and no look-up could tell, because of the node's routing rules. What else is
-        /// said of the VIP was seen; what is not said may be so all the same.
+        /// The VIP could not be read. Other writers kept changing the tables, so every dump was
+        /// interrupted, and the node's routing rules made look-ups inconclusive. The other flags
+        /// were seen. A flag that is not set may apply, too.
         const UNREAD = 1 << 14;
         /// The address has a finite valid lifetime: the kernel will delete it.
         const EXPIRING_ADDRESS = 1 << 15;
         /// The VIP's route has a lifetime. IPv6 only.
         const EXPIRING_ROUTE = 1 << 16;
-        /// Table local holds the wanted route, and a routing rule that comes before it (`ip rule`)
-        /// sends the node's own traffic to the VIP elsewhere. Only a deep audit looks.
+        /// Table local has the desired route, but an earlier routing rule (`ip rule`) sends the node's
+        /// own traffic to the VIP elsewhere. Only a deep audit checks this.
         const DIVERTED = 1 << 20;
     }
 }
@@ -56,7 +57,7 @@ impl fmt::Display for Drift {
     }
 }
 
-/// The names of flags as words: `WRONG_SOURCE` is "wrong source".
+/// Writes the names of flags as words: `WRONG_SOURCE` becomes "wrong source".
 pub(crate) fn write_names<'n>(
     f: &mut fmt::Formatter<'_>,
     names: impl Iterator<Item = &'n str>,

@@ -1,14 +1,14 @@
-//! What kind of error ends a call, or keeps a family from being served.
+//! The kinds of errors that end a call or that a family's VIPs fail with.
 
 use std::fmt;
 
-/// What kind of failure an [`Error`](crate::Error) is, and what to do next.
+/// What kind of failure an [`Error`](crate::Error) is, and how to mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Some VIPs fell short: see [`Error::report`](crate::Error::report). Everything else was done and verified.
+    /// Some VIPs failed: see [`Error::report`](crate::Error::report). The other VIPs are verified.
     Incomplete,
-    /// The call was cancelled: see [`Error::report`](crate::Error::report) for how far it came.
+    /// The call was cancelled. [`Error::report`](crate::Error::report) says what was done.
     Cancelled,
     /// The configuration cannot work as given (link name, protocol, sources, ranges).
     InvalidConfig,
@@ -18,37 +18,34 @@ pub enum ErrorKind {
     EmptySet,
     /// More VIPs would be released than [`Claim::at_most`](crate::Claim::at_most) allows.
     TooManyReleases,
-    /// A network namespace was given that is none. Give the file or descriptor of one.
+    /// The given file or descriptor is no network namespace.
     InvalidNetns,
-    /// There is no such link. Create it, or let [`VipManagerBuilder::create_link`](crate::VipManagerBuilder::create_link).
+    /// The link does not exist. Create it, or call
+    /// [`VipManagerBuilder::create_link`](crate::VipManagerBuilder::create_link).
     LinkNotFound,
-    /// The link is down, or went down during the call, which keeps IPv6 from it, not IPv4. Bring it up,
-    /// or let [`VipManagerBuilder::bring_up`](crate::VipManagerBuilder::bring_up).
+    /// The link is down, or went down during the call. A link that is down cannot hold IPv6 VIPs. Bring
+    /// it up, or call [`VipManagerBuilder::bring_up`](crate::VipManagerBuilder::bring_up).
     LinkDown,
-    /// The link is enslaved to a VRF, where the routes of table local are not used. Take another.
+    /// The link is enslaved to a VRF, which does not use table local. Use another link.
     LinkInVrf,
-    /// The link has no IPv6: it is disabled there (set `net/ipv6/conf/LINK/disable_ipv6` to 0), the
-    /// MTU is below 1280, or the kernel has none. The message says which.
+    /// The link has no IPv6. IPv6 is disabled on it (set `net/ipv6/conf/LINK/disable_ipv6` to 0), its
+    /// MTU is below 1280, or the kernel has no IPv6. The message says which.
     Ipv6Disabled,
-    /// A source is no address of this node. Add it, or give the right one.
+    /// A source is no address of this node. Add the address, or give another source.
     SourceNotOnNode,
     /// A source is tentative: duplicate address detection (RFC 4862 5.4) has not ended, cannot end
     /// on a link that is down, or has failed. The message says which.
     SourceTentative,
-    /// The table of address labels has a label for the link's VIPs, or uses
-    /// [`SourceAvoidance::LABEL`](crate::SourceAvoidance::LABEL), in another way than
-    /// [`SourceAvoidance::AddressLabel`](crate::SourceAvoidance::AddressLabel) needs. Change the
-    /// entry (`ip addrlabel`), or take
-    /// [`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated).
+    /// The table of address labels has another label for the link's VIPs, or uses
+    /// [`SourceAvoidance::LABEL`](crate::SourceAvoidance::LABEL) for other addresses. Change the entry
+    /// (`ip addrlabel`), or use [`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated).
     LabelConflict,
-    /// The kernel refused for lack of privilege: `CAP_NET_ADMIN` in the user namespace that owns
-    /// the network namespace.
+    /// The process lacks `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
     PermissionDenied,
-    /// The manager, keeper or watcher was opened in another process, from which this one was forked.
-    /// Parent and child share its sockets, and each would take the other's answers. Open one in this
-    /// process.
+    /// The manager, keeper or watcher was opened in the parent process, before a fork. Parent and child
+    /// share its sockets, so each would read the other's answers. Open another one in this process.
     OtherProcess,
-    /// The kernel or the operating system failed in another way; see the message.
+    /// The operating system failed in another way. See the message.
     System,
 }
 

@@ -1,91 +1,94 @@
-//! What an observation saw of a VIP, and how that differs from what is desired.
+//! The observed facts of a VIP, and how they differ from the desired state.
 
 use super::{Binding, Drift, Policy};
 
 bitflags::bitflags! {
-    /// What the last observation saw of a VIP. Nothing here is inferred from an ack.
+    /// What the last observation showed of a VIP. No fact is inferred from an ack.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Facts: u32 {
-        /// The address is on the link as a host prefix…
+        /// The address is on the link, as /32 or /128.
         const ADDRESS = 1;
-        /// …and makes no prefix route (always so in IPv4, whose kernel makes none for a /32). Without
-        /// this, table main is read; the route is a drift only where it is seen.
+        /// The address has no prefix route. The kernel makes none for an IPv4 /32. Without this fact
+        /// table main is read, and only a route that was seen is a drift.
         const NO_PREFIX_ROUTE = 1 << 1;
         const TENTATIVE = 1 << 2;
         const DAD_FAILED = 1 << 3;
-        /// …and is so new that the kernel's route may still be on its way.
+        /// The address is so new that its late route may still come.
         const RECENT = 1 << 4;
         /// The address is on the link with another prefix length.
         const OTHER_LENGTH = 1 << 5;
 
-        /// The wanted route, exactly.
+        /// The desired route exists.
         const DESIRED = 1 << 6;
-        /// Another route of the link in the place that the wanted one would take…
+        /// Another route of the link has the key of the desired route. The next three flags say how
+        /// the two differ.
         const SAME_KEY = 1 << 7;
-        /// …with another source (or type, or scope)…
+        /// That route has another source, type or scope.
         const WRONG_SOURCE = 1 << 8;
-        /// …with another protocol.
+        /// That route has another protocol.
         const WRONG_PROTOCOL = 1 << 9;
-        /// The kernel's own local route.
+        /// The kernel's own local route exists.
         const KERNEL = 1 << 10;
-        /// The kernel's prefix route in table main.
+        /// The kernel's prefix route is in table main.
         const PREFIX = 1 << 11;
-        /// Any other route of the link to the VIP, in table local or main.
+        /// Any other route through the link to the VIP is in table local or main.
         const EXTRA = 1 << 12;
-        /// A route in table local that is another device's, or of a kind that we never make.
+        /// Table local has a route through another device, or a route of a kind that this crate never
+        /// adds.
         const FOREIGN = 1 << 13;
-        /// A look-up answered with the wanted route (see [`Facts::desired`]).
+        /// A look-up answered with the desired route (see [`Facts::desired`]).
         const WINS = 1 << 14;
-        /// Its address or a route of it bears the manager's mark…
+        /// The VIP's address or one of its routes has the manager's mark.
         const MARKED = 1 << 15;
-        /// IPv6: the route of a nexthop object stands in table local, or one through our link that
-        /// has a gateway or several next hops. The kernel compares no device with the one, and no
-        /// gateway with the others (`ip6_route_del`, net/ipv6/route.c), so a deletion could hit it.
+        /// IPv6: table local has a route with a nexthop object, or a route through the link with a
+        /// gateway or several next hops. A deletion could hit it: the kernel does not compare the
+        /// device of a nexthop object, nor a gateway that the request does not name (`ip6_route_del`,
+        /// net/ipv6/route.c).
         const AMBIGUOUS_DELETE_LOCAL = 1 << 16;
-        /// A deletion in table main would hit such a route, in IPv4 one of the latter kind.
+        /// The same for table main; in IPv4 only a route with a gateway or several next hops.
         const AMBIGUOUS_DELETE_MAIN = 1 << 17;
-        /// A look-up was answered by a further route, or by what may hide one.
+        /// A look-up hit an extra route or another rule's table, so routes behind it are unknown.
         const LOOKUP_INCONCLUSIVE = 1 << 18;
-        /// …its address does.
+        /// The address has the manager's mark.
         const ADDRESS_MARKED = 1 << 19;
-        /// IPv4: there is one with a peer, and [`Rows::ends`] has all of the VIP's.
+        /// IPv4: an address of the VIP has a peer. [`Rows::peers`](super::Rows::peers) has them all.
         const PEER = 1 << 20;
-        /// A route in table local may be there all the same: an interrupted dump showed none, and
-        /// no look-up could tell.
+        /// Table local may have a route: an interrupted dump showed none, and the look-up was
+        /// inconclusive.
         const UNREAD_ROUTE = 1 << 21;
-        /// So may its address.
+        /// The address may be on the link: an interrupted dump did not show it.
         const UNREAD_ADDRESS = 1 << 22;
         const UNREAD = Self::UNREAD_ROUTE.bits() | Self::UNREAD_ADDRESS.bits();
         /// The address has a finite valid lifetime.
         const EXPIRES = 1 << 23;
-        /// The route in the place of the wanted one has a lifetime.
-        const SLOT_EXPIRES = 1 << 24;
+        /// The route with the key of the desired route has a lifetime.
+        const SAME_KEY_EXPIRES = 1 << 24;
 
-        /// What there is to release.
+        /// The routes that a release deletes.
         const ANY_ROUTE = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::KERNEL.bits()
             | Self::PREFIX.bits() | Self::EXTRA.bits();
-        /// What is known of the address.
+        /// All facts about the address.
         const OF_ADDRESS = Self::ADDRESS.bits() | Self::NO_PREFIX_ROUTE.bits()
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::RECENT.bits()
             | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits()
             | Self::PEER.bits() | Self::EXPIRES.bits();
-        /// In what the route in the place of the wanted one differs.
-        const SLOT_KIND = Self::WRONG_SOURCE.bits() | Self::WRONG_PROTOCOL.bits()
-            | Self::SLOT_EXPIRES.bits();
-        /// What a look-up answers afresh.
-        const LOOKED_UP = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::SLOT_KIND.bits()
+        /// The differences of a route with the key of the desired route.
+        const SAME_KEY_DIFFERS = Self::WRONG_SOURCE.bits() | Self::WRONG_PROTOCOL.bits()
+            | Self::SAME_KEY_EXPIRES.bits();
+        /// The facts that a look-up replaces.
+        const LOOKED_UP = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::SAME_KEY_DIFFERS.bits()
             | Self::KERNEL.bits() | Self::WINS.bits()
             | Self::LOOKUP_INCONCLUSIVE.bits() | Self::UNREAD_ROUTE.bits();
-        /// What a route in table local shows. A dump visits all routes of a destination at once
-        /// (`fib6_dump_node`, net/ipv6/ip6_fib.c; `fn_trie_dump_leaf`, net/ipv4/fib_trie.c), so one
-        /// that showed any has shown the others.
+        /// Each of these facts shows a route in table local. A dump visits all routes of a destination
+        /// at once (`fib6_dump_node`, net/ipv6/ip6_fib.c; `fn_trie_dump_leaf`, net/ipv4/fib_trie.c), so
+        /// a dump that showed one of them has shown all.
         const IN_LOCAL = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::KERNEL.bits()
             | Self::FOREIGN.bits();
     }
 }
 
 impl Facts {
-    /// What says that the route is there that shall be the only one.
+    /// The fact that the desired route exists.
     pub(crate) fn desired(kernel_source: bool) -> Self {
         if kernel_source {
             Self::KERNEL
@@ -122,7 +125,7 @@ impl Facts {
             drift.set(Drift::MISSING_ROUTE, !self.contains(Self::DESIRED));
             drift.set(Drift::WRONG_SOURCE, self.contains(Self::WRONG_SOURCE));
             drift.set(Drift::WRONG_PROTOCOL, self.contains(Self::WRONG_PROTOCOL));
-            drift.set(Drift::EXPIRING_ROUTE, self.contains(Self::SLOT_EXPIRES));
+            drift.set(Drift::EXPIRING_ROUTE, self.contains(Self::SAME_KEY_EXPIRES));
             drift.set(
                 Drift::DUPLICATE,
                 self.contains(Self::EXTRA) || self.contains(Self::DESIRED | Self::SAME_KEY),
@@ -133,15 +136,15 @@ impl Facts {
             self.contains(Self::FOREIGN) && !self.contains(Self::WINS),
         );
         if self.is_unread() {
-            // What was not seen may be there.
+            // An unread address or route may exist.
             drift -= Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE | Drift::STALE;
             drift |= Drift::UNREAD;
         }
         drift
     }
 
-    /// The same where the wanted source is not known: what differs whichever it is. The kernel's own
-    /// route may be the wanted one, or the one in the place of ours; both are one too many.
+    /// The differences for any source, because the desired source is unknown. The desired route may be
+    /// the kernel's own, or the route with the same key. Both together are one too many.
     pub(crate) fn drift_of_any_source(self, policy: Policy) -> Drift {
         let either = self & (Self::KERNEL | Self::SAME_KEY);
         let mut drift = self.drift(policy) - Drift::KERNEL_LOCAL_ROUTE;
@@ -152,12 +155,12 @@ impl Facts {
         drift
     }
 
-    /// Whether more may be there than was seen.
+    /// Whether the VIP may have an address or routes that were not seen.
     pub(crate) fn is_unread(self) -> bool {
         self.intersects(Self::UNREAD)
     }
 
-    /// Whether the VIP is on the link at all, in whatever state.
+    /// Whether the VIP is on the link, in any state.
     pub(crate) fn on_link(self) -> bool {
         self.intersects(Self::ADDRESS | Self::OTHER_LENGTH | Self::ANY_ROUTE)
     }

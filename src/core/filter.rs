@@ -8,10 +8,10 @@ use crate::base::{Family, PerFamily, RejectReason, Vip};
 use crate::core::Cause;
 use crate::core::Row;
 
-/// The ranges of addresses that may be VIPs of a manager, and those that may not.
+/// The allowed and denied ranges of a manager's VIPs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranges {
-    /// Empty: all that is not denied.
+    /// If empty, every address that is not denied is allowed.
     pub(crate) allowed: Vec<IpNet>,
     pub(crate) denied: Vec<IpNet>,
 }
@@ -24,7 +24,7 @@ impl Ranges {
         }
         let mut allowing = self.allowed.iter().filter(holds);
         match vip.inadmissible() {
-            // A range that is link-local as a whole means what it says.
+            // A range inside the link-local prefix allows its addresses on purpose.
             Some(RejectReason::LinkLocal) if allowing.clone().any(is_link_local_v4) => None,
             Some(why) => Some(why),
             None if self.allowed.is_empty() || allowing.next().is_some() => None,
@@ -33,7 +33,7 @@ impl Ranges {
     }
 }
 
-/// Whether all of this range is in 169.254.0.0/16 (RFC 3927), where node-local-dns has its VIP.
+/// Whether this range is inside 169.254.0.0/16 (RFC 3927), where node-local-dns has its VIP.
 fn is_link_local_v4(range: &IpNet) -> bool {
     matches!(range, IpNet::V4(range)
         if range.network().is_link_local() && range.broadcast().is_link_local())
@@ -49,9 +49,9 @@ pub(crate) struct VipFilter<'a> {
 impl VipFilter<'_> {
     pub(crate) fn reject(&self, row: &Row) -> Option<Cause> {
         let why = self.reject_vip(row.vip).or_else(|| {
-            // To release a VIP, or to look at it, takes no source.
-            let forgotten = !self.has_source(row.vip.family());
-            (forgotten && row.goal.is_threatened()).then_some(RejectReason::NoSource)
+            // Only a VIP that is assigned or normalized needs a source.
+            let no_source = !self.has_source(row.vip.family());
+            (no_source && row.goal.is_threatened()).then_some(RejectReason::NoSource)
         });
         why.map(Cause::Rejected)
     }
@@ -60,8 +60,8 @@ impl VipFilter<'_> {
         self.sources[family].is_some() || self.kernel_source[family]
     }
 
-    /// Whether the manager's configuration is for VIPs of this family: whether they can be held now
-    /// is another question. One without any source is for releasing, and for both.
+    /// Whether the manager is configured for VIPs of this family. Its source may be missing on the node
+    /// at the moment. A manager without any source only releases VIPs, of both families.
     pub(crate) fn is_for(&self, family: Family) -> bool {
         self.has_source(family) || !Family::ALL.iter().any(|family| self.has_source(*family))
     }
@@ -73,8 +73,8 @@ impl VipFilter<'_> {
         self.ranges.reject(vip)
     }
 
-    /// Whether an address found on the link is a VIP. One without a source is, and will be
-    /// rejected where it needs one: a forgotten source is an error, not a silence.
+    /// Whether an address on the link is a VIP. A VIP without a source in its family counts, and is
+    /// rejected by a call that needs the source: a forgotten source must be an error.
     pub(crate) fn is_on_link(&self, vip: Vip) -> bool {
         self.reject_vip(vip).is_none()
     }

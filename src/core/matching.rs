@@ -1,4 +1,4 @@
-//! What the routes and addresses that the kernel holds mean for a VIP.
+//! Matches the kernel's routes and addresses with the desired state of a VIP.
 
 use super::Facts;
 use crate::base::{
@@ -6,38 +6,38 @@ use crate::base::{
 };
 use crate::netlink::decode::Route;
 
-/// What an observation is compared with.
+/// The state that observed routes and addresses are compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MatchContext<'a> {
     /// The link that holds the VIPs.
     pub(crate) link: u32,
-    /// The wanted route of each family: IPv4, IPv6.
+    /// The desired routes of IPv4 and IPv6.
     pub(crate) desired: &'a PerFamily<DesiredRoute>,
     /// Hundredths of a second since boot.
     pub(crate) now: u32,
 }
 
 impl MatchContext<'_> {
-    /// Whether the VIPs of a family keep the kernel's own route.
+    /// Whether the kernel's own route is the desired route of a family.
     pub(crate) fn keeps_kernels(&self, family: Family) -> bool {
         self.desired[family].kernel_source
     }
 
-    /// What says that a VIP of this family has the route that it shall have.
+    /// The fact that a VIP of this family has the desired route.
     pub(crate) fn desired_fact(&self, family: Family) -> Facts {
         Facts::desired(self.keeps_kernels(family))
     }
 }
 
-/// What a route means for the host that it leads to.
+/// The facts that a route shows of its destination, if any.
 pub(super) fn meaning(route: &Route, context: &MatchContext<'_>) -> Option<Facts> {
     if route.cloned || !matches!(route.table, TABLE_LOCAL | TABLE_MAIN) {
         return None;
     }
     if route.link != Some(context.link) || route.indirect {
-        // The links of several next hops are not told here.
-        let through_ours = route.indirect && route.link.is_none_or(|link| link == context.link);
-        let other = route.family == Family::V6 && (route.by_object || through_ours);
+        // A multipath route names no single link, so the route may go through the VIPs' link.
+        let through_link = route.indirect && route.link.is_none_or(|link| link == context.link);
+        let other = route.family == Family::V6 && (route.by_object || through_link);
         let fact = if other {
             Facts::FOREIGN | Facts::AMBIGUOUS_DELETE_LOCAL
         } else {
@@ -48,10 +48,10 @@ pub(super) fn meaning(route: &Route, context: &MatchContext<'_>) -> Option<Facts
     Some(classify_on_link(route, &context.desired[route.family]))
 }
 
-/// What a direct route of the link, in table local or main, means for its VIP.
+/// The facts that a direct route through the link, in table local or main, shows of its VIP.
 fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     if route.table == TABLE_MAIN {
-        // Its metric is 256, or the address's own.
+        // The metric of a prefix route is 256, or the address's own (IFA_RT_PRIORITY).
         let prefix = route.family == Family::V6 && route.protocol == libc::RTPROT_KERNEL;
         return if prefix { Facts::PREFIX } else { Facts::EXTRA };
     }
@@ -59,26 +59,26 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
         return Facts::KERNEL;
     }
     if route.family == Family::V6 && route.metric == 0 {
-        // The kernel's, but no local one (an anycast address): not ours to judge.
+        // The kernel's route for an anycast address, which must not change.
         return Facts::FOREIGN;
     }
-    let (slot, scope_fits) = match route.family {
+    let (same_key, scope_fits) = match route.family {
         Family::V4 => (
             route.tos == 0 && route.metric == 0,
             route.scope == libc::RT_SCOPE_HOST,
         ),
         Family::V6 => (route.metric == IP6_USER_METRIC, true),
     };
-    if !slot {
+    if !same_key {
         return Facts::EXTRA;
     }
     let local = route.kind == libc::RTN_LOCAL;
-    // Where no source is wanted none is wrong, but nothing is as wanted either.
+    // Without a desired source no source is wrong, but no route is the desired one either.
     let from_source = desired.source.is_none() || route.prefsrc == desired.source;
     let mut fact = Facts::empty();
     let form_fits = local && scope_fits;
     fact.set(Facts::WRONG_SOURCE, !form_fits || !from_source);
-    fact.set(Facts::SLOT_EXPIRES, route.expires);
+    fact.set(Facts::SAME_KEY_EXPIRES, route.expires);
     fact.set(Facts::WRONG_PROTOCOL, route.protocol != desired.protocol);
     let marked = route.protocol == desired.protocol && desired.protocol != libc::RTPROT_KERNEL;
     let mark = if marked {
@@ -104,11 +104,11 @@ pub(super) fn key_of(route: &Route) -> RouteKey {
     }
 }
 
-/// How long after an address was made its local route may still be on its way to the table, in
-/// hundredths of a second. It comes within microseconds, or milliseconds under load.
+/// How long after the creation of an address its late route may still come, in hundredths of a second.
+/// The route comes within microseconds, or milliseconds under load.
 const RECENT_FOR: u32 = 150;
 
-/// How far the kernel's clock of ticks may run ahead of ours, in hundredths of a second.
+/// How far the kernel's tick clock may be ahead of `CLOCK_MONOTONIC`, in hundredths of a second.
 const CLOCKS_DIFFER: u32 = 100;
 
 pub(super) fn is_recent(created: u32, now: u32) -> bool {

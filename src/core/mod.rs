@@ -1,7 +1,8 @@
-//! What is known and desired of each VIP, and what follows from it: pure functions and tables.
+//! The observed and the desired state of each VIP, and the steps between them: pure functions and
+//! tables.
 //!
-//! A [`Row`] holds the [`Facts`] that were seen of a VIP, and the [`Progress`] of this call.
-//! [`next`] tells the next steps from these two and the [`Policy`].
+//! A [`Row`] holds the [`Facts`] that an observation showed of a VIP, and the [`Progress`] of this call.
+//! [`next`] returns the next steps for a row under a [`Policy`].
 
 mod cause;
 mod drift;

@@ -1,28 +1,27 @@
-//! What should change: one pure function from what was seen to the next steps.
+//! The next steps for a VIP: one pure function of its facts and progress.
 
 use super::{Binding, Cause, Done, Facts, Goal, LateRoute, Policy, Progress, Step};
 use crate::base::Family;
 
-/// What to do for a VIP now.
+/// The next action for a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It is as wanted.
+    /// The VIP is in the desired state.
     Done,
-    /// Send these, in this order; then look again.
+    /// Send these steps in this order, then observe.
     Steps(&'static [Step]),
-    /// Send nothing; the kernel has something to finish.
+    /// Send nothing: the kernel has not finished.
     Wait,
-    /// Send nothing; more may be there than was seen.
+    /// Send nothing: read again, because the VIP may have more than was seen.
     Read,
-    /// It cannot be made as wanted.
+    /// The VIP cannot reach the desired state.
     Fail(Cause),
 }
 
-/// The next steps for one VIP, from what was just seen of it.
+/// The next steps for one VIP, from the facts of the last observation.
 ///
-/// It remembers nothing, except for what `progress` says of this call: whether the call itself made
-/// the address, and whether it has seen the kernel's route since. Sent steps may fail or be lost;
-/// the next observation leads to the right ones.
+/// The function has no memory but `progress`: whether this call made the address, and what it knows of
+/// the late route. A sent step may fail or be lost. The next observation then leads to the right step.
 pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
@@ -44,17 +43,17 @@ pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Pol
     }
 }
 
-/// What forbids to write the wanted state.
+/// The obstacle to the desired state, if any.
 fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
         let good = facts.drift(policy).is_empty();
         return Some(match (good, progress.has(Done::ADDRESS_IS_NEW)) {
-            // It is there, but the look-up said that ours is the one that is used.
+            // The other device's route exists, but the look-up used the desired route.
             (true, _) => Next::Done,
-            // It came while we were at work: take back what this call put there.
+            // The other device's route came during this call: delete what this call added.
             (false, true) if facts.contains(Facts::DESIRED) => Next::Steps(&[Step::DeleteDesired]),
             (false, true) if facts.contains(Facts::ADDRESS) => Next::Steps(&[Step::DeleteAddress]),
-            // Without an address of its own, too.
+            // The same for a route-only VIP, which has no address.
             (false, _)
                 if policy.binding == Binding::Route
                     && progress.has(Done::WAS_ABSENT | Done::WRITTEN)
@@ -72,7 +71,7 @@ fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::AMBIGUOUS_DELETE_MAIN)
         && facts.intersects(Facts::EXTRA | Facts::PREFIX)
     {
-        // A deletion could hit that one instead.
+        // The deletion could hit the ambiguous route instead.
         return Some(Next::Fail(Cause::Conflict));
     }
     match policy.binding {
@@ -92,16 +91,16 @@ fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     }
 }
 
-/// Our route, and no address: the route first, which needs none, then the address with all that
-/// the kernel made for it.
+/// The desired route without an address. The route comes first. Then the address is deleted, and the
+/// kernel deletes its routes with it.
 fn plan_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
     if !facts.contains(Facts::DESIRED) {
-        // In IPv4 the kernel's stands in the place of ours, in IPv6 beside it.
-        let in_place = match family {
+        // The kernel's route has the key of the desired route in IPv4, and another key in IPv6.
+        let same_key = match family {
             Family::V4 => facts.intersects(Facts::SAME_KEY | Facts::KERNEL),
             Family::V6 => facts.contains(Facts::SAME_KEY),
         };
-        Next::Steps(if in_place {
+        Next::Steps(if same_key {
             &[Step::ReplaceRoute]
         } else {
             &[Step::AddRoute]
@@ -113,14 +112,15 @@ fn plan_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
     }
 }
 
-/// IPv4: the kernel's route is there at once, in the place of ours.
+/// IPv4: the kernel adds its route with the address, with the key of the desired route.
 fn plan_v4(facts: Facts, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
-        // Side by side for each VIP: ten thousand addresses first would leave as many different
-        // preferred sources in the kernel's table of route properties. A replacement would be one
-        // message less, but takes the first route in the place, whosever it is by now.
+        // Address and route of each VIP together: ten thousand addresses first would leave as many
+        // preferred sources in the kernel's table of `struct fib_info`. A replacement would save a
+        // message, but replaces the first route of the key, which may be another writer's.
         Next::Steps(if facts.intersects(Facts::ANY_ROUTE) {
-            // What outlived its address still delivers: nothing goes before ours was seen.
+            // A route that outlived its address still delivers. Delete nothing before the desired
+            // route was seen.
             &[Step::AddAddress, Step::AppendRoute]
         } else {
             &[Step::AddAddress, Step::AppendRoute, Step::DeleteKernel]
@@ -136,12 +136,12 @@ fn plan_v4(facts: Facts, goal: Goal) -> Next {
     }
 }
 
-/// IPv6: the kernel's route comes late, beside ours, and wins.
+/// IPv6: the kernel's route comes late, beside the desired route, and wins.
 fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     if !facts.contains(Facts::ADDRESS) {
-        // A route that outlived its address would pass for the wanted one before the kernel's late
-        // one has come. As a route in transit it still delivers, and waits to be ours again.
-        // In a round of its own: were it refused beside the address, it would pass all the same.
+        // A desired route that outlived its address would look finished before the late route has
+        // come. So stage it: a staged route still delivers. Staging has a round of its own: if the
+        // kernel refused it in the send of the address, the route would look finished all the same.
         return Next::Steps(if facts.contains(Facts::DESIRED) {
             &[Step::ReplaceStaged]
         } else {
@@ -149,26 +149,27 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
         });
     }
     if progress.late_route == LateRoute::Unobserved {
-        // Nearly always it has come by now. It is the only one there, so nothing else is hit.
+        // The late route has usually come. The VIP has no other route that the deletion could hit.
         return Next::Steps(&[Step::DeleteKernelBlind]);
     }
     let kernel = facts.contains(Facts::KERNEL);
     let new = progress.has(Done::ADDRESS_IS_NEW) || facts.contains(Facts::RECENT);
-    let told = progress.knows_late_route();
-    if new && !facts.contains(Facts::DESIRED) && !kernel && !told {
-        // The kernel's route is on its way: ours now would leave two, and deleting would hit ours
-        // or nothing. Where ours is there, somebody has been through this. And where an attempt to
-        // delete it went unheard, only time tells: ours goes in, and has to stay as it is.
+    let knows_late_route = progress.knows_late_route();
+    if new && !facts.contains(Facts::DESIRED) && !kernel && !knows_late_route {
+        // The late route will come. The desired route now would leave two routes, and a deletion
+        // would hit the desired route or nothing. If the desired route exists, another writer has
+        // usually completed the whole sequence. If the outcome of a blind deletion is unknown, add
+        // the desired route, and accept it only after it has stayed unchanged.
         return Next::Wait;
     }
     if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) {
-        // What is to be deleted beside ours goes with the same send. What is in the place of ours is
-        // no longer there then, and its deletion could hit ours.
+        // Extra routes are deleted in the same send. A route of the same key is replaced, and its
+        // deletion could then hit the desired route.
         let others =
             facts.intersects(Facts::EXTRA | Facts::PREFIX) && !facts.contains(Facts::SAME_KEY);
         return Next::Steps(match (kernel, policy.as_kernel, others) {
-            // While ours bears another protocol, the deletion cannot hit it, even if the kernel's
-            // route went away since it was seen.
+            // The deletion by protocol cannot hit a staged route, even if the kernel's route has
+            // disappeared since it was seen.
             (true, true, true) => &[
                 Step::ReplaceStaged,
                 Step::DeleteKernel,
@@ -184,8 +185,9 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     }
     match (kernel, progress.has(Done::ADDRESS_IS_NEW), policy.as_kernel) {
         (false, _, _) => Next::Steps(&[Step::AddRoute]),
-        // Nobody uses it yet, so the kernel's may go first: one message less. Unless a further route
-        // made the VIP local before: should the kernel's be gone already, that would be hit.
+        // No program uses a new address yet, so the kernel's route can be deleted first, which saves a
+        // message. With an extra route that is unsafe: if the kernel's route has disappeared, the
+        // deletion would hit the extra route.
         (true, true, _) if !facts.contains(Facts::EXTRA) => {
             Next::Steps(&[Step::DeleteKernel, Step::AddRoute])
         }
@@ -195,38 +197,38 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     }
 }
 
-/// The address, and the route that the kernel makes for it, in the place of ours.
+/// The address, with the kernel's own route as the desired route.
 fn plan_kernel_source(family: Family, facts: Facts, progress: Progress, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         return Next::Steps(&[Step::AddAddress]);
     }
     if facts.contains(Facts::KERNEL) {
-        // Make before break: whatever else made the VIP local goes last. The kernel's stays.
+        // Make before break: delete the other routes last. The kernel's route stays.
         return rest(facts - Facts::KERNEL, goal);
     }
-    // A young address may be another manager's, whatever was seen of an earlier one.
+    // A recent address may be another manager's. Its late route is not the one seen before.
     let is_new = facts.contains(Facts::RECENT)
         || progress.has(Done::ADDRESS_IS_NEW) && progress.late_route != LateRoute::Seen;
     match family {
-        // One like the kernel's in all is the kernel's.
+        // A route with all attributes of the kernel's route counts as the kernel's.
         Family::V4 if facts.contains(Facts::SAME_KEY) => Next::Steps(&[Step::ReplaceRoute]),
         Family::V4 => Next::Steps(&[Step::AddRoute]),
         Family::V6 if is_new => Next::Wait,
-        // The address must not become permanent.
+        // Adding the address again would make it permanent.
         Family::V6 if must_expire(facts, goal) => Next::Fail(Cause::Unrepaired),
-        // Metric 0 is the kernel's alone, and it makes the route with the address only.
+        // Only the kernel can add a route of metric 0, and only when the address is added.
         Family::V6 => Next::Steps(&[Step::RenewAddress, Step::AddAddress]),
     }
 }
 
-/// Whether the address has a lifetime that is to stay: of a VIP that no caller named, somebody else
-/// decides how long this node has it, and may renew that (kube-vip does).
+/// Whether the address must keep its finite lifetime. If no caller named the VIP, another writer decides
+/// how long this node has it, and may renew the lifetime (kube-vip does).
 fn must_expire(facts: Facts, goal: Goal) -> bool {
     facts.contains(Facts::EXPIRES) && goal != Goal::Assign
 }
 
-/// With our route in place: what is left over beside it, and the address's lifetime. That waits for
-/// all else: the update of an IPv6 address walks every one of the namespace
+/// The steps after the desired route exists: delete the other routes, then make the address permanent.
+/// The update of an IPv6 address comes last, because it walks all addresses of the namespace
 /// (`addrconf_verify_rtnl`, net/ipv6/addrconf.c).
 fn rest(facts: Facts, goal: Goal) -> Next {
     let others = facts.intersects(Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX);
@@ -240,12 +242,12 @@ fn rest(facts: Facts, goal: Goal) -> Next {
     }
 }
 
-/// The routes first, then the address: deleting an IPv6 address walks every route of the node
-/// (`rt6_remove_prefsrc`, net/ipv6/route.c), and takes the kernel's own routes with it.
+/// Deletes the routes, then the address. The deletion of an IPv6 address walks every route of the node
+/// (`rt6_remove_prefsrc`, net/ipv6/route.c). The kernel deletes its own routes with the address.
 fn release(facts: Facts, progress: Progress) -> Next {
     if facts.contains(Facts::OTHER_LENGTH) {
-        // The routes serve that address too, which is not ours to remove: half a release would cut
-        // it off.
+        // The routes also serve the address with the other prefix length, which must not be deleted.
+        // Deleting only the routes would cut that address off.
         return Next::Fail(Cause::Unrepaired);
     }
     let local = Facts::DESIRED | Facts::SAME_KEY | Facts::EXTRA;
@@ -253,19 +255,19 @@ fn release(facts: Facts, progress: Progress) -> Next {
     if facts.contains(Facts::AMBIGUOUS_DELETE_LOCAL) && facts.intersects(local)
         || facts.contains(Facts::AMBIGUOUS_DELETE_MAIN) && facts.intersects(main)
     {
-        // A deletion could hit that one instead.
+        // The deletion could hit the ambiguous route instead.
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
     if address && progress.has(Done::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
-        // The mark is a route's. Did that go first, a call that ends in between would leave an
-        // address that nothing shows to be ours.
+        // Only the route has the mark. If the route were deleted first, a call that ends in between
+        // would leave an address without a mark.
         return Next::Steps(&[Step::DeleteAddress]);
     }
-    let ours = facts.contains(Facts::DESIRED);
+    let desired = facts.contains(Facts::DESIRED);
     let others = facts.intersects(Facts::SAME_KEY | Facts::EXTRA)
         || facts.contains(Facts::PREFIX) && !address;
-    match (ours, others, address) {
+    match (desired, others, address) {
         (true, true, true) => {
             Next::Steps(&[Step::DeleteDesired, Step::DeleteOthers, Step::DeleteAddress])
         }

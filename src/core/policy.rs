@@ -1,22 +1,22 @@
-//! What a call wants, and what of the manager's configuration decides how.
+//! The goal of a call, and the part of the manager's configuration that decides its steps.
 
 use std::fmt;
 
-/// What a call wants for each of its VIPs.
+/// The goal of a call for a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
     /// On the link, in the single-route state.
     Assign,
-    /// In the single-route state, if it is on the link; never put there.
+    /// In the single-route state, if the VIP is on the link. Never adds the VIP.
     Normalize,
     /// Not on the link.
     Release,
-    /// However it is: only to be looked at.
+    /// Observed only.
     Look,
 }
 
 impl Goal {
-    /// Whether another device's route to the VIP is in its way.
+    /// Whether another device's route to the VIP prevents the goal.
     pub(crate) fn is_threatened(self) -> bool {
         matches!(self, Self::Assign | Self::Normalize)
     }
@@ -26,20 +26,24 @@ impl Goal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Binding {
-    /// By its address on the link, and the wanted route: the default.
+    /// By its address on the link and the desired route. This is the default.
     ///
-    /// Whatever looks at addresses sees the VIP (`ip addr`, `bind`, ARP and NDP). The kernel's cost
-    /// of an address grows with the number of addresses that are there.
+    /// Programs that use addresses see the VIP (`ip addr`, `bind`, ARP and NDP). The kernel's cost of
+    /// adding an address grows with the number of addresses on the link.
     #[default]
     Address,
-    /// By the wanted route alone ("AnyIP"): no address on the link.
+    /// By the desired route alone ("AnyIP"), without an address on the link.
     ///
-    /// The cost is flat, there is no late kernel route and nothing to leak: a hundred thousand VIPs
-    /// in a second. What it costs instead: IPv6 `bind` to the VIP needs `IPV6_FREEBIND` or the
-    /// sysctl `ip_nonlocal_bind` (IPv4 `bind` works); NDP does not answer for it, ARP only with
-    /// `arp_ignore=0`; `ip addr` does not show it; IPv6 VIPs go when the link goes down; and
-    /// whoever adds *and removes* an IPv4 address on the link, so that none is left, makes the
-    /// kernel flush every IPv4 route through it.
+    /// The cost of a VIP does not grow with their number (a hundred thousand VIPs take a second), and
+    /// there is no late route. The limits:
+    ///
+    /// * IPv6 `bind` to the VIP needs `IPV6_FREEBIND` or the sysctl `ip_nonlocal_bind`. IPv4 `bind`
+    ///   works.
+    /// * NDP does not answer for the VIP. ARP answers only with `arp_ignore=0`.
+    /// * `ip addr` does not show the VIP.
+    /// * IPv6 VIPs disappear when the link goes down.
+    /// * When the last IPv4 address of the link is removed, the kernel flushes every IPv4 route through
+    ///   the link.
     Route,
 }
 
@@ -63,14 +67,13 @@ impl fmt::Display for Binding {
     }
 }
 
-/// What `next` must know of the manager's configuration.
+/// The goal and the part of the manager's configuration that [`next`](super::next) needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Policy {
     pub(crate) goal: Goal,
-    /// The wanted route bears the kernel's own protocol, so a deletion by that protocol could hit
-    /// it.
+    /// The desired route has the kernel's own protocol, so a deletion by protocol could hit it.
     pub(crate) as_kernel: bool,
     pub(crate) binding: Binding,
-    /// The VIP's family keeps the kernel's own route.
+    /// The kernel's own route is the desired route.
     pub(crate) kernel_source: bool,
 }

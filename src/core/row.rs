@@ -1,4 +1,4 @@
-//! One VIP of a call: what was seen of it, what this call did for it, and every transition between.
+//! One VIP of a call: its facts, its progress, and the transitions of both.
 
 use crate::base::{Family, Vip};
 use crate::core::{Facts, Goal, Step};
@@ -7,19 +7,19 @@ bitflags::bitflags! {
     /// What this call did for a VIP. Each flag is independent of the others.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Done: u8 {
-        /// The kernel acked the address as made by this call: nobody has used the VIP yet.
+        /// The kernel acked the creation of the address by this call, so no program uses the VIP yet.
         const ADDRESS_IS_NEW = 1;
         /// The VIP was not on the link when the call began.
         const WAS_ABSENT = 1 << 1;
-        /// A message that writes was sent for the VIP.
+        /// This call sent a message that changes the VIP.
         const WRITTEN = 1 << 2;
-        /// The VIP failed; the cause is recorded elsewhere.
+        /// The VIP failed. The report has the cause.
         const FAILED = 1 << 3;
-        /// This call added its route beside its address, in one send (IPv4).
+        /// This call added the route in the same send as the address (IPv4).
         const APPENDED = 1 << 4;
-        /// This call deleted the address, to add it anew.
+        /// This call deleted the address to add it again.
         const RENEWED = 1 << 5;
-        /// The VIP is released because it bears the mark, which must be the last to go.
+        /// The VIP is released because of its mark, which must be deleted last.
         const BY_MARK = 1 << 6;
     }
 }
@@ -29,15 +29,15 @@ bitflags::bitflags! {
 /// net/ipv6/addrconf.c).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum LateRoute {
-    /// Nothing.
+    /// Nothing is known.
     #[default]
     Unknown,
-    /// The VIP was absent, its address was acked as made by this call, and nothing was observed
-    /// since: the route is there, or still to come.
+    /// The VIP was absent, the kernel acked its address, and nothing was observed since: the route
+    /// exists or will come.
     Unobserved,
-    /// A blind deletion was sent for it, and the reply was lost.
+    /// The reply to a blind deletion of the route was lost.
     DeletionUnknown,
-    /// It was seen, or its deletion was acked or notified. It will not come any more.
+    /// The route was seen, or its deletion was acked or notified. It will not come again.
     Seen,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Whether this call did all of these.
+    /// Whether all of these flags are set.
     pub(crate) fn has(self, done: Done) -> bool {
         self.done.contains(done)
     }
@@ -67,7 +67,7 @@ impl Progress {
         self.late_route = match self.late_route {
             _ if facts.contains(Facts::KERNEL) => LateRoute::Seen,
             LateRoute::Unobserved => LateRoute::Unknown,
-            // The next address, whoever adds it, brings a late route of its own.
+            // The next address, from any writer, gets a late route of its own.
             LateRoute::Seen if !facts.contains(Facts::ADDRESS) => LateRoute::Unknown,
             same => same,
         };
@@ -88,19 +88,19 @@ impl Progress {
         match step {
             Step::AddAddress => {
                 self.done |= Done::ADDRESS_IS_NEW;
-                // A late route that was seen before belonged to an earlier address.
+                // An earlier late route belonged to an earlier address.
                 self.late_route = LateRoute::Unknown;
             }
             Step::AppendRoute => self.done |= Done::APPENDED,
-            // The kernel handles the messages of a send in their order, and says which it refuses:
-            // there was a route to delete.
+            // The kernel handles the messages of a send in order and answers each refusal: the ack
+            // means that the late route existed.
             Step::DeleteKernelBlind => self.late_route = LateRoute::Seen,
             _ => {}
         }
     }
 
-    /// After the reply to a step was lost. The next observation shows what became of the step, but
-    /// not whether a route that is not there has been there.
+    /// After the reply to a step was lost. The next observation shows the effect of the step, but not
+    /// whether a missing late route was deleted or is still to come.
     pub(crate) fn reply_lost(&mut self, step: Step) {
         if step == Step::DeleteKernelBlind {
             self.late_route = LateRoute::DeletionUnknown;
@@ -117,12 +117,12 @@ pub(crate) struct Row {
     pub(crate) facts: Facts,
     /// The facts right before the first message that writes was sent for the VIP.
     pub(crate) before: Facts,
-    /// Which kinds of step were sent (see [`Step::bit`]).
+    /// The kinds of steps that were sent (see [`Step::bit`]).
     pub(crate) sent: u16,
-    /// In how many rounds something was sent.
+    /// Number of rounds in which a step was sent.
     pub(crate) attempts: u16,
-    /// Where in the kernel's list of addresses it stood: later ones are newer or older, whichever
-    /// the family's list says, but neighbours stay neighbours.
+    /// Position in the kernel's list of addresses. The lists of the two families run in opposite
+    /// directions; only the neighbourhood of addresses matters.
     pub(crate) order: u32,
 }
 
@@ -140,7 +140,7 @@ impl Row {
         }
     }
 
-    /// Whether it is a VIP of this family that is to be put on the link or kept there.
+    /// Whether the row's goal needs a source of this family.
     pub(crate) fn needs_source(&self, family: Family) -> bool {
         self.goal.is_threatened() && self.vip.family() == family
     }
@@ -149,21 +149,22 @@ impl Row {
         self.progress.has(Done::FAILED)
     }
 
-    /// Notes that a step is sent. Returns whether it is a repetition.
+    /// Notes that a step was sent. Returns whether this call has sent it before.
     pub(crate) fn note_sent(&mut self, step: Step) -> bool {
-        // A replacement may stand twice in one plan; only another round repeats it.
+        // One plan may have a replacement twice. Only another round repeats it.
         let repeats = self.sent & step.bit() != 0 && self.attempts > 1;
         self.sent |= step.bit();
         self.progress.sent(step);
         repeats
     }
 
-    /// Whether more of the VIP may be there than was seen.
+    /// Whether the VIP must be read again, because it may have an address or routes that were not
+    /// seen.
     pub(crate) fn is_to_be_read(&self) -> bool {
         self.facts.is_unread() && self.goal != Goal::Look && !self.has_failed()
     }
 
-    /// Goes on from an acked address without an observation. Returns whether that is safe.
+    /// Continues from an acked address without an observation. Returns whether that is safe.
     pub(crate) fn trust_ack(&mut self) -> bool {
         if self.progress.late_route != LateRoute::Seen {
             if !self.progress.has(Done::WAS_ABSENT) {
@@ -175,7 +176,7 @@ impl Row {
         true
     }
 
-    /// What is known of the address right behind the ack of its making.
+    /// The facts of the address directly after the ack of its creation.
     pub(crate) fn known_of_address(&self) -> Facts {
         if self.has_new_v6_address() {
             Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
@@ -188,12 +189,12 @@ impl Row {
         self.progress.has(Done::ADDRESS_IS_NEW) && self.vip.family() == Family::V6
     }
 
-    /// Whether this call made the address, and the desired route is not there yet.
+    /// Whether this call made the address, and the desired route is still missing.
     pub(crate) fn is_in_the_making(&self) -> bool {
         self.has_new_v6_address() && !self.facts.contains(Facts::DESIRED)
     }
 
-    /// Whether this call made the address, and the kernel's route is still to come.
+    /// Whether this call made the address, and its late route is still to come.
     pub(crate) fn awaits_kernel(&self) -> bool {
         self.is_in_the_making()
             && !self.has_failed()
@@ -201,12 +202,12 @@ impl Row {
             && !self.facts.contains(Facts::KERNEL)
     }
 
-    /// Whether a row that looks as desired may still get the kernel's route: nobody saw that route
-    /// come or go, and the row had no local route in this call, or has an address made by it.
+    /// Whether a row that looks as desired may still get a late route: this call did not see the late
+    /// route, and it made the address or added a missing local route.
     ///
-    /// An address has no sign of it. It happens when an old address comes back with its link
-    /// (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or when another writer
-    /// adds the desired route to the address that this call has just made.
+    /// The address does not show whether a late route will come. A late route comes when an old address
+    /// returns with its link (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or
+    /// after another writer has added the desired route to the address that this call just made.
     pub(crate) fn may_still_get_kernels(&self) -> bool {
         let added = Step::AddRoute.bit() | Step::AddStaged.bit();
         self.vip.family() == Family::V6
@@ -217,8 +218,8 @@ impl Row {
             && (self.progress.has(Done::ADDRESS_IS_NEW) || self.sent & added != 0)
     }
 
-    /// Whether this call's route went in without its address, which the kernel refused: nothing is
-    /// to stay for a VIP that failed. Says so once.
+    /// Whether this call added the route although the kernel refused the address. The route of a failed
+    /// VIP must not stay. Returns true once.
     pub(crate) fn take_orphan_route(&mut self) -> bool {
         let alone = self.facts.contains(Facts::DESIRED)
             && !self

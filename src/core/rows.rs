@@ -1,4 +1,4 @@
-//! The VIPs of a call, and how observations join into them.
+//! The VIPs of a call as a sorted table, and the joins of observations into it.
 
 use std::net::IpAddr;
 
@@ -11,71 +11,72 @@ use crate::base::{
 };
 use crate::netlink::decode::{Address, Route};
 
-/// The VIPs of a call, sorted, and what was seen of them. All buffers are kept between calls.
+/// The VIPs of a call, sorted, with their facts. All buffers are kept between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     rows: Vec<Row>,
-    /// Routes that are not as wanted.
+    /// Routes other than the desired ones.
     others: Vec<(Vip, RouteKey)>,
-    /// What an update of an address must repeat, of those that expire; and of those with a metric
-    /// of their own.
+    /// The attributes that an update must repeat, of addresses that expire or have a metric.
     address_attrs: Vec<(Vip, AddressAttrs)>,
-    /// The other ends of IPv4 addresses, where one of the VIP's has a peer; the others' is the VIP.
+    /// The peers of IPv4 addresses, of VIPs that have an address with a peer. An address without a
+    /// peer has the VIP here.
     peers: Vec<(Vip, IpAddr)>,
-    /// What a discovery found that is no row yet.
+    /// Rows that a discovery found and [`adopt`](Self::adopt) adds.
     discovered: Vec<Row>,
-    /// VIPs, no rows yet, that are on the link with another prefix length.
+    /// VIPs without a row that are on the link with another prefix length.
     other_prefixes: Vec<Vip>,
-    /// The last wanted route that had more to it, and what (see [`Route::metrics_digest`]).
-    more: Option<(Vip, u32)>,
-    /// The last host that a route led to which showed no VIP.
-    passed: Option<Vip>,
-    /// Whether such a one was found after all: of it this observation does not know all.
-    by_route: bool,
+    /// The last desired route that had metrics, and their digest (see [`Route::metrics_digest`]).
+    last_digest: Option<(Vip, u32)>,
+    /// The last host whose route was skipped, because it showed no VIP.
+    skipped: Option<Vip>,
+    /// Whether a later route showed that the skipped host is a VIP. This observation lacks the skipped
+    /// route.
+    has_skipped_route: bool,
     cursor: usize,
     seen: u32,
-    /// IPv4 addresses of the link that are no row's.
+    /// Number of IPv4 addresses of the link without a row.
     unmanaged_v4: usize,
 }
 
-/// What a look-up says of table local.
+/// What a look-up proves of table local.
 ///
-/// Look-ups follow the node's routing rules (`fib_rules_lookup`, net/core/fib_rules.c), and a rule
-/// before the one for table local may answer instead.
+/// Look-ups follow the node's routing rules (`fib_rules_lookup`, net/core/fib_rules.c). A rule before
+/// the rule for table local may answer instead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
-    /// This route of table local is the one that is used.
+    /// The kernel uses this route of table local.
     Local(Route),
-    /// No route of table local leads there; one of a later table may.
+    /// Table local has no route to the VIP. The route, if any, is a later table's.
     NotLocal(Option<Route>),
-    /// Nothing.
+    /// The look-up proves nothing.
     Unknown,
 }
 
-/// Which VIPs a discovery admits, and what for.
+/// Returns the goal of a VIP that a discovery found, or `None` if the VIP is not of this call.
 pub(crate) type Admit<'a> = &'a dyn Fn(Vip) -> Option<Goal>;
 
 impl Rows {
-    /// Begins a call: forgets all rows.
+    /// Begins a call: removes all rows.
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.discovered.clear();
         self.other_prefixes.clear();
     }
 
-    /// Adds a VIP; [`settle`](Self::settle) must follow.
+    /// Adds a VIP. [`sort`](Self::sort) must follow.
     pub(crate) fn push(&mut self, vip: Vip, goal: Goal) {
         self.rows.push(Row::new(vip, goal));
     }
 
-    /// Sorts the rows and drops repetitions. A torn dump may have found a VIP twice.
+    /// Sorts the rows and merges duplicates. An interrupted dump may have shown a VIP twice.
     pub(crate) fn sort(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.vip);
         let peers = &mut self.peers;
         self.rows.dedup_by(|again, row| {
             let same = again.vip == row.vip;
             if same {
-                // One of its addresses was found with a peer, and another one without.
+                // One address of the VIP has a peer, and another has none.
                 if (row.facts ^ again.facts).contains(Facts::PEER)
                     && (row.facts & again.facts).contains(Facts::ADDRESS)
                 {
@@ -87,7 +88,7 @@ impl Rows {
         });
     }
 
-    /// Takes out the rows that `why` gives a reason for.
+    /// Removes the rows for which `why` returns a cause.
     pub(crate) fn reject(
         &mut self,
         why: impl Fn(&Row) -> Option<Cause>,
@@ -102,15 +103,15 @@ impl Rows {
         });
     }
 
-    /// Keeps only the rows that `desired` says yes to.
-    pub(crate) fn retain(&mut self, mut desired: impl FnMut(&Row) -> bool) {
+    /// Keeps only the rows for which `is_kept` returns true.
+    pub(crate) fn retain(&mut self, mut is_kept: impl FnMut(&Row) -> bool) {
         let unmanaged_v4 = &mut self.unmanaged_v4;
         self.rows.retain(|row| {
-            let desired = desired(row);
-            // Its address stays on the link, but is no row's any more.
+            let kept = is_kept(row);
+            // The address of a removed row stays on the link without a row.
             let address = row.vip.family() == Family::V4 && row.facts.contains(Facts::ADDRESS);
-            *unmanaged_v4 += usize::from(address && !desired);
-            desired
+            *unmanaged_v4 += usize::from(address && !kept);
+            kept
         });
     }
 
@@ -158,7 +159,7 @@ impl Rows {
 
     /// Whether a VIP of this family is among the rows.
     pub(crate) fn has(&self, family: Family) -> bool {
-        // Sorted: IPv4 first.
+        // IPv4 sorts first.
         match family {
             Family::V4 => self.rows.first(),
             Family::V6 => self.rows.last(),
@@ -166,33 +167,33 @@ impl Rows {
         .is_some_and(|row| row.vip.family() == family)
     }
 
-    /// Whether a VIP of this family is to be put on the link or kept there.
+    /// Whether the goal of a row needs a source of this family.
     pub(crate) fn needs_source(&self, family: Family) -> bool {
         self.rows.iter().any(|row| row.needs_source(family))
     }
 
-    /// The routes to a VIP that are not as wanted.
+    /// The routes to a VIP other than the desired one.
     pub(crate) fn others(&self, vip: Vip) -> impl Iterator<Item = &RouteKey> {
         of_vip(&self.others, vip)
     }
 
-    /// What updates of a VIP's addresses must repeat: in IPv4 it may have several, each with another
-    /// peer.
+    /// The attributes that updates of a VIP's addresses must repeat. An IPv4 VIP may have several
+    /// addresses, each with another peer.
     pub(crate) fn address_attrs(&self, vip: Vip) -> impl Iterator<Item = &AddressAttrs> {
         of_vip(&self.address_attrs, vip)
     }
 
-    /// The other ends of a VIP's addresses, where one of those has a peer.
+    /// The peers of a VIP's addresses, if any of the addresses has a peer.
     pub(crate) fn peers(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
         of_vip(&self.peers, vip)
     }
 
-    /// How many IPv4 addresses the link has that are none of the rows'.
+    /// Number of IPv4 addresses of the link without a row.
     pub(crate) fn unmanaged_v4(&self) -> usize {
         self.unmanaged_v4
     }
 
-    /// Begins an observation of everything: forgets the facts.
+    /// Begins an observation of addresses and routes: clears the facts.
     pub(crate) fn begin(&mut self) {
         self.begin_routes(|_| Facts::empty());
         self.address_attrs.clear();
@@ -202,33 +203,33 @@ impl Rows {
         self.unmanaged_v4 = 0;
     }
 
-    /// Begins an observation of routes alone: of the other facts stays what `kept` says.
+    /// Begins an observation of routes only. Each row keeps the facts that `kept` returns.
     pub(crate) fn begin_routes(&mut self, kept: impl Fn(&Row) -> Facts) {
         for row in &mut self.rows {
             row.facts = kept(row);
         }
         self.others.clear();
-        self.more = None;
-        self.passed = None;
-        self.by_route = false;
+        self.last_digest = None;
+        self.skipped = None;
+        self.has_skipped_route = false;
         self.cursor = 0;
     }
 
     /// Ends an observation.
     pub(crate) fn finish(&mut self) {
-        // A torn dump may have told the same route twice.
+        // An interrupted dump may have repeated a route.
         self.others.sort_unstable();
         self.others.dedup();
         self.address_attrs
-            .sort_unstable_by_key(|(vip, keep)| (*vip, keep.end));
+            .sort_unstable_by_key(|(vip, attrs)| (*vip, attrs.end));
         self.address_attrs
-            .dedup_by_key(|(vip, keep)| (*vip, keep.end));
+            .dedup_by_key(|(vip, attrs)| (*vip, attrs.end));
         self.peers.sort_unstable();
         self.peers.dedup();
     }
 
-    /// The row of an address. Dumps come nearly sorted, upward or (IPv6 addresses, newest first)
-    /// downward, so the neighbours of the last one are tried first.
+    /// The row of an address. Dumps are nearly sorted, ascending or (IPv6 addresses, newest first)
+    /// descending, so the neighbours of the last row come first.
     fn find(&mut self, addr: IpAddr) -> Option<usize> {
         let vip = Vip::from(addr);
         for at in [self.cursor + 1, self.cursor.wrapping_sub(1), self.cursor] {
@@ -240,7 +241,7 @@ impl Rows {
         self.search(vip)
     }
 
-    /// The same for one that is nowhere near. Not inlined: it would make the near ones dearer.
+    /// Binary search for the row of a VIP. Not inlined, because that would slow down [`find`](Self::find).
     #[inline(never)]
     fn search(&mut self, vip: Vip) -> Option<usize> {
         let at = self.rows.binary_search_by_key(&vip, |row| row.vip).ok()?;
@@ -248,13 +249,13 @@ impl Rows {
         Some(at)
     }
 
-    /// The row of an address, as the steps of a batch name it.
+    /// The index of an address's row, the tag of its messages in a batch.
     pub(crate) fn index_of(&mut self, addr: IpAddr) -> Option<u32> {
         self.find(addr).and_then(|at| u32::try_from(at).ok())
     }
 
-    /// Joins one address of an address dump. With `admit`, one that is no row yet may become one:
-    /// see [`adopt`](Self::adopt).
+    /// Joins one address of a dump. With `admit`, an address without a row may become a row (see
+    /// [`adopt`](Self::adopt)).
     pub(crate) fn join_address(
         &mut self,
         address: &Address,
@@ -273,7 +274,7 @@ impl Rows {
                 let goal = admit.filter(|_| is_host).and_then(|admit| admit(vip));
                 let Some(goal) = goal else {
                     if admit.is_some() && !is_host {
-                        // It may be there as a host, too, further on in the dump.
+                        // The dump may show the same address as a host later.
                         self.other_prefixes.push(vip);
                     }
                     self.unmanaged_v4 += usize::from(vip.family() == Family::V4);
@@ -292,7 +293,7 @@ impl Rows {
         let has = |flag| address.flags & flag != 0;
         if vip.family() == Family::V4 && (address.peer.is_some() || row.facts.contains(Facts::PEER))
         {
-            // A deletion names the other end.
+            // A deletion must name the peer.
             if row.facts & (Facts::ADDRESS | Facts::PEER) == Facts::ADDRESS {
                 self.peers.push((vip, vip.addr()));
             }
@@ -318,7 +319,7 @@ impl Rows {
         if expires || address.rt_priority.is_some() {
             let settable =
                 IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_MCAUTOJOIN;
-            let keep = AddressAttrs {
+            let attrs = AddressAttrs {
                 flags: address.flags & settable,
                 end: address.peer.unwrap_or(vip.addr()),
                 expires,
@@ -326,19 +327,19 @@ impl Rows {
                 protocol: address.protocol,
                 rt_priority: address.rt_priority,
             };
-            self.address_attrs.push((vip, keep));
+            self.address_attrs.push((vip, attrs));
         }
     }
 
-    /// Joins an IPv4 address that is known to be on the link.
+    /// Joins an IPv4 address that is known to be on the link, without reading it.
     pub(crate) fn join_known_address(&mut self, vip: Vip) {
         if let Some(at) = self.find(vip.addr()) {
             self.rows[at].facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE;
         }
     }
 
-    /// Joins one route of a dump. Returns whether it is one of the link in table main, to be
-    /// looked at again after a write.
+    /// Joins one route of a dump. Returns whether the route is in table main and goes through the link,
+    /// so that it must be read again after a write.
     pub(crate) fn join_route(
         &mut self,
         route: &Route,
@@ -358,9 +359,9 @@ impl Rows {
         route.table == TABLE_MAIN
     }
 
-    /// Finds a VIP by a local route of the link that is there without its address. The kernel's own
-    /// routes are there for addresses. What other routes to it mean counts too: a dump tells all
-    /// that lead to one destination in a row.
+    /// Discovers a VIP by a local route through the link without an address. The kernel's own routes
+    /// belong to addresses and do not count. A dump shows all routes to one destination in succession,
+    /// so the facts of the VIP's other routes are joined, too.
     fn discover(&mut self, route: &Route, context: &MatchContext<'_>, admit: Admit<'_>) {
         let Some(host) = route.host() else { return };
         let vip = Vip::from(host);
@@ -372,15 +373,15 @@ impl Rows {
         };
         let is_last = self.discovered.last().is_some_and(|row| row.vip == vip);
         if !is_last {
-            let shows = route.link == Some(context.link)
+            let shows_vip = route.link == Some(context.link)
                 && route.kind == libc::RTN_LOCAL
                 && !route.is_kernels_own();
-            let Some(goal) = admit(vip).filter(|_| shows) else {
-                self.passed = Some(vip);
+            let Some(goal) = admit(vip).filter(|_| shows_vip) else {
+                self.skipped = Some(vip);
                 return;
             };
             self.discovered.push(Row::new(vip, goal));
-            self.by_route |= self.passed == Some(vip);
+            self.has_skipped_route |= self.skipped == Some(vip);
         }
         let facts = self
             .discovered
@@ -394,9 +395,9 @@ impl Rows {
         self.note_other(vip, route, fact);
     }
 
-    /// Whether a wanted IPv4 route stands beside another one, which differs only in what we do not
-    /// compare: then it is a further one. Of `facts` is what was told before. A torn dump may have
-    /// told the same one twice.
+    /// Whether the VIP has two desired IPv4 routes, which differ only in their metrics or realms: the
+    /// second one is an extra route. `facts` are those of the routes before. An interrupted dump may
+    /// repeat the same route, with the same digest.
     #[inline]
     fn duplicate(
         &mut self,
@@ -406,30 +407,31 @@ impl Rows {
         route: &Route,
         context: &MatchContext<'_>,
     ) -> Facts {
-        let told = facts & fact & (Facts::DESIRED | Facts::KERNEL);
-        if told.is_empty() && route.metrics_digest == 0 || route.family != Family::V4 {
+        let seen_before = facts & fact & (Facts::DESIRED | Facts::KERNEL);
+        if seen_before.is_empty() && route.metrics_digest == 0 || route.family != Family::V4 {
             return Facts::empty();
         }
         if !fact.contains(context.desired_fact(Family::V4)) {
             return Facts::empty();
         }
-        let before = self.more.filter(|(of, _)| *of == vip);
-        self.more = Some((vip, route.metrics_digest));
-        if !told.is_empty() && before.map_or(0, |(_, more)| more) != route.metrics_digest {
+        let before = self.last_digest.filter(|(of, _)| *of == vip);
+        self.last_digest = Some((vip, route.metrics_digest));
+        let digest = before.map_or(0, |(_, digest)| digest);
+        if !seen_before.is_empty() && digest != route.metrics_digest {
             Facts::EXTRA
         } else {
             Facts::empty()
         }
     }
 
-    /// Remembers a route that is not as wanted, by what it means.
+    /// Remembers a route that is not the desired one.
     fn note_other(&mut self, vip: Vip, route: &Route, fact: Facts) {
         if fact.intersects(Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX) {
             self.others.push((vip, key_of(route)));
         }
     }
 
-    /// Makes what was found rows of the call.
+    /// Adds the discovered VIPs to the rows.
     pub(crate) fn adopt(&mut self) {
         if !self.discovered.is_empty() {
             self.rows.append(&mut self.discovered);
@@ -442,13 +444,13 @@ impl Rows {
         }
     }
 
-    /// Whether this observation found VIPs that only a route told of, behind others that it has not
-    /// joined.
-    pub(crate) fn found_by_route(&self) -> bool {
-        self.by_route
+    /// Whether this observation discovered a VIP by a route after it had skipped another route to the
+    /// same VIP.
+    pub(crate) fn has_skipped_route(&self) -> bool {
+        self.has_skipped_route
     }
 
-    /// Joins the answer of a look-up for one row: what it says is so now, whatever a dump said.
+    /// Joins the answer to a row's look-up. The answer is newer than any dump.
     pub(crate) fn join_look_up(&mut self, row: u32, answer: &Answer, context: &MatchContext<'_>) {
         let Some(Row { vip, facts, .. }) = self.get(row).copied() else {
             return;
@@ -468,21 +470,21 @@ impl Rows {
             .and_then(|route| self.classify(route, context))
             .map(|(_, fact)| fact)
             .unwrap_or_default();
-        let further = Facts::PREFIX | Facts::EXTRA;
-        // The route of a prefix whose source is the VIP tells of its address, with that length.
+        let extra = Facts::PREFIX | Facts::EXTRA;
+        // A prefix route whose preferred source is the VIP shows an address of another length.
         let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
-        // Behind a host route of a later table, routes of ours in table main may stand.
+        // A host route of a later table may hide routes through the link in table main.
         let is_later = |route: &Route| route.table != TABLE_MAIN || route.host().is_some();
-        let inconclusive = fact.intersects(further)
+        let inconclusive = fact.intersects(extra)
             || route.is_some_and(of_prefix)
             || local.is_none() && route.is_some_and(is_later);
         let fact = if local.is_some() {
-            fact - further
+            fact - extra
         } else {
             Facts::empty()
         };
-        // Behind a route that comes before the wanted one a look-up cannot see, and what was seen
-        // there stays. IPv4 can have several routes in the place of the wanted one.
+        // A look-up does not show the routes behind its answer. If they include the desired route,
+        // the facts seen before stay. IPv4 can have several routes of the same key.
         let hides = local.is_some_and(|route| match route.family {
             Family::V4 => route.metric == 0,
             Family::V6 => {
@@ -501,11 +503,11 @@ impl Rows {
             .facts
             .intersects(Facts::DESIRED | Facts::SAME_KEY | Facts::KERNEL);
         if route.is_none() && vip.family() == Family::V6 && seen {
-            // The kernel's own route, put in once more after it was deleted (`arp on`, `arp off`),
-            // is marked as being destroyed, and IPv6 answers "unreachable" for it, to packets too
-            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). Only that hides what was seen:
-            // table local answered, and no rule.
-            // Where it is the wanted one it counts as missing: it serves nobody.
+            // The kernel's own route was deleted and inserted again (`arp on`, `arp off`). It is
+            // still marked as being destroyed, so IPv6 answers "unreachable" for it, also to packets
+            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). No other case hides the route:
+            // table local answered, and no rule. As the desired route it counts as missing,
+            // because it delivers nothing.
             row.facts
                 .set(Facts::KERNEL, !context.keeps_kernels(vip.family()));
             row.facts.remove(Facts::WINS);
@@ -521,14 +523,14 @@ impl Rows {
         row.facts |= fact;
     }
 
-    /// Whose route this is and what it means there.
+    /// The row of a route's destination, and the facts that the route shows of it.
     fn classify(&mut self, route: &Route, context: &MatchContext<'_>) -> Option<(usize, Facts)> {
         let at = self.find(route.host()?)?;
         Some((at, meaning(route, context)?))
     }
 }
 
-/// What a sorted list has of one VIP.
+/// The values of one VIP in a sorted list.
 fn of_vip<T>(list: &[(Vip, T)], vip: Vip) -> impl Iterator<Item = &T> {
     let from = list.partition_point(|(of, _)| *of < vip);
     list[from..]

@@ -1,4 +1,4 @@
-//! The messages for a VIP, and what the kernel's refusal of one means.
+//! The messages for a VIP, and the meaning of a refusal.
 
 use super::Operation;
 use crate::base::is_shortage;
@@ -6,42 +6,41 @@ use crate::base::is_shortage;
 /// One message for one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Step {
-    /// Add the address; fails where it is there.
+    /// Add the address. Refused if it exists.
     AddAddress,
-    /// Make the address valid for ever. In IPv6 it gets NOPREFIXROUTE with that.
+    /// Make the address valid for ever. An IPv6 address also gets `IFA_F_NOPREFIXROUTE`.
     UpdateAddress,
     DeleteAddress,
-    /// Delete the address, for the next step to add it anew.
+    /// Delete the address. The next step adds it again.
     RenewAddress,
-    /// Add our route; fails where the place is taken, by whatever device.
+    /// Add the desired route. Refused if any device has a route of the same key.
     AddRoute,
-    /// The same as a route in transit (see [`staged_key`](crate::netlink::encode::transit_key)).
+    /// Add the staged route (see [`staged_key`](crate::base::staged_key)).
     AddStaged,
-    /// Replace what is in the place by our route, or add it.
+    /// Replace the route of the same key by the desired route, or add it.
     ReplaceRoute,
-    /// The same as a route in transit.
+    /// Replace the route of the same key by the staged route, or add it.
     ReplaceStaged,
-    /// Add our route behind what is in the place, by whatever device; fails where it is there.
+    /// Add the desired route behind the routes of the same key, of any device. Refused if it exists.
     AppendRoute,
-    /// Delete the wanted route.
+    /// Delete the desired route.
     DeleteDesired,
-    /// Delete the kernel's local route (by protocol, not by metric: see
-    /// [`kernel_key`](crate::base::kernel_key)).
+    /// Delete the kernel's local route, by its protocol (see [`kernel_key`](crate::base::kernel_key)).
     DeleteKernel,
-    /// Delete the kernel's local route without having seen it: if the kernel has none to delete,
-    /// it is still on its way.
+    /// Delete the kernel's local route before any observation of it. A refusal means that the route is
+    /// still to come.
     DeleteKernelBlind,
     /// Delete every other route of the link to the VIP.
     DeleteOthers,
 }
 
 impl Step {
-    /// A bit of its own, to remember what was sent.
+    /// The step's bit in [`Row::sent`](super::Row).
     pub(crate) fn bit(self) -> u16 {
         1 << self as u8
     }
 
-    /// What the report calls it.
+    /// The operation in the report.
     pub(crate) fn operation(self) -> Operation {
         match self {
             Self::AddAddress => Operation::AddAddress,
@@ -56,22 +55,22 @@ impl Step {
         }
     }
 
-    /// What an error reply to this step means for the VIP.
+    /// The meaning of an error reply to this step.
     pub(crate) fn refused(self, errno: i32) -> Refusal {
         if is_shortage(errno) {
             return Refusal::LookAgain;
         }
         match (self, errno) {
-            // Something else was faster, or got in our way: the next observation tells.
+            // Another writer was faster. The next observation shows the result.
             (
                 Self::AddAddress | Self::AddRoute | Self::AddStaged | Self::AppendRoute,
                 libc::EEXIST,
             )
-            // IPv4: the very route is there, but behind another one.
+            // IPv4: the same route exists behind another route of its key.
             | (Self::ReplaceRoute | Self::ReplaceStaged, libc::EEXIST)
             | (
                 Self::DeleteDesired | Self::DeleteKernel | Self::DeleteKernelBlind | Self::DeleteOthers,
-                // ENOENT: two deletions of it at once, which 6.18 does not serialise.
+                // ENOENT: two simultaneous deletions, which Linux 6.18 does not serialise.
                 libc::ESRCH | libc::ENOENT,
             )
             | (Self::DeleteAddress | Self::RenewAddress, libc::EADDRNOTAVAIL) => {
@@ -82,10 +81,10 @@ impl Step {
     }
 }
 
-/// What an error reply means.
+/// The meaning of an error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Observe and plan again; it counts only if it stays.
+    /// Observe and plan again. The refusal counts only if the VIP stays in that state.
     LookAgain,
     /// The VIP failed.
     Final,

@@ -91,7 +91,7 @@ impl Observer<'_> {
             }
             self.rows.finish();
             self.rows.adopt();
-            let mut changed = self.rows.found_by_route();
+            let mut changed = self.rows.has_skipped_route();
             if changed && adoptions < ATTEMPTS {
                 // VIPs that not the first route to them told of: once more, now that they are
                 // known. Somebody may add ever more of them.

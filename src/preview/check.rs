@@ -68,7 +68,7 @@ fn is_tolerated(what: Move, errno: i32) -> bool {
 
 /// What a forecast cannot or need not know.
 fn known(facts: Facts) -> Facts {
-    facts - (Facts::SLOT_KIND | Facts::WINS | Facts::MARKED | Facts::RECENT)
+    facts - (Facts::SAME_KEY_DIFFERS | Facts::WINS | Facts::MARKED | Facts::RECENT)
 }
 
 fn is_wanted(kernel: &Kernel, world: &World, policy: Policy) -> bool {

@@ -170,7 +170,7 @@ impl Simulation {
                 self.facts.remove(Facts::DESIRED);
                 self.facts |= Facts::SAME_KEY;
                 self.facts
-                    .set(Facts::SLOT_EXPIRES, staged_lifetime(desired).is_some());
+                    .set(Facts::SAME_KEY_EXPIRES, staged_lifetime(desired).is_some());
                 self.facts
                     .set(Facts::WRONG_PROTOCOL, desired.staged != desired.protocol);
                 self.others.push(staged_key(desired));
@@ -217,7 +217,7 @@ impl Simulation {
 
     /// Whatever was in the place of the wanted route is not any more.
     fn clear_same_key(&mut self) {
-        self.facts.remove(Facts::SAME_KEY | Facts::SLOT_KIND);
+        self.facts.remove(Facts::SAME_KEY | Facts::SAME_KEY_DIFFERS);
         let family = self.family;
         self.others.retain(|key| !has_same_key(key, family));
     }
@@ -247,7 +247,7 @@ impl Simulation {
         let kernel = self.facts.contains(Facts::KERNEL);
         self.facts
             .remove(Facts::EXTRA | Facts::PREFIX | Facts::SAME_KEY);
-        self.facts.remove(Facts::SLOT_KIND);
+        self.facts.remove(Facts::SAME_KEY_DIFFERS);
         let family = self.family;
         let left = others.iter().find(|key| {
             let any_source = key.prefsrc.is_none();
