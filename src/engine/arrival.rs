@@ -1,26 +1,26 @@
-//! What a notification of a local route means for the rows.
+//! The effect of a local route's notification on the rows.
 
 use crate::base::TABLE_LOCAL;
 use crate::core::{LateRoute, Rows};
 use crate::netlink::decode::Message;
 
-/// What a notification says.
+/// The meaning of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// No news of a row that is not settled.
+    /// Nothing new, or the row's late route was already seen.
     None,
-    /// The kernel's own route of one has come, or gone.
+    /// The kernel's own route to a row was added or deleted.
     Kernels,
-    /// Another route of one has.
+    /// Another local route to a row was added or deleted.
     Other,
 }
 
-/// Takes note of a notification of a local route to one of the rows.
+/// Notes a notification of a local route to a row.
 pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) -> Arrival {
     if !matches!(message.kind, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) {
         return Arrival::None;
     }
-    // One that cannot be read is none of ours: the observation that follows decides.
+    // The next observation decides about a route that cannot be decoded.
     let Ok(Some(route)) = message.route() else {
         return Arrival::None;
     };
@@ -30,8 +30,8 @@ pub(crate) fn note_arrival(message: &Message<'_>, rows: &mut Rows, link: u32) ->
         && let Some(row) = rows.get_mut(at)
         && row.progress.late_route != LateRoute::Seen
     {
-        // The kernel's has come; its deletion by another hand proves that as well. And a route in
-        // the place of ours tells that somebody else got further: worth another look.
+        // The deletion of the kernel's route by another writer also proves that the route had come.
+        // Any other route means that another writer changed the row: observe it again.
         if !route.is_kernels_own() {
             return Arrival::Other;
         }

@@ -253,7 +253,7 @@ fn is_all_told(row: &Row) -> bool {
 }
 
 /// Whether look-ups will tell what becomes of this row, going by what is known of it so far.
-pub(crate) fn can_be_told(row: &Row, binding: Binding) -> bool {
+pub(crate) fn lookups_suffice(row: &Row, binding: Binding) -> bool {
     match (row.goal, row.vip.family()) {
         // Whether one that is bound by its route has an address, only the link tells.
         (Goal::Assign, Family::V4) => binding == Binding::Address && !row.facts.on_link(),

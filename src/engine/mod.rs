@@ -1,9 +1,9 @@
-//! One call at work on its rows: reads the kernel, plans, sends and reads again, until nothing is
-//! left to do or nothing more can be done.
+//! The loop of one call: observe the rows, plan, send, and observe again, until every row is as
+//! desired or has failed.
 //!
-//! What comes next is decided in [`decide`], without I/O. This file is the loop that does it;
-//! reading ([`read`], [`lookup`]), sending ([`send`]), waiting ([`wait`]) and the report ([`summary`]) have
-//! files of their own.
+//! [`decide`] chooses the next action without I/O. This file drives that action. Observing is in
+//! [`read`], [`lookup`] and [`answer`], sending in [`send`], waiting in [`wait`], and the report in
+//! [`summary`].
 
 mod answer;
 mod arrival;
@@ -29,22 +29,22 @@ use crate::netlink::encode::Templates;
 use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
-use lookup::{LOOKUP_MAX, Lookup, can_be_told};
+use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
 use read::Observer;
 
-/// Which message of a batch this is.
+/// Identifies a message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
     pub(crate) row: u32,
     pub(crate) step: Step,
 }
 
-/// What a manager's configuration means for a call on its link.
+/// The configuration of a call on one link.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) link: u32,
     pub(crate) desired: PerFamily<DesiredRoute>,
-    /// The policies of the families, whatever a row's goal is.
+    /// The policy of each family. A row's own goal replaces the policy's.
     pub(crate) policies: PerFamily<Policy>,
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
@@ -53,7 +53,7 @@ pub(crate) struct Setup {
 /// The time limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// How long to wait without any sign of progress.
+    /// How long a wait lasts without progress.
     pub(crate) stall: Duration,
     /// When the whole call must end.
     pub(crate) deadline: Option<Instant>,
@@ -64,15 +64,15 @@ pub(crate) struct Limits {
 pub(crate) struct Buffers {
     pub(crate) rows: Rows,
     batch: Batch<Tag>,
-    /// Rows whose address is to be deleted, or updated, after all routes.
+    /// Address deletions and updates, which follow all routes.
     deferred: Vec<(u32, Step)>,
     /// The kernel's refusals, in order.
     refusals: Vec<Refused<'static, Tag>>,
     texts: Vec<(usize, Box<str>)>,
     failed: Vec<(u32, Cause)>,
-    /// VIPs that are no rows of the call, sorted, and why.
+    /// VIPs that the call does not serve, sorted, with the cause.
     pub(crate) rejected: Vec<(Vip, Cause)>,
-    /// What keeps a whole family from being served.
+    /// The fault of each family that the call cannot serve.
     pub(super) troubles: Troubles,
 }
 
@@ -86,11 +86,11 @@ impl Buffers {
         self.failed.clear();
         self.rejected.clear();
         self.troubles = Troubles::default();
-        // A call that stopped may have left messages unsent.
+        // A stopped call leaves its queued messages in the batch.
         self.batch.begin(0);
     }
 
-    /// Fails what could not be read, unless `belongs` says that it is of the call all the same.
+    /// Fails the unread rows for which `belongs` is false.
     pub(crate) fn fail_unread(&mut self, belongs: impl Fn(&Row) -> bool) {
         for (at, row) in (0..).zip(self.rows.iter_mut()) {
             if row.facts.is_unread() && !belongs(row) {
@@ -100,13 +100,13 @@ impl Buffers {
         }
     }
 
-    /// Takes out the VIPs of a family that cannot be put on the link or kept there. Releases go on.
+    /// Fails the VIPs of a family that the link cannot hold. Releases continue.
     pub(crate) fn exclude_family(&mut self, trouble: Trouble) {
         let family = trouble.family;
         self.exclude(trouble, |row| row.needs_source(family));
     }
 
-    /// Takes out these rows.
+    /// Fails the rows that `which` picks, because of `trouble`.
     pub(crate) fn exclude(&mut self, trouble: Trouble, which: impl Fn(&Row) -> bool) {
         let cause = Cause::Missing(trouble.kind);
         let family = trouble.family;
@@ -117,7 +117,7 @@ impl Buffers {
             self.rejected.sort_unstable_by_key(|(vip, _)| *vip);
             return;
         }
-        // By their places failures are known already: the rows stay.
+        // `failed` refers to rows by index, so no row may be removed any more.
         for (at, row) in (0..).zip(self.rows.iter_mut()) {
             if which(row) && !row.has_failed() {
                 row.progress.done |= Done::FAILED;
@@ -126,7 +126,7 @@ impl Buffers {
         }
     }
 
-    /// The failure of a VIP.
+    /// The report's entry for a failed VIP.
     pub(crate) fn failure(&self, vip: Vip, cause: Cause) -> Failure {
         let trouble = self.troubles[vip.family()].as_ref();
         let detail = trouble
@@ -159,21 +159,20 @@ pub(crate) struct Call<'a> {
     pub(crate) binding: Binding,
     pub(crate) limits: Limits,
     pub(crate) report: Report,
-    /// What comes next.
     pub(crate) engine: Engine,
     clock: Times,
-    /// Where rows are observed by look-ups: what notifications said of them.
+    /// What notifications reported, while rows are observed by look-ups.
     pub(crate) lookup: Option<Lookup>,
-    /// Whether the rows hold the facts of a whole observation.
+    /// Whether the rows hold the facts of a complete observation.
     pub(crate) observed: bool,
-    /// Whether table main is to be read.
+    /// Whether the next observation reads table main.
     pub(crate) scan_main: bool,
-    /// Whether nothing is to be written.
-    pub(crate) only_looks: bool,
+    /// Whether the call writes nothing.
+    pub(crate) read_only: bool,
 }
 
-/// What the monitor listens to while rows are observed by look-ups: IPv4 cannot be asked for one
-/// address.
+/// The monitor's groups while rows are observed by look-ups. RTM_GETADDR cannot ask for a single
+/// IPv4 address (`rtm_gettable` has a dump only, net/ipv4/devinet.c), so notifications replace it.
 pub(crate) fn lookup_groups(rows: &Rows) -> Groups {
     if rows.has(Family::V4) {
         Groups::V4_ADDRESSES
@@ -182,7 +181,7 @@ pub(crate) fn lookup_groups(rows: &Rows) -> Groups {
     }
 }
 
-/// When something happened last.
+/// The times of the last change and of the last progress.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     change: Instant,
@@ -202,7 +201,7 @@ impl Times {
         self.change = Instant::now();
     }
 
-    /// Progress is a change, too.
+    /// Progress is also a change.
     fn note_progress(&mut self) {
         self.note_change();
         self.progress = self.change;
@@ -219,7 +218,7 @@ impl Clock for Times {
     }
 }
 
-/// Why a call stops before all of its VIPs are decided.
+/// Why a call stops before every VIP is decided.
 enum Stop {
     Cancelled,
     TimedOut,
@@ -252,7 +251,7 @@ impl From<Failed> for Stop {
 }
 
 impl<'a> Call<'a> {
-    /// A call on a link of which nothing is known yet.
+    /// A call that has not yet observed its link.
     pub(crate) fn new(
         setup: Setup,
         connection: &'a mut Connection,
@@ -281,13 +280,13 @@ impl<'a> Call<'a> {
             lookup: None,
             observed: false,
             scan_main: true,
-            only_looks: false,
+            read_only: false,
         }
     }
 
-    /// Observes for the first time. With `admit`, VIPs found on the link become rows, too.
-    pub(crate) fn look(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
-        // The kernel refuses to tell the routes of a link that is not there.
+    /// The first observation. With `admit`, VIPs discovered on the link become rows.
+    pub(crate) fn observe_first(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
+        // The kernel refuses to dump the routes of a link that does not exist.
         self.scan_main = self.link != crate::link::NONE;
         self.observe(admit).map_err(|stop| match stop {
             Stop::Error(error) => error,
@@ -301,9 +300,9 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Looks for what a look at the link does not show: routes of other devices, and, as the
-    /// result, VIPs to which the link has routes in further tables.
-    pub(crate) fn look_deep(&mut self) -> Result<Vec<Vip>, Error> {
+    /// Observes the routes of other devices. Returns the VIPs to which the link has routes in
+    /// tables other than local and main.
+    pub(crate) fn observe_node(&mut self) -> Result<Vec<Vip>, Error> {
         let read = "cannot read the node's routes";
         let mut elsewhere = Vec::new();
         self.observer(None)
@@ -313,8 +312,9 @@ impl<'a> Call<'a> {
         Ok(elsewhere)
     }
 
-    /// The VIPs, sorted, of rows that `has_route` picks, which a routing rule sends elsewhere.
-    pub(crate) fn look_for_diverted(
+    /// Returns the VIPs, sorted, whose traffic a routing rule diverts, among the rows that
+    /// `has_route` picks.
+    pub(crate) fn observe_diverted(
         &mut self,
         has_route: impl Fn(&Row) -> bool,
     ) -> Result<Vec<Vip>, Error> {
@@ -331,14 +331,14 @@ impl<'a> Call<'a> {
         if self.engine.stage() != Stage::LookUp || !self.observe_by_lookups(admit)? {
             self.observe_by_dumps(admit)?;
         }
-        // What was seen is this link's only if it still is there.
+        // The facts are this link's only if the link still exists: its index may have been reused.
         self.connection.check_link()?;
         self.observed = true;
         self.engine.observed(self.buffers.rows.iter_mut());
         Ok(())
     }
 
-    /// Looks up each row. Returns whether that was enough; if not, dumps must follow.
+    /// Observes by look-ups. Returns false if they leave a row unknown: then dumps must follow.
     fn observe_by_lookups(&mut self, admit: Option<Admit<'_>>) -> Result<bool, Stop> {
         let mut main = self.scan_main;
         if let Some(mut lookup) = self.lookup.take()
@@ -352,14 +352,14 @@ impl<'a> Call<'a> {
                 .listen_to(lookup_groups(&self.buffers.rows))?;
             return Ok(true);
         }
-        self.read_from_now();
+        self.switch_to_dumps();
         Ok(false)
     }
 
     fn observe_by_dumps(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
         let scan_main = self.scan_main;
         let mut observer = self.observer(admit);
-        // Table main is read once, and again only while it holds something to remove.
+        // Table main may be large: read it again only while it holds routes to remove.
         self.scan_main = observer.observe(scan_main)?;
         Ok(())
     }
@@ -382,10 +382,10 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Where all but a few rows were seen as desired, goes on with those alone, by look-ups: what
-    /// this call does not touch need not be read again.
+    /// Continues by look-ups if at most [`LOOKUP_MAX`] rows still need work. The other rows were seen
+    /// as desired; this call does not touch them, so it need not read them again.
     fn switch_to_lookups(&mut self) -> Result<(), Stop> {
-        // Look-ups do not show what table main holds, and failures are noted by their rows' places.
+        // Look-ups do not show table main. `failed` refers to rows by index.
         if self.lookup.is_some() || self.scan_main || !self.buffers.failed.is_empty() {
             return Ok(());
         }
@@ -395,30 +395,30 @@ impl<'a> Call<'a> {
         let rows = &mut self.buffers.rows;
         let open = || rows.iter().filter(|row| is_open(row));
         let count = open().take(LOOKUP_MAX + 1).count();
-        let are_told = open().all(|row| can_be_told(row, self.binding));
-        if !(1..=LOOKUP_MAX).contains(&count) || !are_told {
+        let are_shown = open().all(|row| lookups_suffice(row, self.binding));
+        if !(1..=LOOKUP_MAX).contains(&count) || !are_shown {
             return Ok(());
         }
         self.report.unchanged += rows.len() - count;
         rows.retain(is_open);
         self.connection.listen_to(lookup_groups(rows))?;
-        self.look_up_from_now(Lookup::unknown(&self.buffers.rows));
+        self.observe_by_lookups_from_now(Lookup::unknown(&self.buffers.rows));
         Ok(())
     }
 
-    /// From now on rows are observed by look-ups.
-    pub(crate) fn look_up_from_now(&mut self, lookup: Lookup) {
+    /// Observes the rows by look-ups from now on.
+    pub(crate) fn observe_by_lookups_from_now(&mut self, lookup: Lookup) {
         self.lookup = Some(lookup);
         self.engine.observe_by(Method::LookUps);
     }
 
-    /// From now on rows are observed by dumps.
-    fn read_from_now(&mut self) {
+    /// Observes the rows by dumps from now on.
+    fn switch_to_dumps(&mut self) {
         self.lookup = None;
         self.engine.observe_by(Method::Dumps);
     }
 
-    /// Begins with the facts of [`look`](Self::look).
+    /// Does what the engine says, from the facts of [`observe_first`](Self::observe_first).
     fn stages(&mut self) -> Result<(), Stop> {
         loop {
             self.check_time()?;
@@ -434,9 +434,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Plans every row, and sends what is to be sent.
+    /// Plans every row and sends its steps.
     fn round(&mut self) -> Result<(), Stop> {
-        self.rest_where_contended()?;
+        self.pause_if_contended()?;
         let mut waits = false;
         for at in self.indices() {
             waits |= self.advance(at)?;
@@ -464,8 +464,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Rests before a further round of a row that took more than an undisturbed one takes.
-    fn rest_where_contended(&mut self) -> Result<(), Stop> {
+    /// Pauses before the next round if a row took more rounds than an undisturbed row takes.
+    fn pause_if_contended(&mut self) -> Result<(), Stop> {
         let open = self.buffers.rows.iter().filter(|row| !row.has_failed());
         let rounds = open.map(|row| row.attempts).max().unwrap_or_default();
         match rounds.saturating_sub(PATIENT_AFTER) {
@@ -488,7 +488,7 @@ impl<'a> Call<'a> {
                 now: hundredths_since_boot(),
             },
             templates: &self.templates,
-            only_looks: self.only_looks,
+            read_only: self.read_only,
             only_new: self.engine.stage() == Stage::ReadRoutes,
             admit,
         }
@@ -504,7 +504,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Lets a contended VIP rest. A cancellation ends the pause.
+    /// Pauses. A cancellation ends the pause.
     fn pause(&self, time: Duration) -> Result<(), Stop> {
         match wait_readable(self.cancelled, self.cancelled, time)? {
             Woken::Cancelled => self.check_time(),

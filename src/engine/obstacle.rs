@@ -1,4 +1,4 @@
-//! What stands in the way of VIPs that conflict, in words.
+//! Describes the route that causes a conflict.
 
 use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Cause;
@@ -8,9 +8,9 @@ use crate::netlink::decode::Route;
 use crate::netlink::encode::dump_routes;
 use crate::outcome::Failure;
 
-/// Says of each conflict among `failures`, which are sorted by VIP, which route of which device is
-/// in its way. Reads table local once more, and table main where that is not enough. What cannot be
-/// read is not said: the conflict stands either way.
+/// Adds to each conflict in `failures` (sorted by VIP) the text of the conflicting route. Dumps table
+/// local again, and table main if a conflict has no text yet. A failed dump leaves the conflict
+/// without a text.
 pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Failure]) {
     for family in Family::ALL {
         for table in [TABLE_LOCAL, TABLE_MAIN] {
@@ -27,8 +27,8 @@ pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Fa
                 |out, sequence| dump_routes(out, sequence, family, Some(table), None),
                 |message| {
                     let route = message.route()?.filter(|route| {
-                        let is_ours = route.link == Some(link) && !route.indirect;
-                        route.table == table && !route.cloned && !is_ours
+                        let is_own = route.link == Some(link) && !route.indirect;
+                        route.table == table && !route.cloned && !is_own
                     });
                     if let Some((route, host)) =
                         route.and_then(|route| Some((route, route.host()?)))
@@ -46,7 +46,7 @@ pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Fa
             }
             let mut names: Vec<(u32, String)> = Vec::new();
             for (at, route) in found {
-                // The dump tells the route that is used first.
+                // The dump lists the winning route first.
                 if failures[at].text.is_none() {
                     failures[at].text = Some(describe(connection, &route, &mut names).into());
                 }
@@ -55,7 +55,7 @@ pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Fa
     }
 }
 
-/// A route with its device, as far as `ip route` needs them to find it.
+/// The route's text: enough to find the route with `ip route`.
 fn describe(connection: &mut Connection, route: &Route, names: &mut Vec<(u32, String)>) -> String {
     let through = match route.link {
         Some(index) => format!("device {}", name_of(connection, index, names)),
@@ -80,7 +80,7 @@ fn describe(connection: &mut Connection, route: &Route, names: &mut Vec<(u32, St
     )
 }
 
-/// The name of a link, looked up once.
+/// The name of a link. Each link is looked up once.
 fn name_of(connection: &mut Connection, index: u32, names: &mut Vec<(u32, String)>) -> String {
     if let Some((_, name)) = names.iter().find(|(of, _)| *of == index) {
         return name.clone();

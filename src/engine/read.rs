@@ -25,7 +25,7 @@ pub(crate) struct Observer<'a> {
     pub(crate) context: MatchContext<'a>,
     pub(crate) templates: &'a PerFamily<Templates>,
     /// Nothing is to be written, so that what other devices have does not matter.
-    pub(crate) only_looks: bool,
+    pub(crate) read_only: bool,
     /// Since addresses were last looked at, nothing was written but some new IPv6 ones, and all of
     /// those were acked: enough to go on with. What is believed in the end is seen.
     pub(crate) only_new: bool,
@@ -178,7 +178,7 @@ impl Observer<'_> {
     /// change, and wherever the kernel may have put a prefix route.
     fn main_matters(&self, family: Family, scan_main: bool) -> bool {
         self.rows.has(family)
-            && (scan_main && !self.only_looks
+            && (scan_main && !self.read_only
                 || family == Family::V6 && self.rows.iter().any(may_have_prefix_route))
     }
 
@@ -214,7 +214,7 @@ impl Observer<'_> {
         let (rows, context, admit) = (&mut *self.rows, &self.context, self.admit);
         // Before a change table local is read for all devices: another's route is a conflict, or
         // in the way of a deletion.
-        let link = (table == TABLE_MAIN || self.only_looks).then_some(context.link);
+        let link = (table == TABLE_MAIN || self.read_only).then_some(context.link);
         let mut routes = Routes::default();
         let dumped = self.connection.dump(
             |out, sequence| dump_routes(out, sequence, family, Some(table), link),

@@ -299,10 +299,10 @@ impl Call<'_> {
             } = self.buffers.refusals[place];
             match step.refused(errno) {
                 // The link is as it should be again, or it is the family's trouble.
-                _ if of_link(errno) && is_link_there => self.read_from_now(),
+                _ if of_link(errno) && is_link_there => self.switch_to_dumps(),
                 Refusal::Final => self.fail(row, Cause::Kernel),
                 // It is otherwise than it seemed when looked at alone: read the link.
-                Refusal::LookAgain => self.read_from_now(),
+                Refusal::LookAgain => self.switch_to_dumps(),
             }
         }
         if is_link_there {

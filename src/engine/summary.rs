@@ -1,4 +1,4 @@
-//! Summing up: the report of a call.
+//! The report of a call.
 
 use super::Call;
 use crate::base::PerFamily;
@@ -48,7 +48,7 @@ impl Call<'_> {
             if row.has_failed() {
                 continue;
             }
-            // Only what was *seen* as wanted counts, and seen after the last write to it.
+            // Only an observation after the last write to a VIP proves its state.
             let written = row.progress.has(Done::WRITTEN);
             let next = self.engine.next(&row);
             if !self.observed || stopped && written || next != Next::Done {

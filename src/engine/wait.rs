@@ -1,5 +1,5 @@
-//! Waiting for the kernel: for its late route, for the end of duplicate address detection, for
-//! time.
+//! Waiting: for the late route, for the end of duplicate address detection (RFC 4862), or for time to
+//! pass.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use super::{Call, Stop};
 use crate::netlink::connection::{Dumped, Groups};
 use crate::sys::{Woken, wait_readable};
 
-/// How long a wait that has seen progress goes on for the other rows to progress too.
+/// How long a wait continues after progress, so that one observation serves more rows.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// How often a wait looks whether a recent address has aged.
+/// How often a wait checks the age of a recent address.
 const AGING: Duration = Duration::from_millis(100);
 
-/// What the rows still wait for.
+/// The events that the rows wait for.
 #[derive(Default)]
 struct Waiting {
     rows: usize,
@@ -25,7 +25,7 @@ struct Waiting {
 }
 
 impl Call<'_> {
-    /// Waits until the kernel has inserted the routes that rows wait for, or makes no progress.
+    /// Waits until the awaited events have come, or until the stall time-out without progress.
     pub(super) fn wait(&mut self) -> Result<Waited, Stop> {
         let groups = self.connection.groups();
         self.connection.listen_to(groups | Groups::V6_ROUTES)?;
@@ -54,7 +54,8 @@ impl Call<'_> {
 
     fn wait_listening(&mut self) -> Result<Waited, Stop> {
         self.connection.notifications(|_| ())?;
-        // What came before we listened is found by looking, what comes after by listening.
+        // The look-ups find routes that came before the monitor joined the group; notifications
+        // report later ones.
         let before = self.waiting().rows;
         let engine = self.engine.clone();
         self.observer(None)
@@ -76,7 +77,7 @@ impl Call<'_> {
                     progress |= arrived != Some(0);
                     match arrived {
                         Some(arrived) => left = left.saturating_sub(arrived),
-                        // Notifications are lost: look again.
+                        // The kernel dropped notifications: observe again.
                         None => return Ok(Waited::Progress),
                     }
                 }
@@ -104,7 +105,7 @@ impl Call<'_> {
         patience
     }
 
-    /// Reads the notifications for the rows that wait, and counts them. `None` if some were lost.
+    /// Reads the notifications, and counts those of waiting rows. `None` if the kernel dropped any.
     fn take_arrivals(&mut self) -> io::Result<Option<usize>> {
         let rows = &mut self.buffers.rows;
         let link = self.link;

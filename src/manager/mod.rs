@@ -412,11 +412,11 @@ impl VipManager {
             &mut self.buffers,
             &self.cancelled,
         );
-        call.only_looks = true;
-        call.look(Some(&|vip| filter.is_on_link(vip).then_some(Goal::Look)))?;
+        call.read_only = true;
+        call.observe_first(Some(&|vip| filter.is_on_link(vip).then_some(Goal::Look)))?;
         let elsewhere = match depth {
             Depth::Link => Vec::new(),
-            Depth::Node => call.look_deep()?,
+            Depth::Node => call.observe_node()?,
         };
         let mut sources = PerFamily::splat(SourceStatus::NotGiven);
         for family in Family::ALL {
@@ -448,7 +448,7 @@ impl VipManager {
         };
         let diverted = match depth {
             Depth::Link => Vec::new(),
-            Depth::Node => call.look_for_diverted(has_route)?,
+            Depth::Node => call.observe_diverted(has_route)?,
         };
         let rows = self.buffers.rows.iter();
         // What went away while it was looked for is not on the link.

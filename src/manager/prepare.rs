@@ -11,7 +11,7 @@ use crate::base::{Family, PerFamily, Protocol, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
-use crate::engine::lookup::{LOOKUP_MAX, Lookup, Notified, can_be_told};
+use crate::engine::lookup::{LOOKUP_MAX, Lookup, Notified, lookups_suffice};
 use crate::engine::{Buffers, Call, lookup_groups};
 use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
@@ -190,7 +190,7 @@ impl VipManager {
                             buffers,
                             cancelled,
                         );
-                        call.look(Some(&admit))?;
+                        call.observe_first(Some(&admit))?;
                         keep_claimed(call.buffers, leaving, &filter)?;
                     }
                     bring_up(connection, config, &mut link)?;
@@ -216,9 +216,9 @@ impl VipManager {
             cancelled,
         );
         if let Some(lookup) = lookup {
-            call.look_up_from_now(lookup);
+            call.observe_by_lookups_from_now(lookup);
         }
-        call.look((!given).then_some(&admit))?;
+        call.observe_first((!given).then_some(&admit))?;
         keep_own(call.buffers, scope, &filter)?;
         let found = needs(&call.buffers.rows);
         let only_found = PerFamily::from_fn(|f| found[f] && !asked[f]);
@@ -283,7 +283,7 @@ impl VipManager {
 fn are_few(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
     matches!(scope, Scope::Given(_))
         && (1..=LOOKUP_MAX).contains(&rows.len())
-        && rows.iter().all(|row| can_be_told(row, config.binding))
+        && rows.iter().all(|row| lookups_suffice(row, config.binding))
 }
 
 /// Which families have VIPs to be put on the link or kept there.
