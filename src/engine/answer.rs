@@ -1,7 +1,7 @@
-//! Asking the kernel for single routes and addresses, and what its answers prove.
+//! Look-ups of single routes and addresses, and what their replies prove.
 //!
-//! A look-up follows the routing rules of the node. An answer counts for table local only where it
-//! names that table, or where no rule can have answered.
+//! RTM_GETROUTE follows the routing rules of the node. A reply counts for table local only if it names
+//! that table, or if no other rule can have answered.
 
 use std::io;
 
@@ -13,9 +13,9 @@ use crate::netlink::decode::Route;
 use crate::netlink::encode::{decision_message, get_address_message};
 
 impl Observer<'_> {
-    /// Collects the rows of those that `has_route` picks whose traffic a routing rule sends elsewhere,
-    /// as the kernel itself decides for unmarked, unbound traffic of this user. Nothing is asked of a
-    /// family whose look-ups go to table local first.
+    /// Collects the VIPs whose traffic a routing rule diverts, among the rows that `has_route` picks.
+    /// The kernel decides for unmarked, unbound traffic of this user. A family whose rules consult
+    /// table local first needs no look-up.
     pub(crate) fn observe_diverted(
         &mut self,
         has_route: impl Fn(&Row) -> bool,
@@ -39,8 +39,8 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Adds to `diverted` those of `asked` that the kernel sends elsewhere. One that says so once is
-    /// asked again: see [`NEGATIVES`].
+    /// Adds to `diverted` the VIPs of `asked` that a routing rule diverts. That reply must repeat:
+    /// see [`NEGATIVES`].
     fn decide(&mut self, mut asked: Vec<Vip>, diverted: &mut Vec<Vip>) -> io::Result<()> {
         for _ in 0..NEGATIVES {
             let mut goes_elsewhere = vec![false; asked.len()];
@@ -59,14 +59,14 @@ impl Observer<'_> {
                             route.table != TABLE_LOCAL
                         }
                         Ok(Ok(Some(_))) | Err(_) => true,
-                        // One that cannot be read says nothing.
+                        // A reply that cannot be decoded proves nothing.
                         Ok(_) => false,
                     };
                 },
             )?;
             self.connection.names_local = names_local;
             if !names_local {
-                // It may name main for table local (see [`Reply::answer`]).
+                // The kernel may name main for table local (see [`Reply::answer`]).
                 in_main.iter().for_each(|at| goes_elsewhere[*at] = false);
             }
             let mut places = goes_elsewhere.iter();
@@ -79,7 +79,7 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Looks up what the dumps left open.
+    /// Looks up the rows that the dumps left open.
     pub(super) fn resolve_by_lookup(&mut self, dumped: Dumped) -> Result<(), Failed> {
         let context = self.context;
         match dumped {
@@ -87,7 +87,7 @@ impl Observer<'_> {
                 self.ask_addresses()?;
                 self.look_up(|row| is_in_doubt(row, &context))?;
             }
-            // Another device has a local route too: whose is used?
+            // Another device also has a local route: a look-up shows which route wins.
             Dumped::Complete => {
                 self.look_up(|row| row.goal.is_threatened() && is_rivalled(row, &context))?;
             }
@@ -95,8 +95,8 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Looks for the addresses that a torn dump may have left out: what it did not tell of is not
-    /// gone for that. IPv4 cannot be asked for one address, but dumped again.
+    /// Looks up the addresses that an interrupted dump may have missed. IPv4 has no RTM_GETADDR for one
+    /// address, so its addresses are dumped again.
     fn ask_addresses(&mut self) -> Result<(), Failed> {
         let (context, admit) = (self.context, self.admit);
         let lacks = |row: &Row, family| {
@@ -162,8 +162,8 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Asks for the winning route of each row that `which` picks. A row whose answer is lost keeps
-    /// what the dump said, and is asked again with the next observation.
+    /// Looks up the winning route of each row that `which` picks. A row whose reply is lost keeps the
+    /// dumped facts until the next observation.
     pub(crate) fn look_up(&mut self, which: impl Fn(&Row) -> bool) -> io::Result<()> {
         let most = self.connection.reply_capacity().min(LOOK_UPS);
         let mut asked = [0_u32; LOOK_UPS];
@@ -186,7 +186,7 @@ impl Observer<'_> {
         }
     }
 
-    /// A "no route" for what is on the link counts only if it stays: see [`NEGATIVES`].
+    /// Looks up these rows. A reply without a route to a VIP on the link must repeat: see [`NEGATIVES`].
     fn look_up_batch(&mut self, asked: &mut [u32]) -> io::Result<()> {
         let mut count = asked.len();
         for attempt in 1..=NEGATIVES {
@@ -215,7 +215,7 @@ impl Observer<'_> {
                     if let Some(reply) = replies.get_mut(place) {
                         *reply = match message.map(|message| message.route()) {
                             Ok(Ok(Some(route))) => Reply::Route(route),
-                            // One that cannot be read is as good as lost.
+                            // A reply that cannot be decoded counts as lost.
                             Ok(_) => Reply::Lost,
                             Err(errno) => Reply::Error(errno),
                         };
@@ -257,16 +257,15 @@ impl Observer<'_> {
     }
 }
 
-/// Look-ups in one send, at the most.
+/// The most look-ups in one send.
 const LOOK_UPS: usize = 128;
 
-/// How often in a row a look-up must find no local route before it is believed. Beside a writer of
-/// the same table about one IPv6 look-up in two million walks past a route that nobody touches
-/// (`fib6_node_lookup_1`, net/ipv6/ip6_fib.c, reads the tree while it is rebuilt; measured on
-/// 6.18).
+/// Successive look-ups without a local route that prove its absence. While another writer changes the
+/// table, about one IPv6 look-up in two million misses an unchanged route (`fib6_node_lookup_1`,
+/// net/ipv6/ip6_fib.c, reads the tree during its changes; measured on 6.18).
 const NEGATIVES: u32 = 3;
 
-/// What the kernel replies to a look-up.
+/// The kernel's reply to a look-up.
 #[derive(Clone, Copy, Debug)]
 enum Reply {
     Lost,
@@ -275,7 +274,7 @@ enum Reply {
 }
 
 impl Reply {
-    /// Whether it names table local, which needs no further proof.
+    /// Whether the reply names table local, which needs no further proof.
     fn names_local(&self) -> bool {
         matches!(self, Self::Route(route) if route.table == TABLE_LOCAL)
     }
@@ -284,10 +283,10 @@ impl Reply {
         matches!(self, Self::Route(route) if route.table == TABLE_LOCAL && route.family == Family::V4)
     }
 
-    /// What it says of table local, where that was or was not the first to be looked at.
+    /// What the reply proves about table local. `local_first`: the rules consult table local first.
     ///
-    /// `names_local`: IPv4 names it where it answers. While the two share one trie it says *main*
-    /// for both, of which the route in table local comes first (`fib_find_alias`,
+    /// `names_local`: IPv4 names table local in its replies. While tables local and main share one
+    /// trie, IPv4 names *main* for both, and the route of table local comes first (`fib_find_alias`,
     /// net/ipv4/fib_trie.c).
     fn answer(&self, local_first: bool, names_local: bool) -> Answer {
         match *self {
@@ -300,32 +299,32 @@ impl Reply {
                         table: TABLE_LOCAL,
                         ..route
                     }),
-                    // It may stand in either.
+                    // The route may be in either table.
                     (true, false) if route.host().is_some() => Answer::Unknown,
                     _ => Answer::NotLocal(Some(route)),
                 }
             }
-            // Any other error may be said by a route, in table local too.
+            // Any other error may come from a route, also in table local.
             Self::Error(libc::ENETUNREACH) if local_first => Answer::NotLocal(None),
             _ => Answer::Unknown,
         }
     }
 }
 
-/// Whether much follows from it if a look-up of this row finds no local route.
+/// Whether a look-up of this row without a local route has consequences, and so must repeat.
 fn is_expected(row: &Row) -> bool {
     let should_be_there = row.facts.on_link() && !row.is_in_the_making();
     row.vip.family() == Family::V6 && (should_be_there || row.goal == Goal::Release)
 }
 
-/// Whether a torn dump leaves something open for this row.
+/// Whether an interrupted dump leaves facts of this row open.
 pub(crate) fn is_in_doubt(row: &Row, context: &MatchContext<'_>) -> bool {
-    // A row that has nothing to lose yet is decided by a later observation. But for the lack of the
-    // kernel's route the address is deleted.
+    // A row in the making has nothing to lose, so a later observation decides. But if the desired
+    // route is the kernel's, its absence makes this call delete the address.
     !row.is_in_the_making() || context.keeps_kernels(row.vip.family())
 }
 
-/// Whether another device has a route beside the wanted one.
+/// Whether another device has a route beside the desired route.
 pub(crate) fn is_rivalled(row: &Row, context: &MatchContext<'_>) -> bool {
     let desired = context.desired_fact(row.vip.family());
     row.facts.contains(Facts::FOREIGN | desired)

@@ -1,43 +1,43 @@
 //! What a call does next: the decisions of its loop, without I/O.
 //!
-//! The driver ([`Call`](super::Call)) does what [`Engine::stage`] says, and tells the engine what
-//! came of it: [`observed`](Engine::observed), [`replied`](Engine::replied),
-//! [`waited`](Engine::waited). The exhaustive check (`check.rs`) drives the same engine over a model
-//! of the kernel.
+//! The driver ([`Call`](super::Call)) does what [`Engine::stage`] says, and reports the result to the
+//! engine: [`observed`](Engine::observed), [`replied`](Engine::replied), [`waited`](Engine::waited).
+//! The exhaustive check (`check.rs`) drives the same engine over a model of the kernel.
 
 use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, Facts, LateRoute, Next, Policy, Row, Step, next};
 
-/// Rounds in which something is sent for a VIP before it counts as contended. An undisturbed one
-/// takes at most six.
+/// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
+/// six.
 const ATTEMPTS: u16 = 20;
 
-/// Rounds after which a VIP's next one waits first: more than an undisturbed one takes.
+/// Rounds of a VIP after which a pause precedes each further round. An undisturbed VIP never exceeds
+/// this number.
 pub(crate) const PATIENT_AFTER: u16 = 6;
 
-/// Rounds in a row in which a VIP could not be read, each of several dumps, before it fails.
+/// Successive rounds without a readable VIP before it fails. A round takes several dumps.
 const READINGS: u8 = 10;
 
-/// How long nothing may change before a VIP counts as finished whose kernel route this call never
-/// saw. The kernel's route is late by microseconds, under load by milliseconds.
+/// The time without changes after which a VIP is finished although this call never saw its late route.
+/// The late route takes microseconds, under load milliseconds.
 pub(super) const QUIET: Duration = Duration::from_millis(500);
 
-/// The same where the desired route is there and only the address is recent. Another writer has
-/// usually completed the whole sequence; the route may still predate this address. The kernel's route
-/// comes from `addrconf_dad_work`, which waits for the RTNL: with two writers at the RTNL and ten busy
-/// processes on two cores, it was later than 50 ms for 2 of 180 addresses, and for none than 100 ms.
+/// The same time for a VIP with the desired route and a recent address. Another writer has usually
+/// completed the whole sequence; the route may still predate this address. The late route comes from
+/// `addrconf_dad_work` (net/ipv6/addrconf.c), which waits for the RTNL. With two writers at the RTNL and
+/// ten busy processes on two cores, 2 of 180 late routes took more than 50 ms, and none took 100 ms.
 pub(super) const BRIEF: Duration = Duration::from_millis(100);
 
-/// A call waits for quiet at most this many times as long. A writer that never pauses would
-/// otherwise keep the call waiting forever.
+/// The longest wait for quiet, as a multiple of that time. A writer that never pauses would otherwise
+/// keep the call waiting forever.
 const RESTLESS: u32 = 4;
 
-/// How long a call waits at least for recent addresses to age, though nothing progresses.
+/// The least time that a call waits for recent addresses to age, without progress.
 const AGES: Duration = Duration::from_secs(2);
 
-/// What comes next, for all rows alike.
+/// The next action, the same for all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
     /// Read the addresses and the routes of the link.
@@ -49,20 +49,20 @@ pub(crate) enum Stage {
     LookUp,
     /// Plan each row, and send its steps.
     Plan(Basis),
-    /// Wait for what only the kernel, or time, can bring.
+    /// Wait for the kernel, or for time to pass.
     Wait,
-    /// Nothing is left to do, or nothing more can be done.
+    /// Every row is as desired, has failed, or cannot make progress.
     Finished,
 }
 
-/// What the rows' facts rest on when they are planned.
+/// The source of the rows' facts when the rows are planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Basis {
-    /// All of it was observed.
+    /// Addresses and routes were observed.
     Observed,
     /// The routes were observed. New addresses are known by their acks.
     AckedAddresses,
-    /// Nothing was observed since the last acks.
+    /// No observation since the last acks.
     Acks,
 }
 
@@ -79,7 +79,7 @@ pub(crate) enum Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Written {
     Nothing,
-    /// New IPv6 addresses, all acked, and blind deletions of the kernel's routes for them.
+    /// Only new IPv6 addresses, all acked, and blind deletions of the kernel's routes for them.
     NewAddresses,
     Other,
 }
@@ -88,91 +88,91 @@ enum Written {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum BlindDeletion {
     Possible,
-    /// One of them found nothing to delete: the kernel's work queue is late.
+    /// A blind deletion found no route: the kernel's work queue is late.
     TooEarly,
 }
 
 /// How the replies to a batch arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Replies {
-    /// Every message was answered, or handled before the last one was.
+    /// The last message was acked, so the kernel handled every message before it.
     Complete,
-    /// Some were lost: only an observation shows what became of the messages.
+    /// Replies were lost: only an observation shows the effect of the messages.
     Lost,
-    /// The kernel took no message of the batch, for lack of memory.
+    /// The kernel accepted no message of the batch, for lack of memory.
     NotSent,
 }
 
-/// One sent message, and whether the kernel refused it.
+/// A sent message, and whether the kernel refused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Reply {
     pub(crate) step: Step,
     pub(crate) refused: bool,
 }
 
-/// What a wait brought.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
     Progress,
     Stalled,
 }
 
-/// What is to be done for a row now.
+/// The decision for one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Nothing: it is as desired, or it has failed.
+    /// Do nothing: the row is as desired, or has failed.
     Nothing,
     /// Send these steps, in this order.
     Steps(&'static [Step]),
-    /// Nothing yet: the kernel has something to finish, or time must pass.
+    /// Wait: the kernel has work to finish, or time must pass.
     Wait,
-    /// It fails.
+    /// The row fails.
     Fail(Cause),
-    /// It fails: its steps were sent too often, to no avail.
+    /// The row fails: its steps were sent [`ATTEMPTS`] times without success.
     Exhausted,
 }
 
-/// What a row waits for.
+/// The event that a row waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Awaited {
     /// The kernel's own route, or the end of duplicate address detection.
     Kernel,
-    /// A recent address of another writer to age: no event tells of that.
+    /// Another writer's recent address to age, which no notification reports.
     Age,
-    /// That nothing changes for so long.
+    /// This much time without a change.
     Quiet(Duration),
 }
 
-/// The time that has passed, as far as decisions depend on it.
+/// The times on which decisions depend.
 pub(crate) trait Clock {
-    /// Since this call last wrote, or saw a route to a row change.
+    /// The time since this call last wrote, or saw a route to a row change.
     fn since_change(&self) -> Duration;
-    /// Since this call last wrote, or saw a kernel's route come that it waited for.
+    /// The time since this call last wrote, or saw an awaited late route.
     fn since_progress(&self) -> Duration;
 }
 
 /// The state of a call's decisions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Engine {
-    /// The policies of the families, whatever a row's goal is.
+    /// The policy of each family. A row's own goal replaces the policy's.
     policies: PerFamily<Policy>,
     stage: Stage,
     method: Method,
     written: Written,
     blind: BlindDeletion,
-    /// Whether the last wait ended without progress and nothing was written since.
+    /// Whether the last wait ended without progress, with no write since.
     stalled: bool,
-    /// Rounds in a row in which a row could not be read.
+    /// Successive rounds with an unread row.
     unread: u8,
 }
 
-/// How a round ends for the driver.
+/// What the driver does at the end of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     GoOn,
-    /// Go on after this time: the tables keep changing.
+    /// Pause this long: the tables keep changing.
     Pause(Duration),
-    /// The rows that the engine [gives up](Engine::gives_up) fail with this cause.
+    /// Fail, with this cause, the rows that the engine [gives up](Engine::gives_up).
     GiveUp(Cause),
 }
 
@@ -197,7 +197,7 @@ impl Engine {
         &self.policies
     }
 
-    /// From now on rows are observed in this way.
+    /// Observes the rows by this method from now on.
     pub(crate) fn observe_by(&mut self, method: Method) {
         self.method = method;
         if matches!(self.stage, Stage::ReadAll | Stage::LookUp) {
@@ -205,13 +205,13 @@ impl Engine {
         }
     }
 
-    /// What is next for a row, by the policy of its family.
+    /// The next step of a row, by its family's policy.
     pub(crate) fn next(&self, row: &Row) -> Next {
         let policy = policy_for(row, &self.policies);
         next(row.vip.family(), row.facts, row.progress, policy)
     }
 
-    /// Takes the facts of an observation, which the rows hold now.
+    /// Takes an observation, whose facts the rows hold.
     pub(crate) fn observed<'r>(&mut self, rows: impl IntoIterator<Item = &'r mut Row>) {
         self.stage = Stage::Plan(match self.stage {
             Stage::ReadRoutes => Basis::AckedAddresses,
@@ -222,7 +222,7 @@ impl Engine {
             .for_each(|row| row.progress.observed(row.facts));
     }
 
-    /// Decides for one row. A row that fails is marked as failed.
+    /// Decides for one row, and marks the row if it fails.
     pub(crate) fn plan(&self, row: &mut Row, clock: &impl Clock) -> Decision {
         if row.has_failed() {
             return if row.take_orphan_route() {
@@ -251,7 +251,7 @@ impl Engine {
         decision
     }
 
-    /// Takes the replies to a batch; `row` finds the row of a message.
+    /// Takes the reply to one message of a batch, for the message's row.
     pub(crate) fn replied(&mut self, row: &mut Row, reply: Reply, replies: Replies) {
         let v6 = row.vip.family() == Family::V6;
         let written = match (replies, reply.step) {
@@ -273,9 +273,9 @@ impl Engine {
         }
     }
 
-    /// Ends a round: every row was planned, and every reply taken. With `waits`, a row waits.
-    /// `many`: so many rows have an address of this call's making and no route yet that the
-    /// kernel's work queue had time for the first of them.
+    /// Ends a round, after every row was planned and every reply taken. `waits`: a row waits. `many`:
+    /// this call has made so many addresses without a route that the kernel's work queue has had time
+    /// for the first.
     pub(crate) fn end_round(
         &mut self,
         rows: &mut [Row],
@@ -303,8 +303,8 @@ impl Engine {
                 Stage::ReadRoutes
             }
             (Written::NewAddresses | Written::Other, _) => Stage::read(self.method),
-            // Another writer did the rest, or keeps the tables unreadable. An ack is no observation:
-            // read the addresses, too.
+            // Another writer did the rest, or keeps the tables unreadable. An ack is no observation, so
+            // read the addresses again.
             (Written::Nothing, false) if basis != Basis::Observed || reads => {
                 Stage::read(self.method)
             }
@@ -313,7 +313,8 @@ impl Engine {
                 if basis == Basis::Observed
                     && (self.stalled || clock.since_progress() >= stall.max(AGES)) =>
             {
-                // Observed once more, and it still is not there. Or others change it, to no avail.
+                // An observation after the stall shows no progress, or other writers' changes never
+                // lead to the desired state.
                 verdict = Verdict::GiveUp(Cause::Pending);
                 Stage::Finished
             }
@@ -322,7 +323,7 @@ impl Engine {
         verdict
     }
 
-    /// Whether a row is to fail for this cause where the engine gives up.
+    /// Whether the row fails with this cause when the engine gives up.
     pub(crate) fn gives_up(&self, row: &Row, cause: Cause) -> bool {
         match cause {
             Cause::Unread => row.is_to_be_read(),
@@ -330,7 +331,7 @@ impl Engine {
         }
     }
 
-    /// Ends a wait.
+    /// Takes the result of a wait.
     pub(crate) fn waited(&mut self, waited: Waited) {
         self.stalled = waited == Waited::Stalled;
         self.stage = Stage::read(self.method);
@@ -346,7 +347,7 @@ impl Engine {
         self.stalled
     }
 
-    /// What a row waits for, if anything.
+    /// The event that a row waits for, if any.
     pub(crate) fn awaits(&self, row: &Row) -> Option<Awaited> {
         if row.has_failed() || row.facts.contains(Facts::KERNEL) {
             return None;
@@ -364,14 +365,14 @@ impl Engine {
         }
     }
 
-    /// Whether the desired routes of IPv6 are ours. Where they are the kernel's own, one
-    /// observation is to show all of it.
+    /// Whether this library makes the desired IPv6 routes. If they are the kernel's own, one complete
+    /// observation is needed.
     fn seeks_desired(&self) -> bool {
         !self.policies[Family::V6].kernel_source
     }
 
-    /// Goes on without an observation, behind acked addresses: the kernel's routes are there to be
-    /// deleted, or the kernel says that they are not.
+    /// Whether to delete the kernel's routes blind, behind acked addresses: the kernel refuses a
+    /// deletion that finds no route.
     fn trusts_acks(&self, rows: &mut [Row]) -> bool {
         if self.blind == BlindDeletion::TooEarly || !self.seeks_desired() {
             return false;
@@ -383,7 +384,7 @@ impl Engine {
 }
 
 impl Stage {
-    /// The whole observation.
+    /// The complete observation.
     fn read(method: Method) -> Self {
         match method {
             Method::Dumps => Self::ReadAll,
@@ -392,8 +393,8 @@ impl Stage {
     }
 }
 
-/// Whether nothing has changed for so long. Most rows ask for no quiet; for those the clock is not
-/// read, which would cost as much as the rest of their plan.
+/// Whether nothing has changed for this long. Most rows need no quiet, and for these rows the clock is
+/// not read: reading it costs as much as the rest of the plan.
 fn has_rested(quiet: Duration, clock: &impl Clock) -> bool {
     quiet.is_zero()
         || clock.since_change() >= quiet
@@ -408,7 +409,8 @@ pub(crate) fn policy_for(row: &Row, policies: &PerFamily<Policy>) -> Policy {
     }
 }
 
-/// How long nothing may change before a row that looks as desired is; zero where that is sure.
+/// The time without changes after which a row that looks as desired counts as desired. Zero where the
+/// facts are certain.
 pub(super) fn quiet_for(row: &Row) -> Duration {
     if row.may_still_get_kernels() {
         return QUIET;

@@ -1,5 +1,4 @@
-//! Observing a few rows one by one, by look-ups and by what notifications said of them, without
-//! reading the rest of the link.
+//! Observing rows one by one, by look-ups and notifications, without reading the rest of the link.
 
 use super::arrival::note_arrival;
 use super::read::Observer;
@@ -9,41 +8,42 @@ use crate::netlink::connection::{Dumped, Failed};
 use crate::netlink::decode::{Address, Message, Route};
 use crate::netlink::encode::get_address_message;
 
-/// How many VIPs are looked at one by one, which takes some system calls each, rather than with a
-/// look at all that is on the link.
+/// The most VIPs that a call observes by look-ups, which take some system calls each, instead of
+/// dumps.
 pub(crate) const LOOKUP_MAX: usize = 16;
 
-/// What notifications told of a VIP.
+/// What notifications reported of a VIP.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notified {
-    /// Whether its address is on the link, as a host prefix.
+    /// Whether the VIP's address is on the link, as a host prefix. `None`: unknown.
     pub(crate) address: Option<bool>,
-    /// The address has a lifetime: an IPv4 one is to be read, for what its update must repeat.
+    /// The address has a lifetime. An IPv4 address must then be read, for its update repeats its
+    /// attributes.
     pub(crate) expires: bool,
-    /// It was not verified before all that is told: nothing else is known. Then only what is new to
-    /// the link can be told without reading the link, or what goes.
+    /// The VIP was not verified before these notifications. Look-ups then suffice only if the VIP is
+    /// new to the link or is released.
     pub(crate) unverified: bool,
-    /// Routes to it through the link that were added, except for the wanted one.
+    /// Added routes to the VIP through the link, except the desired route.
     pub(crate) routes: Vec<Route>,
 }
 
 impl Notified {
-    /// Takes note of a notification of the VIP's address.
+    /// Notes a notification of the VIP's address.
     pub(crate) fn note_address(&mut self, address: &Address, added: bool) {
         self.address = Some(added);
         self.expires = added && address.valid != u32::MAX;
     }
 }
 
-/// A few rows that are observed one by one.
+/// The state of a call that observes by look-ups.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
-    /// What notifications told of them.
+    /// What notifications reported of each VIP.
     pub(crate) all_notified: Vec<(Vip, Notified)>,
 }
 
 impl Lookup {
-    /// Of rows of which nothing is known.
+    /// For rows without any notification.
     pub(crate) fn unknown(rows: &Rows) -> Self {
         let unknown = Notified {
             unverified: true,
@@ -65,7 +65,7 @@ impl Lookup {
             .is_none_or(|notified| notified.unverified)
     }
 
-    /// Takes note of a notification of an IPv4 address, which the kernel cannot be asked for.
+    /// Notes a notification of an IPv4 address, which RTM_GETADDR cannot ask for.
     fn note_address(&mut self, message: &Message<'_>, link: u32) {
         let added = match message.kind {
             libc::RTM_NEWADDR => true,
@@ -87,15 +87,16 @@ impl Lookup {
 }
 
 impl Observer<'_> {
-    /// Observes a few rows one by one, without reading the rest of the link: the address of each
-    /// IPv6 row and the winning route of each row are asked for, and notifications tell the rest.
-    /// Returns whether that was enough; if not, [`observe`](Self::observe).
+    /// Observes the rows by look-ups, without reading the rest of the link. RTM_GETADDR shows an IPv6
+    /// address, and RTM_GETROUTE the winning route; notifications report the rest. Returns false if
+    /// a row stays unknown: then [`observe`](Self::observe).
     ///
-    /// IPv4 cannot be asked for one address, so its rows need a notification of that. What a call
-    /// that begins supposes of one is put to the proof by what it writes.
+    /// IPv4 has no RTM_GETADDR for one address, so an IPv4 row needs a notification of its address.
+    /// Without one, a new call assumes that the address is absent; if it is present, the kernel refuses
+    /// to add it.
     ///
-    /// With `scan_main`, what is to be released is looked for in table main as well, behind what a
-    /// look-up finds. `scan_main` then says whether that held anything of the rows on our link.
+    /// With `scan_main`, releases also read table main, which look-ups do not show. `scan_main` then
+    /// says whether table main held a route of the link to a row.
     pub(crate) fn observe_by_lookup(
         &mut self,
         lookup: &mut Lookup,
@@ -107,70 +108,31 @@ impl Observer<'_> {
             note_arrival(message, rows, link);
         })?;
         self.rows.begin();
-        let (rows, context, admit) = (&mut *self.rows, &self.context, self.admit);
         let mut unknown = heard == Dumped::Interrupted;
-        // What may stand before a route there, its notification does not tell.
-        let mut told_of_main = false;
-        for at in 0..rows.len() {
-            let Some(row) = rows.iter().nth(at).copied() else {
+        let mut notified_main = false;
+        for at in 0..self.rows.len() {
+            let Some(row) = self.rows.iter().nth(at).copied() else {
                 break;
             };
-            let vip = row.vip;
-            let notified = lookup.notified(vip);
-            match vip.family() {
-                Family::V6 => {
-                    let asked = self.connection.get(
-                        |out, sequence| {
-                            get_address_message(out, sequence, &vip.addr(), context.link);
-                        },
-                        |message| message.address(),
-                    );
-                    match asked {
-                        Ok(Some(address)) => rows.join_address(&address, context, admit),
-                        Ok(None) => {}
-                        Err(Failed::Refused(refusal)) if is_shortage(refusal.errno) => {
-                            unknown = true;
-                        }
-                        Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => {}
-                        Err(failed) => return Err(failed),
-                    }
-                }
-                Family::V4 => match notified.and_then(|notified| notified.address) {
-                    Some(true) => {
-                        rows.join_known_address(vip);
-                        unknown |= notified.is_some_and(|notified| notified.expires);
-                    }
-                    Some(false) => {}
-                    None => unknown |= row.progress.has(Done::WRITTEN) || row.goal != Goal::Assign,
-                },
-            }
-            for route in notified.into_iter().flat_map(|notified| &notified.routes) {
-                told_of_main |= rows.join_route(route, context, None);
-            }
-            let joined = rows.iter().nth(at).map(|row| row.facts).unwrap_or_default();
-            unknown |= match vip.family() {
-                // It has routes side by side that differ in an MTU only: whether one that was heard of
-                // stands beside another, or in its place, nobody told.
-                Family::V4 => joined.contains(context.desired_fact(Family::V4)),
-                // It deletes by metric and protocol: what else that could hit, or whether it is still
-                // there, nobody told.
-                Family::V6 => joined.intersects(Facts::EXTRA | Facts::PREFIX),
-            };
+            let notified = lookup.notified(row.vip);
+            unknown |= !self.join_one_address(&row, notified)?;
+            unknown |= !self.join_notified_routes(at, notified, &mut notified_main);
         }
-        let goes = |row: &Row| row.goal == Goal::Release && lookup.is_unverified(row.vip);
-        if !unknown && *scan_main && self.rows.iter().any(goes) {
+        let is_released = |row: &Row| row.goal == Goal::Release && lookup.is_unverified(row.vip);
+        if !unknown && *scan_main && self.rows.iter().any(is_released) {
             unknown = self.scan_main(Family::V6, scan_main)? == Dumped::Interrupted;
         }
-        // Of IPv6, whatever was told of table main makes the whole to be read.
-        if !unknown && told_of_main {
+        // A notification does not show which routes in table main precede its own. An IPv6 route
+        // there has made the rows unknown already.
+        if !unknown && notified_main {
             unknown = self.scan_main(Family::V4, &mut false)? == Dumped::Interrupted;
         }
         self.rows.finish();
-        // What is in the place of the wanted one, look-ups tell. A further one stays told of until it
-        // is tried to be deleted: something else may come first. For one that is gone, once is
-        // enough.
+        // A look-up shows the route with the desired key, so that route's notification is spent. An
+        // extra route stays notified until its deletion is sent: another step may come first. A
+        // deletion of a route that is gone does no harm.
         for (_, notified) in &mut lookup.all_notified {
-            notified.routes.retain(is_further);
+            notified.routes.retain(is_extra);
         }
         if unknown {
             return Ok(false);
@@ -178,59 +140,113 @@ impl Observer<'_> {
         self.look_up(|_| true)?;
         Ok(self.rows.iter().all(|row| {
             if lookup.is_unverified(row.vip) {
-                is_all_told(row)
+                lookups_show_all(row)
             } else {
                 !self.is_hidden(row)
             }
         }))
     }
 
-    /// Whether something may stand behind what look-ups tell of a row that was verified before.
+    /// Joins the address of one row. Returns whether the address is known.
+    fn join_one_address(&mut self, row: &Row, notified: Option<&Notified>) -> Result<bool, Failed> {
+        let vip = row.vip;
+        if vip.family() == Family::V4 {
+            return Ok(match notified.and_then(|notified| notified.address) {
+                Some(true) => {
+                    self.rows.join_known_address(vip);
+                    notified.is_some_and(|notified| !notified.expires)
+                }
+                Some(false) => true,
+                None => !row.progress.has(Done::WRITTEN) && row.goal == Goal::Assign,
+            });
+        }
+        let link = self.context.link;
+        let asked = self.connection.get(
+            |out, sequence| get_address_message(out, sequence, &vip.addr(), link),
+            |message| message.address(),
+        );
+        match asked {
+            Ok(Some(address)) => {
+                self.rows.join_address(&address, &self.context, self.admit);
+                Ok(true)
+            }
+            Ok(None) => Ok(true),
+            Err(Failed::Refused(refusal)) if is_shortage(refusal.errno) => Ok(false),
+            Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => Ok(true),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Joins the routes that notifications reported to one row. Returns whether its routes are known.
+    fn join_notified_routes(
+        &mut self,
+        at: usize,
+        notified: Option<&Notified>,
+        notified_main: &mut bool,
+    ) -> bool {
+        for route in notified.into_iter().flat_map(|notified| &notified.routes) {
+            *notified_main |= self.rows.join_route(route, &self.context, None);
+        }
+        let Some(row) = self.rows.iter().nth(at) else {
+            return true;
+        };
+        match row.vip.family() {
+            // IPv4 allows routes that differ only in an attribute such as the MTU (`fib_table_insert`,
+            // net/ipv4/fib_trie.c). A notification does not say whether a route stands beside another
+            // or replaced it.
+            Family::V4 => !row.facts.contains(self.context.desired_fact(Family::V4)),
+            // IPv6 deletes by metric and protocol (`ip6_route_del`, net/ipv6/route.c). A notification
+            // does not show whether a deletion could hit another route, nor whether its own is left.
+            Family::V6 => !row.facts.intersects(Facts::EXTRA | Facts::PREFIX),
+        }
+    }
+
+    /// Whether look-ups may hide an address or a route of a row that was verified before.
     fn is_hidden(&self, row: &Row) -> bool {
         let family = row.vip.family();
         let kernels = row.facts.contains(Facts::KERNEL);
-        // Behind the kernel's route, or another device's, look-ups do not see. Behind that of an
-        // address that was just made there is nothing yet; nor behind a wanted one that was
-        // verified, unless it was written to since.
+        // A look-up shows the winning route only, so the kernel's route or another device's hides
+        // routes. The kernel's route of a new address hides none yet. A kernel's route that is the
+        // desired one hides none if it was verified and not written to since.
         let hidden = kernels
             && if self.context.keeps_kernels(family) {
                 row.progress.has(Done::WRITTEN)
             } else {
                 family == Family::V6 && !row.progress.has(Done::ADDRESS_IS_NEW)
             };
-        // Where a route leads to it, so may an address: nobody told.
-        let untold = family == Family::V4
+        // The VIP has a route and may have an address, which no notification reported.
+        let address_unknown = family == Family::V4
             && !row.facts.contains(Facts::ADDRESS)
             && row.facts.on_link()
             && !row.progress.has(Done::WAS_ABSENT);
         row.facts
             .intersects(Facts::FOREIGN | Facts::LOOKUP_INCONCLUSIVE | Facts::UNREAD)
             || hidden
-            || untold
+            || address_unknown
     }
 }
 
-/// Whether this is no route in the place of the wanted one, nor the kernel's own local one.
-fn is_further(route: &Route) -> bool {
-    let in_place = match route.family {
+/// Whether the route has neither the desired route's key nor is the kernel's own local route.
+fn is_extra(route: &Route) -> bool {
+    let same_key = match route.family {
         Family::V4 => route.tos == 0 && route.metric == 0,
         Family::V6 => matches!(route.metric, 0 | IP6_USER_METRIC),
     };
-    route.table == TABLE_MAIN || !in_place
+    route.table == TABLE_MAIN || !same_key
 }
 
-/// Whether the kernel may have made a prefix route in table main, for an address without
-/// `IFA_F_NOPREFIXROUTE`. Only that table tells.
+/// Whether the kernel may have made a prefix route for an address without `IFA_F_NOPREFIXROUTE`. Only
+/// table main shows that route.
 pub(super) fn may_have_prefix_route(row: &Row) -> bool {
     row.vip.family() == Family::V6
         && row.facts.contains(Facts::ADDRESS)
         && !row.facts.contains(Facts::NO_PREFIX_ROUTE)
 }
 
-/// Whether look-ups told all of this row, though no more is known of it: where no local route
-/// leads to it there is none, and what this call has put there is seen. Behind a route of before,
-/// others may stand.
-fn is_all_told(row: &Row) -> bool {
+/// Whether look-ups show all of a row that was not verified before. Without a winning local route there
+/// is no local route, and this call's own route is seen. A route that predates the call may hide
+/// others.
+fn lookups_show_all(row: &Row) -> bool {
     let is_new = row.progress.has(Done::WAS_ABSENT);
     let begins = !row.progress.has(Done::WRITTEN);
     let further = Facts::FOREIGN
@@ -242,24 +258,24 @@ fn is_all_told(row: &Row) -> bool {
         return false;
     }
     match row.goal {
-        // Without a local route, an IPv4 address is supposed not to be there: if it is, the kernel
+        // Without a local route, the IPv4 address is assumed absent. If it is present, the kernel
         // refuses to add it.
         Goal::Assign => is_new || begins && !row.facts.on_link(),
-        // What stands behind the first route shows once that is gone. But IPv4 has routes for one
-        // type of service, which no other look-up finds.
+        // Once the winning route is deleted, a look-up shows the next. But IPv4 look-ups without a
+        // type of service do not find a route with one.
         Goal::Release => row.vip.family() == Family::V6 && (begins || !row.facts.on_link()),
         Goal::Normalize | Goal::Look => false,
     }
 }
 
-/// Whether look-ups will tell what becomes of this row, going by what is known of it so far.
+/// Whether look-ups will show the outcome of this row, judged by its present facts.
 pub(crate) fn lookups_suffice(row: &Row, binding: Binding) -> bool {
     match (row.goal, row.vip.family()) {
-        // Whether one that is bound by its route has an address, only the link tells.
+        // Only a dump shows whether a VIP with a route-only binding has an address.
         (Goal::Assign, Family::V4) => binding == Binding::Address && !row.facts.on_link(),
         (Goal::Assign, Family::V6) => !row.facts.on_link(),
-        // So it does whether an IPv4 one that goes has an address of another prefix length, which
-        // must keep its routes.
+        // Only a dump shows whether a released IPv4 VIP has an address with another prefix length,
+        // which must keep its routes.
         (Goal::Release, Family::V6) => true,
         _ => false,
     }

@@ -441,7 +441,7 @@ impl<'a> Call<'a> {
         for at in self.indices() {
             waits |= self.advance(at)?;
         }
-        self.delete_deferred()?;
+        self.queue_deferred()?;
         self.flush()?;
         let rows = &mut self.buffers.rows;
         let made = rows.iter().filter(|row| row.is_in_the_making());

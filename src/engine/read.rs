@@ -1,5 +1,5 @@
-//! Reading the kernel into rows: dumps that notice when they were torn, and look-ups that settle
-//! what a torn one left open.
+//! Observing by dumps. An interrupted dump is detected and repeated; look-ups then resolve the rows
+//! that it left open.
 
 use super::answer::is_rivalled;
 use super::arrival::note_arrival;
@@ -11,31 +11,31 @@ use crate::netlink::decode::{Message, Route};
 use crate::netlink::dump_cache::{Addresses, Routes};
 use crate::netlink::encode::{Templates, dump_addresses, dump_routes};
 
-/// How often a torn observation is repeated before look-ups settle it row by row.
+/// Interrupted observations before look-ups resolve the rows one by one.
 pub(super) const ATTEMPTS: u32 = 3;
 
-/// The same where VIPs are looked for: look-ups do not find one that no dump has told of, but each
-/// dump adds those that it finds.
+/// The same for an observation that discovers VIPs. A look-up cannot discover a VIP, and every further
+/// dump may.
 pub(super) const DISCOVERIES: u32 = 8;
 
-/// What the rows are observed with.
+/// Observes the rows on a connection.
 pub(crate) struct Observer<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) rows: &'a mut Rows,
     pub(crate) context: MatchContext<'a>,
     pub(crate) templates: &'a PerFamily<Templates>,
-    /// Nothing is to be written, so that what other devices have does not matter.
+    /// The call writes nothing, so the routes of other devices do not matter.
     pub(crate) read_only: bool,
-    /// Since addresses were last looked at, nothing was written but some new IPv6 ones, and all of
-    /// those were acked: enough to go on with. What is believed in the end is seen.
+    /// Since the last observation this call only added IPv6 addresses, all acked. The next
+    /// observation may skip the addresses; the last one of the call reads them.
     pub(crate) only_new: bool,
-    /// Makes VIPs that are found on the link rows, too.
+    /// Decides which discovered VIPs become rows.
     pub(crate) admit: Option<Admit<'a>>,
 }
 
 impl Observer<'_> {
-    /// Observes every row. With `scan_main`, table main too; says whether that held anything of
-    /// the rows on our link.
+    /// Observes every row, with `scan_main` in table main too. Returns whether table main held a route
+    /// of the link to a row.
     pub(crate) fn observe(&mut self, scan_main: bool) -> Result<bool, Failed> {
         let families = PerFamily::from_fn(|family| {
             (self.admit.is_some() || self.rows.has(family)).then_some(family)
@@ -54,8 +54,8 @@ impl Observer<'_> {
         Ok(main_used)
     }
 
-    /// Observes while route notifications are listened to: one of them means that the table
-    /// changed under the dump, which no flag of a route dump tells.
+    /// Dumps while the monitor listens to route notifications. A notification means that the table
+    /// changed under the dump: route dumps never set NLM_F_DUMP_INTR.
     fn observe_guarded(
         &mut self,
         families: &PerFamily<Option<Family>>,
@@ -78,40 +78,52 @@ impl Observer<'_> {
             } else {
                 self.rows.begin();
             }
-            let mut main_used = false;
-            let mut dumped = Dumped::Complete;
-            for family in families.iter().flatten() {
-                if !skips_addresses {
-                    dumped = dumped.and(self.dump_addresses(*family)?);
-                }
-                dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
-                if self.main_matters(*family, scan_main) {
-                    dumped = dumped.and(self.dump_main(*family, &mut main_used)?);
-                }
-            }
+            let (main_used, mut dumped) = self.dump_all(families, skips_addresses, scan_main)?;
             self.rows.finish();
             self.rows.adopt();
             let mut changed = self.rows.has_skipped_route();
             if changed && adoptions < ATTEMPTS {
-                // VIPs that not the first route to them told of: once more, now that they are
-                // known. Somebody may add ever more of them.
+                // A VIP became a row behind its first route, so the dump's earlier routes to the VIP
+                // are missing: repeat it. The limit holds against a writer that keeps adding VIPs.
                 adoptions += 1;
                 continue;
             }
-            // A route that comes now may be missing in the dump: not to be noted as seen.
+            // The dump may lack a route that is notified now, so the route is not noted as seen.
             let heard = self.connection.notifications(|_| changed = true)?;
             dumped = dumped.and(heard);
             if changed {
                 dumped = Dumped::Interrupted;
             }
-            if dumped == Dumped::Complete || attempt == attempts || self.is_unsettled() {
+            if dumped == Dumped::Complete || attempt == attempts || self.awaits_kernel_routes() {
                 return Ok((main_used, dumped));
             }
             attempt += 1;
         }
     }
 
-    /// Reads table main, guarded as an observation of everything is.
+    /// Dumps each family's addresses, table local and, where it matters, table main. Returns whether
+    /// table main held a route of the link to a row.
+    fn dump_all(
+        &mut self,
+        families: &PerFamily<Option<Family>>,
+        skips_addresses: bool,
+        scan_main: bool,
+    ) -> Result<(bool, Dumped), Failed> {
+        let mut main_used = false;
+        let mut dumped = Dumped::Complete;
+        for family in families.iter().flatten() {
+            if !skips_addresses {
+                dumped = dumped.and(self.dump_addresses(*family)?);
+            }
+            dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
+            if self.main_matters(*family, scan_main) {
+                dumped = dumped.and(self.dump_main(*family, &mut main_used)?);
+            }
+        }
+        Ok((main_used, dumped))
+    }
+
+    /// Dumps table main while the monitor listens to route notifications.
     pub(super) fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
         *used = false;
         let groups = self.connection.groups();
@@ -128,22 +140,22 @@ impl Observer<'_> {
     pub(super) fn dump_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
         let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
         if *used {
-            // Something is to be deleted there: what else could that hit?
+            // The call will delete routes from table main: find routes that a deletion could hit.
             return Ok(dumped.and(self.dump_ambiguous_in_main(family)?));
         }
         Ok(dumped)
     }
 
-    /// Observes, beyond what [`observe`](Self::observe) did, table main, and which rows another
-    /// device has a local route for, and looks up whose is used; collects those to which our link
-    /// has a route in a table that is neither local nor main. Reads every route of the node.
+    /// Adds to [`observe`](Self::observe) table main and the local routes of other devices, and looks up
+    /// the winning route of each row that has both. Collects the VIPs to which the link has a route in
+    /// a table other than local and main. Reads every route of the node.
     pub(crate) fn observe_node(&mut self, elsewhere: &mut Vec<Vip>) -> Result<(), Failed> {
         let mut dumped = Dumped::Complete;
         for family in Family::ALL {
             self.connection.listen_to(Groups::routes(family))?;
             self.connection.notifications(|_| ())?;
             let (rows, context) = (&mut *self.rows, &self.context);
-            let told = self.connection.dump(
+            let node_dump = self.connection.dump(
                 |out, sequence| dump_routes(out, sequence, family, None, None),
                 |message| {
                     if let Some(route) = message.route()? {
@@ -163,32 +175,32 @@ impl Observer<'_> {
             let mut changed = false;
             let heard = self.connection.notifications(|_| changed = true);
             self.connection.listen_to(Groups::empty())?;
-            dumped = dumped.and(told?).and(heard?);
+            dumped = dumped.and(node_dump?).and(heard?);
             if changed {
                 dumped = Dumped::Interrupted;
             }
         }
         let context = self.context;
-        // What a torn dump did not tell of another device, the answer tells.
+        // The look-up shows another device's route that an interrupted dump may have missed.
         self.look_up(|row| dumped == Dumped::Interrupted || is_rivalled(row, &context))?;
         Ok(())
     }
 
-    /// Whether table main, which may be large, must be walked: where a caller says so, before a
-    /// change, and wherever the kernel may have put a prefix route.
+    /// Whether to dump table main, which may be large: before a change if the caller asks, and whenever
+    /// the kernel may have made a prefix route.
     fn main_matters(&self, family: Family, scan_main: bool) -> bool {
         self.rows.has(family)
             && (scan_main && !self.read_only
                 || family == Family::V6 && self.rows.iter().any(may_have_prefix_route))
     }
 
-    /// Whether rows wait for the kernel's route anyway: then the table is in motion because of us,
-    /// and a further observation follows.
-    fn is_unsettled(&self) -> bool {
+    /// Whether rows wait for the kernel's routes. This call then causes the changes itself, and another
+    /// observation follows.
+    fn awaits_kernel_routes(&self) -> bool {
         self.rows.iter().any(Row::awaits_kernel)
     }
 
-    /// Reads the addresses of the link.
+    /// Dumps the addresses of the link.
     pub(crate) fn dump_addresses(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, context, admit) = (&mut *self.rows, &self.context, self.admit);
         let mut addresses = Addresses::default();
@@ -212,8 +224,8 @@ impl Observer<'_> {
         main_used: &mut bool,
     ) -> Result<Dumped, Failed> {
         let (rows, context, admit) = (&mut *self.rows, &self.context, self.admit);
-        // Before a change table local is read for all devices: another's route is a conflict, or
-        // in the way of a deletion.
+        // Before a change, table local is dumped for all devices: another device's route is a
+        // conflict, or a deletion could hit it.
         let link = (table == TABLE_MAIN || self.read_only).then_some(context.link);
         let mut routes = Routes::default();
         let dumped = self.connection.dump(
@@ -229,13 +241,14 @@ impl Observer<'_> {
         Ok(dumped)
     }
 
-    /// Finds the rows whose routes in table main a deletion would miss, because another route that it
-    /// matches as well stands before them (see [`stands_for`]).
+    /// Finds the rows whose routes in table main a deletion would miss, because the deletion matches an
+    /// earlier route (see [`is_matched_for`]).
     fn dump_ambiguous_in_main(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, context) = (&mut *self.rows, &self.context);
-        // In IPv4 only what goes through our link is in the way.
+        // An IPv4 deletion matches only routes through the link.
         let link = (family == Family::V4).then_some(context.link);
-        // Such routes to the destination that the dump is at; it tells them in order.
+        // The ambiguous routes to the dump's current destination. A dump lists a destination's routes
+        // in the kernel's order.
         let mut ambiguous: Vec<Route> = Vec::new();
         self.connection.dump(
             |out, sequence| dump_routes(out, sequence, family, Some(TABLE_MAIN), link),
@@ -252,7 +265,7 @@ impl Observer<'_> {
                         ambiguous.push(route);
                     }
                 } else if route.link == Some(context.link)
-                    && ambiguous.iter().any(|other| stands_for(other, &route))
+                    && ambiguous.iter().any(|other| is_matched_for(other, &route))
                     && let Some(at) = rows.index_of(host)
                     && let Some(row) = rows.get_mut(at)
                 {
@@ -264,10 +277,10 @@ impl Observer<'_> {
     }
 }
 
-/// Whether the kernel may take this route, which we never make, for one through our link: a deletion
-/// that names no gateway matches any. Of several next hops IPv4 looks at the first (`fib_nh_match`,
-/// net/ipv4/fib_semantics.c) and IPv6 at each, and with one all go (`ip6_route_del`,
-/// net/ipv6/route.c). With nexthop objects IPv4 is exact, and IPv6 compares no device.
+/// Whether a deletion through the link may match this route, which the library never makes. A deletion
+/// without a gateway matches any gateway. IPv4 compares the first next hop (`fib_nh_match`,
+/// net/ipv4/fib_semantics.c). IPv6 compares each next hop, and a match deletes all (`ip6_route_del`,
+/// net/ipv6/route.c). For a nexthop object, IPv4 compares exactly, and IPv6 compares no device.
 fn is_ambiguous(route: &Route, message: &Message<'_>, link: u32) -> bool {
     if route.by_object {
         return route.family == Family::V6;
@@ -279,8 +292,8 @@ fn is_ambiguous(route: &Route, message: &Message<'_>, link: u32) -> bool {
     route.link == Some(link) || message.hops().take(looked_at).any(|hop| hop == link)
 }
 
-/// Whether the deletion of `route` would match `other`, too.
-fn stands_for(other: &Route, route: &Route) -> bool {
+/// Whether the deletion of `route` also matches `other`.
+fn is_matched_for(other: &Route, route: &Route) -> bool {
     let same = (other.metric, other.protocol) == (route.metric, route.protocol);
     same && match route.family {
         Family::V6 => true,

@@ -1,4 +1,4 @@
-//! Sending: the steps of the rows become messages, and the replies become marks on the rows.
+//! Sending: steps become messages, and the replies update the rows.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,12 @@ use crate::netlink::connection::{Dumped, Groups};
 use crate::netlink::encode::{Template, Templates};
 use crate::outcome::Error;
 
-/// Messages in one send at the most. The cost is flat from 32 upward; more only delays a
-/// cancellation.
+/// The most messages in one send. The cost of a message is flat from 32 upward; a longer batch only
+/// delays a cancellation.
 const BATCH: usize = 256;
 
 impl Call<'_> {
-    /// Plans one row and queues its messages. Returns whether it waits for the kernel.
+    /// Plans one row and queues its messages. Returns whether the row waits.
     pub(super) fn advance(&mut self, at: u32) -> Result<bool, Stop> {
         let Some(row) = self.buffers.rows.get_mut(at) else {
             return Ok(false);
@@ -31,7 +31,7 @@ impl Call<'_> {
                 return Ok(false);
             }
             Decision::Exhausted => {
-                // The kernel keeps refusing, or another writer keeps undoing it.
+                // The kernel keeps refusing the steps, or another writer keeps undoing them.
                 let mut refusals = self.buffers.refusals.iter();
                 let refused = refusals.any(|refusal| refusal.tag.row == at);
                 let cause = if refused {
@@ -54,11 +54,11 @@ impl Call<'_> {
         Ok(false)
     }
 
-    /// Queues what is to be done to addresses behind all routes, in the order in which the kernel's
-    /// walks are the shortest: in IPv6 from the head of its list, where it looks for each; in IPv4 from
-    /// the tail, for the rest of the list behind each is gone through more than once
-    /// (`__inet_del_ifa`, net/ipv4/devinet.c).
-    pub(super) fn delete_deferred(&mut self) -> Result<(), Stop> {
+    /// Queues the address deletions and updates, behind all routes, in the order with the shortest
+    /// walks in the kernel. IPv6 searches each address from the head of the list. IPv4 walks the list
+    /// behind each address more than once (`__inet_del_ifa`, net/ipv4/devinet.c), so start at the
+    /// tail.
+    pub(super) fn queue_deferred(&mut self) -> Result<(), Stop> {
         if self.buffers.deferred.is_empty() {
             return Ok(());
         }
@@ -80,7 +80,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Were the link's last IPv4 address to go, every IPv4 route through it would.
+    /// Keeps an IPv4 address on the link. With the link's last IPv4 address, the kernel deletes every
+    /// IPv4 route through the link (`fib_disable_ip`, net/ipv4/fib_frontend.c).
     fn keep_an_address(&mut self) -> Result<(), Stop> {
         let Buffers { rows, deferred, .. } = &*self.buffers;
         let is_v4 = |row: &Row| row.vip.family() == Family::V4;
@@ -91,7 +92,7 @@ impl Call<'_> {
             return Ok(());
         }
         if self.lookup.is_some() {
-            // Of the link's other addresses a look at a few tells nothing.
+            // Look-ups do not show the link's other addresses.
             self.observer(None).dump_addresses(Family::V4)?;
         }
         if self.buffers.rows.unmanaged_v4() == 0 {
@@ -100,7 +101,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Adds the messages of one step to the batch; sends the batch first where it is full.
+    /// Adds the messages of one step to the batch.
     fn queue(&mut self, at: u32, step: Step) -> Result<(), Stop> {
         match step {
             Step::DeleteOthers => return self.queue_others(at),
@@ -137,8 +138,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// One message for each thing that was found beside a row, a route or another end of its
-    /// address; nearly always one.
+    /// Adds one message for each route or address that was discovered beside a row, usually one.
     fn queue_each<T: Copy>(
         &mut self,
         at: u32,
@@ -160,13 +160,13 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// What is to be done before an address comes or goes, where few are looked at one by one.
+    /// Prepares the notifications before an address is added or deleted.
     fn prepare_address(&mut self, at: u32, step: Step) -> Result<(), Stop> {
         let rows = &self.buffers.rows;
         if step == Step::AddAddress && rows.len() <= LOOKUP_MAX && rows.has(Family::V6) {
             // Another manager may delete the kernel's route before the next observation. Then only a
-            // notification shows that it has come. For many VIPs listening would cost more than all
-            // else; a VIP whose late route nobody saw has to be quiet for a while instead.
+            // notification shows that the route came. For many VIPs, listening would cost more than the
+            // rest of the call; a VIP without a notification waits for quiet instead (`quiet_for`).
             let groups = self.connection.groups();
             self.connection.listen_to(groups | Groups::V6_ROUTES)?;
         }
@@ -178,7 +178,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// What a notification told of this row before we wrote to it says nothing any more.
+    /// Drops what notifications reported of this VIP: the call's own write outdates it.
     fn outdate_notified(&mut self, vip: Vip, outdate: impl Fn(&mut Notified)) {
         for (of, notified) in self
             .lookup
@@ -191,6 +191,7 @@ impl Call<'_> {
         }
     }
 
+    /// Adds one message to the batch. Sends a full batch first.
     fn push(
         &mut self,
         at: u32,
@@ -267,11 +268,11 @@ impl Call<'_> {
         self.check_time()
     }
 
-    /// Decides what the refusals from `from` on mean, of a batch of so many messages.
+    /// Judges the refusals from index `from` on, of a batch of `sent` messages.
     fn judge_refusals(&mut self, from: usize, sent: usize) -> Result<(), Stop> {
         let of_link = |errno| matches!(errno, libc::ENODEV | libc::ENETDOWN);
         let refused = &self.buffers.refusals[from..];
-        // For want of privilege the kernel takes no message at all (`rtnetlink_rcv_msg`,
+        // Without the privilege the kernel refuses every message (`rtnetlink_rcv_msg`,
         // net/core/rtnetlink.c).
         if refused.len() == sent && refused.iter().all(|refused| refused.errno == libc::EPERM) {
             return Err(Stop::Error(Error::kernel(
@@ -280,7 +281,7 @@ impl Call<'_> {
                 None,
             )));
         }
-        // Any other refusal, whatever it says, is of one message.
+        // Any other refusal concerns one message.
         let is_lasting = |refused: &&Refused<'_, Tag>| {
             of_link(refused.errno) || refused.tag.step.refused(refused.errno) == Refusal::Final
         };
@@ -290,7 +291,7 @@ impl Call<'_> {
                 suspected[row.vip.family()] = true;
             }
         }
-        let is_link_there = !suspected.any() || self.look_at_families(suspected)?;
+        let is_link_there = !suspected.any() || self.fail_families_with_trouble(suspected)?;
         for place in from..self.buffers.refusals.len() {
             let Refused {
                 tag: Tag { row, step },
@@ -298,10 +299,10 @@ impl Call<'_> {
                 ..
             } = self.buffers.refusals[place];
             match step.refused(errno) {
-                // The link is as it should be again, or it is the family's trouble.
+                // The link has recovered, or the family has failed already.
                 _ if of_link(errno) && is_link_there => self.switch_to_dumps(),
                 Refusal::Final => self.fail(row, Cause::Kernel),
-                // It is otherwise than it seemed when looked at alone: read the link.
+                // The look-ups missed a fact: observe by dumps.
                 Refusal::LookAgain => self.switch_to_dumps(),
             }
         }
@@ -312,10 +313,10 @@ impl Call<'_> {
         }
     }
 
-    /// Looks whether refusals in these families have a cause that is the whole family's, and fails its
-    /// VIPs then. IPv6 says ENODEV, EINVAL or EACCES where only its own state of the link is gone
-    /// (`addrconf_ifdown`, `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link is there.
-    fn look_at_families(&mut self, families: PerFamily<bool>) -> Result<bool, Stop> {
+    /// Checks these families for a fault of the whole family, and fails its VIPs. IPv6 answers ENODEV,
+    /// EINVAL or EACCES when only its own state of the link is gone (`addrconf_ifdown`,
+    /// `ipv6_add_dev`, net/ipv6/addrconf.c). Returns whether the link exists.
+    fn fail_families_with_trouble(&mut self, families: PerFamily<bool>) -> Result<bool, Stop> {
         let Some(index) = LinkIndex::new(self.link) else {
             return Ok(false);
         };
@@ -351,7 +352,7 @@ impl Call<'_> {
     }
 }
 
-/// The message of a step, if it is the same for every VIP.
+/// The template of a step's message, if every VIP has the same one.
 pub(crate) fn template_of(templates: &Templates, step: Step) -> Option<&Template> {
     Some(match step {
         Step::AddAddress => &templates.add_address,
