@@ -1,9 +1,9 @@
-//! `next` exhaustively: every state × every moment of the late route × one fault, against the
-//! [model](super::model) of the kernel.
+//! The exhaustive check: every state × every arrival of the late route × one fault, against the
+//! [model] of the kernel.
 //!
-//! A run is one call for one row, driven by the very [`Engine`] that drives a call on sockets. It is
-//! followed through every branch: the late route may arrive before any action of ours, and one fault
-//! may strike at any of them.
+//! A run is one call for one row. The [`Engine`] that drives a call on sockets drives the run. The check
+//! follows every branch: the late route may arrive before any action, and one fault may strike any
+//! action.
 
 pub(crate) mod model;
 
@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::model::{
-    Address, Addresses, Device, KERNEL, Kernel, Look, MARK, Message, Missed, Route, STAGED, STATIC,
-    Seen, Source, World, user_metric,
+    Address, Addresses, Device, Extent, KERNEL, Kernel, MARK, Message, Missed, Route, STAGED,
+    STATIC, Seen, Source, World, user_metric,
 };
 use super::decide::{
     Awaited, Basis, Clock, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
@@ -28,8 +28,7 @@ use crate::core::{
 type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
 type HashSet<K> = collections::HashSet<K, BuildHasherDefault<Quick>>;
 
-/// A hash for a million small states in a debug build, where the standard one takes most of the
-/// time.
+/// A hash for a million small states. The standard hash takes most of the time in a debug build.
 #[derive(Default)]
 struct Quick(u64);
 
@@ -65,38 +64,38 @@ impl Hasher for Quick {
     }
 }
 
-/// The stall time-out. The model's clock shows no time without progress.
+/// The stall time-out. The model's clock never reaches it.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Rounds with messages that a VIP may take.
+/// The most rounds with messages of a VIP.
 const UNDISTURBED: u16 = 6;
 const WITH_A_FAULT: u16 = 8;
 
-/// What may go wrong, once in a run.
+/// A fault, of which a run has at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fault {
-    /// A message has no effect, and nothing says so.
+    /// A message has no effect, and no reply reports that.
     Vanished,
     /// A message has no effect, and the replies of its batch are lost.
     Dropped,
     /// A message has its effect, but the replies of its batch are lost.
-    Unheard,
+    RepliesLost,
     /// The kernel is short of memory.
     Refused,
-    /// The process is killed behind a message, and the next one calls again.
+    /// The process is killed after a message, and another process calls again.
     Killed,
-    /// A dump was torn: it told every route, but nobody knows.
+    /// A dump was interrupted, and showed every route all the same.
     Interrupted,
-    /// A dump was torn and a route was not told.
+    /// A dump was interrupted, and missed a route.
     Missed,
-    /// A dump was torn, perhaps without any of the VIP's routes in table local, or the VIP is looked
-    /// up while it is waited for; and a routing rule answers the look-up.
+    /// A routing rule answers a look-up: after an interrupted dump, which may have missed the VIP's
+    /// routes in table local, or during a wait.
     Diverted,
-    /// Another hand deletes the address.
+    /// Another writer deletes the address.
     Deleted,
-    /// Another hand deletes the kernel's route, as every other tool for this job does.
+    /// Another writer deletes the kernel's route, as other tools for VIPs do.
     Cleaned,
-    /// A route of another device comes, behind others of the metric or priority that it has.
+    /// A route of another device with this metric is added, behind the routes of the same metric.
     Rival(u32),
 }
 
@@ -112,19 +111,19 @@ struct Driver {
     quiet: Duration,
 }
 
-/// What the driver is about to do.
+/// The next action of the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum At {
-    /// What the engine says.
+    /// The engine's stage.
     Stage,
-    /// To dump addresses again: the table changed under the dump.
+    /// Dump the addresses again: the table changed under the dump.
     Reread,
-    /// To dump routes, with the addresses dumped.
+    /// Dump the routes, after these addresses.
     Routes(Addresses),
-    /// To listen.
+    /// Listen to notifications.
     Listen(Awaited),
     Send(Batch),
-    /// To end a round in which something was sent. Other rows decide whether acks are trusted.
+    /// End a round with messages. Other rows decide whether acks are trusted.
     EndRound,
     Over(Outcome),
 }
@@ -141,15 +140,15 @@ enum Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Batch {
-    /// Messages still to send, last first.
+    /// The messages to send, last first.
     rest: Vec<Message>,
     replies: Vec<Reply>,
     heard: Replies,
-    /// A final refusal was heard.
+    /// A refusal was final.
     failed: bool,
 }
 
-/// The time of the model: only what a wait has made pass.
+/// The model's clock, which only a wait advances.
 struct Time(Duration);
 
 impl Clock for Time {
@@ -163,7 +162,7 @@ impl Clock for Time {
 }
 
 impl Driver {
-    /// Of those that release, one claims by the mark of the routes.
+    /// A releasing driver with marked routes claims by the mark.
     fn new(world: &World, policy: Policy) -> Self {
         let by_mark = policy.goal == Goal::Release
             && (policy.binding, policy.kernel_source) == (Binding::Address, false)
@@ -196,7 +195,7 @@ impl Driver {
         self.at = At::Stage;
     }
 
-    /// Ends a round. `many`: other rows allow to trust acks.
+    /// Ends a round. `many`: other rows allow the engine to trust acks.
     fn end_round(&mut self, waits: bool, many: bool) {
         let rows = std::slice::from_mut(&mut self.row);
         let time = Time(self.quiet);
@@ -211,7 +210,7 @@ impl Driver {
         };
     }
 
-    /// Plans the row, of which `others` are the further routes.
+    /// Plans the row. `others` are the deletions of its extra routes.
     fn plan(&mut self, others: &[Message]) {
         let steps = match self.engine.plan(&mut self.row, &Time(self.quiet)) {
             Decision::Nothing => return self.end_round(false, false),
@@ -258,7 +257,7 @@ impl Driver {
     }
 }
 
-/// How one message fares.
+/// The fate of one message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Fate {
     applied: bool,
@@ -281,7 +280,7 @@ impl Fate {
             Fault::Diverted => (true, false, true),
             Fault::Vanished => (false, false, true),
             Fault::Dropped => (false, false, false),
-            Fault::Unheard => (true, false, false),
+            Fault::RepliesLost => (true, false, false),
             Fault::Refused => (false, true, true),
             _ => return None,
         };
@@ -294,13 +293,13 @@ impl Fate {
     }
 }
 
-/// What all runs of one policy share.
+/// The data that all runs of one policy share.
 struct Course {
     world: World,
     policy: Policy,
-    /// The link gets an address of its own before its last one could go.
+    /// The link gets a placeholder address before its last address is deleted.
     adds_placeholder: bool,
-    seen: HashMap<(Addresses, Vec<Route>, Look), Seen>,
+    seen: HashMap<(Addresses, Vec<Route>, Extent), Seen>,
 }
 
 impl Course {
@@ -319,27 +318,33 @@ impl Course {
         }
     }
 
-    fn observe(&mut self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+    fn observe(&mut self, addresses: Addresses, routes: &[Route], extent: Extent) -> Seen {
         let world = self.world;
         self.seen
-            .entry((addresses, routes.to_vec(), look))
-            .or_insert_with(|| world.observe(addresses, routes, look))
+            .entry((addresses, routes.to_vec(), extent))
+            .or_insert_with(|| world.observe(addresses, routes, extent))
             .clone()
     }
 
-    fn look(&self, main: bool) -> Look {
-        Look {
+    fn extent(&self, main: bool) -> Extent {
+        Extent {
             release: self.policy.goal == Goal::Release,
             main,
-            torn: None,
+            interrupted: None,
             missed: Missed::Nothing,
             diverted: false,
         }
     }
 
-    /// The end of an observation, and the plan that follows it.
-    fn observed(&mut self, kernel: &Kernel, driver: &mut Driver, addresses: Addresses, look: Look) {
-        let seen = self.observe(addresses, &kernel.routes, look);
+    /// Ends an observation, and plans.
+    fn observed(
+        &mut self,
+        kernel: &Kernel,
+        driver: &mut Driver,
+        addresses: Addresses,
+        extent: Extent,
+    ) {
+        let seen = self.observe(addresses, &kernel.routes, extent);
         driver.main = seen.main_used;
         driver.row.facts = seen.facts;
         driver.engine.observed([&mut driver.row]);
@@ -350,8 +355,8 @@ impl Course {
         driver.plan(&seen.others);
     }
 
-    /// Does what comes next where nothing goes wrong. Returns whether it could: a listener may
-    /// have nothing to hear.
+    /// Performs the next action. Returns false if the driver cannot act, for instance while it waits for a
+    /// notification.
     fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
         let seen = driver.saw_late_route();
         match &mut driver.at {
@@ -377,11 +382,11 @@ impl Course {
             },
             At::Reread => driver.at = At::Routes(kernel.addresses),
             At::Routes(addresses) => {
-                let (addresses, look) = (*addresses, self.look(driver.main));
-                self.observed(kernel, driver, addresses, look);
+                let (addresses, extent) = (*addresses, self.extent(driver.main));
+                self.observed(kernel, driver, addresses, extent);
             }
             At::Listen(awaited) => match *awaited {
-                // The kernel's route comes long before.
+                // The late route comes before the quiet time ends.
                 Awaited::Quiet(QUIET) if kernel.late => return false,
                 Awaited::Quiet(quiet) => {
                     driver.quiet = quiet;
@@ -390,7 +395,7 @@ impl Course {
                 _ if seen && !self.policy.kernel_source => {
                     driver.end_wait(Waited::Progress);
                 }
-                // The kernel's work is done long before an address is no longer recent.
+                // The kernel's work item runs before the address is no longer recent.
                 Awaited::Age if kernel.late => return false,
                 Awaited::Age => {
                     if let Some(host) = &mut kernel.addresses.host {
@@ -409,7 +414,7 @@ impl Course {
                 let answer = match fate {
                     Fate { refused: true, .. } => Err(libc::ENOMEM),
                     Fate { applied: false, .. } => Ok(()),
-                    _ => kernel.take(message, &self.world),
+                    _ => kernel.handle(message, &self.world),
                 };
                 if !fate.heard {
                     batch.heard = Replies::Lost;
@@ -437,8 +442,8 @@ impl Course {
     }
 }
 
-/// The late route arrives. Who waits for it hears it; so does, unless the notification is lost, who
-/// has added the address and not looked yet.
+/// The late route arrives. A waiting driver gets the notification. A driver that has added the address
+/// and not observed since gets it too, unless the notification is lost.
 fn arrive<'a>(
     kernel: &mut Kernel,
     drivers: impl IntoIterator<Item = &'a mut Driver>,
@@ -451,7 +456,7 @@ fn arrive<'a>(
             At::Stage | At::Reread | At::Routes(_) => {
                 driver.reads() && driver.has(Done::ADDRESS_IS_NEW) && !is_lost
             }
-            // Not before it looks.
+            // The driver joins the group when it observes.
             _ => false,
         };
         if listens {
@@ -471,9 +476,9 @@ struct Moment {
     fault: Option<Fault>,
     /// The rival has been there at an observation.
     rival_seen: bool,
-    /// Our link delivered the VIP's packets at the start.
+    /// The link delivered the VIP's packets at the start.
     had_local: bool,
-    /// The address is of our making.
+    /// This call made the address.
     added: bool,
 }
 
@@ -481,10 +486,10 @@ struct Moment {
 struct Walk {
     course: Course,
     faults: &'static [Fault],
-    /// How many runs lead on from a moment.
+    /// The number of runs from each moment.
     known: HashMap<Rc<Moment>, u64>,
     path: Vec<Rc<Moment>>,
-    /// The most rounds with messages: undisturbed, and with a fault.
+    /// The most rounds with messages, without and with a fault.
     rounds: [u16; 2],
     outcomes: HashMap<Outcome, u64>,
     thefts: HashSet<Message>,
@@ -525,14 +530,14 @@ impl Walk {
         }
     }
 
-    /// Follows all runs from a moment on; returns how many there are.
+    /// Follows all runs from a moment. Returns their number.
     fn follow(&mut self, moment: Moment) -> u64 {
         if let Some(runs) = self.known.get(&moment) {
             return *runs;
         }
         let moment = Rc::new(moment);
         self.path.push(Rc::clone(&moment));
-        // A run that comes back to a moment would never end.
+        // A run that returns to an earlier moment would never end.
         self.demand(self.path.len() < 500, "a run without an end");
         let runs = match moment.driver.at {
             At::Over(outcome) => self.judge(&moment, outcome),
@@ -552,8 +557,8 @@ impl Walk {
                 runs += self.follow(then);
             }
         }
-        // The work for a thousand addresses takes its time: what this call made, and knows as its
-        // own, may be old before its route comes.
+        // The kernel's work for a thousand addresses takes long: an address that this call made may
+        // be old before its late route comes.
         let own = moment.driver.has(Done::ADDRESS_IS_NEW);
         if let Some(host) = moment.kernel.addresses.host
             && host.recent
@@ -578,11 +583,11 @@ impl Walk {
                 runs += self.strike(moment, *fault);
             }
         }
-        self.demand(runs > 0, "nothing can happen any more");
+        self.demand(runs > 0, "no action is possible");
         runs
     }
 
-    /// What comes next, with or without a fault to one message.
+    /// Performs the next action, with or without a fault.
     fn act(&mut self, before: &Moment, fault: Option<Fault>) -> u64 {
         let mut then = before.clone();
         then.fault = fault.or(before.fault);
@@ -604,19 +609,20 @@ impl Walk {
 
     fn check_message(&mut self, before: &Moment, then: &mut Moment, message: Message) {
         if !before.kernel.foreign().eq(then.kernel.foreign()) {
-            // A replacement takes what came since it was planned; nothing can look in between.
+            // A replacement takes a route that was added after the observation. No observation can
+            // happen in between.
             let unforeseen = matches!(then.fault, Some(Fault::Rival(_))) && !then.rival_seen;
             self.demand(unforeseen, "another device's route was touched");
             self.thefts.insert(message);
         }
-        // An update of an address that another hand just deleted makes it too, which nobody can
-        // tell from another hand's making.
+        // An update of an address that another writer has just deleted makes the address too. No
+        // observation can tell this address from another writer's address.
         then.added |= message == Message::Step(Step::AddAddress)
             && before.kernel.addresses.host.is_none()
             && then.kernel.addresses.host.is_some();
         let meddled = match then.fault {
             Some(Fault::Deleted | Fault::Rival(_)) => true,
-            // It was the wanted one.
+            // The deleted route was the desired route.
             Some(Fault::Cleaned) => self.course.policy.kernel_source,
             _ => false,
         };
@@ -624,8 +630,8 @@ impl Walk {
             self.demand(then.kernel.has_local(), "a gap");
         }
         let marked = |kernel: &Kernel| {
-            let mut ours = kernel.ours();
-            ours.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
+            let mut routes = kernel.link_routes();
+            routes.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
         };
         if then.driver.has(Done::BY_MARK) && then.kernel.addresses.host.is_some() {
             let kept = !marked(&before.kernel) || marked(&then.kernel);
@@ -633,63 +639,67 @@ impl Walk {
         }
     }
 
-    /// One fault, where it can strike.
+    /// Applies one fault, if the fault is possible at this moment.
     fn strike(&mut self, moment: &Moment, fault: Fault) -> u64 {
         let struck = || Moment {
             fault: Some(fault),
             ..moment.clone()
         };
         match (fault, &moment.driver.at) {
-            // Of a send whose ack came, the kernel has handled each message.
+            // The ack of a send proves that the kernel handled each message of the send.
             (Fault::Vanished, At::Send(batch))
                 if batch.rest.last() == Some(&Message::Step(Step::DeleteKernelBlind)) =>
             {
                 0
             }
             (
-                Fault::Vanished | Fault::Dropped | Fault::Unheard | Fault::Refused | Fault::Killed,
+                Fault::Vanished
+                | Fault::Dropped
+                | Fault::RepliesLost
+                | Fault::Refused
+                | Fault::Killed,
                 At::Send(_),
             )
             | (Fault::Diverted, At::Stage) => self.act(moment, Some(fault)),
             (Fault::Interrupted | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
                 let addresses = *addresses;
-                let look = Look {
-                    torn: Some(moment.driver.row.progress),
-                    ..self.course.look(moment.driver.main)
+                let extent = Extent {
+                    interrupted: Some(moment.driver.row.progress),
+                    ..self.course.extent(moment.driver.main)
                 };
-                // One of another device that is not told is as one that comes later: a rival. And
-                // one behind an extra route is not even found by a look-up: not promised.
+                // A missed route of another device is equal to a later one: `Fault::Rival`. A look-up
+                // does not find a route behind an extra route, and no guarantee covers it.
                 let routes = moment.kernel.routes.iter().enumerate();
-                let ours = routes
+                let missable = routes
                     .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
                     .filter(|(_, r)| r.device == Device::Link)
                     .map(|(at, _)| Missed::One(at));
                 let missed: Vec<_> = match fault {
                     Fault::Interrupted => vec![Missed::Nothing],
                     Fault::Diverted => vec![Missed::Nothing, Missed::Local],
-                    _ => ours.collect(),
+                    _ => missable.collect(),
                 };
                 let diverted = fault == Fault::Diverted;
                 let mut runs = 0;
                 for missed in missed {
-                    let look = Look {
+                    let extent = Extent {
                         missed,
                         diverted,
-                        ..look
+                        ..extent
                     };
                     let mut then = struck();
                     self.course
-                        .observed(&then.kernel, &mut then.driver, addresses, look);
+                        .observed(&then.kernel, &mut then.driver, addresses, extent);
                     runs += self.follow(then);
                 }
                 runs
             }
-            // Not between the two dumps: that is as after both.
+            // A deletion between the two dumps is equal to a deletion after both.
             (Fault::Deleted, at) if !matches!(at, At::Routes(_)) => {
                 let mut then = struck();
                 let gone = then
                     .kernel
-                    .take(Message::Step(Step::DeleteAddress), &self.course.world);
+                    .handle(Message::Step(Step::DeleteAddress), &self.course.world);
                 if gone.is_ok() { self.follow(then) } else { 0 }
             }
             (Fault::Cleaned, at) if !matches!(at, At::Routes(_)) => {
@@ -703,7 +713,7 @@ impl Walk {
                 if matches!(at, At::Listen(_)) {
                     then.driver.row.progress.late_route = LateRoute::Seen;
                 }
-                // A gap that is that hand's is not ours.
+                // This gap is the other writer's.
                 then.had_local &= then.kernel.has_local();
                 self.follow(then)
             }
@@ -720,7 +730,7 @@ impl Walk {
         }
     }
 
-    /// Whether a run ended as it should; the next call where that is part of the fault.
+    /// Checks the end of a run, and follows the next call if the fault needs one.
     fn judge(&mut self, moment: &Moment, outcome: Outcome) -> u64 {
         let Moment {
             kernel,
@@ -747,22 +757,22 @@ impl Walk {
                 let good = match goal {
                     Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
                     Goal::Release => kernel.is_released(),
-                    Goal::Look => unreachable!("a look sends nothing"),
+                    Goal::Look => unreachable!("an audit sends nothing"),
                 };
                 if !good && *fault == Some(Fault::Missed) {
-                    // What no look-up can tell, the next call finds.
+                    // The next call observes the route that no look-up shows.
                     let mut then = moment.clone();
                     then.fault = Some(Fault::Killed);
                     then.driver = Driver::new(&self.course.world, self.course.policy);
                     return self.follow(then);
                 }
-                self.demand(good, "Done, but not as wanted");
+                self.demand(good, "done, but not as desired");
                 let late = kernel.late && moment.added;
-                self.demand(!late, "Done, and then the late route arrives");
-                let look = self.course.look(true);
+                self.demand(!late, "done before the late route arrives");
+                let extent = self.course.extent(true);
                 let again = self
                     .course
-                    .observe(kernel.addresses, &kernel.routes, look)
+                    .observe(kernel.addresses, &kernel.routes, extent)
                     .facts;
                 let again = next(world.family, again, Progress::default(), self.course.policy);
                 self.demand(again == Next::Done, "not idempotent");
@@ -776,21 +786,21 @@ impl Walk {
                     || world.binding == Binding::Route && driver.has(bound_anew)
                 {
                     let desired = world.desired_route();
-                    let left = host.is_some() || kernel.ours().any(|r| *r == desired);
-                    self.demand(!left, "what this call made was not taken back");
+                    let left = host.is_some() || kernel.link_routes().any(|r| *r == desired);
+                    self.demand(!left, "the call left its own address or route");
                 }
             }
-            // It is healed but for the lifetime, which is to stay.
+            // The VIP is repaired, except for the lifetime, which stays.
             Outcome::Unrepaired
                 if goal == Goal::Normalize
                     && world.binding == Binding::Address
                     && kernel.expires()
                     && written =>
             {
-                // Without the kernel's route only a new address would help.
+                // Only a new address brings a missing kernel's route back.
                 let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
                 let good = unseen || kernel.is_single_route_for_now(&world);
-                self.demand(good, "expires, and not as wanted until then");
+                self.demand(good, "an expiring address, and not as desired");
             }
             Outcome::Unrepaired => {
                 let hopeless = kernel.addresses.other_length
@@ -801,25 +811,25 @@ impl Walk {
                                 || goal == Goal::Normalize && host.is_none()
                         }
                         Binding::Route => {
-                            // An extra route that a torn dump did not tell no look-up tells.
+                            // No look-up shows an extra route that an interrupted dump missed.
                             let extra = |r: &Route| r.metric != user_metric(world.family);
                             let missed = *fault == Some(Fault::Missed);
                             goal == Goal::Normalize
                                 && host.is_none()
-                                && kernel.ours().all(|r| missed && extra(r))
+                                && kernel.link_routes().all(|r| missed && extra(r))
                         }
                     };
                 self.demand(hopeless, "given up for no reason");
                 self.demand(meddled || !written, "written in spite of no hope");
             }
             Outcome::Pending => {
-                // After a stall the last look was torn; or what is waited for came and went
-                // unseen, which nothing tells from what is still to come. The next call finds out.
+                // The last observation was interrupted, or the awaited route came and went unseen.
+                // Only the next call can tell.
                 let unseen = matches!(
                     fault,
                     Some(Fault::Missed | Fault::Diverted | Fault::Cleaned)
                 );
-                self.demand(kernel.late || unseen, "pending, but nothing is to come");
+                self.demand(kernel.late || unseen, "pending, but no late route is due");
                 let tentative = host.is_some_and(|host| host.tentative);
                 self.demand(moment.added || tentative, "waited too briefly");
                 self.demand(
@@ -827,13 +837,13 @@ impl Walk {
                     "written beside a tentative address",
                 );
             }
-            Outcome::Kernel => self.demand(false, "a refusal that is final"),
+            Outcome::Kernel => self.demand(false, "a final refusal"),
         }
         1
     }
 }
 
-/// A route of another device in the place that ours would take.
+/// A route of another device with the desired route's key.
 fn foreign(family: Family) -> Route {
     Route {
         table: TABLE_LOCAL,
@@ -844,8 +854,8 @@ fn foreign(family: Family) -> Route {
     }
 }
 
-/// The route of our link in the place of the wanted one.
-fn slot(world: &World, protocol: u8, source: Source) -> Route {
+/// A route of the link with the desired route's key.
+fn same_key(world: &World, protocol: u8, source: Source) -> Route {
     Route {
         protocol,
         source,
@@ -853,7 +863,7 @@ fn slot(world: &World, protocol: u8, source: Source) -> Route {
     }
 }
 
-/// The metric of an extra route that comes before ours in IPv6.
+/// The metric of an extra route that precedes the desired route in IPv6.
 const EXTRA: u32 = 500;
 
 fn extras(family: Family) -> [Option<Route>; 4] {
@@ -882,7 +892,7 @@ fn extras(family: Family) -> [Option<Route>; 4] {
     ]
 }
 
-/// States without repetition, in a fixed order.
+/// Distinct states, in a fixed order.
 #[derive(Default)]
 struct States {
     list: Vec<Kernel>,
@@ -908,7 +918,7 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
         host: Some(host),
         ..none
     };
-    // Address, late route, kernel's route.
+    // Address, whether the late route is due, whether the kernel's route is there.
     let mut bases = vec![(none, false, false)];
     for no_prefix_route in [true, false] {
         for recent in [true, false] {
@@ -960,22 +970,22 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
     } else {
         KERNEL
     };
-    let slots = [
+    let same_keys = [
         None,
         Some(world.desired_route()),
-        Some(slot(world, world.protocol, Source::Stray)),
-        Some(slot(world, world.protocol, Source::Vip)),
-        Some(slot(world, world.protocol, Source::None)),
-        Some(slot(world, STAGED, Source::Node)),
-        Some(slot(world, other_protocol, Source::Node)),
-        Some(slot(world, other_protocol, Source::Stray)),
+        Some(same_key(world, world.protocol, Source::Stray)),
+        Some(same_key(world, world.protocol, Source::Vip)),
+        Some(same_key(world, world.protocol, Source::None)),
+        Some(same_key(world, STAGED, Source::Node)),
+        Some(same_key(world, other_protocol, Source::Node)),
+        Some(same_key(world, other_protocol, Source::Stray)),
     ];
     let prefix = Route {
         table: TABLE_MAIN,
         metric: 256,
         ..Kernel::own(family)
     };
-    // A foreign route's metric, and whether it stands before ours of the same metric.
+    // A foreign route's metric, and whether the route precedes the link's routes of the same metric.
     let foreigns: &[_] = if small {
         &[None]
     } else {
@@ -992,11 +1002,11 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
     let extras = if small { &extras[..2] } else { &extras[..] };
     let mut states = States::default();
     for (addresses, late, own) in bases {
-        for (slot, foreign_at) in slots
+        for (same_key, foreign_at) in same_keys
             .iter()
             .flat_map(|s| foreigns.iter().map(move |f| (s, f)))
         {
-            // Beside a conflict, where nothing may be written, fewer extras.
+            // A conflict forbids every write, so fewer extras suffice.
             let extras = if foreign_at.is_some() {
                 &extras[..2]
             } else {
@@ -1022,7 +1032,7 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
                     None => (None, None),
                 };
                 let own = own.then(|| Kernel::own(family));
-                for route in [before, own, *slot, behind, *extra, prefix]
+                for route in [before, own, *same_key, behind, *extra, prefix]
                     .into_iter()
                     .flatten()
                 {
@@ -1035,7 +1045,7 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
     states.list
 }
 
-/// Every state of one VIP in IPv4: up to three routes in the place of the wanted one.
+/// Every state of one VIP in IPv4: up to three routes with the desired route's key.
 fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     let family = Family::V4;
     let other_protocol = if world.protocol == KERNEL {
@@ -1046,9 +1056,9 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     let kinds = [
         Kernel::own(family),
         world.desired_route(),
-        slot(world, world.protocol, Source::Stray),
-        slot(world, world.protocol, Source::None),
-        slot(world, other_protocol, Source::Node),
+        same_key(world, world.protocol, Source::Stray),
+        same_key(world, world.protocol, Source::None),
+        same_key(world, other_protocol, Source::Node),
         foreign(family),
     ];
     let kinds = if small { &kinds[..5] } else { &kinds[..] };
@@ -1077,7 +1087,7 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     let [no_rival, both] = [&[None][..], &[None, Some(behind)]];
     let mut states = States::default();
     for place in places {
-        // Beside a conflict, where nothing may be written, fewer extras.
+        // A conflict forbids every write, so fewer extras suffice.
         let (extras, behinds) = if small || place.contains(&foreign(family)) {
             (&all[..2], no_rival)
         } else {
@@ -1112,7 +1122,7 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
 }
 
 pub(crate) fn states(world: &World, small: bool) -> Vec<Kernel> {
-    // The same ones, whichever of the routes is the wanted one.
+    // The same states, whichever route is the desired one.
     let world = &World {
         kernel_source: false,
         ..*world
@@ -1142,7 +1152,7 @@ pub(crate) fn policies() -> impl Iterator<Item = Policy> {
         })
 }
 
-/// What was followed, so that a check cannot become empty unnoticed.
+/// The size of a check, so that a check cannot become empty unnoticed.
 #[derive(Debug, Default)]
 struct Total {
     states: usize,
@@ -1177,7 +1187,7 @@ fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
 const LOSSES: [Fault; 8] = [
     Fault::Vanished,
     Fault::Dropped,
-    Fault::Unheard,
+    Fault::RepliesLost,
     Fault::Refused,
     Fault::Killed,
     Fault::Interrupted,
@@ -1192,19 +1202,19 @@ fn check_losses(family: Family) {
 }
 
 #[test]
-fn v4_converges_whatever_is_lost() {
+fn v4_converges_after_any_loss() {
     check_losses(Family::V4);
 }
 
 #[test]
-fn v6_converges_whatever_is_lost_and_whenever_the_late_route_comes() {
+fn v6_converges_after_any_loss_and_any_late_route() {
     check_losses(Family::V6);
 }
 
-/// The control: with the link's last IPv4 address every IPv4 route of it goes.
+/// The control: the kernel deletes every IPv4 route of the link with its last IPv4 address.
 #[test]
 #[should_panic(expected = "a gap")]
-fn without_an_anchor_the_way_to_route_only_has_a_gap() {
+fn rebinding_to_route_only_without_a_placeholder_has_a_gap() {
     let policy = Policy {
         goal: Goal::Assign,
         as_kernel: true,
@@ -1219,7 +1229,7 @@ fn without_an_anchor_the_way_to_route_only_has_a_gap() {
 }
 
 #[test]
-fn an_address_deleted_by_another_hand_comes_back() {
+fn assign_restores_an_address_that_another_writer_deletes() {
     for family in Family::ALL {
         let total = walk_all(family, true, &[Fault::Deleted]);
         assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
@@ -1228,7 +1238,7 @@ fn an_address_deleted_by_another_hand_comes_back() {
 }
 
 #[test]
-fn the_kernels_route_deleted_by_another_hand_is_no_harm() {
+fn call_converges_when_another_writer_deletes_the_kernels_route() {
     for family in Family::ALL {
         let total = walk_all(family, true, &[Fault::Cleaned]);
         assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
@@ -1237,7 +1247,7 @@ fn the_kernels_route_deleted_by_another_hand_is_no_harm() {
 }
 
 #[test]
-fn a_rival_that_comes_in_between_is_not_fought() {
+fn call_never_takes_a_rivals_route() {
     let cases: [(_, &'static [Fault], &[Message]); 4] = [
         (Family::V4, &[Fault::Rival(0)], &[]),
         (Family::V4, &[Fault::Rival(700)], &[]),
@@ -1279,7 +1289,7 @@ impl Pair {
             .iter()
             .flatten()
             .any(|outcome| *outcome != Outcome::Done);
-        // A route that was on its way before either began may still come.
+        // A late route that was due before both calls may still come.
         let others = drivers.iter().all(|d| !d.has(Done::ADDRESS_IS_NEW));
         let unfinished = outcomes == [Some(Outcome::Done); 2]
             && !(kernel.late && others || kernel.is_single_route(&self.course.world));
@@ -1308,7 +1318,7 @@ impl Pair {
                     && !drivers[at].saw_late_route()
                     && (kernel.late || !idle(&drivers[1 - at]))
                 {
-                    // Whatever else is to happen happens before a listener gives up.
+                    // Every other event happens before a listener gives up.
                     continue;
                 }
                 if self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
@@ -1364,7 +1374,7 @@ fn two_managers_converge() {
             pair.rounds,
             pair.stalls
         );
-        // Without an address there is little to meddle with.
+        // A route-only binding has fewer moments.
         let least = match policy.binding {
             Binding::Address => (50_000, 100),
             Binding::Route => (1_000, 10),

@@ -1,4 +1,4 @@
-//! The public calls, in terms of the rest.
+//! The public calls of a manager, on top of the engine.
 
 mod builder;
 mod prepare;
@@ -31,15 +31,15 @@ pub(crate) use ready::find_link;
 
 /// Holds VIPs of one link in their single-route state.
 ///
-/// Every call is synchronous, takes one VIP or a hundred thousand alike, verifies in the kernel
-/// what it did, and sends nothing that writes for a VIP that is as wanted.
+/// Every call is synchronous, serves one VIP or a hundred thousand, and verifies its result in the
+/// kernel. A call writes nothing for a VIP that is already in its single-route state.
 ///
-/// Its sockets stay in the network namespace in which [`VipManagerBuilder::open`] opened them, the calling
-/// thread's or that of [`VipManagerBuilder::netns`], whichever thread uses them later. Writing needs
-/// `CAP_NET_ADMIN` in the user namespace that owns it.
+/// The manager's sockets stay in the network namespace in which [`VipManagerBuilder::open`] opened them:
+/// the calling thread's, or that of [`VipManagerBuilder::netns`]. Writing needs `CAP_NET_ADMIN` in the
+/// user namespace that owns the network namespace.
 ///
-/// It keeps nothing about VIPs from one call to the next, so that several managers may serve one
-/// link, and one may look ([`audit`](Self::audit), [`plan`](Self::plan)) beside a [`Keeper`].
+/// A manager remembers no VIP between calls. Several managers may therefore serve one link, and a
+/// manager may [`audit`](Self::audit) or [`plan`](Self::plan) beside a [`Keeper`].
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
     pub(crate) sources: PerFamily<Option<IpAddr>>,
@@ -59,7 +59,7 @@ const _: () = {
     assert::<Error>();
 };
 
-/// Without the buffers, which may hold what concerns a hundred thousand VIPs.
+/// Omits the buffers, which may hold a hundred thousand VIPs.
 impl fmt::Debug for VipManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VipManager")
@@ -70,52 +70,52 @@ impl fmt::Debug for VipManager {
 }
 
 impl VipManager {
-    /// Begins the configuration of a manager for the link with this name, or with this
-    /// [`LinkIndex`](crate::LinkIndex).
+    /// Configures a manager for the link with this name or [`LinkIndex`](crate::LinkIndex).
     ///
-    /// A link by name is followed when it comes and goes: every call takes the one that bears the
-    /// name then. A link by index is the one that has the index when the manager is
-    /// [opened](VipManagerBuilder::open). It is followed through renames, and
-    /// [not found](ErrorKind::LinkNotFound) for good once it is deleted or moved to another
-    /// namespace, even if the same or another link gets its index.
+    /// With a name, every call serves the link that has the name at that moment. With an index, every
+    /// call serves the link that had the index when the manager was [opened](VipManagerBuilder::open),
+    /// under any name. Once that link is deleted or moved to another namespace, every call fails with
+    /// [`ErrorKind::LinkNotFound`], even if another link gets the index.
     pub fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
         VipManagerBuilder::new(link.into())
     }
 
-    /// Puts VIPs on the link, each in its single-route state; repairs those that are there in
-    /// another one and leaves alone those that are right. An address that expires is made permanent.
+    /// Puts VIPs on the link, each in its single-route state. Repairs the VIPs in another state, and
+    /// makes an expiring address permanent.
     ///
-    /// `Ok` means that every VIP was seen in the single-route state after the last write. Where a
-    /// few VIPs are new to the link, they are looked up one by one instead of reading all that is
-    /// on it; such a look-up does not tell of IPv4 routes that are for one type of service only
-    /// (`ip route … tos`), nor of an IPv4 address of another prefix length that no route tells of,
-    /// neither its own nor its prefix's. [`normalize`](Self::normalize) finds both.
+    /// `Ok` means that every VIP was seen in the single-route state after the last write.
+    ///
+    /// Up to 16 VIPs that are new to the link are observed by look-ups, without reading the rest of the
+    /// link. A look-up does not show an IPv4 route with a type of service (`ip route … tos`), nor an
+    /// IPv4 address with another prefix length that has no route. [`normalize`](Self::normalize) finds
+    /// both.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Incomplete`] with the report if a VIP was rejected, conflicts with another
-    /// device's route, was refused by the kernel or is pending: all others are done and verified.
-    /// Any other kind: see [`ErrorKind`].
+    /// [`ErrorKind::Incomplete`], with the report, if a VIP failed: every other VIP is done and
+    /// verified. For any other kind, see [`ErrorKind`].
     pub fn assign<I>(&mut self, vips: I) -> Result<Report, Error>
     where
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips, Goal::Assign);
+        self.fill_rows(vips, Goal::Assign);
         self.run(Scope::Given(Goal::Assign))
     }
 
-    /// Brings every VIP that is on the link, whoever put it there, into its single-route state.
+    /// Brings every VIP on the link into its single-route state, whichever program added the VIP.
     ///
-    /// VIPs of a link are its host addresses and the local host routes through it, except for
-    /// loopback, link-local and multicast ones, the sources, and what is outside the allowed
-    /// ranges. A route without its address is reported ([`Drift::STALE`](crate::Drift::STALE)) and
-    /// left: whether the VIP is wanted here, only the caller knows. [`assign`](Self::assign) or
-    /// [`release`](Self::release) it. So is an address with a finite valid lifetime
-    /// ([`Drift::EXPIRING_ADDRESS`](crate::Drift::EXPIRING_ADDRESS)): the rest of its VIP is healed,
-    /// and the VIP fails as [`Cause::Unrepaired`](crate::Cause::Unrepaired). Another tool may renew
-    /// that address, and want it to end when the tool fails. [`assign`](Self::assign) and
-    /// [`reconcile`](Self::reconcile), which name their VIPs, make it permanent.
+    /// The VIPs of a link are its host addresses and the local host routes through the link. Loopback,
+    /// link-local and multicast addresses, the sources, and addresses outside the allowed ranges are
+    /// no VIPs.
+    ///
+    /// Two kinds of VIP fail as [`Cause::Unrepaired`](crate::Cause::Unrepaired). A route without its
+    /// address ([`Drift::STALE`](crate::Drift::STALE)) stays, because only the caller knows whether the
+    /// VIP is desired: [`assign`](Self::assign) or [`release`](Self::release) the VIP. An address with
+    /// a finite valid lifetime ([`Drift::EXPIRING_ADDRESS`](crate::Drift::EXPIRING_ADDRESS)) keeps the
+    /// lifetime, because another tool may renew it; the rest of the VIP is repaired.
+    /// [`assign`](Self::assign) and [`reconcile`](Self::reconcile), which name their VIPs, make the
+    /// address permanent.
     ///
     /// # Errors
     ///
@@ -125,9 +125,9 @@ impl VipManager {
         self.run(Scope::Link)
     }
 
-    /// Like [`normalize`](Self::normalize), for these VIPs only. One that is not on the link fails
-    /// ([`Cause::Unrepaired`](crate::Cause::Unrepaired)): it is not put there. Nor is one made
-    /// permanent whose address expires.
+    /// As [`normalize`](Self::normalize), for these VIPs only. Never adds a VIP: a VIP that is not on the
+    /// link fails as [`Cause::Unrepaired`](crate::Cause::Unrepaired). An expiring address keeps its
+    /// lifetime.
     ///
     /// # Errors
     ///
@@ -137,23 +137,22 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips, Goal::Normalize);
+        self.fill_rows(vips, Goal::Normalize);
         self.run(Scope::Given(Goal::Normalize))
     }
 
-    /// Takes VIPs off the link: every route of it to them, and their addresses. One that is not
-    /// there is as wanted.
+    /// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is not
+    /// on the link counts as unchanged.
     ///
-    /// Needs no source. A route whose address is gone already is removed too: the kernel leaves it
-    /// behind, and the node would go on swallowing the VIP's traffic.
+    /// Needs no source. Also deletes a route whose address is gone. The kernel leaves that route
+    /// behind, and the node would keep delivering the VIP's traffic to itself.
     ///
-    /// A few IPv6 VIPs are looked up one by one. IPv4 has no look-up of an address, so for those the
-    /// link is read: where VIPs go one at a time from a link that holds thousands,
-    /// [`Keeper::remove_desired`] does not need to.
+    /// Up to 16 IPv6 VIPs are observed by look-ups. IPv4 has no look-up of one address, so an IPv4 VIP
+    /// makes the call read the link. [`Keeper::remove_desired`] need not read it.
     ///
-    /// With the last IPv4 address of a link the kernel flushes every IPv4 route through it, others'
-    /// too (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). Who has other IPv4 routes through the
-    /// link keeps an address of their own on it.
+    /// With a link's last IPv4 address, the kernel deletes every IPv4 route through the link
+    /// (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). If other programs have IPv4 routes through the
+    /// link, keep another address on it.
     ///
     /// # Errors
     ///
@@ -163,30 +162,30 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(vips, Goal::Release);
+        self.fill_rows(vips, Goal::Release);
         self.run(Scope::Given(Goal::Release))
     }
 
-    /// Makes `desired` exactly the VIPs on the link that are claimed: what is missing is assigned,
-    /// what is broken repaired, what is claimed and not desired released, a route that has lost
-    /// its address included. What is right, and what is not claimed, stays untouched.
+    /// Makes the claimed VIPs on the link exactly `desired`. Assigns the missing VIPs, repairs the
+    /// drifted VIPs, and releases the claimed VIPs that are not desired, with routes that have lost
+    /// their address. Does not touch a VIP that is neither desired nor claimed.
     ///
     /// # Errors
     ///
-    /// As for [`assign`](Self::assign), also where claimed VIPs are not released because no VIP of their
-    /// family is desired (see [`Claim`]); and before anything is written [`ErrorKind::EmptySet`] if no
-    /// admissible VIP is desired at all, [`ErrorKind::TooManyReleases`] if the claim's bound would be
-    /// passed, [`ErrorKind::InvalidConfig`] if the claim goes by a mark that the manager has not.
+    /// As for [`assign`](Self::assign). A claimed VIP whose family has no desired VIP stays and fails
+    /// (see [`Claim`]). Before any write: [`ErrorKind::EmptySet`] if no desired VIP is admissible,
+    /// [`ErrorKind::TooManyReleases`] if the call would exceed the claim's bound,
+    /// [`ErrorKind::InvalidConfig`] if the claim needs a mark that the manager does not set.
     pub fn reconcile<I>(&mut self, claim: &Claim, desired: I) -> Result<Report, Error>
     where
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(desired, Goal::Assign);
+        self.fill_rows(desired, Goal::Assign);
         self.run(Scope::Claimed(Leaving::all(claim)))
     }
 
-    /// Releases every claimed VIP on the link: the only wipe.
+    /// Releases every claimed VIP on the link.
     ///
     /// # Errors
     ///
@@ -196,53 +195,49 @@ impl VipManager {
         self.run(Scope::Wipe(Leaving::all(claim)))
     }
 
-    /// Looks at every VIP on the link and says how each differs from its single-route state, and
-    /// what the reachability of all of them rests on: the state of the link and of each source.
-    /// Writes nothing and needs no privilege.
+    /// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
+    /// nothing and needs no privilege.
     ///
-    /// The dumps are filtered by the kernel, so the cost goes with the link's addresses and routes,
-    /// not with the node's. They do not show what other devices hold, nor, unless an IPv6 address
-    /// lacks `IFA_F_NOPREFIXROUTE` and so may have made a prefix route, further routes in table main:
-    /// see [`audit_deep`](Self::audit_deep). Where one lacks it, as after other tools, each audit
-    /// reads table main, and the kernel walks all of that: some ten milliseconds for 50,000 routes,
-    /// where an audit otherwise takes less than one. The source of a VIP is
-    /// [not judged](Audited::is_judged) where its family was given none and does not
-    /// [keep the kernel's](VipManagerBuilder::kernel_source).
+    /// The kernel filters the dumps, so the cost depends on the link's addresses and routes, not on the
+    /// node's. An audit does not show the routes of other devices; see
+    /// [`audit_deep`](Self::audit_deep). It reads table main only if an IPv6 address lacks
+    /// `IFA_F_NOPREFIXROUTE` and so may have made a prefix route. The kernel then walks all of table
+    /// main: about ten milliseconds for 50,000 routes, while an audit otherwise takes less than one.
+    /// The source of a VIP is [not judged](Audited::is_judged) if its family has neither a source nor
+    /// [`kernel_source`](VipManagerBuilder::kernel_source).
     ///
-    /// While other hands change the tables, the kernel's dumps may leave entries out. They are
-    /// repeated, a limited number of times, and VIPs that are found are then looked up one by one.
-    /// Where a routing rule comes before the one for table local, no look-up can tell, and a VIP
-    /// whose routes no dump showed is [`Drift::UNREAD`](crate::Drift::UNREAD). So what is said of a
-    /// VIP is right, but under changes without a pause one that only a route tells of may, rarely,
-    /// not be found.
+    /// While other writers change the tables, a dump may miss entries. The audit repeats an interrupted
+    /// dump a limited number of times, and then looks up each discovered VIP. If a routing rule
+    /// precedes the rule for table local, a look-up proves nothing, and a VIP whose routes no dump
+    /// showed has [`Drift::UNREAD`](crate::Drift::UNREAD). The drift of a reported VIP is therefore
+    /// true. Under changes without a pause, an audit may rarely miss a VIP that has only a route.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
     pub fn audit(&mut self) -> Result<Audit, Error> {
-        self.look(Depth::Link)
+        self.audit_to(Depth::Link)
     }
 
-    /// Like [`audit`](Self::audit), and finds conflicts with other devices and routes through the
-    /// link in further tables too. Reads every route of the node: 200,000 of them take about a
-    /// hundred milliseconds.
+    /// As [`audit`](Self::audit), and also finds conflicts with other devices, and routes through the
+    /// link in other tables. Reads every route of the node: about a hundred milliseconds for 200,000
+    /// routes.
     ///
-    /// It also finds VIPs that a routing rule (`ip rule`) [sends elsewhere](crate::Drift::DIVERTED)
-    /// in spite of their route in table local. Where a rule comes before the one for table local, it
-    /// asks the kernel for its decision, VIP by VIP, which takes 2 to 4 microseconds each; with the
-    /// default rules nothing is asked. The decision is that for unmarked, unbound traffic of this
-    /// user: what rules by mark, interface, source, protocol, port or another user do stays unseen.
+    /// Also finds VIPs whose traffic a routing rule (`ip rule`) [diverts](crate::Drift::DIVERTED). If a
+    /// rule precedes the rule for table local, the audit looks up each VIP, which takes 2 to 4
+    /// microseconds a VIP. The kernel decides for unmarked, unbound traffic of this user. Rules by
+    /// mark, interface, source, protocol, port or another user stay unseen.
     ///
     /// # Errors
     ///
     /// As for [`audit`](Self::audit).
     pub fn audit_deep(&mut self) -> Result<Audit, Error> {
-        self.look(Depth::Node)
+        self.audit_to(Depth::Node)
     }
 
-    /// Moves every VIP on the link to another source of its family: the node's address has changed.
-    /// Each route is replaced in place, so a VIP is local at every instant. A family that
-    /// [kept the kernel's source](VipManagerBuilder::kernel_source) has this one from now on.
+    /// Sets the source of its family, and moves every VIP on the link to it. Each route is replaced in
+    /// place, so a VIP is local at every instant. Ends
+    /// [`kernel_source`](VipManagerBuilder::kernel_source) for the family.
     ///
     /// # Errors
     ///
@@ -253,20 +248,20 @@ impl VipManager {
         self.normalize()
     }
 
-    /// Binds every VIP on the link in another way. Each is local at every instant.
+    /// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant.
     ///
-    /// Towards [`Binding::Route`], the address 127.86.73.80 is put on the link first where no other
-    /// IPv4 address would be left on it, and stays: with the last one the kernel would flush every
-    /// IPv4 route through the link.
+    /// For [`Binding::Route`], the link gets the placeholder address 127.86.73.80 if it would otherwise
+    /// lose its last IPv4 address, because the kernel would then delete every IPv4 route through the
+    /// link. The placeholder address stays.
     ///
-    /// A VIP whose address expires fails, as in [`normalize`](Self::normalize), and keeps its
-    /// address: bound anew it would be permanent.
+    /// A VIP with an expiring address fails, as in [`normalize`](Self::normalize), and keeps the
+    /// address.
     ///
     /// # Errors
     ///
-    /// As for [`normalize`](Self::normalize). The manager keeps the new binding also after an
-    /// error, so that the next call goes on; except after [`ErrorKind::InvalidConfig`], which is for
-    /// [`Binding::Route`] where a family [keeps the kernel's source](VipManagerBuilder::kernel_source).
+    /// As for [`normalize`](Self::normalize). [`ErrorKind::InvalidConfig`] for [`Binding::Route`] if a
+    /// family has [`kernel_source`](VipManagerBuilder::kernel_source). After any other error the
+    /// manager keeps the new binding.
     pub fn set_binding(&mut self, binding: Binding) -> Result<Report, Error> {
         self.config.check_binding(binding)?;
         self.config.binding = binding;
@@ -274,14 +269,14 @@ impl VipManager {
         self.run(Scope::Rebind)
     }
 
-    /// A handle that cancels this manager's calls from another thread.
+    /// Returns a handle that cancels this manager's calls from another thread.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.cancelled.canceller()
     }
 
-    /// Gives back the memory of buffers beyond what `vips` VIPs need. Buffers grow with the
-    /// largest call and are kept.
+    /// Frees the buffers' memory beyond the need of `vips` VIPs. Buffers grow to the largest call and
+    /// are kept between calls.
     pub fn shrink_to(&mut self, vips: usize) {
         self.buffers.shrink_to(vips);
     }
@@ -291,8 +286,7 @@ impl VipManager {
         &mut self.connection
     }
 
-    /// A further socket in the manager's namespace, which the calling thread may have left, or never
-    /// have been in.
+    /// Opens another socket in the manager's namespace. The calling thread may be in another one.
     pub(crate) fn open_listener(&self) -> Result<Socket, Error> {
         let socket = self.config.open_socket()?;
         if socket.is_elsewhere(self.connection.monitor()) {
@@ -306,7 +300,7 @@ impl VipManager {
     }
 
     /// Fills the rows with the VIPs of a call.
-    pub(crate) fn take<I>(&mut self, vips: I, goal: Goal)
+    pub(crate) fn fill_rows<I>(&mut self, vips: I, goal: Goal)
     where
         I: IntoIterator,
         I::Item: Into<Vip>,
@@ -317,22 +311,22 @@ impl VipManager {
         }
     }
 
-    /// The one plain function behind every call that writes.
+    /// Prepares and runs a call that writes.
     fn run(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
         self.prepare(scope, Mode::Act)?.run()
     }
 
-    /// Like [`reconcile`](Self::reconcile), with VIPs that are removed by name.
+    /// As [`reconcile`](Self::reconcile), and releases the VIPs that `leaving` names.
     pub(crate) fn keep(&mut self, leaving: Leaving<'_>, desired: &[Vip]) -> Result<Report, Error> {
-        self.take(desired, Goal::Assign);
+        self.fill_rows(desired, Goal::Assign);
         for vip in leaving.named {
             self.buffers.rows.push(*vip, Goal::Release);
         }
         self.run(Scope::Claimed(leaving))
     }
 
-    /// Mends a few VIPs, of which notifications told what `all_notified` say: those desired are assigned,
-    /// the others released where they are named or claimed. Does not read the rest of the link.
+    /// Repairs VIPs by look-ups, from the notifications in `all_notified`. Assigns the desired VIPs, and
+    /// releases the other VIPs that are named or claimed. Does not read the rest of the link.
     pub(crate) fn mend(
         &mut self,
         leaving: Leaving<'_>,
@@ -348,8 +342,8 @@ impl VipManager {
             .run()
     }
 
-    /// The VIPs of the last call that something was written for, and whether that was undone
-    /// meanwhile: it took more rounds than it takes undisturbed.
+    /// The VIPs that the last call wrote for. True if another writer undid the writes: the VIP took more
+    /// rounds than an undisturbed VIP takes.
     pub(crate) fn written(&self) -> impl Iterator<Item = (Vip, bool)> {
         let rows = self.buffers.rows.iter();
         rows.filter(|row| row.progress.has(Done::WRITTEN))
@@ -368,24 +362,24 @@ impl VipManager {
         &self.cancelled
     }
 
-    /// The port id of our requests.
+    /// The port id of the manager's requests.
     pub(crate) fn port(&self) -> u32 {
         self.connection.port()
     }
 
-    /// Whether this is a VIP that the manager is for, were it on the link.
+    /// Whether the manager would serve this VIP if it were on the link.
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
         let filter = self.config.filter(self.sources);
         filter.is_on_link(vip) && filter.is_for(vip.family())
     }
 
-    /// Whether this VIP would not be rejected.
+    /// Whether `assign` would admit this VIP.
     pub(crate) fn could_assign(&self, vip: Vip) -> bool {
         let filter = self.config.filter(self.sources);
         filter.reject(&Row::new(vip, Goal::Assign)).is_none()
     }
 
-    /// Takes another source of its family.
+    /// Sets the source of its family.
     pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
         check_config_source(source)?;
         let family = Family::of(&source);
@@ -394,12 +388,13 @@ impl VipManager {
         Ok(())
     }
 
-    /// Looks the link up.
+    /// Looks up the link.
     pub(crate) fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
         link::find(&mut self.connection, &self.config.link)
     }
-    /// Observes the link's VIPs, and nothing else.
-    fn look(&mut self, depth: Depth) -> Result<Audit, Error> {
+
+    /// Audits the link, or the whole node.
+    fn audit_to(&mut self, depth: Depth) -> Result<Audit, Error> {
         self.buffers.clear();
         self.connection
             .listen_to(Groups::empty())
@@ -451,7 +446,7 @@ impl VipManager {
             Depth::Node => call.observe_diverted(has_route)?,
         };
         let rows = self.buffers.rows.iter();
-        // What went away while it was looked for is not on the link.
+        // A VIP that disappeared during the observation is not on the link.
         let is_there = |row: &&Row| row.facts.on_link() || row.facts.is_unread();
         let vips = rows.filter(is_there).map(|row| {
             let is_among = |vips: &[Vip]| vips.binary_search(&row.vip).is_ok();
@@ -472,7 +467,7 @@ impl VipManager {
     }
 }
 
-/// How far an audit looks.
+/// The extent of an audit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Link,

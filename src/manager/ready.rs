@@ -1,5 +1,4 @@
-//! The link, made and brought up where the caller allowed that, and what keeps it or the node from
-//! holding VIPs.
+//! Finds the link, and creates it and brings it up if the caller allows that.
 
 use super::builder::VipManagerBuilder;
 use crate::link::{self, LinkRef, LinkState};
@@ -7,12 +6,12 @@ use crate::netlink::connection::Connection;
 use crate::outcome::LinkStatus;
 use crate::outcome::{Error, ErrorKind};
 
-/// Whether there is no link yet, and the caller allowed to make it.
+/// Whether the link is missing, and the caller allows its creation.
 pub(super) fn is_to_be_made(error: &Error, config: &VipManagerBuilder) -> bool {
     error.kind() == ErrorKind::LinkNotFound && config.create.is_some()
 }
 
-/// Makes the link and finds it.
+/// Creates the link and finds it.
 pub(super) fn make(
     connection: &mut Connection,
     config: &VipManagerBuilder,
@@ -34,8 +33,8 @@ pub(crate) fn find_link(
         let what_to_do = match which {
             LinkRef::Name(_) => "create it, or allow its creation",
             LinkRef::Index(_) => {
-                "it is gone for good, even if another link has its index by now; a name follows a \
-                 link that is made anew"
+                "it is gone for good, even if another link has its index; a name follows a link \
+                 that is created again"
             }
         };
         return Err(Error::new(
@@ -56,7 +55,7 @@ pub(crate) fn find_link(
     Ok(link)
 }
 
-/// A link that is yet to be made, or that nothing is to be put on.
+/// A link that does not exist, for a plan or for a call without VIPs.
 pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     LinkState {
         index: link::NONE,
@@ -69,8 +68,8 @@ pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     }
 }
 
-/// Whether a call that needs the link up may bring it up. A call that created the link may have been
-/// killed before it did.
+/// Whether a call may bring the link up. Creation allows that too: the call that created the link may
+/// have been killed before it brought the link up.
 pub(super) fn may_bring_up(config: &VipManagerBuilder) -> bool {
     config.bring_up || config.create.is_some()
 }
@@ -89,7 +88,7 @@ pub(super) fn bring_up(
     Ok(())
 }
 
-/// Refuses a link that no family can use.
+/// Refuses a link of a VRF, which no family can use.
 pub(super) fn check_vrf(link: &LinkState) -> Result<(), Error> {
     let name = &link.name;
     if link.in_vrf {

@@ -8,7 +8,7 @@ use super::simulation::{Move, Simulation, Turn};
 use crate::base::Family;
 use crate::core::{Binding, Cause, Goal, Policy, Step};
 use crate::core::{Facts, Progress};
-use crate::engine::check::model::{KERNEL, Kernel, Look, MARK, Message, Missed, Seen, World};
+use crate::engine::check::model::{Extent, KERNEL, Kernel, MARK, Message, Missed, Seen, World};
 use crate::engine::check::{policies, states};
 
 /// One preview, to its end: its moves and the facts foretold behind each round.
@@ -18,14 +18,14 @@ struct Foretold {
 }
 
 fn observe(world: &World, policy: Policy, kernel: &Kernel) -> Seen {
-    let look = Look {
+    let extent = Extent {
         release: policy.goal == Goal::Release,
         main: true,
-        torn: None,
+        interrupted: None,
         missed: Missed::Nothing,
         diverted: false,
     };
-    world.observe(kernel.addresses, &kernel.routes, look)
+    world.observe(kernel.addresses, &kernel.routes, extent)
 }
 
 fn foretell(world: &World, policy: Policy, seen: &Seen) -> Foretold {
@@ -77,8 +77,9 @@ fn is_wanted(kernel: &Kernel, world: &World, policy: Policy) -> bool {
         (_, Binding::Address) => kernel.is_single_route(world),
         (_, Binding::Route) => {
             let desired = world.desired_route();
-            let ours = kernel.ours().eq([&desired]) && kernel.routes.first() == Some(&desired);
-            kernel.addresses.host.is_none() && ours
+            let is_single =
+                kernel.link_routes().eq([&desired]) && kernel.routes.first() == Some(&desired);
+            kernel.addresses.host.is_none() && is_single
         }
     }
 }
@@ -132,7 +133,7 @@ fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late
                 Move::Step(step) => Message::Step(step),
                 Move::Delete(key) => Message::delete(&key),
             };
-            if let Err(errno) = kernel.take(message, world) {
+            if let Err(errno) = kernel.handle(message, world) {
                 assert!(
                     is_tolerated(what, errno),
                     "refused with {errno}: {}",

@@ -299,7 +299,7 @@ impl VipManager {
         I: IntoIterator,
         I::Item: Into<Vip>,
     {
-        self.take(desired, Goal::Assign);
+        self.fill_rows(desired, Goal::Assign);
         let mut link_changes = LinkChanges::default();
         let call = self.prepare(
             Scope::Claimed(Leaving::all(claim)),

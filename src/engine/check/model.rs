@@ -1,7 +1,7 @@
-//! A model of the kernel for one VIP: what each of our messages does to it, and what it answers.
+//! A model of the kernel for one VIP: the effect of each message, and the kernel's replies.
 //!
-//! Every rule stands once, at the function that obeys it, with the kernel function that it was
-//! read from. `tests/kernel_facts.rs` asks a running kernel about the same rules.
+//! Each rule stands once, with the kernel function that it models. `tests/kernel_facts.rs` checks the
+//! same rules on a running kernel.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ pub(crate) const STATIC: u8 = libc::RTPROT_STATIC;
 pub(crate) const MARK: u8 = 201;
 pub(crate) const STAGED: u8 = 251;
 
-/// The metric of a route of user space; IPv4 says 0 where IPv6 says 1024.
+/// The metric of a route of user space: 0 in IPv4, 1024 in IPv6.
 pub(crate) const fn user_metric(family: Family) -> u32 {
     match family {
         Family::V4 => 0,
@@ -28,12 +28,12 @@ pub(crate) const fn user_metric(family: Family) -> u32 {
     }
 }
 
-/// Where a route leads.
+/// The device of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Device {
     /// The link of the VIPs.
     Link,
-    /// Another one: none of our business.
+    /// Another link.
     Other,
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     None,
-    /// The wanted one.
+    /// The desired source.
     Node,
     Vip,
     Stray,
@@ -71,7 +71,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// As one is that our own message made.
+    /// An address that the library has just made.
     pub(crate) const NEW: Self = Self {
         no_prefix_route: true,
         tentative: false,
@@ -85,22 +85,22 @@ impl Address {
     };
 }
 
-/// The addresses of the link that are the VIP.
+/// The VIP's addresses on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Addresses {
     pub(crate) host: Option<Address>,
-    /// It is there with another prefix length: in IPv6 instead, in IPv4 also beside the other.
+    /// The VIP has another prefix length: in IPv6 instead of the host prefix, in IPv4 also beside it.
     pub(crate) other_length: bool,
 }
 
-/// What never changes during a run.
+/// The constants of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World {
     pub(crate) family: Family,
-    /// The protocol of the wanted route.
+    /// The protocol of the desired route.
     pub(crate) protocol: u8,
     pub(crate) binding: Binding,
-    /// The kernel's own route is the wanted one.
+    /// The kernel's own route is the desired route.
     pub(crate) kernel_source: bool,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     Step(Step),
-    /// One of those that [`Step::DeleteOthers`] stands for.
+    /// A deletion of one route, of a [`Step::DeleteOthers`].
     Delete(Key),
 }
 
@@ -127,21 +127,21 @@ pub(crate) struct Key {
     source: Source,
 }
 
-/// What there is of one VIP.
+/// The kernel's state of one VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     pub(crate) addresses: Addresses,
-    /// IPv6: the work item that puts in the local route of the address has still to run.
+    /// IPv6: the work item that inserts the address's local route has not run yet.
     pub(crate) late: bool,
     /// IPv4: the link has no other address.
     pub(crate) last: bool,
-    /// By table and metric; the first of table local is the one that is used.
+    /// Ordered by table and metric. The first route of table local wins.
     pub(crate) routes: Vec<Route>,
 }
 
 impl Kernel {
-    /// The route that the kernel makes for the address. IPv6 gives it metric 0, which user space
-    /// cannot, and no preferred source.
+    /// The route that the kernel makes for the address. In IPv6 it has metric 0, which user space cannot
+    /// set, and no preferred source.
     pub(crate) fn own(family: Family) -> Route {
         Route {
             table: TABLE_LOCAL,
@@ -177,27 +177,27 @@ impl Kernel {
         self.routes.insert(at.unwrap_or(self.routes.len()), route);
     }
 
-    /// The routes of another device that decide about the VIP too.
+    /// The routes of the other device to the VIP.
     pub(crate) fn foreign(&self) -> impl Iterator<Item = &Route> + Clone {
         self.routes.iter().filter(|r| r.device == Device::Other)
     }
 
-    /// The routes of our link.
-    pub(crate) fn ours(&self) -> impl Iterator<Item = &Route> {
+    /// The routes of the link.
+    pub(crate) fn link_routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().filter(|r| r.device == Device::Link)
     }
 
-    /// Whether our link delivers the VIP's packets, as far as its own routes go.
+    /// Whether the link has a local route to the VIP.
     pub(crate) fn has_local(&self) -> bool {
-        self.ours().any(|r| r.table == TABLE_LOCAL)
+        self.link_routes().any(|r| r.table == TABLE_LOCAL)
     }
 
-    /// The single-route state, as its definition says it and with no help from [`Facts`].
+    /// The single-route state by its definition, independent of [`Facts`].
     pub(crate) fn is_single_route(&self, world: &World) -> bool {
         self.is_single_route_for_now(world) && !self.expires()
     }
 
-    /// The same, but that the address may have a lifetime.
+    /// The single-route state, except that the address may have a lifetime.
     pub(crate) fn is_single_route_for_now(&self, world: &World) -> bool {
         let good = |host: Address| !host.tentative && !host.dad_failed;
         let desired = world.desired_route();
@@ -207,7 +207,7 @@ impl Kernel {
         };
         address
             && !self.addresses.other_length
-            && self.ours().eq([&desired])
+            && self.link_routes().eq([&desired])
             && self.routes.first() == Some(&desired)
     }
 
@@ -215,14 +215,14 @@ impl Kernel {
         self.addresses.host.is_some_and(|host| host.expires)
     }
 
-    /// Whether nothing of the VIP is on our link.
+    /// Whether the VIP is absent from the link.
     pub(crate) fn is_released(&self) -> bool {
         let address = self.addresses.host.is_some() || self.addresses.other_length;
-        !address && !self.late && self.ours().next().is_none()
+        !address && !self.late && self.link_routes().next().is_none()
     }
 
-    /// Takes one message; an error is the number that the kernel answers.
-    pub(crate) fn take(&mut self, message: Message, world: &World) -> Result<(), i32> {
+    /// Handles one message. The error is the kernel's errno.
+    pub(crate) fn handle(&mut self, message: Message, world: &World) -> Result<(), i32> {
         let step = match message {
             Message::Step(step) => step,
             Message::Delete(key) => return self.delete_route(key, world),
@@ -233,7 +233,8 @@ impl Kernel {
                 protocol: STAGED,
                 ..desired
             },
-            // A mark stays. Of a route with a lifetime is seen what is seen of one without source.
+            // The staged route keeps the mark. A route with a lifetime yields the same facts as a route
+            // without a source.
             _ => Route {
                 source: Source::None,
                 ..desired
@@ -255,7 +256,7 @@ impl Kernel {
             Step::DeleteKernel | Step::DeleteKernelBlind => {
                 self.delete_route(Key::new(&kernel_key(&world.vip().addr())), world)
             }
-            Step::DeleteOthers => unreachable!("is one message for each route"),
+            Step::DeleteOthers => unreachable!("a `Message::Delete` for each route"),
         }
     }
 
@@ -271,23 +272,23 @@ impl Kernel {
         }
         self.addresses.host = Some(Address::NEW);
         match world.family {
-            // At once, and behind others of its priority (`fib_magic` says APPEND). The same once
-            // more would be refused, which nobody looks at.
+            // `fib_magic` appends the route at once, behind the routes of its priority. The kernel
+            // refuses a second equal route, and ignores that refusal.
             Family::V4 => {
                 let own = Self::own(Family::V4);
                 if !self.routes.contains(&own) {
                     self.insert(own);
                 }
             }
-            // Not even NODAD makes it come at once (`addrconf_dad_start` queues work).
+            // `addrconf_dad_start` queues the work, even with NODAD.
             Family::V6 => self.late = true,
         }
         Ok(())
     }
 
-    /// RTM_NEWADDR, REPLACE, for ever and with NOPREFIXROUTE. `inet6_addr_modify` deletes the prefix
-    /// route of an address that was permanent and made one; the local route it does not touch. An
-    /// address that is not there is made.
+    /// RTM_NEWADDR, REPLACE, permanent and with NOPREFIXROUTE. `inet6_addr_modify` deletes the prefix
+    /// route of a permanent address that made one, and does not touch the local route. Without an
+    /// address, the message makes one.
     fn update_address(&mut self, world: &World) -> Result<(), i32> {
         let Some(host) = &mut self.addresses.host else {
             return self.add_address(world);
@@ -303,7 +304,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// `addrconf_get_prefix_route` takes the first one through the link, whoever made it.
+    /// `addrconf_get_prefix_route` finds the first prefix route through the link, of any origin.
     fn delete_prefix_route(&mut self) {
         let prefix = |r: &Route| r.device == Device::Link && r.table == TABLE_MAIN;
         if let Some(at) = self.routes.iter().position(prefix) {
@@ -311,14 +312,14 @@ impl Kernel {
         }
     }
 
-    /// RTM_DELADDR: the kernel takes its own routes with it. Ours stay.
+    /// RTM_DELADDR: the kernel deletes its own routes of the address. Other routes stay.
     fn delete_address(&mut self, world: &World) -> Result<(), i32> {
         let Some(host) = self.addresses.host.take() else {
             return Err(libc::EADDRNOTAVAIL);
         };
         match world.family {
             Family::V4 => {
-                // `fib_del_ifaddr`: unless another address of the link is the same one.
+                // `fib_del_ifaddr`: unless the link has the same address with another length.
                 if !self.addresses.other_length {
                     let own = Self::own(Family::V4);
                     self.routes.retain(|r| *r != own);
@@ -348,8 +349,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// RTM_NEWROUTE, CREATE and APPEND: behind others of its priority, unless the very same is there
-    /// (`fib_table_insert`). Only IPv4 appends.
+    /// RTM_NEWROUTE, CREATE and APPEND: behind the routes of its priority, unless an equal route is
+    /// there (`fib_table_insert`). Only IPv4 appends.
     fn append_route(&mut self, route: Route) -> Result<(), i32> {
         if self.routes.contains(&route) {
             return Err(libc::EEXIST);
@@ -358,8 +359,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// RTM_NEWROUTE, CREATE and EXCL: another of the same table and metric forbids it, whatever
-    /// its device (`fib6_add_rt2node`; `fib_table_insert`, net/ipv4/fib_trie.c).
+    /// RTM_NEWROUTE, CREATE and EXCL: a route of the same table and metric, of any device, forbids it
+    /// (`fib6_add_rt2node`; `fib_table_insert`, net/ipv4/fib_trie.c).
     fn add_route(&mut self, route: Route) -> Result<(), i32> {
         if self.first_in_place_of(&route).is_some() {
             return Err(libc::EEXIST);
@@ -368,11 +369,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// RTM_NEWROUTE, REPLACE, with or without CREATE: takes the place of the first of the same
-    /// table and metric, whatever its device. This is the theft that a conflict guards against.
+    /// RTM_NEWROUTE, REPLACE, with or without CREATE: replaces the first route of the same table and
+    /// metric, of any device. A conflict prevents this theft.
     fn replace_route(&mut self, route: Route, create: bool, world: &World) -> Result<(), i32> {
         match self.first_in_place_of(&route) {
-            // IPv4 shares equal routes, and refuses to have one twice in a place.
+            // IPv4 refuses two equal routes of one priority.
             Some(first)
                 if world.family == Family::V4
                     && self.routes[first] != route
@@ -397,8 +398,9 @@ impl Kernel {
         self.routes.iter().position(same)
     }
 
-    /// RTM_DELROUTE: the first that matches goes. Metric 0 matches any. IPv6 does not compare the
-    /// preferred source (`ip6_route_del`); to IPv4 none means any (`fib_table_delete`).
+    /// RTM_DELROUTE deletes the first match. Metric 0 matches any metric. IPv6 does not compare the
+    /// preferred source (`ip6_route_del`); without a preferred source, IPv4 matches any
+    /// (`fib_table_delete`).
     fn delete_route(&mut self, key: Key, world: &World) -> Result<(), i32> {
         let matches = |r: &Route| {
             r.device == Device::Link
@@ -450,39 +452,39 @@ impl Source {
 
 const LINK: u32 = 7;
 
-/// What an observation yields.
+/// The result of an observation.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) facts: Facts,
-    /// What [`Step::DeleteOthers`] would delete.
+    /// The deletions of [`Step::DeleteOthers`].
     pub(crate) others: Vec<Message>,
-    /// The same as the library has them.
+    /// The keys of these deletions, as the library has them.
     pub(crate) keys: Vec<RouteKey>,
-    /// Table main held something of the VIP.
+    /// Table main held a route to the VIP.
     pub(crate) main_used: bool,
 }
 
-/// What is read of the kernel, and how well.
+/// The extent of an observation, and its faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Look {
-    /// A release reads only the routes of the link.
+pub(crate) struct Extent {
+    /// A release reads the routes of the link only.
     pub(crate) release: bool,
     pub(crate) main: bool,
-    /// The dump was torn, so that a look-up follows, unless this call is still making the VIP.
-    pub(crate) torn: Option<Progress>,
-    /// What it did not tell of table local.
+    /// The dump was interrupted. A look-up follows, unless this call is still making the VIP.
+    pub(crate) interrupted: Option<Progress>,
+    /// The routes of table local that the dump missed.
     pub(crate) missed: Missed,
     /// A routing rule answers every look-up instead of table local.
     pub(crate) diverted: bool,
 }
 
-/// What an interrupted dump did not tell.
+/// The routes that an interrupted dump missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Missed {
     Nothing,
     /// One route of table local.
     One(usize),
-    /// All of the VIP's, which the kernel visits at once.
+    /// All routes to the VIP, which the kernel visits together.
     Local,
 }
 
@@ -551,9 +553,9 @@ impl World {
         }
     }
 
-    /// An observation, joined by the crate's own code from what the kernel would send. The
-    /// addresses may be of an earlier moment than the routes: two dumps.
-    pub(crate) fn observe(&self, addresses: Addresses, routes: &[Route], look: Look) -> Seen {
+    /// An observation. The crate's own code joins what the kernel would send. The addresses may be older
+    /// than the routes: they are two dumps.
+    pub(crate) fn observe(&self, addresses: Addresses, routes: &[Route], extent: Extent) -> Seen {
         const NOW: u32 = 1_000_000;
         let desired = self.desired();
         let context = MatchContext {
@@ -591,27 +593,27 @@ impl World {
         }
         let mut main_used = false;
         for (at, route) in routes.iter().enumerate() {
-            let narrow = route.table == TABLE_MAIN;
-            let is_missed = match look.missed {
+            let is_main = route.table == TABLE_MAIN;
+            let is_missed = match extent.missed {
                 Missed::Nothing => false,
                 Missed::One(missed) => missed == at,
                 Missed::Local => route.table == TABLE_LOCAL,
             };
-            let told = !(narrow && route.device == Device::Other)
-                && (look.main || route.table == TABLE_LOCAL)
+            let shown = !(is_main && route.device == Device::Other)
+                && (extent.main || route.table == TABLE_LOCAL)
                 && !is_missed;
-            if told {
+            if shown {
                 main_used |= rows.join_route(&self.dumped(route), &context, None);
             }
         }
         rows.finish();
         let row = rows.get(0).unwrap();
-        let ask = match look.torn {
+        let ask = match extent.interrupted {
             Some(progress) => is_in_doubt(&Row { progress, ..*row }, &context),
-            None => !look.release && is_rivalled(row, &context),
+            None => !extent.release && is_rivalled(row, &context),
         };
         if ask {
-            self.join_look_up(&mut rows, routes, &context, look.diverted);
+            self.join_look_up(&mut rows, routes, &context, extent.diverted);
         }
         Seen {
             facts: rows.get(0).unwrap().facts,
@@ -621,7 +623,7 @@ impl World {
         }
     }
 
-    /// What a look-up makes of facts seen before.
+    /// The facts after a look-up.
     pub(crate) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
         let desired = self.desired();
         let context = MatchContext {
@@ -636,8 +638,8 @@ impl World {
         rows.get(0).unwrap().facts
     }
 
-    /// Both families answer with the first route of the first table that has one, or with what a
-    /// rule says.
+    /// Joins the look-up's answer: the first route of the first table with a route, or a rule's
+    /// answer.
     fn join_look_up(
         &self,
         rows: &mut Rows,
