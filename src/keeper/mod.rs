@@ -205,6 +205,19 @@ impl Keeper {
     /// without a VIP of a family, for that family. [`remove_desired`](Self::remove_desired) releases
     /// the last one, too. To wipe, call [`release_all`](VipManager::release_all) on the manager
     /// ([`into_manager`](Self::into_manager)).
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)]);
+    /// let done = keeper.dispatch(usize::MAX)?;
+    /// assert_eq!(done.report.assigned, 2);
+    /// // The set of before counts no longer.
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 11)]);
+    /// let done = keeper.dispatch(usize::MAX)?;
+    /// assert_eq!(done.report.released, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_desired<I>(&mut self, desired: I)
     where
         I: IntoIterator,
@@ -235,6 +248,16 @@ impl Keeper {
 
     /// Keeps these from now on, too. Like [`set_desired`](Self::set_desired) with these and those
     /// of before, without going through all of them.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.add_desired([Ipv4Addr::new(10, 96, 0, 11)]);
+    /// let done = keeper.dispatch(usize::MAX)?;
+    /// assert_eq!(done.report.assigned, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn add_desired<I>(&mut self, vips: I)
     where
         I: IntoIterator,
@@ -263,6 +286,18 @@ impl Keeper {
 
     /// Keeps these no longer, and releases them, also the last one: neither the claim nor its bound
     /// stops what is removed by its name. What is not desired is no news.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// // The last VIP, too.
+    /// keeper.remove_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// let done = keeper.dispatch(usize::MAX)?;
+    /// assert_eq!(done.report.released, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn remove_desired<I>(&mut self, vips: I)
     where
         I: IntoIterator,
@@ -377,6 +412,18 @@ impl Keeper {
     /// Changes the source of its family: the node's address has changed. The next
     /// [`dispatch`](Self::dispatch) moves the VIPs, each in place.
     ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// // Another address of the node.
+    /// keeper.set_source([192, 0, 2, 11])?;
+    /// let done = keeper.dispatch(usize::MAX)?;
+    /// assert_eq!(done.report.repaired, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for an address that no node can have.
@@ -390,12 +437,31 @@ impl Keeper {
     }
 
     /// What has been done so far.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// let before = keeper.counters();
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// let done = keeper.counters() - before;
+    /// assert_eq!((done.repairs, done.failures), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
     /// The desired VIPs, in order of address.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 11), Ipv4Addr::new(10, 96, 0, 10)]);
+    /// assert_eq!(keeper.desired()[0].to_string(), "10.96.0.10");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn desired(&self) -> &[Vip] {
         &self.desired
@@ -403,11 +469,35 @@ impl Keeper {
 
     /// The VIPs that failed when the keeper last looked at them, in order of address. While the link
     /// is missing, these are the failures of before.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// // No host has this address.
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(127, 0, 0, 1)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// for failure in keeper.failing() {
+    ///     println!("{failure}");
+    /// }
+    /// assert_eq!(keeper.failing().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn failing(&self) -> impl ExactSizeIterator<Item = &Failure> {
         self.failing.values()
     }
 
     /// How the keeper stands now.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// let status = keeper.status();
+    /// assert_eq!((status.ipv4.desired, status.ipv4.failing), (1, 0));
+    /// assert!(status.last_full_sync.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn status(&self) -> KeeperStatus {
         let [ipv4, ipv6] = Family::ALL.map(|family| self.family_status(family));
@@ -419,6 +509,16 @@ impl Keeper {
     }
 
     /// When [`dispatch`](Self::dispatch) is to be called even if nothing happens. `None`: never.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// assert_eq!(keeper.next_deadline(), None);
+    /// // There is something to do now.
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// assert!(keeper.next_deadline().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let dirty = self.dirty.keys().map(|vip| self.free_at(*vip)).min();
@@ -441,12 +541,32 @@ impl Keeper {
     /// A handle that ends [`run`](Self::run), or the call that runs, from another thread. It does
     /// not wake an event loop of the caller's own: the next [`dispatch`](Self::dispatch) that looks
     /// at VIPs says [`ErrorKind::Cancelled`].
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// let canceller = keeper.canceller();
+    /// let thread = std::thread::spawn(move || keeper.run(|done| println!("{done}")));
+    /// canceller.cancel();
+    /// thread.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.manager.canceller()
     }
 
     /// Gives the manager back; the VIPs stay as they are.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// keeper.dispatch(usize::MAX)?;
+    /// let mut manager = keeper.into_manager();
+    /// assert_eq!(manager.release_all(&Claim::link())?.released, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn into_manager(self) -> VipManager {
         self.manager
@@ -455,6 +575,16 @@ impl Keeper {
     /// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
     /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish what it
     /// was told.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// let done = keeper.dispatch(64)?;
+    /// assert!(done.has_news);
+    /// assert_eq!(done.report.assigned, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -483,6 +613,18 @@ impl Keeper {
 
     /// Keeps the set until it is cancelled. Calls `each` after each dispatch that
     /// [has news](Dispatched::has_news).
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// let canceller = keeper.canceller();
+    /// keeper.run(|done| {
+    ///     println!("{done}");
+    ///     canceller.cancel();
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -603,6 +745,14 @@ fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [V
 impl VipManager {
     /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
     /// nothing. Its [watchers](Self::watcher) and cancellers go on.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    /// let mut keeper = manager.into_keeper(Claim::link().at_most(100))?;
+    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+    /// assert_eq!(keeper.dispatch(usize::MAX)?.report.assigned, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -9,6 +9,21 @@ use crate::base::Vip;
 use crate::outcome::{ErrorKind, Failure, Report};
 
 /// What one [`Keeper::dispatch`] did.
+///
+/// ```
+#[doc = include_str!("example.txt")]
+#[doc = include_str!("example_keeper.txt")]
+/// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(127, 0, 0, 1)]);
+/// let done = keeper.dispatch(usize::MAX)?;
+/// for failure in &done.new_failures {
+///     eprintln!("{failure}");
+/// }
+/// for failure in &done.recovered {
+///     eprintln!("{}: fails no longer", failure.vip);
+/// }
+/// assert_eq!(done.new_failures.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dispatched {

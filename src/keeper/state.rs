@@ -111,6 +111,23 @@ impl Releases {
 }
 
 /// What a [`Keeper`] waits for.
+///
+/// ```
+#[doc = include_str!("example.txt")]
+/// // The link is there, the IPv6 source is not.
+/// let manager = VipManager::builder("vips")
+///     .source([192, 0, 2, 10])
+///     .source("2001:db8::10".parse::<std::net::Ipv6Addr>()?)
+///     .create_link(LinkKind::Bridge)
+///     .open()?;
+/// let mut keeper = manager.into_keeper(Claim::link())?;
+/// keeper.set_desired(["10.96.0.10".parse::<viproute::Vip>()?, "2001:db8:42::1".parse()?]);
+/// let done = keeper.dispatch(usize::MAX)?;
+/// println!("{}", done.missing[0]);
+/// assert_eq!(done.missing[0].family, Some(viproute::Family::V6));
+/// assert_eq!(done.report.assigned, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {

@@ -10,6 +10,16 @@ use crate::base::Family;
 
 /// What a keeper has done so far. No counter ever decreases; the difference of two readings is what
 /// happened between them.
+///
+/// ```
+#[doc = include_str!("example.txt")]
+#[doc = include_str!("example_keeper.txt")]
+/// let before = keeper.counters();
+/// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+/// keeper.dispatch(usize::MAX)?;
+/// println!("{}", keeper.counters() - before);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -79,6 +89,16 @@ impl Sub for Counters {
 }
 
 /// How a keeper stands now.
+///
+/// ```
+#[doc = include_str!("example.txt")]
+#[doc = include_str!("example_keeper.txt")]
+/// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+/// keeper.dispatch(usize::MAX)?;
+/// let status = keeper.status();
+/// println!("{} of {} fail", status.ipv4.failing, status.ipv4.desired);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeeperStatus {
@@ -92,6 +112,16 @@ pub struct KeeperStatus {
 
 impl KeeperStatus {
     /// The VIPs of this family.
+    ///
+    /// ```
+    #[doc = include_str!("example.txt")]
+    #[doc = include_str!("example_keeper.txt")]
+    /// use viproute::Family;
+    ///
+    /// let status = keeper.status();
+    /// assert_eq!(status.family(Family::V6), &status.ipv6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn family(&self, family: Family) -> &FamilyStatus {
         match family {
@@ -102,6 +132,20 @@ impl KeeperStatus {
 }
 
 /// How a keeper stands with the VIPs of one family.
+///
+/// ```
+#[doc = include_str!("example.txt")]
+/// // No link has this name, and this manager creates none.
+/// let manager = VipManager::builder("absent").source([192, 0, 2, 10]).open()?;
+/// let mut keeper = manager.into_keeper(Claim::link())?;
+/// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
+/// keeper.dispatch(usize::MAX)?;
+/// let status = keeper.status();
+/// let waiting = status.ipv4.waiting.as_ref().unwrap();
+/// println!("{} since {:?}", waiting.missing, waiting.since);
+/// assert_eq!(waiting.missing.kind, viproute::ErrorKind::LinkNotFound);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FamilyStatus {

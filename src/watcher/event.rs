@@ -9,6 +9,13 @@ use crate::link::LinkIndex;
 
 bitflags::bitflags! {
     /// What changed of a VIP.
+    ///
+    /// ```
+    /// use viproute::Change;
+    ///
+    /// let change = Change::ADDRESS_SET | Change::ROUTE_REMOVED;
+    /// assert_eq!(change.to_string(), "address set, route removed");
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Change: u8 {
         /// Its address was added to the link, or its flags or lifetimes changed.
@@ -34,6 +41,15 @@ impl fmt::Display for Change {
 bitflags::bitflags! {
     /// Who caused the changes of an event, by the port ids of their notifications. A burst of changes
     /// of one VIP is one event, so an event may have several origins.
+    ///
+    /// ```
+    /// use viproute::Origin;
+    ///
+    /// let origin = Origin::OURS | Origin::KERNEL;
+    /// assert_eq!(origin.to_string(), "this manager and the kernel");
+    /// // Another process had no part in it.
+    /// assert!(!origin.contains(Origin::OTHER));
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Origin: u8 {
         /// The manager that the watcher belongs to.
@@ -72,6 +88,20 @@ impl fmt::Display for Origin {
 /// unicast host route, that is no loopback, link-local or multicast one, no source, and within the
 /// allowed ranges. An address with another prefix length is no VIP, and neither it nor the kernel's
 /// own route for it is told, not even where the VIP of that address is on the link too.
+///
+/// ```
+#[doc = include_str!("../keeper/example.txt")]
+/// let mut manager = manager;
+/// let mut watcher = manager.watcher()?;
+/// manager.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+/// let mut events = Vec::new();
+/// watcher.read(&mut events)?;
+/// let is_of_vip = |event: &viproute::Event| {
+///     matches!(event, viproute::Event::Vip { vip, .. } if vip.to_string() == "10.96.0.10")
+/// };
+/// assert!(events.iter().any(is_of_vip));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

@@ -124,6 +124,21 @@ impl Watcher {
     /// Appends what has happened since the last call, without waiting; returns how many events
     /// that are.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// let mut manager = manager;
+    /// let mut watcher = manager.watcher()?;
+    /// manager.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// let mut events = Vec::new();
+    /// let count = watcher.read(&mut events)?;
+    /// assert_eq!(count, events.len());
+    /// for event in &events {
+    ///     println!("{event}");
+    /// }
+    /// assert!(count > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::System`](crate::ErrorKind::System) if the socket fails. Lost notifications are
@@ -213,6 +228,18 @@ impl Watcher {
     /// Waits for events until `timeout` has passed, then reads them like [`read`](Self::read).
     /// Zero means that none came.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// let mut manager = manager;
+    /// let mut watcher = manager.watcher()?;
+    /// manager.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// use std::time::Duration;
+    ///
+    /// let mut events = Vec::new();
+    /// assert!(watcher.wait(&mut events, Duration::from_secs(1))? > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`read`](Self::read).
@@ -234,6 +261,18 @@ impl Watcher {
 
     /// The index of the link, as far as is known; `None` while there is none of that name, or
     /// once the one that had the index is gone.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// let mut manager = manager;
+    /// let mut watcher = manager.watcher()?;
+    /// assert_eq!(watcher.link(), None);
+    /// // This creates the link.
+    /// manager.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// watcher.read(&mut Vec::new())?;
+    /// assert!(watcher.link().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn link(&self) -> Option<LinkIndex> {
         self.followed.link.and_then(LinkIndex::new)
@@ -256,6 +295,16 @@ impl AsRawFd for Watcher {
 
 impl VipManager {
     /// The events of this manager's link, from now on, with the sources that the manager has now.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// let mut manager = manager;
+    /// let mut watcher = manager.watcher()?;
+    /// // The watcher has a socket of its own.
+    /// drop(manager);
+    /// assert_eq!(watcher.read(&mut Vec::new())?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
