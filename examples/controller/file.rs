@@ -17,7 +17,7 @@ use crate::parse::{self, BadList};
 /// A file that has not changed for so long is taken for complete.
 const REST: Duration = Duration::from_millis(100);
 
-/// What tells one version of a file from another: device, inode, size and time of change.
+/// What distinguishes one version of a file from another: device, inode, size and time of change.
 type Version = (u64, u64, u64, i64, i64);
 
 fn version(file: &Metadata) -> Version {
@@ -90,7 +90,7 @@ impl Desired {
             Ok(text) => text,
             Err(error) => return self.cannot(&error),
         };
-        // Changed meanwhile: again, once it rests.
+        // The file changed while it was read: read it again, once it rests.
         if fs::metadata(&self.path).map(|file| version(&file)).ok() != Some(seen) {
             return None;
         }

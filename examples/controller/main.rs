@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The file has one VIP a line; `#` begins a comment. It is read anew when it has changed, and on
-//! SIGHUP. Whoever writes it had better write another and rename that, but a file that is missing,
+//! SIGHUP. A writer should write another file and rename it, but a file that is missing,
 //! half-written, empty or wrong changes nothing: see [`file`](mod@file). What others do to the VIPs is
 //! repaired: see [`keep`]. SIGTERM or SIGINT ends it; the VIPs stay, unless `--release-on-exit`.
 //!

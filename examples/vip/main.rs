@@ -131,7 +131,7 @@ enum Command {
     Audit(Audit),
     /// Print what happens to the VIPs, one event a line: to those given, or else to all of the link
     ///
-    /// The link need not be there yet. What is there already is not told.
+    /// The link need not be there yet. VIPs that are there already are not listed.
     #[command(after_help = UNTIL_EXIT_CODES)]
     Watch(Watch),
 }

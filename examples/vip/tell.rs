@@ -119,7 +119,7 @@ pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
 /// The exit code of a command that wrote its result.
 pub(crate) fn code_of(written: &io::Result<()>, code: ExitCode) -> ExitCode {
     match written {
-        // Whoever closed it does not want to know; the exit code still tells.
+        // The reader has closed it and wants no more. The exit code still counts.
         Err(error) if error.kind() != IoErrorKind::BrokenPipe => {
             complain(format_args!("cannot write to standard output: {error}"));
             ExitCode::FAILURE

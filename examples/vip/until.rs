@@ -1,4 +1,4 @@
-//! Commands that go on until they are told to end.
+//! Commands that run until a signal or a time ends them.
 
 use std::io;
 use std::sync::mpsc;

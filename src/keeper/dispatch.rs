@@ -23,7 +23,7 @@ impl Keeper {
         self.again = now + RETRY;
         let desired = self.desired.iter().copied();
         let Ok(troubles) = self.manager.troubles(waiting, desired) else {
-            // It is more than a family's: whoever reads the link is told.
+            // The trouble is not of one family. The next reading of the link says what it is.
             self.resync(now);
             return;
         };
@@ -48,7 +48,7 @@ impl Keeper {
         self.full = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
-        // What told that it is another one by now may be among lost notifications.
+        // The notification that the link is another one now may be lost.
         match self.manager.find_link() {
             Ok(link) => self.link = link.map(|link| link.index),
             Err(error) => return self.conclude(Err(error), Look::All, false),
@@ -58,8 +58,8 @@ impl Keeper {
         if let Err(error) = &result
             && error.kind() == ErrorKind::TooManyReleases
         {
-            // Too many strangers are no reason to let the desired ones down. But where the set is
-            // new, perhaps it is the set that is wrong.
+            // The desired VIPs are kept even where too many others are on the link. But where the set
+            // is new, the set may be wrong, so nothing is written.
             self.releases
                 .update(&ReleaseChange::BoundPassed(error.detail()));
             if expected {
@@ -69,7 +69,7 @@ impl Keeper {
             result = self.reconcile();
         }
         let done = self.conclude(result, Look::All, !expected);
-        // Whoever did not get so far is still to do what was asked for.
+        // If this dispatch did not complete, the next one still does what was asked for.
         self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
         if done.report.writes > 0 && !expected {
@@ -179,7 +179,7 @@ impl Keeper {
                         ErrorKind::Cancelled => self.resync(Instant::now()),
                         // It would be refused again: a better set is needed.
                         ErrorKind::EmptySet => {}
-                        // No event says when this is over, and the set is not kept meanwhile.
+                        // No event says when this is over, and until then the set is not kept.
                         _ => self.resync(Instant::now() + RETRY),
                     }
                     return Err(error);

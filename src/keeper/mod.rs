@@ -38,10 +38,10 @@ pub use status::{Counters, FamilyStatus, KeeperStatus, Waiting};
 /// VIPs that are mended one by one at the most; above that the link is read as a whole.
 const LOOKUP_MAX: usize = 64;
 
-/// How often something that is missing is looked for, where no event tells of it.
+/// How often the keeper looks for what is missing, where no event says that it is back.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Holds a desired set of VIPs on the link until told to stop, repairing just what drifted.
+/// Holds a desired set of VIPs on the link until it is cancelled, and repairs only what drifted.
 ///
 /// Made by [`VipManager::into_keeper`]. It owns its sockets and follows the link, by name or by
 /// index as the manager did. In a thread, call [`run`](Self::run). In an event loop, wait until its
@@ -49,9 +49,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// [`dispatch`](Self::dispatch), which reads all that is there to be read, so that the loop may be
 /// edge-triggered; call it once before the first wait. Idle, it uses no processor time.
 ///
-/// A call blocks while the kernel does what it was told: a moment for one VIP, about a second for
-/// ten thousand, up to two where another hand has deleted the route of an IPv6 address that was
-/// added only just before. An asynchronous program had better give the keeper a thread of its own:
+/// A call blocks while the kernel carries out its requests: a moment for one VIP, about a second for
+/// ten thousand, up to two where another process has deleted the route of an IPv6 address that was
+/// added a moment before. An asynchronous program should give the keeper a thread of its own:
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
@@ -63,7 +63,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// let canceller = keeper.canceller();
 /// let thread = std::thread::spawn(move || {
 ///     keeper.run(|done| {
-///         for failure in &done.report.failures {
+///         for failure in &done.new_failures {
 ///             eprintln!("{failure}");
 ///         }
 ///         println!("{done}");
@@ -198,7 +198,7 @@ impl Keeper {
         })
     }
 
-    /// Sets what is to be kept from now on; the next [`dispatch`](Self::dispatch) brings it about.
+    /// Sets the VIPs to keep from now on. The next [`dispatch`](Self::dispatch) assigns and releases.
     /// Where a few VIPs come or go, it looks at those alone.
     ///
     /// An empty set keeps nothing and releases nothing ([`Dispatched::refused`]), and so does one
@@ -285,7 +285,7 @@ impl Keeper {
     }
 
     /// Keeps these no longer, and releases them, also the last one: neither the claim nor its bound
-    /// stops what is removed by its name. What is not desired is no news.
+    /// stops what is removed by its name. VIPs that are not desired are ignored.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -393,7 +393,7 @@ impl Keeper {
     }
 
     /// Adds what is known of the address of a desired VIP: it was verified before, and nothing has
-    /// told otherwise. IPv6 is asked.
+    /// said otherwise. For IPv6 the kernel is asked.
     fn add_known(&self, vip: Vip, notified: &mut Notified) {
         if vip.family() == Family::V4 && !notified.unverified {
             let known = self.manager.config().how_bound() == Binding::Address;
@@ -401,7 +401,7 @@ impl Keeper {
         }
     }
 
-    /// Whether only a dump of the link's addresses could tell that the VIP bears the mark by which
+    /// Whether only a dump of the link's addresses could show that the VIP bears the mark by which
     /// it is claimed.
     fn is_mark_hidden(&self, vip: Vip) -> bool {
         self.claim.needs_mark()
@@ -592,7 +592,7 @@ impl Keeper {
     /// desired, but no admissible one), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
     /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set can
     /// be given. Whatever it was, the keeper can go on, and but for an empty set it tries again. What is
-    /// merely missing, and VIPs that fell short, are no errors: see [`Dispatched`].
+    /// merely missing, and VIPs that failed, are no errors: see [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if !self.is_at_work() {
@@ -743,7 +743,7 @@ fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [V
 }
 
 impl VipManager {
-    /// Makes a [`Keeper`] of this manager, which holds a desired set until told to stop. Writes
+    /// Makes a [`Keeper`] of this manager, which holds a desired set until it is cancelled. Writes
     /// nothing. Its [watchers](Self::watcher) and cancellers go on.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! What a keeper hears.
+//! The notifications that a keeper reads.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -75,7 +75,7 @@ impl NotificationHandler<'_> {
         }
     }
 
-    /// Whatever happens to the link may have happened to all its VIPs.
+    /// A change of the link may have changed all its VIPs.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let told = message.link()?;
         if !told.is_itself {
@@ -129,7 +129,7 @@ impl NotificationHandler<'_> {
             let is_desired = self.is_desired(vip);
             let notified = self.dirty.entry(vip).or_default();
             notified.note_address(&address, there);
-            // Of one that was not looked at before, no other length was told.
+            // The keeper has not read this VIP before, so an address of another length may be there.
             notified.unverified |= there && family == Family::V4 && !is_desired;
             Ok(Heard::Noted)
         } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
@@ -151,7 +151,7 @@ impl NotificationHandler<'_> {
         let vip = Vip::from(host);
         let ours = route.link.is_some() && route.link == *self.link;
         // A VIP that is not desired shows by a local route that is there for no address, as in
-        // every other call; any other route is somebody's own.
+        // every other call; any other route belongs to another program.
         let shows = route.kind == libc::RTN_LOCAL && !route.is_kernels_own();
         let matters = !route.cloned
             && match route.table {
@@ -163,7 +163,7 @@ impl NotificationHandler<'_> {
             return Ok(Heard::Noted);
         }
         let notified = if message.port == self.manager.port() {
-            // Our own change calls for nothing, but outdates what was told before.
+            // Our own change needs no look, but it outdates the notifications before it.
             let Some(notified) = self.dirty.get_mut(&vip) else {
                 return Ok(Heard::Noted);
             };

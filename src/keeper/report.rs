@@ -41,7 +41,7 @@ pub struct Dispatched {
     /// [`Keeper::run`] calls back for these.
     pub has_news: bool,
     /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
-    /// of the other one are kept meanwhile. Empty: nothing is missing.
+    /// of the other family are kept. Empty: nothing is missing.
     pub missing: Vec<Missing>,
     /// What is not released though it is claimed and not desired, until another set is given:
     /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many

@@ -40,7 +40,7 @@ pub struct Counters {
     /// Times that the whole link was read: at first, with a new desired set, after lost
     /// notifications, and when the link or a source came back.
     pub resyncs: u64,
-    /// Repairs that were put off because the VIP had been repaired too often of late.
+    /// Repairs that were put off because the VIP had been repaired too often recently.
     pub backoffs: u64,
 }
 

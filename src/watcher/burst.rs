@@ -9,7 +9,7 @@ use crate::netlink::decode::{Address, Route};
 
 use super::{Change, Event, Origin};
 
-/// What is told in one go, and what it is told from.
+/// The changes of one burst, and what is needed to judge them.
 pub(super) struct Burst {
     sources: PerFamily<Option<IpAddr>>,
     ranges: Ranges,

@@ -84,10 +84,10 @@ impl fmt::Display for Origin {
 
 /// Something that happened. Printed, it is a line for a log, without the link's name.
 ///
-/// A VIP is told of only if the manager could hold it: a host address of the link, or a local or
+/// Events are only of VIPs that the manager could hold: a host address of the link, or a local or
 /// unicast host route, that is no loopback, link-local or multicast one, no source, and within the
 /// allowed ranges. An address with another prefix length is no VIP, and neither it nor the kernel's
-/// own route for it is told, not even where the VIP of that address is on the link too.
+/// own route for it makes an event, not even where the VIP of that address is on the link too.
 ///
 /// ```
 #[doc = include_str!("../keeper/example.txt")]
@@ -125,9 +125,9 @@ pub enum Event {
     /// The link is gone: deleted or moved to another namespace; where it is followed by its name,
     /// also renamed.
     LinkGone,
-    /// Notifications were lost. Whatever happened meanwhile must be read anew
+    /// Notifications were lost. Read the VIPs anew
     /// ([`audit`](crate::VipManager::audit), [`reconcile`](crate::VipManager::reconcile)). The
-    /// watcher looks the link up itself, and tells if it is another one now.
+    /// watcher looks the link up itself. If the link is another one now, an event says so.
     Resync,
 }
 

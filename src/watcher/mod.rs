@@ -34,14 +34,14 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// How often one reading asks which link it is now: the answer may be lost, too.
 const QUESTIONS: u32 = 2;
 
-/// The sequence number of these questions.
+/// The sequence number of the request that asks for the link.
 const QUESTION: u32 = 0x7669_7072;
 
 /// Typed events of one link's VIPs, made by
 /// [`VipManager::watcher`](crate::VipManager::watcher).
 ///
 /// It has a socket of its own, and so outlives the manager, or goes on where that became a
-/// [`Keeper`](crate::Keeper), whose changes are told as [`Origin::OURS`]. Needs no privilege.
+/// [`Keeper`](crate::Keeper), whose changes have [`Origin::OURS`]. Needs no privilege.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -84,8 +84,8 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// `socket` is in the manager's namespace, `requests` the manager's. It tells of what `filter`
-    /// lets through.
+    /// `socket` is in the manager's namespace, `requests` the manager's. Its events are of VIPs
+    /// that `filter` admits.
     pub(crate) fn new(
         socket: Socket,
         which: &LinkRef,
@@ -186,8 +186,8 @@ impl Watcher {
             };
             for message in decode::messages(datagram) {
                 let told = message.and_then(|message| {
-                    // A link that was made from another namespace is told with the port id of a
-                    // socket there, which may be the same number.
+                    // A link may be made from another namespace. Its notification then bears the
+                    // port id of a socket there, which may be the same number.
                     if self.asked
                         && message.port == self.socket.port()
                         && message.sequence == QUESTION
