@@ -1,7 +1,7 @@
 //! Error numbers.
 
-/// Whether the kernel is short of something that comes back: such a refusal says nothing of what was
-/// asked for.
+/// Whether the kernel is temporarily short of memory or busy. The refusal says nothing about the
+/// request.
 pub(crate) fn is_shortage(errno: i32) -> bool {
     matches!(
         errno,

@@ -1,18 +1,18 @@
-//! Constants of the kernel that libc does not have, or has with another type.
+//! Constants of the kernel that libc lacks, or has with another type.
 
 /// Table ids (linux/rtnetlink.h, `enum rt_class_t`).
 pub(crate) const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 pub(crate) const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 
-/// The metric that the kernel gives an IPv6 route of user space which names none
+/// The metric of an IPv6 route that user space adds without a metric
 /// (`IP6_RT_PRIO_USER`, linux/ipv6_route.h).
 pub(crate) const IP6_USER_METRIC: u32 = 1024;
 
-/// The metric of the kernel's prefix routes, where the address has none of its own
+/// The metric of the kernel's prefix route of an address without a metric of its own
 /// (`IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h).
 pub(crate) const IP6_PREFIX_METRIC: u32 = 256;
 
-/// Route and address flags that libc does not have (linux/rtnetlink.h, linux/if_addr.h).
+/// Route and address flags that libc lacks (linux/rtnetlink.h, linux/if_addr.h).
 pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
 pub(crate) const IFA_F_NODAD: u32 = 0x02;

@@ -1,4 +1,4 @@
-//! What every floor speaks of: VIPs, families, and the kernel's constants.
+//! Types that every floor uses: VIPs, families, and the kernel's constants.
 
 mod errno;
 mod kernel;
@@ -17,5 +17,5 @@ pub(crate) use route::{
 };
 pub use vip::{Family, ParseVipError, RejectReason, Vip};
 
-/// The index that no link has.
+/// 0, which is no link's index.
 pub(crate) const NO_LINK: u32 = 0;

@@ -1,11 +1,11 @@
-//! The kernel's numbers of routes, each with a type of its own.
+//! The numbers of a route, each with its own type.
 
 use std::fmt;
 use std::num::NonZeroU8;
 
 use super::{TABLE_LOCAL, TABLE_MAIN};
 
-/// The protocol of a route: who put it there (`rtm_protocol`, linux/rtnetlink.h).
+/// The protocol of a route, which says who added it (`rtm_protocol`, linux/rtnetlink.h).
 ///
 /// ```
 /// use viproute::Protocol;
@@ -20,7 +20,8 @@ use super::{TABLE_LOCAL, TABLE_MAIN};
 pub struct Protocol(NonZeroU8);
 
 impl Protocol {
-    /// `proto kernel`, the default: systemd-networkd and its like leave such routes alone.
+    /// `proto kernel`, the default. Network managers such as systemd-networkd leave routes of this
+    /// protocol alone.
     pub const KERNEL: Self = Self(NonZeroU8::MIN.saturating_add(1));
 
     /// A protocol by its number, 1 to 255. `None` for 0, which means *any* in a deletion.
@@ -39,7 +40,7 @@ impl Protocol {
     }
 }
 
-/// 0 is no protocol of a route: in a deletion it means any.
+/// The number 0 is no protocol of a route: in a deletion it means any protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("0 is no protocol of a route: give a number from 1 to 255")]
 #[non_exhaustive]
@@ -53,7 +54,7 @@ impl TryFrom<u8> for Protocol {
     }
 }
 
-/// The name that `ip` has for it (`kernel`, `boot`, `static`), or the number.
+/// The protocol's name in `ip` (`kernel`, `boot`, `static`), or its number.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.get() {
@@ -83,7 +84,7 @@ impl Table {
     pub const MAIN: Self = Self(TABLE_MAIN);
 }
 
-/// The name that `ip` has for it (`local`, `main`), or the number.
+/// The table's name in `ip` (`local`, `main`), or its number.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -94,8 +95,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// The metric of a route (`RTA_PRIORITY`): of several routes to one destination the kernel uses the
-/// one with the lowest.
+/// The metric of a route (`RTA_PRIORITY`). The kernel uses the route of the lowest metric to a
+/// destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Metric(pub u32);
 
@@ -119,7 +120,7 @@ impl RouteType {
     /// A route to the node itself, 2.
     pub const LOCAL: Self = Self(libc::RTN_LOCAL);
 
-    /// The name that `ip` has for it; it takes types by name only.
+    /// The type's name in `ip`, which accepts types by name only.
     pub(crate) const fn name(self) -> Option<&'static str> {
         Some(match self.0 {
             libc::RTN_UNICAST => "unicast",
@@ -136,7 +137,7 @@ impl RouteType {
     }
 }
 
-/// The name that `ip` has for it, or the number.
+/// The type's name in `ip`, or its number.
 impl fmt::Display for RouteType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {

@@ -1,10 +1,10 @@
-//! What a VIP's routes and addresses are to be, and how a deletion names them.
+//! The desired routes and addresses of a VIP, and the keys of their deletion.
 
 use std::net::IpAddr;
 
 use super::{Family, IP6_PREFIX_METRIC, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
 
-/// A route as it must be named to delete exactly it.
+/// The attributes that a deletion names to delete exactly one route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RouteKey {
     pub(crate) table: u32,
@@ -12,16 +12,16 @@ pub(crate) struct RouteKey {
     pub(crate) protocol: u8,
     pub(crate) kind: u8,
     pub(crate) tos: u8,
-    /// Compared by the kernel in IPv4 only.
+    /// The kernel compares it in IPv4 only.
     pub(crate) prefsrc: Option<IpAddr>,
 }
 
-/// What of an address must survive an update of its lifetime.
+/// The attributes of an address that an update of its lifetime must repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AddressAttrs {
-    /// The settable ones.
+    /// The flags that user space can set.
     pub(crate) flags: u32,
-    /// The other end; the VIP itself where there is none.
+    /// The peer; the VIP itself if the address has no peer.
     pub(crate) end: IpAddr,
     /// Its valid lifetime is finite.
     pub(crate) expires: bool,
@@ -31,27 +31,26 @@ pub(crate) struct AddressAttrs {
     pub(crate) rt_priority: Option<u32>,
 }
 
-/// The wanted route of one family, and through which link.
+/// The desired route of one family through the link, and the attributes of new addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DesiredRoute {
     pub(crate) family: Family,
     pub(crate) link: u32,
-    /// The wanted preferred source. Without one nothing on the node is as wanted: it is enough to
-    /// release.
+    /// The desired preferred source. Without it no route is the desired one. A release needs no source.
     pub(crate) source: Option<IpAddr>,
-    /// The kernel's own route is the wanted one; then there is no source.
+    /// The kernel's own route is the desired route. There is no source then.
     pub(crate) kernel_source: bool,
     pub(crate) protocol: u8,
-    /// The protocol that our route bears while the kernel's is deleted, or still to come. Where it
-    /// is the same, the route has a lifetime then (see [`staged_lifetime`]).
+    /// The protocol of the staged route. If it equals `protocol`, the staged route has a lifetime
+    /// instead (see [`staged_lifetime`]).
     pub(crate) staged: u8,
-    /// The mark of our addresses (IFA_PROTO), if any.
+    /// The mark of new addresses (IFA_PROTO), if any.
     pub(crate) address_protocol: Option<u8>,
-    /// Whether our IPv6 addresses are deprecated from the start (preferred lifetime 0).
+    /// Whether new IPv6 addresses are deprecated (preferred lifetime 0).
     pub(crate) deprecated: bool,
 }
 
-/// The key of our own wanted route, to delete it.
+/// The key of the desired route.
 pub(crate) fn desired_key(want: &DesiredRoute) -> RouteKey {
     RouteKey {
         table: TABLE_LOCAL,
@@ -66,7 +65,7 @@ pub(crate) fn desired_key(want: &DesiredRoute) -> RouteKey {
     }
 }
 
-/// The key of our own route while it must not pass for the wanted one.
+/// The key of the staged route, which a deletion of the kernel's route cannot match.
 pub(crate) fn staged_key(want: &DesiredRoute) -> RouteKey {
     RouteKey {
         protocol: want.staged,
@@ -74,16 +73,16 @@ pub(crate) fn staged_key(want: &DesiredRoute) -> RouteKey {
     }
 }
 
-/// The lifetime, in seconds, that tells our route from the wanted one meanwhile where its protocol
-/// does not. It delivers as before: without its source it does not, seen on 6.18 as segments that
-/// were lost. IPv6 only, which alone has routes in transit.
+/// The lifetime, in seconds, that distinguishes a staged route of the same protocol from the desired
+/// route. A staged route with a lifetime still delivers. A staged route without its source would lose
+/// TCP segments (seen on 6.18). Only IPv6 has staged routes.
 pub(crate) fn staged_lifetime(want: &DesiredRoute) -> Option<u32> {
     let same = want.staged == want.protocol;
     (same && want.family == Family::V6).then_some(24 * 60 * 60)
 }
 
-/// The key of the prefix route that the kernel makes for an IPv6 address, which may have a metric of
-/// its own (`addrconf_prefix_route`, net/ipv6/addrconf.c).
+/// The key of the kernel's prefix route of an IPv6 address. The metric is the address's, if it has one
+/// (`addrconf_prefix_route`, net/ipv6/addrconf.c).
 pub(crate) fn prefix_key(metric: Option<u32>) -> RouteKey {
     RouteKey {
         table: TABLE_MAIN,
@@ -95,10 +94,11 @@ pub(crate) fn prefix_key(metric: Option<u32>) -> RouteKey {
     }
 }
 
-/// The key of the kernel's own local route of `vip`, to delete it.
+/// The key of the kernel's own local route of `vip`.
 ///
-/// IPv6: metric 0 means *any* to the kernel, which then takes the lowest: its own, if it is there.
-/// So this deletion is only sent while our route bears another protocol, or is not there.
+/// In IPv6 metric 0 matches *any* metric, and the kernel deletes the route of the lowest: its own, if it
+/// exists (`ip6_route_del`, net/ipv6/route.c). So this deletion is sent only while the desired route is
+/// staged, missing, or of another protocol.
 pub(crate) fn kernel_key(vip: &IpAddr) -> RouteKey {
     RouteKey {
         table: TABLE_LOCAL,

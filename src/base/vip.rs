@@ -1,4 +1,4 @@
-//! What a VIP is, and which addresses may be one.
+//! The VIP type, and the addresses that can be VIPs.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,9 +9,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A service address: one host, a /32 in IPv4 or a /128 in IPv6.
 ///
-/// Made from any standard address, from a reference to one, or from a prefix or text that names
-/// exactly one host. Whether an address is *admissible* as a VIP (see [`RejectReason`]) is decided by
-/// the call that takes it, because that depends on the manager's sources and allowed ranges.
+/// Converts from the address types of the standard library, and from a prefix or text that names exactly
+/// one host. The call that gets a VIP decides whether it is *admissible* (see [`RejectReason`]), because
+/// that depends on the manager's sources and allowed ranges.
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -89,7 +89,7 @@ impl Vip {
         Family::of(&self.0)
     }
 
-    /// Why this address can never be a VIP, whatever the manager's configuration.
+    /// Why this address can be no VIP under any configuration.
     pub(crate) fn inadmissible(&self) -> Option<RejectReason> {
         match self.0 {
             IpAddr::V4(a) => inadmissible_v4(a),
@@ -98,8 +98,8 @@ impl Vip {
     }
 }
 
-/// The order of the addresses. As numbers, because that of `Ipv6Addr` compares segment by segment,
-/// and whatever a call is given is sorted.
+/// IPv4 before IPv6, in numeric order. Compares the addresses as numbers: the order of `Ipv6Addr`
+/// compares segment by segment, which would slow down sorting.
 impl Ord for Vip {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
@@ -258,7 +258,7 @@ impl FromStr for Vip {
     }
 }
 
-/// Why an address was refused as a VIP. Nothing is written for it.
+/// Why an address is not admissible as a VIP. Nothing is written for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum RejectReason {
@@ -271,15 +271,15 @@ pub enum RejectReason {
     /// In 224.0.0.0/4 or ff00::/8.
     #[error("a multicast address names no host")]
     Multicast,
-    /// In fe80::/10; or in 169.254.0.0/16, and no range within that was given to
-    /// [`VipManagerBuilder::allow`](crate::VipManagerBuilder::allow).
+    /// In fe80::/10, or in 169.254.0.0/16 unless
+    /// [`VipManagerBuilder::allow`](crate::VipManagerBuilder::allow) was given a range inside it.
     #[error("a link-local address has no meaning beyond its link")]
     LinkLocal,
     /// 255.255.255.255.
     #[error("the broadcast address names no host")]
     Broadcast,
     /// In ::ffff:0:0/96: give the IPv4 address itself.
-    #[error("an IPv4-mapped IPv6 address: give the IPv4 address itself")]
+    #[error("it is an IPv4-mapped IPv6 address: give the IPv4 address itself")]
     V4Mapped,
     /// Equal to the node's own address, a source of this manager.
     #[error("it is the source address of this manager, not a VIP")]

@@ -38,7 +38,7 @@ impl Lifetime {
     /// Starts with the link of this index. The caller looks the link up afterwards.
     pub(crate) fn begin(&mut self, link: u32) -> io::Result<()> {
         if self.monitored != link {
-            self.socket.hear_only_end_of(link)?;
+            self.socket.receive_only_deletion_of(link)?;
             if self.monitored == NONE {
                 self.socket.join(libc::RTNLGRP_LINK)?;
             }

@@ -1,11 +1,11 @@
-//! Faults for the tests and the fuzzer: a socket that hears something else than what the kernel
-//! said, or nobody.
+//! Fault injection for the tests and the fuzzer: a socket that receives other messages than the
+//! kernel's, or none.
 
 use std::fmt;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-/// What a receive finds.
+/// The result of a receive.
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
     Datagram(Vec<u8>),
@@ -15,20 +15,20 @@ pub(crate) enum Found {
     Error(i32),
 }
 
-/// What stands between a socket and the kernel. Left as they are, the methods change nothing.
+/// Intercepts the messages between a socket and the kernel. The default methods change nothing.
 pub(crate) trait Line: Send {
-    /// A send. `None` hands the bytes to the kernel.
+    /// Intercepts a send. `None` passes the bytes to the kernel.
     fn send(&mut self, _bytes: &[u8]) -> Option<io::Result<()>> {
         None
     }
 
-    /// A receive; `kernel` asks the kernel.
+    /// Intercepts a receive. `kernel` receives from the kernel.
     fn receive(&mut self, kernel: &mut dyn FnMut() -> Found) -> Found {
         kernel()
     }
 }
 
-/// The line of one socket: none, outside the tests that put one there.
+/// The interception of one socket; none unless a test sets it.
 #[derive(Default)]
 pub(crate) struct Slot(Mutex<Option<Box<dyn Line>>>);
 
@@ -53,7 +53,7 @@ impl Slot {
         line.as_mut()?.send(bytes)
     }
 
-    /// `None`: there is no line.
+    /// `None` without an interception.
     pub(crate) fn receive(&self, kernel: &mut dyn FnMut() -> Found) -> Option<Found> {
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Some(line.as_mut()?.receive(kernel))

@@ -1,4 +1,4 @@
-//! The system calls: the only unsafe code of the crate is below this module.
+//! The system calls, with all unsafe code of the crate.
 
 mod clock;
 #[cfg(any(test, fuzzing))]

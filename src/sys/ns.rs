@@ -4,11 +4,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What kind of namespace a descriptor refers to, as a `CLONE_NEW*` flag (ioctl_ns(2)).
+/// The kind of namespace that a descriptor refers to, as a `CLONE_NEW*` flag (ioctl_ns(2)).
 pub(crate) fn kind(ns: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
-    // SAFETY: this ioctl takes no argument and writes nothing; on a descriptor of anything else
-    // than a namespace it fails.
+    // SAFETY: this ioctl takes no argument and writes nothing. It fails on a descriptor that is no
+    // namespace.
     let kind = unsafe { libc::ioctl(ns.as_raw_fd(), NS_GET_NSTYPE) };
     if kind < 0 {
         return Err(io::Error::last_os_error());
@@ -16,10 +16,10 @@ pub(crate) fn kind(ns: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     Ok(kind)
 }
 
-/// Leaves the given kinds of namespace for new ones, as `unshare(2)` says.
+/// Moves the caller into new namespaces of the given kinds (`unshare(2)`).
 ///
-/// A new user namespace moves the process, which therefore must be single-threaded (`EINVAL`
-/// otherwise); a new network namespace moves only the calling thread.
+/// A new user namespace moves the whole process, which must be single-threaded (`EINVAL` otherwise). A
+/// new network namespace moves only the calling thread.
 #[cfg(any(test, feature = "sandbox"))]
 pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: unshare takes no pointer. With the flags used here (CLONE_NEWUSER, CLONE_NEWNET) it
@@ -35,7 +35,8 @@ pub(crate) fn set_netns(ns: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) })
 }
 
-/// The effective user and group: what the kernel compares a one-line id mapping with.
+/// The effective user and group. The kernel compares a one-line id mapping with them
+/// (`new_idmap_permitted`, kernel/user_namespace.c).
 #[cfg(any(test, feature = "sandbox"))]
 pub(crate) fn effective_ids() -> (libc::uid_t, libc::gid_t) {
     // SAFETY: geteuid and getegid take nothing and cannot fail.

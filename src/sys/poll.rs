@@ -1,4 +1,4 @@
-//! Waiting for the kernel, or for a cancellation.
+//! Waits for the kernel or for a cancellation.
 
 #![allow(unsafe_code)]
 
@@ -54,8 +54,8 @@ pub(crate) fn wait_readable(
         return Ok(if fds[1].revents != 0 {
             Woken::Cancelled
         } else if fds[0].revents != 0 {
-            // POLLERR counts: a netlink socket signals its overflow that way, and the next
-            // receive tells.
+            // POLLERR counts, too: a netlink socket signals an overflow with it, and the next receive
+            // returns ENOBUFS.
             Woken::Event
         } else {
             Woken::TimedOut

@@ -1,4 +1,4 @@
-//! Which process this is, across forks.
+//! The identity of a process, across forks.
 
 #![allow(unsafe_code)]
 
@@ -7,17 +7,17 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// A process, told from every one that it descends from.
+/// The identity of a process, different from that of every ancestor.
 ///
-/// A process id would not do: a new pid namespace repeats them, and to ask for it is a system call.
+/// A process id is not enough: a new pid namespace repeats ids, and `getpid` is a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u64);
 
-/// A page that holds the number of this process. The kernel hands it to a child full of zeros,
-/// however that was forked (`MADV_WIPEONFORK`, Linux 4.14).
+/// A page with the number of this process. The kernel fills it with zeros in a forked child
+/// (`MADV_WIPEONFORK`, Linux 4.14).
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
-/// The last number given out in this process and those that it descends from. A child inherits it.
+/// The last number that this process or an ancestor has used. A child inherits it.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 impl Process {
@@ -35,7 +35,7 @@ impl Process {
     }
 }
 
-/// The page, mapped by the first call. Without a lock, which a fork could leave locked.
+/// The page. The first call maps it, without a lock, which a fork could leave locked.
 fn page() -> io::Result<&'static AtomicU64> {
     const LENGTH: usize = size_of::<AtomicU64>();
     let mut page = PAGE.load(Ordering::Acquire);
@@ -82,8 +82,8 @@ fn page() -> io::Result<&'static AtomicU64> {
     Ok(unsafe { &*page })
 }
 
-/// Why a socket cannot be used: parent and child share its queue, and the sequence numbers by which
-/// answers are told apart.
+/// Why a child process cannot use its parent's socket: both would share the receive queue and the
+/// sequence numbers of answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OtherProcess;
 

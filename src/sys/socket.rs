@@ -9,33 +9,34 @@ use super::process::{OtherProcess, Process};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-/// Whether the kernel is asked to filter dumps (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+/// Whether the socket requests strict checking, with which the kernel filters dumps
+/// (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strictness {
-    /// Yes, where the kernel can.
+    /// Yes, if the kernel supports it.
     Preferred,
-    /// No, as on kernels before 4.20: dumps come whole and are filtered here.
+    /// No, as on kernels before 4.20: dumps arrive unfiltered.
     #[cfg_attr(not(test), allow(dead_code))]
     Off,
 }
 
-/// What a non-blocking receive found.
+/// The result of a non-blocking receive.
 #[derive(Debug)]
 pub(crate) enum Received<'a> {
     /// One datagram from the kernel.
     Datagram(&'a [u8]),
     /// Nothing is queued.
     Nothing,
-    /// The receive buffer overflowed, or a datagram was larger than ours: something is lost.
+    /// Messages were lost: the receive buffer overflowed, or a datagram was too large for the buffer.
     Overflow,
 }
 
-/// A bound rtnetlink socket with extended and capped acks, never cloned: `netlink_sys::Socket`
-/// closes its descriptor in each clone's drop.
+/// A bound rtnetlink socket with extended and capped acks. It is never cloned: `netlink_sys::Socket`
+/// closes its descriptor when a clone is dropped.
 ///
-/// Requests are handled by the kernel *inside* `send`, so their replies are queued when it
-/// returns, and the next chunk of a dump when a receive returns: receiving never needs to wait,
-/// and "nothing is queued" before the expected end means that a reply was lost.
+/// The kernel handles requests *inside* `send`, so their replies are queued when `send` returns. It
+/// queues the next chunk of a dump inside a receive (`netlink_recvmsg`, net/netlink/af_netlink.c). So
+/// receiving never waits, and an empty queue before the expected end means that a reply was lost.
 #[derive(Debug)]
 pub(crate) struct Socket {
     inner: netlink_sys::Socket,
@@ -43,18 +44,18 @@ pub(crate) struct Socket {
     process: Process,
     port: u32,
     replies: usize,
-    /// What tests put between the socket and the kernel.
+    /// Fault injection between the socket and the kernel.
     #[cfg(any(test, fuzzing))]
     pub(crate) fault: super::fault::Slot,
 }
 
-/// Receive buffer that one short reply (ack or error) is charged with, in bytes: 832 measured, and
-/// up to 1,344 where an extended ack's text takes the next slab size.
+/// Bytes of the receive buffer that the kernel charges for a short reply: 832 measured for an ack or
+/// error, and up to 1,344 if an extended ack's text needs the next slab size.
 const REPLY_COST: usize = 1344;
 
 impl Socket {
-    /// Opens a socket in the calling thread's network namespace and asks for a receive buffer of
-    /// `rcvbuf` bytes, of which the kernel may grant less (`net.core.rmem_max`).
+    /// Opens a socket in the calling thread's network namespace and requests a receive buffer of
+    /// `rcvbuf` bytes. The kernel may grant less (`net.core.rmem_max`).
     pub(crate) fn open(rcvbuf: usize, strictness: Strictness) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE)?;
         inner.set_non_blocking(true)?;
@@ -63,8 +64,7 @@ impl Socket {
         if strictness == Strictness::Preferred {
             match inner.set_netlink_get_strict_chk(true) {
                 Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => return Err(error),
-                // Either way every answer is filtered here too: the kernel's filter saves time,
-                // it decides nothing.
+                // The caller filters every answer, too. The kernel's filter only saves time.
                 Ok(()) | Err(_) => {}
             }
         }
@@ -81,7 +81,7 @@ impl Socket {
         })
     }
 
-    /// The socket, for the process that opened it.
+    /// The socket. Fails in another process than that which opened it.
     fn inner(&self) -> io::Result<&netlink_sys::Socket> {
         if Process::current()? == self.process {
             Ok(&self.inner)
@@ -90,12 +90,13 @@ impl Socket {
         }
     }
 
-    /// The socket's own port id, which the notifications of its requests bear.
+    /// The socket's port id, which is also in the notifications that its requests cause.
     pub(crate) fn port(&self) -> u32 {
         self.port
     }
 
-    /// Whether both are known to be in different network namespaces (`SO_NETNS_COOKIE`, Linux 5.14).
+    /// Whether the two sockets are known to be in different network namespaces (`SO_NETNS_COOKIE`,
+    /// Linux 5.14).
     #[allow(unsafe_code)]
     pub(crate) fn is_elsewhere(&self, other: &Self) -> bool {
         let cookie = |socket: &Self| {
@@ -114,15 +115,15 @@ impl Socket {
             };
             (result == 0).then_some(cookie)
         };
-        matches!((cookie(self), cookie(other)), (Some(ours), Some(theirs)) if ours != theirs)
+        matches!((cookie(self), cookie(other)), (Some(own), Some(other)) if own != other)
     }
 
-    /// How many messages may be sent at once so that the receive buffer holds a reply to each.
+    /// How many messages one send may have. The receive buffer then holds a reply to each.
     pub(crate) fn reply_capacity(&self) -> usize {
         self.replies
     }
 
-    /// Sends messages; the kernel has handled them all when this returns.
+    /// Sends messages. The kernel has handled all of them when this returns.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         #[cfg(any(test, fuzzing))]
         if let Some(result) = self.fault.send(bytes) {
@@ -132,9 +133,9 @@ impl Socket {
         let kernel = SocketAddr::new(0, 0);
         loop {
             match inner.send_to(bytes, &kernel, 0) {
-                // rtnetlink takes a datagram whole or not at all.
+                // rtnetlink accepts a whole datagram or nothing.
                 Ok(_) => return Ok(()),
-                // Before the kernel looked at the first message: nothing is done yet.
+                // The signal came before the kernel read the first message.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -161,7 +162,7 @@ impl Socket {
         self.receive_queued(buffer)
     }
 
-    /// What the kernel has sent, by value.
+    /// The next datagram of the kernel, by value.
     #[cfg(any(test, fuzzing))]
     fn found(&self) -> Found {
         let mut buffer = vec![0; 64 * 1024];
@@ -178,7 +179,7 @@ impl Socket {
         loop {
             let mut room = &mut *buffer;
             match inner.recv_from(&mut room, libc::MSG_TRUNC) {
-                // Another process may write to our port: only the kernel's word counts.
+                // Another process may send to this port: only messages from the kernel count.
                 Ok((_, from)) if from.port_number() != 0 => {}
                 Ok((len, _)) => {
                     return Ok(match buffer.get(..len) {
@@ -196,21 +197,21 @@ impl Socket {
         }
     }
 
-    /// Begins to receive the notifications of a multicast group (`RTNLGRP_*`).
+    /// Starts receiving the notifications of a multicast group (`RTNLGRP_*`).
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
         self.inner()?.add_membership(group)
     }
 
-    /// From now on receives only notifications that the link of this index is gone: deleted, or
-    /// moved to another namespace. What is filtered out does not fill the receive buffer
-    /// (`do_one_broadcast`, net/netlink/af_netlink.c).
+    /// Attaches a filter that passes only the deletion of the link with this index, or its move to
+    /// another namespace. Filtered messages do not fill the receive buffer (`do_one_broadcast`,
+    /// net/netlink/af_netlink.c).
     #[allow(unsafe_code)]
-    pub(crate) fn hear_only_end_of(&self, link: u32) -> io::Result<()> {
-        // A load of a cBPF program reads big-endian.
+    pub(crate) fn receive_only_deletion_of(&self, link: u32) -> io::Result<()> {
+        // cBPF loads are big-endian.
         let kind = u16::from_be_bytes(libc::RTM_DELLINK.to_ne_bytes());
         let index = u32::from_be_bytes(link.to_ne_bytes());
         // The offsets of nlmsg_type, ifi_family and ifi_index (linux/netlink.h, linux/rtnetlink.h).
-        // A port that leaves its bridge is told with family AF_BRIDGE, and its own index.
+        // The RTM_DELLINK of a port that leaves its bridge has family AF_BRIDGE and the port's index.
         let mut program = [
             load(libc::BPF_H, 4),
             skip_unless(u32::from(kind), 5),
@@ -218,18 +219,18 @@ impl Socket {
             skip_unless(libc::AF_UNSPEC.unsigned_abs(), 3),
             load(libc::BPF_W, 20),
             skip_unless(index, 1),
-            // So many bytes of it.
-            give(24),
-            give(0),
+            // The number of bytes to pass: all that is needed, or none.
+            pass(24),
+            pass(0),
         ];
         let filter = libc::sock_fprog {
             len: 8,
             filter: program.as_mut_ptr(),
         };
         let inner = self.inner()?;
-        // SAFETY: the descriptor is open for as long as its socket is borrowed. `filter` points to
-        // as many instructions as it says, both outlive the call, and the kernel copies them and
-        // checks that they end (`bpf_check_classic`, net/core/filter.c).
+        // SAFETY: the descriptor is open for as long as its socket is borrowed. `filter` has the
+        // length of `program`, both outlive the call, and the kernel copies and checks the program
+        // (`bpf_check_classic`, net/core/filter.c).
         let result = unsafe {
             libc::setsockopt(
                 inner.as_raw_fd(),
@@ -246,7 +247,7 @@ impl Socket {
         }
     }
 
-    /// Ends it.
+    /// Stops receiving the notifications of a multicast group.
     pub(crate) fn leave(&self, group: u32) -> io::Result<()> {
         self.inner()?.drop_membership(group)
     }
@@ -273,11 +274,11 @@ fn load(size: u32, offset: u32) -> libc::sock_filter {
     instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, offset)
 }
 
-/// Goes on if what was loaded is `k`, else behind the next `skip` instructions.
+/// Skips the next `skip` instructions unless the loaded value is `k`.
 fn skip_unless(k: u32, skip: u8) -> libc::sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, k)
 }
 
-fn give(bytes: u32) -> libc::sock_filter {
+fn pass(bytes: u32) -> libc::sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, 0, bytes)
 }
