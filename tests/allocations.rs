@@ -71,7 +71,10 @@ fn run(family: fn(usize) -> Vec<IpAddr>) {
         "{SMALL} VIPs: {:?}\n{MANY} VIPs: {:?}",
         counts[0], counts[1]
     );
-    assert_eq!(counts[0], counts[1]);
+    // A call whose late routes are late waits for them, which takes a few allocations for all of them.
+    for (small, large) in counts[0].iter().zip(counts[1]) {
+        assert!(small.abs_diff(large) <= 10, "{counts:?}");
+    }
     // And it is a handful: templates and the link's look-up.
     assert!(counts[0].iter().all(|count| *count < 200), "{counts:?}");
 }
