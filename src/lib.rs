@@ -5,12 +5,12 @@
 //! local VIP dev kube-dummy-if table local proto kernel scope host src NODE_IP
 //! ```
 //!
-//! so that the node's own traffic to a VIP leaves with the node's address. In IPv4 a route
-//! replacement is enough. In IPv6 the kernel adds two routes of its own, one of them late, from a
-//! work queue, and that one beats the wanted route: connections from the node to its own VIPs time
-//! out. Deleting it in the obvious order deletes the wanted route instead, and every ack says that
-//! all is well. This crate does it in an order that cannot go wrong, for one VIP or ten thousand in
-//! one call, and says `Ok` only when it has *seen* the result in the kernel.
+//! so that the node's own traffic to a VIP has the node's address as its source. In IPv4 a route
+//! replacement is enough. In IPv6 the kernel adds two routes of its own. It inserts one of them late,
+//! from a work queue, and that late route wins over the desired route: connections from the node to its
+//! own VIPs time out. A deletion of the late route in the obvious order deletes the desired route
+//! instead, and the kernel acks every step. This crate uses an order without that race, for one VIP or
+//! ten thousand in one call, and returns `Ok` only after it has *seen* the result in the kernel.
 //!
 //! ```no_run
 //! use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,22 +23,24 @@
 //!     .open()?;
 //! let report = vips.assign(["10.96.0.10".parse::<IpAddr>()?, "2001:db8:42:1::d45a".parse()?])?;
 //! println!("{report}");
-//! vips.normalize()?; // whatever is on the link, whoever put it there
+//! vips.normalize()?; // every VIP on the link, from any writer
 //! vips.release(["10.96.0.10".parse::<IpAddr>()?])?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # The calls
 //!
-//! [`VipManager`] does all of it: [`assign`](VipManager::assign), [`normalize`](VipManager::normalize)
-//! and [`release`](VipManager::release) for given VIPs or those that are there;
-//! [`reconcile`](VipManager::reconcile) for exactly a desired set, within a [`Claim`];
-//! [`audit`](VipManager::audit) and [`plan`](VipManager::plan) look without touching;
-//! [`watcher`](VipManager::watcher) tells what happens; and a [`Keeper`] holds the set against it.
-//! VIPs are bound to the link by an address or by their route alone ([`Binding`]).
+//! * [`assign`](VipManager::assign), [`normalize`](VipManager::normalize) and
+//!   [`release`](VipManager::release) change the given VIPs, or those on the link.
+//! * [`reconcile`](VipManager::reconcile) makes the VIPs on the link equal a desired set. It removes only
+//!   VIPs that a [`Claim`] covers.
+//! * [`audit`](VipManager::audit) and [`plan`](VipManager::plan) change nothing.
+//! * [`watcher`](VipManager::watcher) reports changes as events. A [`Keeper`] repairs them.
 //!
-//! Every call that writes returns a [`Report`] of all its VIPs, or an [`Error`] that carries it: a VIP
-//! that fails harms no other, and none is lost.
+//! A [`Binding`] holds a VIP by an address and a route, or by a route alone.
+//!
+//! Every call that writes returns a [`Report`] of all its VIPs, or an [`Error`] with that report. A failed
+//! VIP does not affect the other VIPs.
 //!
 //! # What it does not do
 //!
@@ -49,12 +51,12 @@
 //! # Privilege
 //!
 //! Calls that write need `CAP_NET_ADMIN` in the user namespace that owns the network namespace. A
-//! call that finds everything as wanted needs none. To enter another namespace ([`Netns`]) takes
-//! `CAP_SYS_ADMIN`.
+//! call that finds every VIP in the desired state needs none. Entering another namespace ([`Netns`])
+//! needs `CAP_SYS_ADMIN`.
 //!
 //! # Features
 //!
-//! * `sandbox`: the module of that name, private namespaces to test code that uses this crate.
+//! * `sandbox`: the module `sandbox`, private namespaces for tests of code that uses this crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]

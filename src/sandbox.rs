@@ -1,26 +1,25 @@
-//! Private network namespaces, so that code that changes links, addresses and routes can be
-//! tested on any Linux machine: without root, without touching the machine's own network, and in
-//! parallel.
+//! Private network namespaces for tests of code that changes links, addresses and routes. The tests run
+//! on any Linux machine, in parallel, without root, and do not change the machine's own network.
 //!
-//! It takes two steps. [`enter`] gives the *process* a user namespace, in which it may do as it
-//! likes, and must come before the process has a second thread. Then each test makes a
-//! [`Sandbox`], which gives its *thread* a network namespace of its own, empty but for `lo`.
-//! Threads and child processes (`ip`, say) that it starts afterwards live there too.
+//! [`enter`] moves the *process* into a user namespace, where it is root. It must run before the process
+//! has a second thread. Then each test creates a [`Sandbox`], which moves its *thread* into an own network
+//! namespace, empty but for `lo`. Threads and child processes (such as `ip`) that the thread starts
+//! afterwards are in that namespace, too.
 //!
 //! ```
 //! use std::process::Command;
 //! use viproute::sandbox::{self, Sandbox};
 //!
-//! // First of all, while the process has one thread.
+//! // First, while the process has one thread.
 //! sandbox::enter()?;
 //!
 //! let sandbox = Sandbox::new()?;
-//! // An empty machine: `lo` is link 1, and there is no other.
+//! // The namespace has no link but `lo`.
 //! let links = Command::new("ip").args(["-oneline", "link"]).output()?;
 //! assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1);
-//! // From here on: add links, open a `VipManager`, look at the routes it made.
+//! // From here on: add links, open a `VipManager`, look at its routes.
 //!
-//! // The thread is back in the namespace it came from, and everything made here is gone.
+//! // Moves the thread back. The kernel deletes the namespace with all links.
 //! drop(sandbox);
 //! # Ok::<(), std::io::Error>(())
 //! ```
@@ -34,7 +33,7 @@
 //! #[ctor::ctor(unsafe)]
 //! fn before_main() {
 //!     if let Err(error) = viproute::sandbox::enter() {
-//!         eprintln!("no sandbox, so no test can tell anything: {error}");
+//!         eprintln!("cannot enter the sandbox: {error}");
 //!         std::process::exit(1);
 //!     }
 //! }
@@ -68,25 +67,26 @@ const LO: u32 = 1;
 
 /// Moves the process into a user namespace and a network namespace of its own.
 ///
-/// In there it is root (its user and group are mapped to 0, and to nothing else), so it may make
-/// links, addresses, routes and further network namespaces, for itself only. Nothing is needed
-/// for it but a kernel that lets ordinary users do so. Where user namespaces are forbidden, a
-/// process with `CAP_SYS_ADMIN` gets only the network namespace. `lo` is up either way.
+/// The process is root there: its user and group are mapped to 0, and no other id is mapped. It can add
+/// links, addresses, routes and further network namespaces. The kernel must allow user namespaces to
+/// ordinary users. If it does not, a process with `CAP_SYS_ADMIN` gets only the network namespace. `lo`
+/// is up in both cases.
 ///
-/// There is no way back. What is not mapped is lost: files of other users show as the overflow
-/// user's, and root's rights over them are gone.
+/// The process cannot go back. Files of other users show as the overflow user's, and the process has no
+/// rights of root over them.
 ///
 /// # Errors
 ///
-/// Says what is in the way: a second thread (`EINVAL`), or user namespaces being forbidden to a
-/// process that may not make a network namespace without one. After an error of a later step,
-/// such as writing the mapping, the process is in its new namespaces without being root there.
+/// `EINVAL` if the process has a second thread. `EPERM` or `ENOSPC` if user namespaces are forbidden and
+/// the process may not create a network namespace without one. If a later step fails, such as writing
+/// the mapping, the process is in its new namespaces and is not root there.
 pub fn enter() -> io::Result<()> {
-    // Before the new namespace, in which both read as the overflow user until the mapping stands.
+    // Read before the new namespace, where both are the overflow ids until the mapping is written.
     let (uid, gid) = ns::effective_ids();
     match ns::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) {
         Ok(()) => {
-            // Without this the kernel lets only the privileged map a group.
+            // The kernel lets an unprivileged process map a group only after this write
+            // (user_namespaces(7)).
             write_own("setgroups", "deny")?;
             write_own("uid_map", &format!("0 {uid} 1"))?;
             write_own("gid_map", &format!("0 {gid} 1"))?;
@@ -104,8 +104,8 @@ pub fn enter() -> io::Result<()> {
                 explain(
                     &error,
                     &format!(
-                        "no user namespace may be made here, and no network namespace without \
-                         one ({without}): look at the sysctls user.max_user_namespaces, \
+                        "the process may create no user namespace, and no network namespace \
+                         without one ({without}): check the sysctls user.max_user_namespaces, \
                          user.max_net_namespaces, kernel.unprivileged_userns_clone and \
                          kernel.apparmor_restrict_unprivileged_userns, and in a container at its \
                          seccomp profile; or run with CAP_SYS_ADMIN"
@@ -120,10 +120,10 @@ pub fn enter() -> io::Result<()> {
 
 /// A network namespace of the calling thread, for as long as this value lives.
 ///
-/// It is empty but for `lo`, which is up. Threads and child processes that this thread starts
-/// afterwards live in it; other threads do not. Dropping the value moves the thread back to where
-/// it was; the namespace, with all links in it, goes when its last thread, process, socket and
-/// descriptor have gone.
+/// The namespace has only `lo`, which is up. Threads and child processes that this thread starts
+/// afterwards are in it; other threads are not. Dropping the value moves the thread back to its former
+/// namespace. The kernel deletes the namespace with its links after its last thread, process, socket and
+/// descriptor are gone.
 ///
 /// Sandboxes of one thread may be nested; drop the inner one first.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ pub struct Sandbox {
     here: File,
     before: File,
     left: bool,
-    /// Namespaces belong to threads, so this value must not leave the one that made it.
+    /// A namespace belongs to a thread, so this value must stay on the thread that created it.
     not_send: PhantomData<*const ()>,
 }
 
@@ -140,8 +140,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// `EPERM` without `CAP_SYS_ADMIN`, which [`enter`] gives. After an error the thread is where
-    /// it was.
+    /// `EPERM` without `CAP_SYS_ADMIN`, which [`enter`] gives. After an error the thread is in its
+    /// former namespace.
     pub fn new() -> io::Result<Self> {
         let before = own_netns()?;
         ns::unshare(libc::CLONE_NEWNET).map_err(|error| {
@@ -173,13 +173,13 @@ impl Sandbox {
         self.here.as_fd()
     }
 
-    /// Moves the thread back, as dropping does, and says whether that worked.
+    /// Moves the thread back, as dropping does, and returns an error of the move.
     ///
     /// # Errors
     ///
-    /// What `setns(2)` answers. The thread is then still in the sandbox.
+    /// The error of `setns(2)`. The thread is then still in the sandbox.
     pub fn leave(mut self) -> io::Result<()> {
-        // Not tried a second time by drop.
+        // `drop` must not try a second time.
         self.left = true;
         ns::set_netns(self.before.as_fd())
             .map_err(|error| explain(&error, "moving back from the sandbox"))
@@ -189,8 +189,8 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.left {
-            // It fails only where the process gave up CAP_SYS_ADMIN in the meantime; the thread
-            // then stays in the sandbox, where it can do no harm. `leave` reports it.
+            // Fails only if the process has dropped CAP_SYS_ADMIN. The thread then stays in the
+            // sandbox. `leave` returns this error.
             let _ = ns::set_netns(self.before.as_fd());
         }
     }
@@ -211,7 +211,7 @@ fn write_own(file: &str, text: &str) -> io::Result<()> {
     fs::write(&path, text).map_err(|error| explain(&error, &format!("writing {path}")))
 }
 
-/// Sets `lo` of the calling thread's namespace up: one message, no process.
+/// Sets `lo` of the calling thread's namespace up.
 fn raise_lo() -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = LO;
@@ -237,12 +237,12 @@ fn raise_lo() -> io::Result<()> {
         NetlinkPayload::Error(reply) => Err(explain(&reply.to_io(), "setting lo up")),
         _ => Err(io::Error::new(
             ErrorKind::InvalidData,
-            "setting lo up was answered by something else than an ack",
+            "the kernel's answer to setting lo up is no ack",
         )),
     }
 }
 
-/// The error with what it means, of the same [`ErrorKind`].
+/// Adds an explanation to the error, and keeps its [`ErrorKind`].
 fn explain(error: &io::Error, meaning: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{meaning}: {error}"))
 }

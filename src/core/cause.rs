@@ -5,7 +5,7 @@ use std::fmt;
 use crate::base::RejectReason;
 use crate::core::ErrorKind;
 
-/// Why a VIP is not in the wanted state.
+/// Why a VIP is not in the desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
@@ -37,8 +37,8 @@ pub enum Cause {
     /// the tables, so that every dump was interrupted, and what such a dump does not show may be
     /// there. A look-up tells only where no routing rule comes before the one for table local.
     Unread,
-    /// The call ended before this VIP was seen as wanted: cancelled, out of time, or the link went
-    /// away. What had been written for it by then stays, and the same call later goes on from there.
+    /// The call ended before it saw this VIP in the desired state: it was cancelled, ran out of time, or
+    /// the link disappeared. Earlier writes for the VIP stay, and the same call continues later.
     NotReached,
 }
 
@@ -86,9 +86,9 @@ pub enum Operation {
     UpdateAddress,
     /// Delete the VIP's address (RTM_DELADDR).
     DeleteAddress,
-    /// Add the wanted route (RTM_NEWROUTE, exclusive).
+    /// Add the desired route (RTM_NEWROUTE, exclusive).
     AddRoute,
-    /// Replace a route by the wanted one (RTM_NEWROUTE, replace).
+    /// Replace a route by the desired route (RTM_NEWROUTE, replace).
     ReplaceRoute,
     /// Delete a route (RTM_DELROUTE).
     DeleteRoute,

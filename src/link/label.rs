@@ -1,4 +1,4 @@
-//! Whether the kernel may choose a VIP as the source of traffic to other destinations.
+//! Address labels, which keep the kernel from choosing a VIP as the source of other traffic.
 
 use std::fmt;
 
@@ -20,34 +20,33 @@ use crate::outcome::{Error, ErrorKind};
 /// | | [`AddressLabel`](Self::AddressLabel) | [`Deprecated`](Self::Deprecated) |
 /// |---|---|---|
 /// | avoids | if the node has an address of the destination's label | if the node has any address of sufficient scope |
-/// | costs | one message a link and kind of prefix, once; a look at the table a call | adding a VIP takes about twice the time |
-/// | lives in | the table of address labels, which is the namespace's | the address |
+/// | costs | one message for each link and prefix, once; each call reads the table | adding a VIP takes about twice the time |
+/// | is stored in | the namespace's table of address labels | the address |
 /// | covers | every address on the link | addresses that the manager adds |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceAvoidance {
-    /// By a label for the addresses of the link, [`LABEL`](Self::LABEL) or that of
-    /// [`VipManagerBuilder::address_label`](crate::VipManagerBuilder::address_label), as
-    /// `ip addrlabel add prefix ::/0 dev LINK label 99` would put it (RFC 6724, rule 6: prefer
-    /// matching label). An entry for the link that is there already may have any label that no
-    /// destination has.
+    /// By a label for the addresses of the link, as `ip addrlabel add prefix ::/0 dev LINK label 99`
+    /// adds it (RFC 6724, rule 6: prefer matching label). The label is [`LABEL`](Self::LABEL) or that
+    /// of [`VipManagerBuilder::address_label`](crate::VipManagerBuilder::address_label). An existing
+    /// entry for the link may have any label that no destination has.
     ///
-    /// The first call that puts or repairs VIPs adds the entries that are missing: one for `::/0`,
-    /// and one for each longer prefix of the table that VIPs are in, which would win over it. In
-    /// the kernel's own table that is `fc00::/7`, where VIPs have unique local addresses. They are
-    /// never removed by this crate; the kernel too keeps them when the link is deleted, so that
-    /// one that is created again, with another index, gets entries of its own.
+    /// The first call that assigns or repairs VIPs adds the missing entries: one for `::/0`, and one
+    /// for each longer prefix of the table that contains a VIP, because a longer prefix wins. In the
+    /// kernel's own table that is `fc00::/7`, for VIPs with unique local addresses. This crate never
+    /// removes the entries, and the kernel keeps them when the link is deleted. A link that is created
+    /// again has another index and gets its own entries.
     ///
-    /// The rule decides where an address of the node has the same label as the destination, but
-    /// not where none has: a node with only global addresses, towards unique local destinations,
-    /// goes by the longest common prefix (rule 8), and may choose a VIP. There only
-    /// [`Deprecated`](Self::Deprecated) helps.
+    /// The rule needs an address of the node with the destination's label. For example, a node with
+    /// only global addresses has none for unique local destinations. The kernel then chooses the
+    /// longest common prefix (rule 8), which may be a VIP's. Use [`Deprecated`](Self::Deprecated) on
+    /// such nodes.
     AddressLabel,
-    /// By a preferred lifetime of 0, valid for ever: a deprecated address (RFC 4862, 5.5.4) is
-    /// chosen only where there is no other of sufficient scope (RFC 6724, rule 3).
+    /// By a preferred lifetime of 0 and an infinite valid lifetime. The kernel chooses a deprecated
+    /// address (RFC 4862, 5.5.4) only if the node has no other address of sufficient scope (RFC 6724,
+    /// rule 3).
     ///
-    /// Applies to the addresses that the manager adds. One that is there already with another
-    /// lifetime is left as it is.
+    /// Applies to the addresses that the manager adds. An existing address keeps its lifetimes.
     Deprecated,
 }
 
@@ -72,16 +71,16 @@ impl fmt::Display for SourceAvoidance {
 }
 
 impl SourceAvoidance {
-    /// The default label of [`AddressLabel`](Self::AddressLabel). It matters only that no
-    /// destination has it; the kernel's own table goes up to 12. It is pacemaker's default, too
-    /// (`lvs_ipv6_addrlabel_value` of its IPaddr2), which gives it to destinations.
+    /// The default label of [`AddressLabel`](Self::AddressLabel). No destination may have it. The
+    /// labels of the kernel's own table are at most 12. Pacemaker gives the same label to destinations
+    /// by default (`lvs_ipv6_addrlabel_value` of IPaddr2).
     pub const LABEL: u32 = 99;
 }
 
-/// How often the table is read, when others write to it.
+/// How often the table is read while other writers change it.
 const ATTEMPTS: u32 = 5;
 
-/// A label, and the link whose VIPs are to have it.
+/// A label, and the link whose VIPs get it.
 #[derive(Clone, Copy)]
 pub(crate) struct Labelling<'a> {
     pub(crate) link: u32,
@@ -89,7 +88,7 @@ pub(crate) struct Labelling<'a> {
     pub(crate) label: u32,
 }
 
-/// Sees to it that these VIPs, on this link, have our label. Returns how many messages that took.
+/// Labels these VIPs on the link. Returns the number of messages sent.
 pub(crate) fn label(
     connection: &mut Connection,
     how: Labelling<'_>,
@@ -112,7 +111,7 @@ pub(crate) fn label(
             });
             writes += 1;
             match added {
-                // Somebody else was faster. With which label, the next look tells.
+                // Another writer was faster. The next reading shows the entry's label.
                 Err(failed) if failed.errno() == Some(libc::EEXIST) => {}
                 Err(failed) => {
                     return Err(failed.into_error(format!(
@@ -127,7 +126,7 @@ pub(crate) fn label(
     Err(restless(how.name))
 }
 
-/// The prefixes to which [`label`] would give our label. Writes nothing.
+/// The prefixes that [`label`] would label. Writes nothing.
 pub(crate) fn preview(
     connection: &mut Connection,
     how: Labelling<'_>,
@@ -144,7 +143,7 @@ pub(crate) fn preview(
     Err(restless(how.name))
 }
 
-/// The prefixes that lack our label; `None` if the table could not be read as a whole.
+/// The prefixes without the label; `None` if the table could not be read completely.
 fn unlabelled(
     connection: &mut Connection,
     how: Labelling<'_>,
@@ -161,11 +160,13 @@ fn unlabelled(
 fn restless(name: &str) -> Error {
     Error::new(
         ErrorKind::LabelConflict,
-        format!("somebody else keeps changing the address labels of link {name}"),
+        format!(
+            "another writer keeps changing the address labels of link {name}: find and stop it"
+        ),
     )
 }
 
-/// The table; `None` if it could not be read as a whole.
+/// The table; `None` if it could not be read completely.
 fn read(connection: &mut Connection) -> Result<Option<Vec<Label>>, Error> {
     let mut table = Vec::new();
     let dumped = connection
@@ -198,10 +199,10 @@ fn conflict(entry: &Label, how: Labelling<'_>) -> Error {
     Error::new(ErrorKind::LabelConflict, text)
 }
 
-/// The prefixes for which entries are missing, or else an entry that is in the way.
+/// The prefixes without an entry for the link, or the entry that conflicts with the label.
 ///
-/// The kernel takes the longest prefix, and of two of the same length the one of the link
-/// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c). A link that is yet to be created
+/// The kernel uses the longest prefix, and prefers an entry for the link to an entry for all links
+/// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c). A link that does not exist yet
 /// ([`NONE`](link::NONE)) has no entries.
 fn missing(
     table: &[Label],
@@ -209,7 +210,7 @@ fn missing(
     label: u32,
     vips: impl Iterator<Item = Vip>,
 ) -> Result<Vec<Ipv6Net>, Label> {
-    // Which destinations have this label.
+    // An entry that gives this label to destinations.
     let destinations = |label| {
         let has = move |entry: &&Label| entry.link == 0 && entry.label == label;
         table.iter().find(has).copied()
@@ -228,7 +229,7 @@ fn missing(
         let entry = entries.iter().find(|entry| entry.prefix.contains(&addr));
         let prefix = match entry {
             Some(entry) if of_link(entry) => match destinations(entry.label) {
-                // Whichever label it is, no destination has it.
+                // No destination has this label.
                 None => continue,
                 Some(other) if entry.label == label => return Err(other),
                 Some(_) => return Err(**entry),
@@ -260,7 +261,7 @@ mod tests {
         }
     }
 
-    /// As the kernel has it, and in its order.
+    /// The kernel's own table, in its order.
     fn kernels() -> Vec<Label> {
         [
             ("::1/128", 0),
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_goes_by_the_vips() {
+    fn missing_entries_depend_on_the_vips() {
         let table = kernels();
         let none: [&str; 0] = [];
         assert_eq!(missing_of(&table, &["10.96.0.1"]).unwrap(), none);
@@ -291,7 +292,7 @@ mod tests {
         assert_eq!(missing_of(&table, &both).unwrap(), ["fc00::/7", "::/0"]);
         // An empty table labels nothing.
         assert_eq!(missing_of(&[], &both).unwrap(), ["::/0"]);
-        // The entries for all links are not those of a link that is yet to come.
+        // A link that does not exist yet has no entries.
         let vips = both.map(|vip| vip.parse::<Vip>().unwrap());
         let missing =
             missing(&table, link::NONE, SourceAvoidance::LABEL, vips.into_iter()).unwrap();
@@ -302,28 +303,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_missing() {
+    fn existing_entries_are_not_missing() {
         let mut table = kernels();
         table.push(entry("::/0", LINK, SourceAvoidance::LABEL));
-        // Of another link: means nothing.
+        // An entry of another link has no effect.
         table.push(entry("fc00::/7", LINK + 1, SourceAvoidance::LABEL));
         let both = ["fd00::1", "2001:db8::1"];
         assert_eq!(missing_of(&table, &both).unwrap(), ["fc00::/7"]);
         table.push(entry("fc00::/7", LINK, SourceAvoidance::LABEL));
         assert!(missing_of(&table, &both).unwrap().is_empty());
-        // A longer prefix for all links wins over ours.
+        // A longer prefix for all links wins over the link's.
         table.push(entry("fd00::/8", 0, 13));
         assert_eq!(missing_of(&table, &both).unwrap(), ["fd00::/8"]);
     }
 
     #[test]
-    fn entries_in_the_way() {
+    fn conflicting_entries_are_returned() {
         // VIPs would be the source of traffic to global destinations.
         let other = entry("::/0", LINK, 1);
         let mut table = kernels();
         table.push(other);
         assert_eq!(missing_of(&table, &["2001:db8::1"]), Err(other));
-        // It is not what labels these.
+        // That entry does not label unique local addresses.
         assert_eq!(missing_of(&table, &["fd00::1"]).unwrap(), ["fc00::/7"]);
 
         let destinations = entry("2001:db8:7::/48", 0, SourceAvoidance::LABEL);
@@ -333,12 +334,12 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_no_destination_has_is_as_good() {
+    fn label_that_no_destination_has_is_accepted() {
         let mut table = kernels();
         table.push(entry("::/0", LINK, 98));
         let none: [&str; 0] = [];
         assert_eq!(missing_of(&table, &["2001:db8::1"]).unwrap(), none);
-        // Pacemaker gives 99 to its own address, as a destination: of no concern to 98.
+        // Pacemaker gives 99 to a destination, which does not matter for 98.
         table.push(entry("2001:db8:9::9/128", 0, SourceAvoidance::LABEL));
         assert_eq!(missing_of(&table, &["2001:db8::1"]).unwrap(), none);
     }

@@ -31,13 +31,13 @@ use crate::netlink::encode::{
 use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{LinkStatus, SourceStatus};
 
-/// What kind of link a manager creates where its link is missing.
+/// The kind of link that a manager creates if its link is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkKind {
     /// A dummy link (drivers/net/dummy.c): the usual choice.
     Dummy,
-    /// A bridge without ports and without ARP, which holds VIPs like a dummy link: for kernels
+    /// A bridge without ports and without ARP, which holds VIPs as a dummy link does. For kernels
     /// without the dummy driver.
     Bridge,
 }
@@ -59,14 +59,13 @@ impl fmt::Display for LinkKind {
     }
 }
 
-/// The index of a link that is there (`ifi_index`, linux/rtnetlink.h): a type of its own, so that
-/// no other number passes for one.
+/// The index of a link (`ifi_index`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(NonZeroU32);
 
 impl LinkIndex {
-    /// An index as `if_nametoindex(3)` gives it. `None` for 0, with which that says that there is
-    /// no such link, and for what is no positive `int`, as the kernel keeps it.
+    /// An index as `if_nametoindex(3)` returns it. `None` for 0, which means that the link does not
+    /// exist, and for a number that is no positive `int`, the kernel's type.
     #[must_use]
     pub const fn new(index: u32) -> Option<Self> {
         match NonZeroU32::new(index) {
@@ -102,16 +101,15 @@ impl fmt::Display for LinkIndex {
     }
 }
 
-/// Which link: by its name or by its index.
+/// A link, by its name or by its index.
 ///
-/// A *name* is looked up anew by every call, so the manager follows a link that is deleted and
-/// created again, and whatever link bears the name then. An *index* means one link, also while that
-/// is renamed, and ends with it: the kernel may give the number to another link afterwards, which is
-/// never taken for the first.
+/// Every call looks up a *name* again, so the manager follows a link that is deleted and created again,
+/// or another link that gets the name. An *index* means one link, even if that link is renamed. When the
+/// link is deleted, the kernel may give the index to another link, which the manager never uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkRef {
-    /// The link that bears this name, or has it as an alternative one (`ip link property`).
+    /// The link with this name or alternative name (`ip link property`).
     Name(String),
     /// The link with this index.
     Index(LinkIndex),
@@ -158,22 +156,22 @@ impl fmt::Display for LinkRef {
     }
 }
 
-/// What is known of the link at the start of a call.
+/// The state of the link at the start of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkState {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// What [`create`] makes, as far as a link can show it.
+    /// The kind, if the link looks like a link that [`create`] made.
     pub(crate) made_as: Option<LinkKind>,
     pub(crate) up: bool,
     pub(crate) loopback: bool,
     pub(crate) in_vrf: bool,
-    /// Whether IPv6 works on the link: [`LinkStatus::Up`], or what is in its way.
+    /// [`LinkStatus::Up`] if IPv6 works on the link, else the reason why not.
     pub(crate) ipv6: LinkStatus,
 }
 
 impl LinkState {
-    /// Whether the VIPs of this family can be reached through the link, as far as the link goes.
+    /// The state of the link for VIPs of this family.
     pub(crate) fn status(&self, family: Family) -> LinkStatus {
         match family {
             _ if self.in_vrf => LinkStatus::InVrf,
@@ -183,11 +181,11 @@ impl LinkState {
         }
     }
 
-    /// Why the link has no IPv6, and what to do about it.
+    /// Why the link has no IPv6, and how to mend it.
     pub(crate) fn why_no_ipv6(&self) -> Option<String> {
         let name = &self.name;
         Some(match self.ipv6 {
-            // With slashes, because a link's name may have dots.
+            // With slashes, because a link's name may contain dots.
             LinkStatus::Ipv6Disabled => format!(
                 "IPv6 is disabled on link {name}: set the sysctl net/ipv6/conf/{name}/disable_ipv6 \
                  to 0"
@@ -207,13 +205,13 @@ impl LinkState {
 /// The least MTU with which a link has IPv6 (`IPV6_MIN_MTU`, linux/in6.h).
 const IPV6_MIN_MTU: u32 = 1280;
 
-/// The index of a link that is not there: no link has it.
+/// 0, which is no link's index.
 pub(crate) const NONE: u32 = 0;
 
 /// The longest link name in bytes (`IFNAMSIZ`, linux/if.h, less its NUL).
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
-/// Whether the kernel would take this as a link's name (`dev_valid_name`, net/core/dev.c).
+/// Whether the kernel accepts this name of a link (`dev_valid_name`, net/core/dev.c).
 pub(crate) fn valid_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME_MAX
@@ -223,7 +221,7 @@ pub(crate) fn valid_name(name: &str) -> bool {
             .any(|b| matches!(b, b'/' | b':' | 0) || b.is_ascii_whitespace())
 }
 
-/// Asks for one link.
+/// Requests one link.
 pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef) {
     let mut request = LinkMessage::default();
     match which {
@@ -233,8 +231,8 @@ pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef
     write(out, sequence, libc::RTM_GETLINK, 0, &request);
 }
 
-/// Finds the link; `None` if there is none, or the one that had the index is gone. From then on
-/// the conversation is about this link, and ends with it.
+/// Finds the link; `None` if it does not exist, or if the link that had the index is gone. The
+/// connection's lifetime follows this link afterwards.
 pub(crate) fn find(
     connection: &mut Connection,
     which: &LinkRef,
@@ -257,18 +255,18 @@ pub(crate) fn find(
         if link.index == expected {
             return Ok(Some(link));
         }
-        // Another link than in the last call: its end has to be heard before it is looked up.
+        // Another link than in the last call. Subscribe to its deletion, then look it up again.
         expected = link.index;
     }
 }
 
-/// Begins with the link of this index, and hears of its end from now on.
+/// Follows the link of this index until its deletion.
 pub(crate) fn hold(connection: &mut Connection, index: u32) -> Result<(), Error> {
     let begun = connection.lifetime().begin(index);
     begun.map_err(|error| Error::io("cannot listen to notifications", &error))
 }
 
-/// Looks the link up; `None` if there is none.
+/// Looks the link up; `None` if it does not exist.
 fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkState>, Error> {
     let found = connection.get(
         |out, sequence| get_link_message(out, sequence, which),
@@ -305,7 +303,7 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
     }
 }
 
-/// Creates the link, without ARP; still down.
+/// Creates the link, without ARP and down.
 pub(crate) fn create(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<(), Error> {
     let mut request = LinkMessage::default();
     // Without ARP no duplicate address detection is done on the link.
@@ -322,15 +320,15 @@ pub(crate) fn create(connection: &mut Connection, name: &str, kind: LinkKind) ->
     let made =
         connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, flags, &request));
     match made {
-        // Somebody else was faster: as good.
+        // Another writer has created the link.
         Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
         Err(failed) => Err(failed.into_error(format!("cannot create link {name}"))),
         Ok(()) => Ok(()),
     }
 }
 
-/// Keeps the kernel from giving a link of ours a link-local address when it comes up. Not possible
-/// in the message that creates it, where the kernel answers EAFNOSUPPORT (seen on 6.18).
+/// Keeps the kernel from adding a link-local address when the created link comes up. The message that
+/// creates the link cannot do so: the kernel answers EAFNOSUPPORT (seen on 6.18).
 pub(crate) fn no_generated_address(
     connection: &mut Connection,
     link: &LinkState,
@@ -341,7 +339,7 @@ pub(crate) fn no_generated_address(
         vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
     )])];
     match connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request)) {
-        // A node without IPv6 gives no IPv6 address either.
+        // A kernel without IPv6 adds no link-local address.
         Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
         Err(failed) => Err(failed.into_error(format!("cannot configure link {}", link.name))),
         Ok(()) => Ok(()),
@@ -353,7 +351,7 @@ pub(crate) fn no_generated_address(
 /// net/ipv4/fib_frontend.c). In 127.0.0.0/8, all of which is the node's own anyway.
 pub(crate) const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80));
 
-/// Puts the anchor on the link; it stays there.
+/// Adds the placeholder address to the link. It stays there.
 pub(crate) fn placeholder(connection: &mut Connection, link: u32) -> Result<(), Error> {
     let added =
         connection.set(|out, sequence| add_host_address_message(out, sequence, &PLACEHOLDER, link));
@@ -365,11 +363,11 @@ pub(crate) fn placeholder(connection: &mut Connection, link: u32) -> Result<(), 
     }
 }
 
-/// How often the addresses are read, while others write to them.
+/// How often the addresses are read while other writers change them.
 const ATTEMPTS: u32 = 5;
 
-/// The broadcast routes that the kernel makes when the link comes up: to where, and for which
-/// address (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
+/// The broadcast routes that the kernel adds when the link comes up: destination and address
+/// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
 pub(crate) fn broadcasts(
     connection: &mut Connection,
     link: u32,
@@ -433,7 +431,7 @@ fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &Link
     message.emit(&mut out[at + HEADER..]);
 }
 
-/// Checks that the kernel will take `source` as a preferred source.
+/// Checks that the kernel accepts `source` as a preferred source.
 pub(crate) fn check_source(connection: &mut Connection, source: &IpAddr) -> Result<(), Error> {
     let status = source_status(connection, source)
         .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?;
@@ -449,8 +447,8 @@ pub(crate) fn check_source(connection: &mut Connection, source: &IpAddr) -> Resu
         ),
         SourceStatus::DadFailed => (
             ErrorKind::SourceTentative,
-            "is in use by another node, as duplicate address detection found: end that, then delete \
-             the address and add it again",
+            "is in use by another node, as duplicate address detection found: remove it from that \
+             node, then delete the address here and add it again",
         ),
         SourceStatus::LinkDown => (
             ErrorKind::SourceTentative,
@@ -461,8 +459,8 @@ pub(crate) fn check_source(connection: &mut Connection, source: &IpAddr) -> Resu
     Err(Error::new(kind, format!("source {source} {text}")))
 }
 
-/// Whether the kernel would take `source` as a preferred source: it is a local address of the node
-/// (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c) and, in IPv6, not tentative
+/// Whether the kernel accepts `source` as a preferred source. The source must be a local address of the
+/// node (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c) and, in IPv6, not tentative
 /// (`ip6_route_info_create`, net/ipv6/route.c).
 pub(crate) fn source_status(
     connection: &mut Connection,
@@ -475,7 +473,7 @@ pub(crate) fn source_status(
             SourceStatus::Missing
         }),
         Family::V6 => {
-            // Of several equal addresses on different links this answers with one.
+            // If several links have the address, the kernel answers with one of them.
             let one = connection.get(
                 |out, sequence| get_address_message(out, sequence, source, 0),
                 |message| message.address(),
@@ -493,8 +491,8 @@ pub(crate) fn source_status(
 /// How often an interrupted dump is repeated.
 const DUMPS: u32 = 3;
 
-/// The status of a source, of which this unusable address is one: the kernel takes any that is
-/// usable, on whatever link.
+/// The status of a source whose address `first` is unusable. Another link may have the same address,
+/// and the kernel accepts a usable one of any link.
 fn status_on_links(connection: &mut Connection, first: Address) -> Result<SourceStatus, Failed> {
     let mut all = vec![first];
     for _ in 0..DUMPS {
@@ -527,8 +525,8 @@ fn status_on_links(connection: &mut Connection, first: Address) -> Result<Source
     Ok(SourceStatus::LinkDown)
 }
 
-/// Whether the kernel takes this IPv6 address as a preferred source: an optimistic one it does (RFC
-/// 4429; `__ipv6_chk_addr_and_flags`, net/ipv6/addrconf.c).
+/// Whether the kernel accepts this IPv6 address as a preferred source. It accepts an optimistic address
+/// (RFC 4429; `__ipv6_chk_addr_and_flags`, net/ipv6/addrconf.c).
 fn is_usable(address: &Address) -> bool {
     let has = |flag| address.flags & flag != 0;
     !has(IFA_F_DADFAILED) && (!has(IFA_F_TENTATIVE) || has(IFA_F_OPTIMISTIC))
@@ -537,16 +535,16 @@ fn is_usable(address: &Address) -> bool {
 /// Whether the longest match of table local is of type local, as the kernel demands of a preferred
 /// source (`fib_valid_prefsrc`, net/ipv4/fib_semantics.c).
 ///
-/// A look-up tells it quickly. But a routing rule before the one for table local may answer it
-/// instead, and then the table is read.
+/// A look-up is fast, but a routing rule before the rule for table local may answer it. Then the table is
+/// read.
 fn is_local_v4(connection: &mut Connection, source: &IpAddr) -> Result<bool, Failed> {
     let answer = connection.get(
         |out, sequence| look_up_message(out, sequence, source),
         |message| message.route(),
     );
     match answer {
-        // IPv4 says *main* for both while they share one trie. Were it main's, the kernel would refuse
-        // the first route.
+        // IPv4 names table main for both tables while they share a trie. If the route is in table
+        // main, the kernel refuses the first VIP's route.
         Ok(Some(route))
             if route.kind == libc::RTN_LOCAL && matches!(route.table, TABLE_LOCAL | TABLE_MAIN) =>
         {

@@ -1,4 +1,4 @@
-//! What keeps a whole family from being served, while the other one is.
+//! Obstacles that concern all VIPs of one family, and not the other family.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::link::{self, LinkState};
 use crate::netlink::connection::Connection;
 use crate::outcome::{Error, ErrorKind};
 
-/// Why no VIP of a family can be put on the link or kept there.
+/// Why the link can hold no VIP of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
     pub(crate) family: Family,
@@ -15,15 +15,15 @@ pub(crate) struct Trouble {
     pub(crate) detail: Box<str>,
 }
 
-/// The trouble of each family, if it has any.
+/// The trouble of each family, if any.
 pub(crate) type Troubles = PerFamily<Option<Trouble>>;
 
-/// What keeps a family from being served: the link as it is, if it is there already, or the source.
-/// `comes_up`: a link that is down will be brought up.
+/// The trouble of a family, with the link (if it exists) or with the source. `comes_up`: the call brings
+/// the link up.
 ///
 /// # Errors
 ///
-/// If the kernel does not say: that concerns more than a family.
+/// If the kernel does not answer, which concerns both families.
 pub(crate) fn of_family(
     connection: &mut Connection,
     family: Family,
@@ -38,10 +38,10 @@ pub(crate) fn of_family(
     }
 }
 
-/// What the link, as it is, is to a family.
+/// The trouble of a family with the link.
 ///
-/// IPv4 has its addresses and local routes on a link that is down, too (`fib_add_ifaddr`,
-/// net/ipv4/fib_frontend.c; a route of scope host asks for no link that is up, `fib_create_info`,
+/// A link that is down can hold IPv4 addresses and local routes (`fib_add_ifaddr`,
+/// net/ipv4/fib_frontend.c; a route of scope host needs no link that is up, `fib_create_info`,
 /// net/ipv4/fib_semantics.c). IPv6 refuses them.
 fn of_link(family: Family, link: &LinkState, comes_up: bool) -> Option<Trouble> {
     let (kind, detail) = match family {
@@ -62,8 +62,8 @@ fn of_link(family: Family, link: &LinkState, comes_up: bool) -> Option<Trouble> 
     })
 }
 
-/// What an error of a check is to the family that was checked. What concerns more than a family
-/// comes back.
+/// Turns the error of a check into the trouble of the checked family. Returns an error that concerns
+/// both families.
 pub(crate) fn only<T>(family: Family, checked: Result<T, Error>) -> Result<Option<Trouble>, Error> {
     match checked {
         Ok(_) => Ok(None),

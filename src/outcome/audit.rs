@@ -1,4 +1,4 @@
-//! What a look at the link found.
+//! The result of an audit of the link.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use crate::base::{Family, PerFamily, Vip};
 use crate::core::Drift;
 use crate::outcome::{LinkStatus, SourceStatus};
 
-/// The VIPs on the link, each with how it differs from its single-route state, and what the
-/// reachability of all VIPs rests on: the [link](Self::link) and the [sources](Self::source).
+/// The VIPs on the link, each with its drift from the single-route state, and the state of the
+/// [link](Self::link) and of the [sources](Self::source), on which all VIPs depend.
 ///
 /// ```no_run
 /// use viproute::{Family, SourceStatus, VipManager};
@@ -25,28 +25,29 @@ use crate::outcome::{LinkStatus, SourceStatus};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Audit {
-    /// Every VIP found, in order of address.
+    /// Every VIP on the link, in order of address.
     pub vips: Vec<Audited>,
     pub(crate) links: PerFamily<LinkStatus>,
     pub(crate) sources: PerFamily<SourceStatus>,
 }
 
-/// One VIP as it was seen.
+/// The observed state of one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Audited {
     /// The VIP.
     pub vip: Vip,
-    /// How it differs; empty if it does not, as far as that could be [judged](Self::is_judged).
+    /// How the VIP differs from its single-route state. Complete only if the VIP was
+    /// [judged](Self::is_judged).
     pub drift: Drift,
-    /// Whether the wanted preferred source is known. Without it, a VIP's route may have any source,
+    /// Whether the desired preferred source is known. Without it, a VIP's route may have any source,
     /// and `drift` says only what is wrong with every source.
     pub is_judged: bool,
 }
 
 impl Audit {
-    /// Whether every VIP was judged and is in its single-route state, and what both families rest on
-    /// [lets them be reached](Self::is_usable).
+    /// Whether every VIP was judged and is in its single-route state, and link and source are
+    /// [usable](Self::is_usable) in both families.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let stands = |family| self.is_judged(family) && self.is_usable(family);
@@ -58,7 +59,7 @@ impl Audit {
         self.vips.iter().filter(|vip| !vip.drift.is_empty())
     }
 
-    /// The state of the link, as far as the VIPs of this family rest on it.
+    /// The state of the link for VIPs of this family.
     #[must_use]
     pub fn link(&self, family: Family) -> LinkStatus {
         self.links[family]
@@ -78,15 +79,14 @@ impl Audit {
         !self.vips.iter().any(is_unjudged)
     }
 
-    /// Whether the link and the source let VIPs of this family be reached. A link that is down does
-    /// so in IPv4, whose routes work there. True of a family without a VIP on the link for which
-    /// nothing is configured either.
+    /// Whether VIPs of this family can be reached, as far as link and source matter. IPv4 routes work on
+    /// a link that is down. True for a family without a source and without a VIP on the link.
     #[must_use]
     pub fn is_usable(&self, family: Family) -> bool {
         !self.is_concerned(family) || self.serves(family) && self.leads_back(family)
     }
 
-    /// Whether the manager is to hold VIPs of this family, or the link has some.
+    /// Whether the manager is configured for this family, or the link has a VIP of it.
     fn is_concerned(&self, family: Family) -> bool {
         let mut vips = self.vips.iter();
         self.source(family) != SourceStatus::NotGiven || vips.any(|vip| vip.vip.family() == family)
@@ -120,7 +120,8 @@ impl fmt::Display for Audited {
     }
 }
 
-/// One line: how many VIPs there are and how many drifted, and what is in their way.
+/// One line: the number of VIPs, the number of drifted VIPs, and the state of link or source if it is
+/// not usable.
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let drifted = self.drifted().count();

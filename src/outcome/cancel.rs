@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 /// Cancels the calls of one manager from another thread.
 ///
-/// The call that runs, or else the next one, stops at its next wait or batch and returns an error
-/// of kind [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) with the report of what was done.
-/// The kernel's work on messages already sent is not undone; the same call later continues.
+/// The running call, or else the next call, stops at its next wait or batch and returns an error of
+/// kind [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) with the report of what was done.
+/// Changes that the kernel has already made stay. The same call continues later.
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
@@ -32,10 +32,11 @@ use std::sync::Arc;
 pub struct Canceller(Arc<UnixStream>);
 
 impl Canceller {
-    /// Cancels. Idempotent until a call has seen it.
+    /// Cancels the running or the next call. Further cancellations before that call stops have no
+    /// effect.
     pub fn cancel(&self) {
-        // A full pipe means that earlier cancellations are still unseen, and a closed one that
-        // there is no manager any more: in both cases nothing is left to say.
+        // A full socket means that earlier cancellations are still unread, and a closed socket that
+        // the manager is gone. Neither needs a further byte.
         let _ = (&*self.0).write(&[1]);
     }
 }
@@ -62,7 +63,7 @@ impl Cancelled {
         self.write.clone()
     }
 
-    /// Whether somebody cancelled since the last time this was asked.
+    /// Whether a cancellation has come since the last call of this function.
     pub(crate) fn take(&self) -> bool {
         let mut seen = false;
         let mut buffer = [0; 64];

@@ -1,4 +1,4 @@
-//! What is ours to remove.
+//! Which VIPs a call may remove.
 
 use ipnet::IpNet;
 
@@ -7,21 +7,20 @@ use crate::base::Vip;
 /// Which VIPs on the link a caller may release because they are not desired.
 ///
 /// [`reconcile`](crate::VipManager::reconcile) removes what is on the link, not desired, *and*
-/// claimed. What is not claimed stays as it is, whoever put it there. Link-local and loopback
-/// addresses, the sources and what is outside the manager's allowed ranges are no VIPs, so no
-/// claim reaches them.
+/// claimed. A VIP that is not claimed stays as it is. Link-local and loopback addresses, the sources and
+/// addresses outside the manager's allowed ranges are no VIPs, so no claim covers them.
 ///
 /// A manager that has a source for one family only ([`VipManagerBuilder::source`](crate::VipManagerBuilder::source),
 /// [`VipManagerBuilder::kernel_source`](crate::VipManagerBuilder::kernel_source)) claims VIPs of that family only, unless
-/// the claim names ranges of the other: so two managers, one a family, share a link. A source that is
-/// given and just now not on the node still counts.
+/// the claim names ranges of the other family. So two managers, one for each family, can share a link. A
+/// source counts even while the node lacks the address.
 ///
-/// Nor is a VIP released for not being desired where no admissible VIP of its family is desired at
-/// all: that is more probably a mistake. Such a VIP of a family that the manager has a source for is
-/// a failure ([`Cause::Missing`](crate::Cause::Missing) with
+/// If no admissible VIP of a family is desired, `reconcile` releases no VIP of that family, because an
+/// empty set is more probably a mistake. If the manager has a source for the family, each claimed VIP
+/// is a failure ([`Cause::Missing`](crate::Cause::Missing) with
 /// [`ErrorKind::EmptySet`](crate::ErrorKind::EmptySet)).
-/// [`release`](crate::VipManager::release) and [`release_all`](crate::VipManager::release_all) take it
-/// off the link.
+/// [`release`](crate::VipManager::release) and [`release_all`](crate::VipManager::release_all) remove
+/// these VIPs.
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
@@ -30,9 +29,9 @@ use crate::base::Vip;
 ///
 /// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
 /// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
-/// // Ours are the cluster IPs; external IPs on the link are another controller's.
+/// // This controller owns the cluster IPs. External IPs on the link are another controller's.
 /// let cluster: IpNet = "10.96.0.0/12".parse()?;
-/// // More than a hundred never go at once: then it is the list of services that is wrong.
+/// // Services never lose more than a hundred VIPs at once. More means that the list is wrong.
 /// let claim = Claim::ranges([cluster]).at_most(100);
 /// println!("{}", vips.reconcile(&claim, desired)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -51,7 +50,7 @@ enum What {
 }
 
 impl Claim {
-    /// Every VIP on the link: nobody else puts VIPs there.
+    /// Every VIP on the link. For a link to which no other program adds VIPs.
     #[must_use]
     pub const fn link() -> Self {
         Self {
@@ -60,7 +59,7 @@ impl Claim {
         }
     }
 
-    /// Every VIP on the link that lies in one of these ranges.
+    /// Every VIP on the link in one of the ranges.
     #[must_use]
     pub fn ranges<I>(ranges: I) -> Self
     where
@@ -73,15 +72,15 @@ impl Claim {
         }
     }
 
-    /// Every VIP on the link that bears the manager's mark: the protocol of its route, where that
-    /// is not `kernel`, or the protocol of its address
+    /// Every VIP on the link with the manager's mark: the protocol of its route, if that is not
+    /// `kernel`, or the protocol of its address
     /// ([`VipManagerBuilder::address_protocol`](crate::VipManagerBuilder::address_protocol)). A manager without a mark
-    /// cannot use it.
+    /// cannot use this claim.
     ///
-    /// Where VIPs are bound by their addresses, mark those, too. The mark of a route alone comes
-    /// after the address: a call that is killed or cancelled in between leaves an address that no
-    /// claim by mark reaches. And it must go after the address, which takes the kernel about ten
-    /// times as long where thousands of IPv6 VIPs go at once.
+    /// With the address binding, mark the addresses, too. A route gets its mark after the address was
+    /// added: if the call is killed or cancelled in between, no claim by mark covers the address. The
+    /// route must also be deleted after the address, which takes the kernel about ten times as long for
+    /// thousands of IPv6 VIPs.
     #[must_use]
     pub const fn mark() -> Self {
         Self {
@@ -90,26 +89,26 @@ impl Claim {
         }
     }
 
-    /// The same, but a call that would release more than `vips` at once is refused before anything
-    /// is written ([`ErrorKind::TooManyReleases`](crate::ErrorKind::TooManyReleases)): a guard
-    /// against a caller who has not heard of all desired VIPs yet.
+    /// Limits a call to `vips` releases. A call that would release more fails before it writes anything
+    /// ([`ErrorKind::TooManyReleases`](crate::ErrorKind::TooManyReleases)). The limit guards against a
+    /// caller that does not know all desired VIPs yet.
     #[must_use]
     pub const fn at_most(mut self, vips: usize) -> Self {
         self.at_most = Some(vips);
         self
     }
 
-    /// Whether the claim goes by marks.
+    /// Whether this is a claim by mark.
     pub(crate) fn needs_mark(&self) -> bool {
         self.what == What::Mark
     }
 
-    /// Whether the claim itself says which families it is about.
+    /// Whether the claim names ranges, and so the families.
     pub(crate) fn names_ranges(&self) -> bool {
         matches!(self.what, What::Ranges(_))
     }
 
-    /// Whether this VIP of the link is claimed; `marked`: it bears the manager's mark.
+    /// Whether the claim covers this VIP of the link. `marked`: the VIP has the manager's mark.
     pub(crate) fn covers(&self, vip: Vip, marked: bool) -> bool {
         match &self.what {
             What::Link => true,
@@ -118,7 +117,7 @@ impl Claim {
         }
     }
 
-    /// How many may be released at once.
+    /// The greatest number of releases in one call.
     pub(crate) fn bound(&self) -> usize {
         self.at_most.unwrap_or(usize::MAX)
     }

@@ -8,33 +8,32 @@ use crate::netlink::connection::Failed;
 use crate::outcome::Report;
 use crate::sys::OtherProcess;
 
-/// Why a call did not do all that it was asked for.
+/// Why a call failed, for all or some of its VIPs.
 ///
-/// Opaque, with accessors: [`kind`](Self::kind) to decide by, the message for people. Where the
-/// call had come to its VIPs, the error carries the [`Report`] of every one of them; without a
-/// report, nothing was written for any VIP, and at most the link was made or brought up, where the
-/// caller allowed that.
+/// Programs decide by [`kind`](Self::kind). The message is for people. Once a call has started with its
+/// VIPs, the error carries the [`Report`] of all of them. Without a report nothing was written for any
+/// VIP. The call may have created the link or brought it up, if the caller allowed that.
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
 /// # use viproute::{Cause, Error, ErrorKind, VipManager};
 /// # let mut vips = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
-/// # let wanted: [IpAddr; 1] = ["10.96.0.10".parse()?];
-/// match vips.assign(wanted) {
+/// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
+/// match vips.assign(desired) {
 ///     Ok(report) => println!("{report}"),
-///     // All others were done and verified.
+///     // The other VIPs are verified.
 ///     Err(error) if error.kind() == ErrorKind::Incomplete => {
 ///         for failure in error.report().iter().flat_map(|report| &report.failures) {
 ///             match failure.cause {
 ///                 Cause::Rejected(why) => println!("{} is refused: {why}", failure.vip),
-///                 // Its family waits for something, say its source; the other one does not.
+///                 // Its family lacks something, for example its source.
 ///                 Cause::Missing(_) => println!("{failure}"),
 ///                 Cause::Pending => println!("{}: try again", failure.vip),
-///                 _ => println!("{failure}"), // it names the VIP
+///                 _ => println!("{failure}"), // names the VIP
 ///             }
 ///         }
 ///     }
-///     Err(error) => return Err(error.into()), // link, privilege: for all of them
+///     Err(error) => return Err(error.into()), // link, privilege: concerns all VIPs
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -59,7 +58,7 @@ impl Error {
         }))
     }
 
-    /// What it says, without the report.
+    /// The message without the report.
     pub(crate) fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -67,7 +66,7 @@ impl Error {
     pub(crate) fn io(detail: impl Into<String>, error: &io::Error) -> Self {
         let kind = match error.raw_os_error() {
             Some(libc::EPERM) => ErrorKind::PermissionDenied,
-            // The link was there when the call began.
+            // The link disappeared during the call.
             Some(libc::ENODEV) => ErrorKind::LinkNotFound,
             _ if error.get_ref().is_some_and(|why| why.is::<OtherProcess>()) => {
                 ErrorKind::OtherProcess
@@ -79,7 +78,7 @@ impl Error {
         new
     }
 
-    /// The same with a kind that the caller knows better.
+    /// As [`io`](Self::io), with this kind.
     pub(crate) fn io_as(kind: ErrorKind, detail: impl Into<String>, error: &io::Error) -> Self {
         let mut new = Self::io(detail, error);
         new.0.kind = kind;
@@ -100,12 +99,12 @@ impl Error {
         new
     }
 
-    /// That multicast groups of netlink cannot be joined, left or read.
+    /// A multicast group of netlink cannot be joined, left or read.
     pub(crate) fn listening(error: &io::Error) -> Self {
         Self::io("cannot listen to notifications", error)
     }
 
-    /// Some VIPs of the report fell short.
+    /// Some VIPs of the report failed.
     pub(crate) fn incomplete(report: Report) -> Self {
         Self::new(ErrorKind::Incomplete, "not every VIP is as wanted").with_report(report)
     }
@@ -121,19 +120,19 @@ impl Error {
         self.0.kind
     }
 
-    /// The error number that the kernel or a system call gave, if one did (positive).
+    /// The error number of the kernel or of a system call (positive), if any.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.source.as_ref()?.raw_os_error()
     }
 
-    /// The kernel's own words (extended ack), where it gave any.
+    /// The kernel's message (extended ack), if any.
     #[must_use]
     pub fn kernel_text(&self) -> Option<&str> {
         self.0.text.as_deref()
     }
 
-    /// What became of each VIP, where the call came so far.
+    /// The report of all VIPs, if the call had started with its VIPs.
     #[must_use]
     pub fn report(&self) -> Option<&Report> {
         self.0.report.as_ref()
@@ -194,7 +193,7 @@ fn copy(error: &io::Error) -> io::Error {
 }
 
 impl Failed {
-    /// As the error of a whole call.
+    /// Turns the failure into the error of a whole call.
     pub(crate) fn into_error(self, doing: String) -> Error {
         match self {
             Self::Refused(refusal) => Error::kernel(doing, refusal.errno, refusal.text),

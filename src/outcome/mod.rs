@@ -1,4 +1,4 @@
-//! What the caller is told, and what the caller says: reports, errors, audits, claims.
+//! The types between the caller and a call: reports, errors, audits, claims, cancellation, namespaces.
 
 mod audit;
 mod cancel;

@@ -1,4 +1,4 @@
-//! Working in another network namespace without moving the caller.
+//! Work in another network namespace, without moving the caller.
 
 use std::fs::File;
 use std::io;
@@ -12,10 +12,10 @@ use crate::sys::ns;
 
 /// A network namespace, for [`VipManagerBuilder::netns`](crate::VipManagerBuilder::netns).
 ///
-/// A manager's sockets are opened in it by a thread of their own that ends at once; no thread of
-/// the caller is moved. Entering needs `CAP_SYS_ADMIN` in the caller's user namespace and in the
-/// one that owns the network namespace (setns(2)); what the manager does there afterwards needs
-/// `CAP_NET_ADMIN` in the latter, as everywhere.
+/// A short-lived thread enters the namespace and opens the manager's sockets there. The caller's threads
+/// stay where they are. Entering needs `CAP_SYS_ADMIN` in the caller's user namespace and in the user
+/// namespace that owns the network namespace (setns(2)). The manager's calls need `CAP_NET_ADMIN` in
+/// the latter, as always.
 ///
 /// ```no_run
 /// use viproute::{Netns, VipManager};
@@ -30,7 +30,7 @@ use crate::sys::ns;
 #[derive(Debug)]
 pub struct Netns(OwnedFd);
 
-/// Far more than it takes to open a socket.
+/// Stack size of that thread: far more than opening a socket needs.
 const STACK: usize = 128 * 1024;
 
 impl Netns {
@@ -39,19 +39,19 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidNetns`] if there is no such file, or if it is no network namespace;
-    /// [`ErrorKind::PermissionDenied`] or [`ErrorKind::System`] if it cannot be opened for want of a
-    /// right, or of descriptors or memory.
+    /// [`ErrorKind::InvalidNetns`] if the file does not exist or is no network namespace.
+    /// [`ErrorKind::PermissionDenied`] if the process may not open it, and [`ErrorKind::System`] if the
+    /// process lacks descriptors or memory.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let cannot = format!("cannot open {}", path.display());
-        // To open a named pipe would wait for somebody who writes to it.
+        // Without O_NONBLOCK, opening a named pipe would wait for a writer.
         let opened = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path);
         let file = opened.map_err(|error| match error.raw_os_error() {
-            // They say nothing of what is there.
+            // These errors say nothing about the file.
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Error::io(cannot, &error),
             Some(libc::EACCES | libc::EPERM) => {
                 Error::io_as(ErrorKind::PermissionDenied, cannot, &error)
@@ -92,7 +92,7 @@ impl Netns {
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> Result<io::Result<T>, Error> {
         let inside = thread::scope(|scope| {
-            // A size of its own, or std would look for one in the environment.
+            // Without a given size std reads one from the environment (RUST_MIN_STACK).
             let thread = thread::Builder::new().stack_size(STACK);
             let thread = thread.spawn_scoped(scope, || {
                 ns::set_netns(self.as_fd())?;
@@ -127,7 +127,7 @@ impl AsFd for Netns {
 impl TryFrom<OwnedFd> for Netns {
     type Error = Error;
 
-    /// Takes a descriptor of a namespace, from wherever it comes.
+    /// Uses a descriptor of a network namespace.
     fn try_from(fd: OwnedFd) -> Result<Self, Error> {
         Self::checked(fd, "the descriptor")
     }

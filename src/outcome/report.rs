@@ -1,4 +1,4 @@
-//! What became of every VIP of a call.
+//! The outcome of every VIP of a call.
 
 use std::fmt;
 
@@ -7,30 +7,31 @@ use crate::core::{Cause, Drift, Operation};
 
 /// The outcome of one call, VIP by VIP.
 ///
-/// A call that returns `Ok(Report)` saw *every* VIP in the wanted state in the kernel, after its
-/// last write; such a report has no failures. A call that fell short for some of its VIPs returns
-/// an [`Error`](crate::Error) that carries the report of all of them.
+/// A call that returns `Ok(Report)` saw *every* VIP in the desired state in the kernel after its last
+/// write. Its report has no failures. If some VIPs failed, the call returns an [`Error`](crate::Error)
+/// with the report of all VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// VIPs that were not on the link and now are in their single-route state.
+    /// Number of VIPs that were not on the link and now are in their single-route state.
     pub assigned: usize,
-    /// VIPs that were on the link in another state and now are in their single-route state.
+    /// Number of VIPs that were on the link in another state and now are in their single-route state.
     pub repaired: usize,
-    /// VIPs whose address or routes were on the link and now are gone.
+    /// Number of VIPs whose address or routes were on the link and now are gone.
     pub released: usize,
-    /// VIPs that were as wanted from the start: nothing was written for them.
+    /// Number of VIPs that were in the desired state from the start. Nothing was written for them.
     pub unchanged: usize,
-    /// Messages sent that ask the kernel for a change. Zero where nothing was wrong.
+    /// Number of messages that request a change of the kernel. Zero if every VIP was in the desired
+    /// state.
     pub writes: u64,
-    /// Writes of [`writes`](Self::writes) that repeated an earlier one of the same VIP in this
-    /// call, because something else changed the VIP meanwhile or the kernel was short of memory.
+    /// Number of those [`writes`](Self::writes) that repeated an earlier write for the same VIP, because
+    /// another writer changed the VIP or the kernel was short of memory.
     pub retries: u64,
-    /// The VIPs that were written to and are as wanted now, in order of address, each exactly once. A
-    /// VIP that was right from the start has no outcome. A VIP that fell short has a
+    /// The VIPs that the call brought into the desired state, in order of address, each exactly once. A
+    /// VIP that was in the desired state from the start has no outcome. A failed VIP has a
     /// [failure](Self::failures) instead.
     pub outcomes: Vec<Outcome>,
-    /// The VIPs that fell short, in order of address, each exactly once.
+    /// The failed VIPs, in order of address, each exactly once.
     pub failures: Vec<Failure>,
 }
 
@@ -70,7 +71,7 @@ impl fmt::Display for OutcomeKind {
     }
 }
 
-/// One VIP that a call wrote to and that is as wanted now.
+/// One VIP that a call brought into the desired state.
 ///
 /// An embedder that must undo a call which failed in part releases the VIPs that this call put on the
 /// link, and no other:
@@ -109,7 +110,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Report {
-    /// Whether every VIP is as wanted.
+    /// Whether every VIP is in the desired state.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty()
@@ -132,7 +133,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// One VIP that is not in the wanted state, and why.
+/// One VIP that is not in the desired state, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
@@ -140,21 +141,21 @@ pub struct Failure {
     pub vip: Vip,
     /// What kind of failure this is.
     pub cause: Cause,
-    /// What exactly is missing and what to do about it, for [`Cause::Missing`].
+    /// What is missing and how to mend it, for [`Cause::Missing`].
     pub detail: Option<Box<str>>,
     /// The operation that the kernel refused, for [`Cause::Kernel`], and for [`Cause::Missing`]
     /// where a refusal showed it.
     pub operation: Option<Operation>,
     /// The error number of that refusal (positive, as in `errno.h`).
     pub errno: Option<i32>,
-    /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any. For
-    /// [`Cause::Conflict`] the route in the way and its device.
+    /// The kernel's message (`NLMSGERR_ATTR_MSG`, linux/netlink.h), if any. For [`Cause::Conflict`] the
+    /// conflicting route and its device.
     pub text: Option<Box<str>>,
     /// What the call had begun to do for the VIP: it wrote to the VIP before the VIP failed. `None`:
     /// the call wrote nothing for the VIP.
     pub begun: Option<OutcomeKind>,
-    /// How the VIP differed from the wanted state when it was last seen; what was written for it
-    /// after that does not show.
+    /// How the VIP differed from the desired state at the last observation. Later writes do not show
+    /// here.
     pub drift: Drift,
 }
 

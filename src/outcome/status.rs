@@ -1,25 +1,25 @@
-//! What the reachability of VIPs rests on: the link's state, and each source's.
+//! The state of the link and of the sources, on which the reachability of VIPs depends.
 
 use std::fmt;
 
-/// The state of the link, as far as the VIPs of one family rest on it.
+/// The state of the link for the VIPs of one family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkStatus {
-    /// It is up, and the family works on it.
+    /// The link is up, and the family works on it.
     #[default]
     Up,
-    /// It is down. The kernel has taken the IPv6 VIPs off it, or will not serve them. The routes of
+    /// The link is down. The kernel has removed its IPv6 VIPs, or does not serve them. The routes of
     /// IPv4 VIPs work.
     Down,
-    /// It is enslaved to a VRF, where the routes of table local are not used.
+    /// The link is enslaved to a VRF, which does not use table local.
     InVrf,
-    /// IPv6 is disabled on it (`net/ipv6/conf/LINK/disable_ipv6`).
+    /// IPv6 is disabled on the link (`net/ipv6/conf/LINK/disable_ipv6`).
     Ipv6Disabled,
-    /// It has no IPv6, because its MTU is below 1280 (RFC 8200, section 5; `addrconf_notify`,
+    /// The link has no IPv6, because its MTU is below 1280 (RFC 8200, section 5; `addrconf_notify`,
     /// net/ipv6/addrconf.c).
     MtuTooSmall,
-    /// It has no IPv6, because the kernel has none.
+    /// The link has no IPv6, because the kernel has none.
     Ipv6Unsupported,
 }
 
@@ -51,25 +51,27 @@ impl fmt::Display for LinkStatus {
     }
 }
 
-/// The state of a family's source: whether the kernel takes it as the preferred source of routes.
+/// The state of a family's source: whether the kernel accepts it as the preferred source of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceStatus {
-    /// It is an address of the node, and the kernel takes it.
+    /// The source is an address of the node, and the kernel accepts it.
     Present,
-    /// Duplicate address detection has not ended (RFC 4862, 5.4): the kernel does not take it yet.
+    /// Duplicate address detection has not ended (RFC 4862, 5.4): the kernel does not accept the source
+    /// yet.
     Tentative,
-    /// Duplicate address detection found it in use elsewhere: the kernel does not take it.
+    /// Duplicate address detection found the source on another node: the kernel does not accept it.
     DadFailed,
-    /// It is on a link that is down, where duplicate address detection cannot end.
+    /// The source is on a link that is down, where duplicate address detection cannot end.
     LinkDown,
-    /// It is no address of the node.
+    /// The source is no address of the node.
     Missing,
-    /// None was given, and the family does not
-    /// [keep the kernel's](crate::VipManagerBuilder::kernel_source).
+    /// No source was given, and the family does not
+    /// [keep the kernel's route](crate::VipManagerBuilder::kernel_source).
     #[default]
     NotGiven,
-    /// The family [keeps the kernel's](crate::VipManagerBuilder::kernel_source): each VIP is its own.
+    /// The family [keeps the kernel's route](crate::VipManagerBuilder::kernel_source), whose source is
+    /// the VIP itself.
     Kernel,
 }
 
