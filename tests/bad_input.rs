@@ -708,7 +708,7 @@ fn vip_with_another_prefix_length_is_reported_and_left() {
         assert_eq!(report.unchanged, 2);
         for (failure, vip) in report.failures.iter().zip(wrong) {
             assert_eq!(failure.vip, Vip::from(vip));
-            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert_eq!(failure.cause, Cause::OtherPrefixLength);
             assert!(
                 failure.drift.contains(Drift::WRONG_PREFIX_LENGTH),
                 "{failure}"

@@ -284,7 +284,11 @@ fn calls_beside_an_adversary_end() {
                     // Fought over, or for `normalize` not there at all.
                     let fits = matches!(
                         failure.cause,
-                        Cause::Contended | Cause::Pending | Cause::Kernel | Cause::Unrepaired
+                        Cause::Contended
+                            | Cause::Pending
+                            | Cause::Kernel
+                            | Cause::NotOnLink
+                            | Cause::StaleRoute
                     );
                     assert!(fits, "{failure}");
                 }

@@ -370,7 +370,12 @@ fn one_batch(
             let stale = all.len() - repaired.len();
             // Route-only VIPs that were not there in any form are not on the link.
             assert!(report.failures.len() == stale, "{report:?}");
-            assert!(report.failures.iter().all(|f| f.cause == Cause::Unrepaired));
+            assert!(
+                report
+                    .failures
+                    .iter()
+                    .all(|f| matches!(f.cause, Cause::StaleRoute | Cause::NotOnLink))
+            );
             report
         }
         (By::Keeper, Some(keeper)) => calm(keeper),

@@ -1008,7 +1008,7 @@ fn keeper_retries_a_failed_release() {
         }
         let report = keeper.dispatch(usize::MAX).unwrap().report;
         let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
-        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert!(failed.eq([(vip, &Cause::OtherPrefixLength)]), "{report:?}");
         assert_eq!(report.writes, 0, "half a release");
         net.ip(&format!("addr del {vip}/24 dev {VIP_LINK}"));
         let began = Instant::now();
@@ -1051,7 +1051,7 @@ fn keeper_releases_nothing_of_a_vip_with_two_prefix_lengths() {
         let before = LocalState::read().addresses_of(vip).len();
         let report = keeper.dispatch(usize::MAX).unwrap().report;
         let failed = report.failures.iter().map(|f| (f.vip.addr(), &f.cause));
-        assert!(failed.eq([(vip, &Cause::Unrepaired)]), "{report:?}");
+        assert!(failed.eq([(vip, &Cause::OtherPrefixLength)]), "{report:?}");
         assert_eq!(report.writes, 0, "{report:?}");
         assert_eq!((before, LocalState::read().addresses_of(vip).len()), (2, 2));
     }

@@ -148,7 +148,7 @@ fn every_state_is_normalized_without_a_gap() {
         let stale = names(&all, |state| !state.has_address());
         assert_eq!(report.failures.len(), stale.len(), "{report:?}");
         for failure in &report.failures {
-            assert_eq!(failure.cause, Cause::Unrepaired, "{failure}");
+            assert_eq!(failure.cause, Cause::StaleRoute, "{failure}");
             assert!(stale.contains(&failure.vip.addr()), "{failure}");
             assert!(failure.drift.contains(Drift::STALE), "{failure}");
         }

@@ -74,7 +74,7 @@ fn normalize_repairs_each_state_and_changes_nothing_else() {
                 State::Stale => {
                     assert_eq!(report.failures.len(), 1, "{report:?}");
                     assert_eq!(report.failures[0].vip, vip.into());
-                    assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+                    assert_eq!(report.failures[0].cause, Cause::StaleRoute);
                     assert!(report.failures[0].drift.contains(Drift::STALE));
                     assert!(report.failures[0].drift.contains(Drift::MISSING_ADDRESS));
                     assert_eq!(report.writes, 0);
@@ -145,7 +145,7 @@ fn normalize_repairs_a_thousand_random_states_and_then_writes_nothing() {
         sorted.sort_unstable();
         assert_eq!(failed, sorted, "the stale ones, sorted");
         for failure in &first.failures {
-            assert_eq!(failure.cause, Cause::Unrepaired, "{failure}");
+            assert_eq!(failure.cause, Cause::StaleRoute, "{failure}");
             assert!(failure.drift.contains(Drift::STALE), "{failure}");
         }
         rest.assert_same(&net.snapshot_without(&vips));
@@ -262,7 +262,7 @@ fn normalize_only_repairs_given_vips_that_are_on_the_link() {
         assert_eq!(report.failures.len(), 4, "{report:?}");
         for failure in &report.failures {
             assert!(absent.contains(&failure.vip.addr()), "{failure}");
-            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert_eq!(failure.cause, Cause::NotOnLink);
             assert_eq!(failure.drift, Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE);
             assert_eq!((failure.operation, failure.errno), (None, None));
         }
@@ -431,7 +431,7 @@ fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
         assert_eq!((report.repaired, report.failures.len()), (count - 2, 2));
         for (failure, vip) in report.failures.iter().zip(expiring) {
             assert_eq!(failure.vip, vip.into());
-            assert_eq!(failure.cause, Cause::Unrepaired);
+            assert_eq!(failure.cause, Cause::ExpiringAddress);
             assert_eq!(failure.drift, Drift::EXPIRING_ADDRESS);
         }
         for (at, was) in before[..count].iter().enumerate() {
@@ -683,7 +683,7 @@ fn normalize_leaves_and_reports_an_expiring_address() {
         assert_eq!(failed.len(), 3, "{at}: {report:?}");
         assert!(!failed.contains(&all[0]), "{at}: {report:?}");
         for failure in &report.failures {
-            assert_eq!(failure.cause, Cause::Unrepaired, "{at}: {failure}");
+            assert_eq!(failure.cause, Cause::ExpiringAddress, "{at}: {failure}");
             assert!(
                 failure.drift.contains(Drift::EXPIRING_ADDRESS),
                 "{at}: {failure}"

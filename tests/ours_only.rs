@@ -668,7 +668,7 @@ fn discovered_vip_with_two_prefix_lengths_is_left() {
             let report = error.into_report().unwrap();
             assert_eq!(report.failures.len(), 1, "{report:?}");
             assert_eq!(report.failures[0].vip.addr(), stays);
-            assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+            assert_eq!(report.failures[0].cause, Cause::OtherPrefixLength);
             let drift = report.failures[0].drift;
             assert!(drift.contains(Drift::WRONG_PREFIX_LENGTH), "{drift}");
         }
@@ -701,7 +701,7 @@ fn vip_known_by_its_route_with_another_prefix_length_is_left() {
                 _ => manager.release_all(&Claim::link()),
             };
             let report = result.unwrap_err().into_report().unwrap();
-            let unrepaired = [(stays, Cause::Unrepaired)];
+            let unrepaired = [(stays, Cause::OtherPrefixLength)];
             assert_eq!(causes(&report), unrepaired, "call {call}: {report:?}");
             before.assert_same(&net.snapshot_without(&[goes]));
         }
@@ -723,7 +723,11 @@ fn vip_with_another_prefix_length_and_no_route_is_left() {
         .assign([stays, new])
         .unwrap_err();
     let report = report.into_report().unwrap();
-    assert_eq!(causes(&report), [(stays, Cause::Unrepaired)], "{report:?}");
+    assert_eq!(
+        causes(&report),
+        [(stays, Cause::OtherPrefixLength)],
+        "{report:?}"
+    );
     assert_eq!((report.assigned, report.writes), (1, 3), "{report:?}");
     before.assert_same(&net.snapshot_without(&[new]));
 }

@@ -730,7 +730,7 @@ fn plan_lists_vips_that_fall_short_and_leaves_them() {
         for vip in &all[2..4] {
             net.ip(&format!("route add local {vip} dev {OTHER} table local"));
         }
-        // Unrepaired: another prefix length.
+        // Another prefix length.
         net.ip(&format!("addr add {}/24 dev {VIP_LINK}", all[4]));
         net.ip(&format!("addr add {}/64 dev {VIP_LINK} nodad", all[5]));
         net.wait_for_kernel();
@@ -748,7 +748,7 @@ fn plan_lists_vips_that_fall_short_and_leaves_them() {
         let mut expected: Vec<_> = all[..4]
             .iter()
             .map(|vip| (*vip, Cause::Conflict))
-            .chain(all[4..6].iter().map(|vip| (*vip, Cause::Unrepaired)))
+            .chain(all[4..6].iter().map(|vip| (*vip, Cause::OtherPrefixLength)))
             .chain([(NODE_V4.into(), Cause::Rejected(RejectReason::IsSource))])
             .collect();
         causes.sort_by_key(|(vip, _)| *vip);

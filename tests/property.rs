@@ -1492,14 +1492,14 @@ fn fits(cause: Cause, vip: IpAddr, link: u32, before: &Seen, call: Call) -> bool
             route.route.table == TABLE_LOCAL && !route.is_of(vip, link)
                 || route.object && route.route.table == TABLE_MAIN
         }),
-        Cause::Unrepaired => {
-            let other_length = addresses.any(|a| a.address.prefix_len != host_bits(vip));
+        Cause::OtherPrefixLength => addresses.any(|a| a.address.prefix_len != host_bits(vip)),
+        Cause::StaleRoute | Cause::NotOnLink => {
             // Normalizing puts nothing there anew.
             let normalizes = matches!(
                 call,
                 Call::Normalize | Call::NormalizeOnly(_) | Call::SetSource(_)
             );
-            other_length || normalizes && addresses.next().is_none()
+            normalizes && addresses.next().is_none()
         }
         Cause::Pending => addresses.any(|address| address.address.tentative),
         _ => false,

@@ -242,7 +242,7 @@ fn release_leaves_an_address_with_another_prefix_length() {
                 assert_eq!(report.failures.len(), 2, "{report:?}");
                 for (failure, vip) in report.failures.iter().zip(&given) {
                     assert_eq!(failure.vip, vip.into());
-                    assert_eq!(failure.cause, Cause::Unrepaired, "{failure}");
+                    assert_eq!(failure.cause, Cause::OtherPrefixLength, "{failure}");
                     assert!(
                         failure.drift.contains(Drift::WRONG_PREFIX_LENGTH),
                         "{failure}"
@@ -278,7 +278,7 @@ fn release_leaves_both_addresses_of_two_prefix_lengths() {
             .into_report()
             .unwrap();
         assert_eq!(report.failures.len(), 1, "{report:?}");
-        assert_eq!(report.failures[0].cause, Cause::Unrepaired);
+        assert_eq!(report.failures[0].cause, Cause::OtherPrefixLength);
         assert!(
             report.failures[0]
                 .drift

@@ -231,7 +231,7 @@ fn every_broken_state_is_reported_and_repaired() {
         // A VIP that is not there is not added.
         let absent = "10.99.9.9".parse::<IpAddr>().unwrap();
         let result = report_of_failure(manager.normalize_only([absent]));
-        assert_eq!(result.failures[0].cause, Cause::Unrepaired);
+        assert_eq!(result.failures[0].cause, Cause::NotOnLink);
         assert_eq!((result.failures.len(), result.writes), (1, 0));
     }
 }

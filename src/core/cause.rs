@@ -17,14 +17,25 @@ pub enum Cause {
     /// [`ErrorKind::EmptySet`]: a desired VIP; the VIP is claimed, and was not released. The failure's
     /// `detail` says it in full. Nothing was written for the VIP once that was seen.
     Missing(ErrorKind),
-    /// Another device holds a local route for the VIP, and taking it would steal it; or a route to
+    /// Another device holds a local route for the VIP, and taking it would steal it (the failure's
+    /// `detail` names the route and its device); or a route to
     /// it through a nexthop object, a gateway or several links stands where a deletion could hit it.
     /// Nothing was written for it once that was seen.
     Conflict,
-    /// The VIP is on the link in a form that this call must not change: with another prefix
-    /// length, failed duplicate address detection, a route without its address, an address that
-    /// expires where no caller named the VIP, or not at all. The failure's `drift` says which.
-    Unrepaired,
+    /// The VIP's address is on the link with another prefix length than /32 or /128. The routes serve
+    /// that address too. Remove it, or release the VIP there.
+    OtherPrefixLength,
+    /// Duplicate address detection found the VIP in use elsewhere (RFC 4862, 5.4). The kernel serves
+    /// no VIP in this state. Find the other node, or release the VIP here.
+    DadFailed,
+    /// The VIP's routes are on the link without its address, and no caller named the VIP as desired.
+    /// [Assign](crate::VipManager::assign) or [release](crate::VipManager::release) it.
+    StaleRoute,
+    /// The VIP's address has a finite valid lifetime, and no caller named the VIP as desired: another
+    /// tool may renew the address. [`assign`](crate::VipManager::assign) makes it permanent.
+    ExpiringAddress,
+    /// The VIP is not on the link, and the call puts none there.
+    NotOnLink,
     /// The kernel refused an operation; `operation`, `errno` and `text` say which and why.
     Kernel,
     /// The kernel did not finish in time: the address stays tentative, or its own route was still
@@ -43,6 +54,18 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the VIP is in a form that the call must not change.
+    pub(crate) const fn is_not_ours_to_change(self) -> bool {
+        matches!(
+            self,
+            Self::OtherPrefixLength
+                | Self::DadFailed
+                | Self::StaleRoute
+                | Self::ExpiringAddress
+                | Self::NotOnLink
+        )
+    }
+
     /// A stable name for machines, in snake_case: `rejected`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -50,7 +73,11 @@ impl Cause {
             Self::Rejected(..) => "rejected",
             Self::Missing(..) => "missing",
             Self::Conflict => "conflict",
-            Self::Unrepaired => "unrepaired",
+            Self::OtherPrefixLength => "other_prefix_length",
+            Self::DadFailed => "dad_failed",
+            Self::StaleRoute => "stale_route",
+            Self::ExpiringAddress => "expiring_address",
+            Self::NotOnLink => "not_on_link",
             Self::Kernel => "kernel",
             Self::Pending => "pending",
             Self::Contended => "contended",
@@ -66,7 +93,11 @@ impl fmt::Display for Cause {
             Self::Rejected(why) => write!(f, "rejected: {why}"),
             Self::Missing(what) => fmt::Display::fmt(what, f),
             Self::Conflict => f.write_str("another device holds a route for it"),
-            Self::Unrepaired => f.write_str("in a form that this call must not change"),
+            Self::OtherPrefixLength => f.write_str("its address has another prefix length"),
+            Self::DadFailed => f.write_str("duplicate address detection found it in use elsewhere"),
+            Self::StaleRoute => f.write_str("its routes are there without its address"),
+            Self::ExpiringAddress => f.write_str("its address expires"),
+            Self::NotOnLink => f.write_str("it is not on the link"),
             Self::Kernel => f.write_str("the kernel refused"),
             Self::Pending => f.write_str("the kernel did not finish in time"),
             Self::Contended => f.write_str("another writer keeps undoing it"),

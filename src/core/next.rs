@@ -66,7 +66,7 @@ fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
         });
     }
     if facts.contains(Facts::OTHER_LENGTH) {
-        return Some(Next::Fail(Cause::Unrepaired));
+        return Some(Next::Fail(Cause::OtherPrefixLength));
     }
     if facts.contains(Facts::AMBIGUOUS_DELETE_MAIN)
         && facts.intersects(Facts::EXTRA | Facts::PREFIX)
@@ -75,18 +75,27 @@ fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
         return Some(Next::Fail(Cause::Conflict));
     }
     match policy.binding {
-        Binding::Route if must_expire(facts, policy.goal) => Some(Next::Fail(Cause::Unrepaired)),
+        Binding::Route if must_expire(facts, policy.goal) => {
+            Some(Next::Fail(Cause::ExpiringAddress))
+        }
         Binding::Address => {
             let absent = !facts.contains(Facts::ADDRESS) && policy.goal == Goal::Normalize;
             let absent = absent && !progress.has(Done::RENEWED);
-            if absent || facts.contains(Facts::DAD_FAILED) {
-                return Some(Next::Fail(Cause::Unrepaired));
+            if absent {
+                return Some(Next::Fail(if facts.on_link() {
+                    Cause::StaleRoute
+                } else {
+                    Cause::NotOnLink
+                }));
+            }
+            if facts.contains(Facts::DAD_FAILED) {
+                return Some(Next::Fail(Cause::DadFailed));
             }
             facts.contains(Facts::TENTATIVE).then_some(Next::Wait)
         }
         Binding::Route => {
             let absent = !facts.on_link() && policy.goal == Goal::Normalize;
-            (absent && !progress.has(Done::WRITTEN)).then_some(Next::Fail(Cause::Unrepaired))
+            (absent && !progress.has(Done::WRITTEN)).then_some(Next::Fail(Cause::NotOnLink))
         }
     }
 }
@@ -215,7 +224,7 @@ fn plan_kernel_source(family: Family, facts: Facts, progress: Progress, goal: Go
         Family::V4 => Next::Steps(&[Step::AddRoute]),
         Family::V6 if is_new => Next::Wait,
         // Adding the address again would make it permanent.
-        Family::V6 if must_expire(facts, goal) => Next::Fail(Cause::Unrepaired),
+        Family::V6 if must_expire(facts, goal) => Next::Fail(Cause::ExpiringAddress),
         // Only the kernel can add a route of metric 0, and only when the address is added.
         Family::V6 => Next::Steps(&[Step::RenewAddress, Step::AddAddress]),
     }
@@ -233,7 +242,7 @@ fn must_expire(facts: Facts, goal: Goal) -> bool {
 fn rest(facts: Facts, goal: Goal) -> Next {
     let others = facts.intersects(Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX);
     match (facts.contains(Facts::KERNEL), others) {
-        (false, false) if must_expire(facts, goal) => Next::Fail(Cause::Unrepaired),
+        (false, false) if must_expire(facts, goal) => Next::Fail(Cause::ExpiringAddress),
         (false, false) if facts.contains(Facts::EXPIRES) => Next::Steps(&[Step::UpdateAddress]),
         (false, false) => Next::Done,
         (false, true) => Next::Steps(&[Step::DeleteOthers]),
@@ -248,7 +257,7 @@ fn release(facts: Facts, progress: Progress) -> Next {
     if facts.contains(Facts::OTHER_LENGTH) {
         // The routes also serve the address with the other prefix length, which must not be deleted.
         // Deleting only the routes would cut that address off.
-        return Next::Fail(Cause::Unrepaired);
+        return Next::Fail(Cause::OtherPrefixLength);
     }
     let local = Facts::DESIRED | Facts::SAME_KEY | Facts::EXTRA;
     let main = Facts::EXTRA | Facts::PREFIX;

@@ -216,7 +216,9 @@ impl Driver {
             Decision::Nothing => return self.end_round(false, false),
             Decision::Wait => return self.end_round(true, false),
             Decision::Fail(Cause::Conflict) => return self.at = At::Over(Outcome::Conflict),
-            Decision::Fail(Cause::Unrepaired) => return self.at = At::Over(Outcome::Unrepaired),
+            Decision::Fail(cause) if cause.is_not_ours_to_change() => {
+                return self.at = At::Over(Outcome::Unrepaired);
+            }
             Decision::Fail(other) => panic!("{other:?}"),
             Decision::Exhausted => return self.at = At::Over(Outcome::Kernel),
             Decision::Steps(steps) => steps,

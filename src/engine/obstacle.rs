@@ -17,7 +17,7 @@ pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Fa
             let unexplained = |failure: &Failure| {
                 failure.cause == Cause::Conflict
                     && failure.vip.family() == family
-                    && failure.text.is_none()
+                    && failure.detail.is_none()
             };
             if !failures.iter().any(unexplained) {
                 break;
@@ -47,8 +47,9 @@ pub(crate) fn explain(connection: &mut Connection, link: u32, failures: &mut [Fa
             let mut names: Vec<(u32, String)> = Vec::new();
             for (at, route) in found {
                 // The dump lists the winning route first.
-                if failures[at].text.is_none() {
-                    failures[at].text = Some(describe(connection, &route, &mut names).into());
+                if failures[at].detail.is_none() {
+                    let obstacle = describe(connection, &route, &mut names);
+                    failures[at].detail = Some(format!("{}: {obstacle}", Cause::Conflict).into());
                 }
             }
         }

@@ -279,7 +279,8 @@ impl Keeper {
             // The keeper looks for what is missing, not at the VIP.
             Cause::Missing(kind) => return self.note_missing(failure, kind, now),
             // Another link has it, or its form is not ours to change: until that ends.
-            Cause::Conflict | Cause::Unrepaired | Cause::Unread => (1, false),
+            Cause::Conflict | Cause::Unread => (1, false),
+            cause if cause.is_not_ours_to_change() => (1, false),
             _ => (PATIENCE + 1, true),
         };
         let paused = pause(&mut self.backoffs, failure.vip, now, times);

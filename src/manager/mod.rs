@@ -109,11 +109,11 @@ impl VipManager {
     /// link-local and multicast addresses, the sources, and addresses outside the allowed ranges are
     /// no VIPs.
     ///
-    /// Two kinds of VIP fail as [`Cause::Unrepaired`](crate::Cause::Unrepaired). A route without its
-    /// address ([`Drift::STALE`](crate::Drift::STALE)) stays, because only the caller knows whether the
-    /// VIP is desired: [`assign`](Self::assign) or [`release`](Self::release) the VIP. An address with
-    /// a finite valid lifetime ([`Drift::EXPIRING_ADDRESS`](crate::Drift::EXPIRING_ADDRESS)) keeps the
-    /// lifetime, because another tool may renew it; the rest of the VIP is repaired.
+    /// A route without its address stays, because only the caller knows whether the VIP is desired. The
+    /// VIP fails as [`Cause::StaleRoute`](crate::Cause::StaleRoute): [`assign`](Self::assign) or
+    /// [`release`](Self::release) it. An address with a finite valid lifetime keeps the lifetime, because
+    /// another tool may renew it. The rest of the VIP is repaired, and the VIP fails as
+    /// [`Cause::ExpiringAddress`](crate::Cause::ExpiringAddress).
     /// [`assign`](Self::assign) and [`reconcile`](Self::reconcile), which name their VIPs, make the
     /// address permanent.
     ///
@@ -126,7 +126,7 @@ impl VipManager {
     }
 
     /// As [`normalize`](Self::normalize), for these VIPs only. Never adds a VIP: a VIP that is not on the
-    /// link fails as [`Cause::Unrepaired`](crate::Cause::Unrepaired). An expiring address keeps its
+    /// link fails as [`Cause::NotOnLink`](crate::Cause::NotOnLink). An expiring address keeps its
     /// lifetime.
     ///
     /// # Errors

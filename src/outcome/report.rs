@@ -141,15 +141,15 @@ pub struct Failure {
     pub vip: Vip,
     /// What kind of failure this is.
     pub cause: Cause,
-    /// What is missing and how to mend it, for [`Cause::Missing`].
+    /// What exactly stands in the way, in the words of this crate. For [`Cause::Missing`]: what is
+    /// missing, and what to do about it. For [`Cause::Conflict`]: the route in the way, and its device.
     pub detail: Option<Box<str>>,
     /// The operation that the kernel refused, for [`Cause::Kernel`], and for [`Cause::Missing`]
     /// where a refusal showed it.
     pub operation: Option<Operation>,
     /// The error number of that refusal (positive, as in `errno.h`).
     pub errno: Option<i32>,
-    /// The kernel's message (`NLMSGERR_ATTR_MSG`, linux/netlink.h), if any. For [`Cause::Conflict`] the
-    /// conflicting route and its device.
+    /// The kernel's own words (`NLMSGERR_ATTR_MSG`, linux/netlink.h), where it gave any.
     pub text: Option<Box<str>>,
     /// What the call had begun to do for the VIP: it wrote to the VIP before the VIP failed. `None`:
     /// the call wrote nothing for the VIP.

@@ -184,7 +184,7 @@ fn the_steps_foretold_end_where_they_shall() {
                         }
                     }
                     Turn::Failed(cause) => {
-                        let hopeless = matches!(cause, Cause::Conflict | Cause::Unrepaired);
+                        let hopeless = cause == Cause::Conflict || cause.is_not_ours_to_change();
                         // All but the lifetime is healed.
                         let expires = policy.goal == Goal::Normalize && start.expires();
                         assert!(
