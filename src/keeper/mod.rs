@@ -758,7 +758,7 @@ impl VipManager {
     ///
     /// [`ErrorKind::System`] if a socket cannot be opened; [`ErrorKind::InvalidConfig`] if the claim
     /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
-    /// without [`VipManagerBuilder::netns`] in another network namespace than the calling thread's.
+    /// without [`VipManagerBuilder::netns`](crate::VipManagerBuilder::netns) in another network namespace than the calling thread's.
     pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
         check_claim(&claim, &self.config)?;
         let socket = self.open_listener()?;

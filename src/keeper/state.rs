@@ -110,7 +110,7 @@ impl Releases {
     }
 }
 
-/// What a [`Keeper`] waits for.
+/// What a [`Keeper`](crate::Keeper) waits for.
 ///
 /// ```
 #[doc = include_str!("example.txt")]
@@ -134,7 +134,7 @@ pub struct Missing {
     /// Whose VIPs wait; `None`: those of both families.
     pub family: Option<Family>,
     /// What is missing: the link ([`ErrorKind::LinkNotFound`], [`ErrorKind::LinkInVrf`]), or for one
-    /// family what [`Cause::Missing`] says.
+    /// family what [`Cause::Missing`](crate::Cause::Missing) says.
     pub kind: ErrorKind,
     /// The same in full: which source it is, and what to do.
     pub detail: Box<str>,

@@ -39,7 +39,7 @@ pub(crate) use ready::find_link;
 /// user namespace that owns the network namespace.
 ///
 /// A manager remembers no VIP between calls. Several managers may therefore serve one link, and a
-/// manager may [`audit`](Self::audit) or [`plan`](Self::plan) beside a [`Keeper`].
+/// manager may [`audit`](Self::audit) or [`plan`](Self::plan) beside a [`Keeper`](crate::Keeper).
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
     pub(crate) sources: PerFamily<Option<IpAddr>>,
@@ -148,7 +148,7 @@ impl VipManager {
     /// behind, and the node would keep delivering the VIP's traffic to itself.
     ///
     /// Up to 16 IPv6 VIPs are observed by look-ups. IPv4 has no look-up of one address, so an IPv4 VIP
-    /// makes the call read the link. [`Keeper::remove_desired`] need not read it.
+    /// makes the call read the link. [`Keeper::remove_desired`](crate::Keeper::remove_desired) need not read it.
     ///
     /// With a link's last IPv4 address, the kernel deletes every IPv4 route through the link
     /// (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). If other programs have IPv4 routes through the

@@ -45,7 +45,7 @@ pub struct Plan {
     /// What would be done, in this order.
     pub steps: Vec<PlannedStep>,
     /// VIPs that would fail, in order of address: rejected, in conflict, unrepaired, or of a family
-    /// that lacks something ([`Cause::Missing`]).
+    /// that lacks something ([`Cause::Missing`](crate::Cause::Missing)).
     pub failures: Vec<Failure>,
 }
 

@@ -308,10 +308,10 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if a socket cannot be opened, or the link's addresses cannot be read;
-    /// [`ErrorKind::InvalidNetns`] if the manager was opened without [`VipManagerBuilder::netns`] in another
+    /// [`ErrorKind::System`](crate::ErrorKind::System) if a socket cannot be opened, or the link's addresses cannot be read;
+    /// [`ErrorKind::InvalidNetns`](crate::ErrorKind::InvalidNetns) if the manager was opened without [`VipManagerBuilder::netns`](crate::VipManagerBuilder::netns) in another
     /// network namespace than the calling thread's. The link need not exist where the manager has
-    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`] if that link is gone.
+    /// its name. Where it has an index, [`ErrorKind::LinkNotFound`](crate::ErrorKind::LinkNotFound) if that link is gone.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
         let cannot = |error| Error::io("cannot listen to notifications", &error);
         let socket = self.open_listener()?;
