@@ -1174,7 +1174,7 @@ fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
             total.runs += walk.start(kernel);
         }
         println!(
-            "{family:?} {policy:?}: {} moments, rounds {:?}, ends {:?}",
+            "{family:?} {policy:?}: {} moments, rounds {:?}, finished {:?}",
             walk.known.len(),
             walk.rounds,
             walk.outcomes
@@ -1269,7 +1269,7 @@ struct Pair {
     known: HashSet<(Kernel, [Driver; 2])>,
     path: Vec<(Kernel, [Driver; 2])>,
     rounds: u16,
-    ends: u64,
+    finished: u64,
     stalls: usize,
 }
 
@@ -1302,7 +1302,7 @@ impl Pair {
             panic!("{outcomes:?} {:?}", self.course.policy);
         }
         if outcomes == [Some(Outcome::Done); 2] {
-            self.ends += 1;
+            self.finished += 1;
         } else {
             let mut last_change = false;
             for at in 0..2 {
@@ -1361,7 +1361,7 @@ fn two_managers_converge() {
             known: HashSet::default(),
             path: Vec::new(),
             rounds: 0,
-            ends: 0,
+            finished: 0,
             stalls: 0,
         };
         for kernel in states(&pair.course.world, true) {
@@ -1370,9 +1370,9 @@ fn two_managers_converge() {
             pair.follow(kernel, [0, 1].map(|_| Driver::new(&world, policy)));
         }
         println!(
-            "{policy:?}: {} moments, {} ends, {} rounds, {} stalls",
+            "{policy:?}: {} moments, {} finished, {} rounds, {} stalls",
             pair.known.len(),
-            pair.ends,
+            pair.finished,
             pair.rounds,
             pair.stalls
         );
@@ -1381,7 +1381,7 @@ fn two_managers_converge() {
             Binding::Address => (50_000, 100),
             Binding::Route => (1_000, 10),
         };
-        assert!(pair.known.len() > least.0 && pair.ends > least.1);
+        assert!(pair.known.len() > least.0 && pair.finished > least.1);
     }
     println!("{starts} states");
 }

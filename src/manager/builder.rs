@@ -19,8 +19,8 @@ use crate::outcome::Netns;
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::{Socket, Strictness};
 
-/// The protocol of our route while it must not pass for the wanted one. One that is a mark stays:
-/// a call may end just then, and the VIP is still claimed.
+/// The protocol of a staged route, which must differ from the desired route. A mark stays: if the call
+/// ends with the route staged, the VIP is still claimed.
 const fn staged(desired: Protocol) -> u8 {
     match desired {
         Protocol::KERNEL => 251,
@@ -28,27 +28,26 @@ const fn staged(desired: Protocol) -> u8 {
     }
 }
 
-/// What the kernel takes for no label (`IPV6_ADDR_LABEL_DEFAULT`, net/ipv6/addrlabel.c).
+/// The kernel's value for no label (`IPV6_ADDR_LABEL_DEFAULT`, net/ipv6/addrlabel.c).
 const NO_LABEL: u32 = u32::MAX;
 
-/// Asks for a receive buffer that holds the replies of a full batch with room to spare; the kernel
-/// grants what `net.core.rmem_max` allows.
+/// The default receive buffer, in bytes: more than the replies of a full batch need. The kernel grants
+/// at most `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
 ///
-/// A link is all that it takes to look and to [`release`](VipManager::release). To put VIPs of a
-/// family on the link it takes that family's [`source`](Self::source), or
-/// [`kernel_source`](Self::kernel_source). A service proxy that owns its link and shares the node
-/// with nobody of its kind needs these and [`create_link`](Self::create_link); everything else has
-/// a default that suits it.
+/// A link suffices to audit and to [`release`](VipManager::release). To assign VIPs of a family, the
+/// manager also needs the family's [`source`](Self::source) or [`kernel_source`](Self::kernel_source).
+/// A service proxy that owns its link usually adds [`create_link`](Self::create_link). Every other
+/// setting has a default.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct VipManagerBuilder {
     pub(crate) link: LinkRef,
     pub(super) netns: Option<Arc<Netns>>,
     pub(super) sources: Vec<IpAddr>,
-    /// Which families keep the kernel's own route.
+    /// The families that keep the kernel's own route.
     pub(super) kernel_source: PerFamily<bool>,
     pub(super) protocol: Protocol,
     pub(super) ranges: Ranges,
@@ -93,24 +92,24 @@ impl VipManagerBuilder {
         self
     }
 
-    /// The node's own address in its family, the preferred source of the VIPs' routes: traffic
-    /// from the node to a VIP leaves with it. One for each family that has VIPs, unless that
-    /// [keeps the kernel's source](Self::kernel_source).
+    /// Sets the source of a family: the node's own address, and the preferred source of the VIPs'
+    /// routes. Traffic from the node to a VIP has this source address. Each family with VIPs needs one
+    /// source, or [`kernel_source`](Self::kernel_source).
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
         self.sources.push(source.into());
         self
     }
 
-    /// Leaves the VIPs of this family the local route that the kernel makes for their addresses,
-    /// by which traffic from the node to a VIP has the VIP itself as its source. In their
-    /// single-route state that route is the only one; what else leads to them through the link,
-    /// routes of this library included, is deleted.
+    /// Keeps, for the VIPs of this family, the local route that the kernel makes for their addresses.
+    /// Traffic from the node to a VIP then has the VIP itself as its source address. In the
+    /// single-route state the kernel's route is the only one: every other route to the VIP through the
+    /// link is deleted.
     ///
-    /// Without a source and without this, VIPs of a family are rejected
-    /// ([`RejectReason::NoSource`](crate::RejectReason::NoSource)): to forget the source is an error.
+    /// Without a source and without this setting, VIPs of the family are rejected
+    /// ([`RejectReason::NoSource`](crate::RejectReason::NoSource)).
     ///
-    /// An IPv6 VIP that has lost the kernel's route gets it back only with its address, which is
-    /// deleted and added anew.
+    /// If an IPv6 VIP has lost the kernel's route, the manager deletes the address and adds it again:
+    /// only then does the kernel make the route.
     ///
     /// ```no_run
     /// use viproute::{Family, VipManager};
@@ -126,35 +125,36 @@ impl VipManagerBuilder {
         self
     }
 
-    /// The protocol of the VIPs' routes; [`Protocol::KERNEL`] by default.
+    /// Sets the protocol of the VIPs' routes. Default: [`Protocol::KERNEL`].
     ///
-    /// With another one the routes bear a mark, but systemd-networkd removes routes that are
-    /// foreign to it and not `kernel`, unless told otherwise (`ManageForeignRoutes=no`).
+    /// Another protocol marks the routes. But systemd-networkd removes foreign routes whose protocol is
+    /// not `kernel`, unless it is configured with `ManageForeignRoutes=no`.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// How the VIPs are bound to the link; [`Binding::Address`] by default.
+    /// Sets how the VIPs are bound to the link. Default: [`Binding::Address`].
     pub fn binding(mut self, binding: Binding) -> Self {
         self.binding = binding;
         self
     }
 
-    /// Marks the addresses that the manager adds with this protocol (`IFA_PROTO`, Linux 5.18; older
-    /// kernels ignore it), so that [`Claim::mark`](crate::Claim::mark) knows them again.
+    /// Marks the addresses that the manager adds with this protocol, so that
+    /// [`Claim::mark`](crate::Claim::mark) claims them. Needs Linux 5.18 (`IFA_PROTO`); older kernels
+    /// ignore the mark.
     pub fn address_protocol(mut self, protocol: Protocol) -> Self {
         self.address_protocol = Some(protocol);
         self
     }
 
-    /// Keeps the kernel from choosing an IPv6 VIP as the source of traffic to other destinations,
-    /// in one of two ways. Not done by default, when the kernel may choose a VIP where the link
-    /// that the traffic leaves by has no address of its own (RFC 6724, section 5).
+    /// Keeps the kernel from choosing an IPv6 VIP as the source of traffic to other destinations. By
+    /// default the kernel may choose a VIP if the outgoing link has no address of its own (RFC 6724,
+    /// section 5).
     ///
-    /// It needs neither in IPv4, where the manager adds VIPs with scope link (one that another hand
-    /// has added with scope global keeps that, and may be chosen), nor for [`Binding::Route`],
-    /// where they are no addresses.
+    /// IPv4 does not need this, because the manager adds VIPs with scope link. An IPv4 address that
+    /// another program added with scope global keeps its scope and may be chosen. [`Binding::Route`]
+    /// does not need this either: its VIPs are no addresses.
     ///
     /// ```no_run
     /// # use std::net::Ipv6Addr;
@@ -171,31 +171,31 @@ impl VipManagerBuilder {
         self
     }
 
-    /// Like [`avoid_as_source`](Self::avoid_as_source) by
-    /// [`SourceAvoidance::AddressLabel`], with this label instead of [`SourceAvoidance::LABEL`]: for
-    /// nodes where that is another program's. No destination may have it (`ip addrlabel`).
+    /// As [`avoid_as_source`](Self::avoid_as_source) with [`SourceAvoidance::AddressLabel`], with this
+    /// label instead of [`SourceAvoidance::LABEL`], which another program may use. No destination may
+    /// have the label (`ip addrlabel`).
     pub fn address_label(mut self, label: u32) -> Self {
         self.label = label;
         self.avoid_as_source(SourceAvoidance::AddressLabel)
     }
 
     /// Admits only VIPs in this range. May be repeated: an address is admitted if any range
-    /// contains it. Without any range, every admissible address is a VIP. On a loopback link at
-    /// least one is required, because its own addresses look like VIPs.
+    /// contains it. Without any range, every admissible address is a VIP. A loopback link needs at least
+    /// one range, because its own addresses look like VIPs.
     ///
-    /// A range within 169.254.0.0/16 admits link-local IPv4 addresses, like those of Kubernetes'
-    /// node-local-dns; a wider range admits none of them.
+    /// A range within 169.254.0.0/16 admits link-local IPv4 addresses, as Kubernetes' node-local-dns
+    /// needs. A wider range admits no link-local address.
     pub fn allow(mut self, range: impl Into<IpNet>) -> Self {
         self.ranges.allowed.push(range.into());
         self
     }
 
-    /// Admits no VIP in this range, whatever else allows it. May be repeated. No call touches an
-    /// address in it: a VIP of the range that is on the link already stays there.
+    /// Denies this range, even within an allowed range. May be repeated. No call touches an address in
+    /// the range; a VIP of the range on the link stays.
     ///
-    /// For addresses of other hosts that somebody may ask for as VIPs: a node that holds another
-    /// node's address as a VIP cannot reach that node any more, as it happened to Kubernetes nodes
-    /// by external IPs of Services.
+    /// Deny the addresses of other hosts. A node that holds another node's address as a VIP cannot reach
+    /// that node any more. Kubernetes nodes have lost each other this way, through external IPs of
+    /// Services.
     ///
     /// ```no_run
     /// use ipnet::IpNet;
@@ -213,67 +213,67 @@ impl VipManagerBuilder {
         self
     }
 
-    /// Lets a call that assigns VIPs and finds no link create it ([`assign`](VipManager::assign),
-    /// [`reconcile`](VipManager::reconcile), a [`Keeper`](crate::Keeper)), without ARP and without
-    /// an IPv6 address of its own (`addrgenmode none`), and implies [`bring_up`](Self::bring_up).
-    /// The link is down until its settings stand; one of this kind that is there, down and without
-    /// ARP may be what a killed call has left of it, and gets what is missing. Takes a link by name.
+    /// Lets [`assign`](VipManager::assign), [`reconcile`](VipManager::reconcile) and a
+    /// [`Keeper`](crate::Keeper) create a missing link, without ARP and without an IPv6 address of its
+    /// own (`addrgenmode none`). Implies [`bring_up`](Self::bring_up), and needs a link by name.
+    ///
+    /// The link is down until it is configured. An existing link of this kind that is down and without
+    /// ARP may be the rest of a killed call, and is configured too.
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
     }
 
-    /// Lets a call that finds the link down bring it up. Without this IPv6 VIPs fail
-    /// ([`Cause::Missing`](crate::Cause::Missing) with [`ErrorKind::LinkDown`]); IPv4 ones are served,
-    /// whose routes work all the same. Some links are down by design, like kube-proxy's `kube-ipvs0`.
+    /// Lets a call bring the link up. Without this setting, IPv6 VIPs fail on a link that is down
+    /// ([`Cause::Missing`](crate::Cause::Missing) with [`ErrorKind::LinkDown`]). IPv4 VIPs are served,
+    /// because their routes also work there. Some links are down by design, such as kube-proxy's
+    /// `kube-ipvs0`.
     pub fn bring_up(mut self) -> Self {
         self.bring_up = true;
         self
     }
 
-    /// How long a call waits for the kernel without any sign of progress before the VIPs that
-    /// still wait fail as [`Cause::Pending`](crate::Cause::Pending). Default: 5 seconds.
+    /// Sets how long a call waits for the kernel without progress. Then the waiting VIPs fail as
+    /// [`Cause::Pending`](crate::Cause::Pending). Default: 5 seconds.
     pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.stall = time;
         self
     }
 
-    /// How long a call may take altogether; VIPs that are not done by then fail as
-    /// [`Cause::NotReached`](crate::Cause::NotReached) or
-    /// [`Cause::Pending`](crate::Cause::Pending). Default: as long as the kernel makes progress.
+    /// Sets the longest duration of a call. Then the unfinished VIPs fail as
+    /// [`Cause::NotReached`](crate::Cause::NotReached) or [`Cause::Pending`](crate::Cause::Pending).
+    /// Default: no limit while the kernel makes progress.
     pub fn total_timeout(mut self, time: Duration) -> Self {
         self.total = Some(time);
         self
     }
 
-    /// The receive buffer to ask the kernel for, in bytes; default 1 MiB, of which
-    /// `net.core.rmem_max` may grant less. Smaller buffers mean smaller batches, never lost
-    /// replies.
+    /// Sets the receive buffer, in bytes. Default: 1 MiB. `net.core.rmem_max` may limit it. A smaller
+    /// buffer makes smaller batches, and never loses replies.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
     }
 
-    /// As on a kernel before 4.20.
+    /// Works as on a kernel before 4.20.
     #[cfg(test)]
     pub(crate) fn without_strict_checking(mut self) -> Self {
         self.strictness = Strictness::Off;
         self
     }
 
-    /// Checks the configuration and opens the sockets, in the calling thread's network namespace or
-    /// in the one that [`netns`](Self::netns) names. Writes nothing, and does not need the link to
-    /// exist. A link by index is the one that has this index now: where there is none, no later call
-    /// finds it.
+    /// Checks the configuration and opens the sockets, in the calling thread's network namespace or in
+    /// the namespace of [`netns`](Self::netns). Writes nothing. The link need not exist yet, unless it
+    /// is given by index: no later call finds a link that gets the index afterwards.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for a name that no link can have, for the address label
-    /// 0xffffffff, which the kernel has for "none", for
-    /// [`create_link`](Self::create_link) without a name, for two sources of one family, for one
-    /// that no node can have, and for [`kernel_source`](Self::kernel_source) beside a source of that
-    /// family or with [`Binding::Route`]; [`ErrorKind::PermissionDenied`] if the namespace cannot be
-    /// entered for want of `CAP_SYS_ADMIN`; [`ErrorKind::System`] if a socket cannot be opened.
+    /// - [`ErrorKind::InvalidConfig`]: an impossible link name; the address label 0xffffffff, which
+    ///   means no label in the kernel; [`create_link`](Self::create_link) without a name; two sources of
+    ///   one family; an impossible source; [`kernel_source`](Self::kernel_source) with a source of that
+    ///   family or with [`Binding::Route`].
+    /// - [`ErrorKind::PermissionDenied`]: entering the namespace needs `CAP_SYS_ADMIN`.
+    /// - [`ErrorKind::System`]: a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {
@@ -323,7 +323,7 @@ impl VipManagerBuilder {
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
         let mut connection = Connection::open(|| self.open_socket())?;
         if let LinkRef::Index(index) = &self.link {
-            // Which link it is, is decided now: a later one of this index is another.
+            // Bind the index to its present link: a later link with this index is another link.
             link::hold(&mut connection, index.get())?;
             link::find(&mut connection, &self.link)?;
         }
@@ -338,7 +338,7 @@ impl VipManagerBuilder {
 }
 
 impl VipManagerBuilder {
-    /// The wanted route of each family through the link of this index.
+    /// The desired route of each family through the link with this index.
     pub(crate) fn desired(
         &self,
         sources: &PerFamily<Option<IpAddr>>,
@@ -356,7 +356,7 @@ impl VipManagerBuilder {
         })
     }
 
-    /// What all of this means for a call on a link.
+    /// The configuration of a call on this link.
     pub(crate) fn setup(&self, sources: &PerFamily<Option<IpAddr>>, link: u32) -> Setup {
         let desired = self.desired(sources, link);
         let policies = PerFamily::from_fn(|family| Policy {
@@ -374,7 +374,8 @@ impl VipManagerBuilder {
         }
     }
 
-    /// Refuses a binding without the addresses that the kernel makes its routes for.
+    /// Refuses [`Binding::Route`] with [`kernel_source`](Self::kernel_source): the kernel makes its routes
+    /// for addresses only.
     pub(super) fn check_binding(&self, binding: Binding) -> Result<(), Error> {
         if binding == Binding::Route && self.kernel_source.any() {
             return Err(Error::new(
@@ -386,7 +387,7 @@ impl VipManagerBuilder {
         Ok(())
     }
 
-    /// Which addresses are VIPs.
+    /// Decides which addresses are VIPs.
     pub(crate) fn filter(&self, sources: PerFamily<Option<IpAddr>>) -> VipFilter<'_> {
         VipFilter {
             sources,
@@ -395,7 +396,7 @@ impl VipManagerBuilder {
         }
     }
 
-    /// The address label that IPv6 VIPs are to have, if any.
+    /// The address label of IPv6 VIPs, if any.
     pub(super) fn labels(&self) -> Option<u32> {
         let labels = self.avoidance == Some(SourceAvoidance::AddressLabel)
             && self.binding == Binding::Address;
@@ -405,8 +406,8 @@ impl VipManagerBuilder {
     /// Whether this link is the manager's.
     pub(crate) fn is_link(&self, link: &Link<'_>) -> bool {
         match &self.link {
-            LinkRef::Name(ours) => link.is_called(ours),
-            LinkRef::Index(ours) => link.index == ours.get(),
+            LinkRef::Name(name) => link.is_called(name),
+            LinkRef::Index(index) => link.index == index.get(),
         }
     }
 
@@ -435,7 +436,7 @@ impl VipManagerBuilder {
     }
 }
 
-/// Refuses a source that no node can have.
+/// Refuses an impossible source.
 pub(super) fn check_config_source(source: IpAddr) -> Result<(), Error> {
     match Vip::from(source).inadmissible() {
         Some(why) => Err(Error::new(

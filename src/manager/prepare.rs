@@ -1,4 +1,4 @@
-//! All of a call that happens before its first write to a VIP.
+//! The preparation of a call, before its first write to a VIP.
 
 use std::net::IpAddr;
 
@@ -20,33 +20,34 @@ use crate::netlink::connection::{Connection, Groups};
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
 
-/// Whose VIPs a call is about.
+/// The VIPs of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
-    /// The caller named them.
+    /// The VIPs that the caller named.
     Given(Goal),
-    /// All that are on the link, as they are bound.
+    /// The VIPs on the link, with their present binding.
     Link,
-    /// All that are on the link, to be bound anew.
+    /// The VIPs on the link, to get another binding.
     Rebind,
-    /// Those named, and those on the link that are claimed.
+    /// The named VIPs, and the claimed VIPs on the link.
     Claimed(Leaving<'a>),
-    /// Those on the link that are claimed.
+    /// The claimed VIPs on the link.
     Wipe(Leaving<'a>),
-    /// Those named; of those to be released, the claimed ones.
+    /// The named VIPs. Of the VIPs to release, only the claimed ones.
     Lookup(Leaving<'a>),
 }
 
-/// Which VIPs go that are not desired.
+/// The VIPs that a call releases because they are not desired.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Leaving<'a> {
-    /// What is ours to remove.
+    /// The VIPs that the caller may release.
     pub(crate) claim: &'a Claim,
-    /// What the caller removes by name, sorted: no claim, no bound and no guard stops that.
+    /// The VIPs that the caller releases by name, sorted. Neither the claim, nor its bound, nor the guard
+    /// of an empty family applies to them.
     pub(crate) named: &'a [Vip],
-    /// Whether those named are the only ones to go.
+    /// Whether only the named VIPs are released.
     pub(crate) only_named: bool,
-    /// Of which families a VIP is desired. Of another nothing goes for not being desired.
+    /// The families with a desired VIP. In another family no VIP is released for not being desired.
     pub(crate) desired: PerFamily<bool>,
 }
 
@@ -55,12 +56,12 @@ impl<'a> Leaving<'a> {
         self.named.binary_search(&vip).is_ok()
     }
 
-    /// Whether a VIP goes that is seen on the link.
+    /// Whether this VIP, seen on the link, is released.
     fn takes(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
         row.facts.on_link() && self.covers(row.vip, row.facts.contains(Facts::MARKED), filter)
     }
 
-    /// Whether a VIP that could not be read may be one that goes.
+    /// Whether this unread VIP may have to be released.
     fn may_take(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
         row.facts.is_unread() && self.covers(row.vip, true, filter)
     }
@@ -70,7 +71,7 @@ impl<'a> Leaving<'a> {
         self.names(vip) || !self.only_named && reaches && self.claim.covers(vip, marked)
     }
 
-    /// Every VIP that is claimed.
+    /// Releases every claimed VIP.
     pub(crate) fn all(claim: &'a Claim) -> Self {
         Self {
             claim,
@@ -81,22 +82,24 @@ impl<'a> Leaving<'a> {
     }
 }
 
-/// In what way a call is prepared.
+/// The purpose of the preparation.
 pub(crate) enum Mode<'a> {
-    /// To be run, with the whole link looked at.
+    /// Run the call, and observe the whole link.
     Act,
-    /// To be run, with only its rows looked at; notifications told this of them.
+    /// Run the call, and observe only its rows, with these notifications.
     Mend(Vec<(Vip, Notified)>),
-    /// Not to be run: what would be done to the link is noted here, and not done.
+    /// Do not run the call: note the changes of the link here.
     Preview(&'a mut LinkChanges),
 }
 
 impl VipManager {
-    /// Everything of a call that happens before its first write.
+    /// Prepares a call, up to its first write to a VIP.
     ///
-    /// What one family lacks takes out the VIPs of that family, in four places: its source and the
-    /// link as it is, before the link is made or brought up; the link, once it is made; both, for a
-    /// family of which VIPs were only found; the address labels, when it is known for whom.
+    /// A fault of one family fails the VIPs of that family. There are four checks: source and link,
+    /// before the link is created or brought up; the link, after its creation; source and link, for a
+    /// family whose VIPs were only discovered; the address labels, once their VIPs are known.
+    ///
+    /// Longer than 60 lines: the order of the checks and of the first changes is the rule itself.
     pub(crate) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
         let Self {
             config,
@@ -133,7 +136,7 @@ impl VipManager {
             }),
             scope => scope,
         };
-        // To assign nothing is a way to make the link.
+        // A call that assigns no VIP still creates the link.
         let creates = matches!(scope, Scope::Given(Goal::Assign))
             || rows.iter().any(|row| row.goal == Goal::Assign);
         let admit = |vip: Vip| {
@@ -152,9 +155,9 @@ impl VipManager {
         if let Some(link) = found.as_ref().filter(|_| !releases) {
             check_vrf(link)?;
         }
-        // Before the first change, to which the link's creation belongs.
+        // The link's creation is the first change: check before it.
         exclude(config, sources, connection, buffers, asked, found.as_ref())?;
-        // Where no VIP is left to put on the link, nothing is done to it either.
+        // Do not change the link if no VIP is left to assign.
         let acts = !releases && (!asked.any() || needs(&buffers.rows).any());
         let mut labels = None;
         let (link, lookup) = match mode {
@@ -182,8 +185,7 @@ impl VipManager {
                 };
                 if acts && !link.up && may_bring_up(config) {
                     if let Scope::Claimed(leaving) = scope {
-                        // To bring the link up is a change, too: not before the claim's bound was
-                        // checked.
+                        // Bringing the link up is a change: check the claim's bound before it.
                         let mut call = Call::new(
                             config.setup(sources, link.index),
                             connection,
@@ -197,7 +199,7 @@ impl VipManager {
                 }
                 let lookup = match mode {
                     Mode::Mend(all_notified) => Some(Lookup { all_notified }),
-                    _ => are_few(&buffers.rows, scope, config)
+                    _ => begins_with_lookups(&buffers.rows, scope, config)
                         .then(|| Lookup::unknown(&buffers.rows)),
                 };
                 if lookup.is_some() {
@@ -236,7 +238,7 @@ impl VipManager {
             Some(&link),
         )?;
         if let Some(number) = config.labels() {
-            // They are IPv6's alone.
+            // Only IPv6 has address labels.
             let labelled = label(&mut call, &link, number, labels);
             if let Some(trouble) = trouble::only(Family::V6, labelled)? {
                 call.buffers.exclude_family(trouble);
@@ -245,7 +247,7 @@ impl VipManager {
         Ok(call)
     }
 
-    /// What keeps these families from being served now, were these VIPs desired.
+    /// The faults that would keep these families from being served, if these VIPs were desired.
     pub(crate) fn troubles(
         &mut self,
         families: PerFamily<bool>,
@@ -279,19 +281,19 @@ impl VipManager {
     }
 }
 
-/// Whether the rows are better looked at one by one than with all that is on the link.
-fn are_few(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
+/// Whether look-ups of the rows are cheaper than dumps, and suffice.
+fn begins_with_lookups(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
     matches!(scope, Scope::Given(_))
         && (1..=LOOKUP_MAX).contains(&rows.len())
         && rows.iter().all(|row| lookups_suffice(row, config.binding))
 }
 
-/// Which families have VIPs to be put on the link or kept there.
+/// The families with VIPs to assign or to normalize.
 fn needs(rows: &Rows) -> PerFamily<bool> {
     PerFamily::from_fn(|family| rows.needs_source(family))
 }
 
-/// What keeps a family from being served: see [`trouble::of_family`].
+/// The fault that keeps a family from being served: see [`trouble::of_family`].
 fn trouble_of(
     family: Family,
     config: &VipManagerBuilder,
@@ -303,7 +305,7 @@ fn trouble_of(
     trouble::of_family(connection, family, link, may_bring_up(config), source)
 }
 
-/// Takes out the VIPs of these families, where something keeps them from being served.
+/// Fails the VIPs of these families if a fault keeps the family from being served.
 fn exclude(
     config: &VipManagerBuilder,
     sources: &PerFamily<Option<IpAddr>>,
@@ -320,16 +322,17 @@ fn exclude(
     Ok(())
 }
 
-/// Leaves of what was found only the rows that the call is about.
+/// Keeps only the rows of the call's scope.
 fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter<'_>) -> Result<(), Error> {
     match scope {
         Scope::Given(_) => Ok(()),
         Scope::Link | Scope::Rebind => {
             let Buffers { rows, rejected, .. } = buffers;
-            // What went away while it was looked for is not on the link.
+            // A VIP that disappeared during the observation is not on the link.
             rows.retain(|row| row.facts.on_link() || row.facts.is_unread());
             rows.reject(|row| filter.reject(row), rejected);
-            // To bind an address anew makes it permanent, which is for those to say who name it.
+            // Rebinding would make an expiring address permanent. Only a caller that names the VIP may do
+            // that.
             let expiring = rows
                 .iter_mut()
                 .filter(|row| row.facts.contains(Facts::EXPIRES));
@@ -339,8 +342,8 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter<'_>) -> 
         }
         Scope::Claimed(leaving) | Scope::Wipe(leaving) => keep_leaving(buffers, leaving, filter),
         Scope::Lookup(leaving) => {
-            // As a discovery would find it: a route in table main alone makes no VIP, nor does one
-            // that is not of type local.
+            // The same rule as for a discovery: a route in table main alone makes no VIP, and neither
+            // does a route of another type than local.
             let rows = &mut buffers.rows;
             let is_shown = |row: &&Row| {
                 let by_route =
@@ -356,8 +359,7 @@ fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter<'_>) -> 
     }
 }
 
-/// Labels the addresses of the VIPs that will be on the link, or notes in `preview` what would be
-/// done.
+/// Labels the addresses of the VIPs that will be on the link. With `preview`, only notes the labels.
 fn label(
     call: &mut Call<'_>,
     link: &LinkState,
@@ -380,9 +382,9 @@ fn label(
     Ok(())
 }
 
-/// A claim by mark needs a mark.
+/// Refuses a claim by mark of a manager that sets no mark.
 pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
-    // The kernel's own routes bear none.
+    // The kernel's own routes have no mark.
     let marks_routes = config.protocol != Protocol::KERNEL && !config.kernel_source.any();
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
     if claim.needs_mark() && !marks_routes && !marks_addresses {
@@ -395,7 +397,7 @@ pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(
     Ok(())
 }
 
-/// As [`keep_claimed`]; whether some go could not be read.
+/// As [`keep_claimed`], and fails the VIPs that could not be read.
 fn keep_leaving(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
@@ -406,8 +408,8 @@ fn keep_leaving(
     Ok(())
 }
 
-/// Of the VIPs on the link that are not desired, only those named and those claimed are of the call.
-/// Of a family of which no VIP is desired, none is released for not being desired.
+/// Keeps, of the VIPs that are not desired, the named and the claimed ones. In a family without a desired
+/// VIP, no claimed VIP is released.
 fn keep_claimed(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
@@ -417,8 +419,8 @@ fn keep_claimed(
     let Buffers { rows, rejected, .. } = &mut *buffers;
     let is_rejected = |vip| rejected.binary_search_by_key(&vip, |(of, _)| *of).is_ok();
     rows.retain(|row| {
-        // What went away while it was looked for is not on the link. And one that is desired, and
-        // rejected for want of a source, is found there like one that nobody desires.
+        // A VIP that disappeared during the observation is not on the link. A desired VIP that was
+        // rejected, for lack of a source, is discovered on the link but must stay.
         let may_go = leaving.takes(row, filter) || leaving.may_take(row, filter);
         row.goal != Goal::Release || may_go && !is_rejected(row.vip)
     });
@@ -449,7 +451,7 @@ fn keep_claimed(
     Ok(())
 }
 
-/// Why a claimed VIP stays.
+/// The fault of a claimed VIP that stays because its family has no desired VIP.
 fn guard(family: Family) -> Trouble {
     Trouble {
         family,

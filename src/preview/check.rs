@@ -1,5 +1,5 @@
-//! The preview against the [model](crate::engine::check::model) of the kernel: the steps that it foretells from
-//! what was seen, played from the very state, end where they shall.
+//! The preview against the [model](crate::engine::check::model) of the kernel: the predicted steps, played
+//! from the same state, reach the desired state.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::core::{Facts, Progress};
 use crate::engine::check::model::{Extent, KERNEL, Kernel, MARK, Message, Missed, Seen, World};
 use crate::engine::check::{policies, states};
 
-/// One preview, to its end: its moves and the facts foretold behind each round.
-struct Foretold {
+/// One complete simulation: its moves, and the predicted facts after each round.
+struct Predicted {
     rounds: Vec<(Vec<Move>, Facts)>,
     turn: Turn,
 }
@@ -28,7 +28,7 @@ fn observe(world: &World, policy: Policy, kernel: &Kernel) -> Seen {
     world.observe(kernel.addresses, &kernel.routes, extent)
 }
 
-fn foretell(world: &World, policy: Policy, seen: &Seen) -> Foretold {
+fn predict(world: &World, policy: Policy, seen: &Seen) -> Predicted {
     let family = world.family;
     let mut simulation = Simulation::new(
         family,
@@ -42,15 +42,15 @@ fn foretell(world: &World, policy: Policy, seen: &Seen) -> Foretold {
         let mut moves = Vec::new();
         let turn = simulation.advance(policy, &desired, |what, _| moves.push(what));
         if turn != Turn::Moved {
-            return Foretold { rounds, turn };
+            return Predicted { rounds, turn };
         }
-        // The script deletes addresses behind all routes of the round.
+        // The script deletes addresses after all routes of the round.
         moves.sort_by_key(|what| *what == Move::Step(Step::DeleteAddress));
         rounds.push((moves, simulation.facts));
     }
 }
 
-/// What the script passes over.
+/// The refusals that the script accepts.
 fn is_tolerated(what: Move, errno: i32) -> bool {
     match what {
         Move::Step(Step::AppendRoute) => errno == libc::EEXIST,
@@ -66,12 +66,12 @@ fn is_tolerated(what: Move, errno: i32) -> bool {
     }
 }
 
-/// What a forecast cannot or need not know.
+/// The facts without those that the simulation does not predict.
 fn known(facts: Facts) -> Facts {
     facts - (Facts::SAME_KEY_DIFFERS | Facts::WINS | Facts::MARKED | Facts::RECENT)
 }
 
-fn is_wanted(kernel: &Kernel, world: &World, policy: Policy) -> bool {
+fn is_desired(kernel: &Kernel, world: &World, policy: Policy) -> bool {
     match (policy.goal, policy.binding) {
         (Goal::Release, _) => kernel.is_released(),
         (_, Binding::Address) => kernel.is_single_route(world),
@@ -84,18 +84,18 @@ fn is_wanted(kernel: &Kernel, world: &World, policy: Policy) -> bool {
     }
 }
 
-/// Plays the steps; the late route comes before the one of this number, or when it is waited for.
-fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late: usize) {
+/// Plays the steps. The late route comes before step number `late`, or during a wait.
+fn play(world: &World, policy: Policy, start: &Kernel, predicted: &Predicted, late: usize) {
     let mut kernel = start.clone();
-    // The anchor sees to it.
+    // The placeholder address stays on the link.
     kernel.last &= policy.binding == Binding::Address;
     let waits = |(moves, _): &(Vec<Move>, Facts)| {
         let wait = |what: &Move| matches!(what, Move::Wait { .. });
         moves.iter().any(wait)
     };
     let stays = policy.goal != Goal::Release && policy.binding == Binding::Address;
-    if stays && !foretold.rounds.iter().any(waits) {
-        // A route still to come, of which nothing tells, only a second look finds.
+    if stays && !predicted.rounds.iter().any(waits) {
+        // Only a second observation finds a late route that no fact shows.
         kernel.late = false;
     }
     let late = kernel.late.then_some(late);
@@ -103,9 +103,9 @@ fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late
     let context = |played: &[Move], kernel: &Kernel| {
         format!("{policy:?}\nfrom {start:?}\nby {played:?}\nto {kernel:?}")
     };
-    // Whether all was as foretold.
+    // Whether the facts must be as predicted.
     let mut exact = world.family == Family::V6 && !start.late;
-    for (moves, facts) in &foretold.rounds {
+    for (moves, facts) in &predicted.rounds {
         for &what in moves {
             if kernel.late && late == Some(played.len()) {
                 kernel.late_route_arrives();
@@ -123,8 +123,8 @@ fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late
                         context(&played, &kernel)
                     );
                     if policy.kernel_source && !there {
-                        // It will not come, and only a second look finds that the address must be
-                        // made anew.
+                        // The route will not come. Only a second observation shows that the address must
+                        // be made again.
                         return;
                     }
                     exact &= there;
@@ -149,15 +149,15 @@ fn play(world: &World, policy: Policy, start: &Kernel, foretold: &Foretold, late
     let context = context(&played, &kernel);
     assert!(!kernel.late, "the late route is still to come: {context}");
     assert!(
-        is_wanted(&kernel, world, policy),
-        "not as wanted: {context}"
+        is_desired(&kernel, world, policy),
+        "not as desired: {context}"
     );
 }
 
 #[test]
-fn the_steps_foretold_end_where_they_shall() {
+fn planned_steps_reach_the_desired_state() {
     for family in Family::ALL {
-        let mut ends = BTreeMap::<String, usize>::new();
+        let mut outcomes = BTreeMap::<String, usize>::new();
         for policy in policies() {
             let protocol = if policy.as_kernel { KERNEL } else { MARK };
             let world = World {
@@ -168,16 +168,16 @@ fn the_steps_foretold_end_where_they_shall() {
             };
             for start in states(&world, false) {
                 let seen = observe(&world, policy, &start);
-                let foretold = foretell(&world, policy, &seen);
-                *ends.entry(format!("{:?}", foretold.turn)).or_default() += 1;
-                match foretold.turn {
+                let predicted = predict(&world, policy, &seen);
+                *outcomes.entry(format!("{:?}", predicted.turn)).or_default() += 1;
+                match predicted.turn {
                     Turn::Done => {
-                        let waits = foretold.rounds.iter().flat_map(|(moves, _)| moves);
+                        let waits = predicted.rounds.iter().flat_map(|(moves, _)| moves);
                         let before = waits
                             .take_while(|what| !matches!(what, Move::Wait { .. }))
                             .count();
                         for late in 0..=before {
-                            play(&world, policy, &start, &foretold, late);
+                            play(&world, policy, &start, &predicted, late);
                             if !start.late {
                                 break;
                             }
@@ -185,10 +185,10 @@ fn the_steps_foretold_end_where_they_shall() {
                     }
                     Turn::Failed(cause) => {
                         let hopeless = cause == Cause::Conflict || cause.is_not_ours_to_change();
-                        // All but the lifetime is healed.
+                        // Everything but the lifetime is repaired.
                         let expires = policy.goal == Goal::Normalize && start.expires();
                         assert!(
-                            hopeless && (expires || foretold.rounds.is_empty()),
+                            hopeless && (expires || predicted.rounds.is_empty()),
                             "{cause:?}: {start:?}"
                         );
                     }
@@ -196,10 +196,10 @@ fn the_steps_foretold_end_where_they_shall() {
                 }
             }
         }
-        println!("{family:?}: {ends:?}");
+        println!("{family:?}: {outcomes:?}");
         assert!(
-            ends["Done"] > 1000 && ends["Failed(Conflict)"] > 100,
-            "{ends:?}"
+            outcomes["Done"] > 1000 && outcomes["Failed(Conflict)"] > 100,
+            "{outcomes:?}"
         );
     }
 }

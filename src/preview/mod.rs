@@ -1,7 +1,6 @@
 //! A call that is not made: its steps as data, and as a script of `ip` commands.
 //!
-//! Each row is played forward: `next` says what to send, [`Simulation`] what the kernel would make of
-//! it.
+//! Each row is simulated: `next` chooses the steps, and [`Simulation`] predicts the facts after them.
 
 #[cfg(test)]
 mod check;
@@ -25,7 +24,7 @@ use crate::manager::{Leaving, Mode, Scope, VipManager};
 use crate::outcome::{Claim, Error, Failure};
 use simulation::{Move, Simulation, Turn};
 
-/// Plays a call forward, of which everything was prepared.
+/// Simulates a prepared call to its end.
 pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
     let link: Arc<str> = link_changes.name.as_str().into();
     let mut plan = Plan::default();
@@ -34,8 +33,11 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
     let mut playing: Vec<(&Row, Simulation)> = rows
         .iter()
         .map(|row| {
-            let strange = Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX;
-            let others = row.facts.intersects(strange).then(|| rows.others(row.vip));
+            let has_others = Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX;
+            let others = row
+                .facts
+                .intersects(has_others)
+                .then(|| rows.others(row.vip));
             let mut simulation = Simulation::new(
                 row.vip.family(),
                 row.facts,
@@ -190,13 +192,13 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
         }
         named(key, vip, &link)
     };
-    let in_transit = || PlannedRoute {
+    let staged = || PlannedRoute {
         lifetime: staged_lifetime(desired),
         ..written(&staged_key(desired))
     };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
-        // Not compared in IPv6, which refuses one that is not there.
+        // IPv6 does not compare the source, and refuses one that is not a local address.
         route.source = route.source.filter(|_| vip.family() == Family::V4);
         route.tos = if vip.family() == Family::V4 {
             key.tos
@@ -225,11 +227,12 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
                 peer: None,
             },
             Step::AddRoute => Action::AddRoute(written(&desired_key(desired))),
-            Step::AddStaged => Action::AddRoute(in_transit()),
+            Step::AddStaged => Action::AddRoute(staged()),
             Step::AppendRoute => Action::AppendRoute(written(&desired_key(desired))),
             Step::ReplaceRoute => Action::ReplaceRoute(written(&desired_key(desired))),
-            Step::ReplaceStaged => Action::ReplaceRoute(in_transit()),
-            // Of the last two one is made for each route by `advance`, for each address by `preview`.
+            Step::ReplaceStaged => Action::ReplaceRoute(staged()),
+            // `advance` plans `DeleteOthers` for each route, `preview` plans `UpdateAddress` for each
+            // address.
             Step::DeleteDesired | Step::DeleteOthers | Step::UpdateAddress => {
                 deleted(&desired_key(desired))
             }
@@ -252,7 +255,7 @@ fn named(key: &RouteKey, vip: Vip, link: &Arc<str>) -> PlannedRoute {
     }
 }
 
-/// Why `next` says this, from the facts that it was told.
+/// Why `next` chose this move, from the facts before it.
 fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
     let cured = match what {
         Move::Wait { .. } => return Reason::LateRoute,
@@ -275,7 +278,7 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
         },
     };
     let drift = facts.drift(policy);
-    // A step may cure what an earlier one of the same round brings.
+    // A step may cure the drift that an earlier step of the same round causes.
     Reason::Drift(match drift & cured {
         cured if cured.is_empty() => drift,
         cured => cured,
@@ -283,17 +286,16 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
 }
 
 impl VipManager {
-    /// What [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
-    /// reason, waits included, and the VIPs that it cannot bring about. Printed, it is a script of
-    /// `ip` commands.
+    /// Returns what [`reconcile`](Self::reconcile) would do now, as data: the steps in order, each with its
+    /// reason, and the VIPs that would fail. `Display` prints the plan as a script of `ip` commands.
     ///
-    /// Writes nothing, creates no link and needs no privilege. It is a preview, not an order: see
-    /// [`Plan`].
+    /// Writes nothing, creates no link and needs no privilege. A plan is a preview: no call executes it.
+    /// See [`Plan`].
     ///
     /// # Errors
     ///
-    /// What `reconcile` says before it writes anything. VIPs that would fail are no error, but
-    /// listed in [`Plan::failures`].
+    /// The errors of `reconcile` before its first write. A VIP that would fail is no error; see
+    /// [`Plan::failures`].
     pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
     where
         I: IntoIterator,

@@ -11,11 +11,11 @@ use crate::core::Drift;
 use crate::link::LinkKind;
 use crate::outcome::Failure;
 
-/// What [`reconcile`](crate::VipManager::reconcile) would do, from what was seen when
-/// [`VipManager::plan`](crate::VipManager::plan) was called.
+/// What [`reconcile`](crate::VipManager::reconcile) would do, from the state that
+/// [`VipManager::plan`](crate::VipManager::plan) observed.
 ///
-/// It is to be read, not to be kept: the node goes on changing, and a deletion that was right then
-/// may hit something else later. Therefore no call takes a plan; call `reconcile`.
+/// Read a plan at once and do not keep it. The node's state changes, and a planned deletion may later
+/// hit another route. Therefore no call executes a plan; call `reconcile`.
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
@@ -30,27 +30,25 @@ use crate::outcome::Failure;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Printed with `{}` it is a POSIX shell script of `ip` commands that ends where `reconcile` ends,
-/// as long as nothing else changes the VIPs. It stops at the first command that fails, and passes
-/// over what it shall delete and does not find, as the library does. It was tried with iproute2
-/// 6.1, which lacks one word: `proto` of an address, for the manager's mark or one to be kept. There
-/// such a script stops.
+/// `{}` prints the plan as a POSIX shell script of `ip` commands. The script reaches the end state of
+/// `reconcile` if nothing else changes the VIPs. It stops at the first command that fails, except for
+/// a deletion that finds nothing. The script was tried with iproute2 6.1, which lacks `proto` of an
+/// address; a script with that word stops there.
 ///
-/// What a script cannot do is look again. `reconcile` verifies the result, and repairs what
-/// another hand, or a late route that nothing tells of, broke meanwhile: above all where the plan
-/// begins with bringing up a link that has IPv6 addresses.
+/// A script does not observe the kernel again. `reconcile` does, and repairs the changes of other
+/// writers and of late routes, above all if the plan brings up a link with IPv6 addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
-    /// What would be done, in this order.
+    /// The steps, in this order.
     pub steps: Vec<PlannedStep>,
-    /// VIPs that would fail, in order of address: rejected, in conflict, unrepaired, or of a family
-    /// that lacks something ([`Cause::Missing`](crate::Cause::Missing)).
+    /// The VIPs that would fail, sorted: rejected, in conflict, unrepaired, or of a family that cannot be
+    /// served ([`Cause::Missing`](crate::Cause::Missing)).
     pub failures: Vec<Failure>,
 }
 
 impl Plan {
-    /// Whether nothing would be done. VIPs may still have failed.
+    /// Whether the plan has no step. [`failures`](Self::failures) may still hold VIPs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
@@ -61,11 +59,11 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedStep {
-    /// The VIP that it is for; `None` for one that concerns the whole link.
+    /// The VIP of the step; `None` for a step of the whole link.
     pub vip: Option<Vip>,
-    /// What would be done.
+    /// The action.
     pub action: Action,
-    /// Why.
+    /// The reason for the action.
     pub reason: Reason,
 }
 
@@ -73,21 +71,20 @@ pub struct PlannedStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The VIP then differs from its single-route state in this.
+    /// The VIP has this drift at the time of the step.
     Drift(Drift),
     /// The VIP is claimed and not desired.
     NotDesired,
-    /// The kernel puts in a local route of its own after it has answered; to delete it before
-    /// would miss it.
+    /// The kernel inserts its own local route after the ack of the address. An earlier deletion would miss
+    /// the route.
     LateRoute,
-    /// As it is then, the wanted route cannot be hit when the kernel's is deleted, nor pass for
-    /// finished before that has come.
+    /// The route is staged, so that deleting the kernel's route cannot match it.
     Staged,
-    /// There is no link, and the manager may create it.
+    /// The link does not exist, and the manager may create it.
     NoLink,
     /// The link is down, and the manager may bring it up.
     LinkDown,
-    /// With the link's last IPv4 address the kernel would flush every IPv4 route through it.
+    /// With the link's last IPv4 address, the kernel would delete every IPv4 route through the link.
     LastAddress,
     /// The kernel might choose a VIP as the source of traffic to other destinations, which
     /// [`VipManagerBuilder::avoid_as_source`](crate::VipManagerBuilder::avoid_as_source) forbids.
@@ -126,7 +123,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What a step does. Printed, it is one `ip` command.
+/// The action of a step. `Display` prints one `ip` command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
@@ -138,7 +135,7 @@ pub enum Action {
         /// Its kind.
         kind: LinkKind,
     },
-    /// Keep the kernel from giving the link an IPv6 address of its own.
+    /// Keep the kernel from generating an IPv6 address for the link (`addrgenmode none`).
     #[non_exhaustive]
     NoOwnAddress {
         /// The link's name.
@@ -161,7 +158,7 @@ pub enum Action {
         /// The label.
         label: u32,
     },
-    /// Put a host address on the link that stays there.
+    /// Add a placeholder address, which stays on the link.
     #[non_exhaustive]
     AddPlaceholder {
         /// The link's name.
@@ -169,7 +166,7 @@ pub enum Action {
         /// The address.
         address: IpAddr,
     },
-    /// Add the VIP's address, where it is not there.
+    /// Add the VIP's address.
     #[non_exhaustive]
     AddAddress {
         /// The link's name.
@@ -178,12 +175,12 @@ pub enum Action {
         vip: Vip,
         /// The address's mark (`IFA_PROTO`).
         protocol: Option<Protocol>,
-        /// Whether it is deprecated from the start: preferred lifetime 0, valid for ever
+        /// Whether the address is deprecated: preferred lifetime 0, valid lifetime infinite
         /// ([`SourceAvoidance::Deprecated`](crate::SourceAvoidance::Deprecated)). IPv6 only.
         deprecated: bool,
     },
-    /// Make the VIP's address valid for ever, and keep what else it has. An IPv6 one gets
-    /// `IFA_F_NOPREFIXROUTE` with that.
+    /// Make the VIP's address permanent, and keep its other attributes. An IPv6 address also gets
+    /// `IFA_F_NOPREFIXROUTE`.
     #[non_exhaustive]
     UpdateAddress {
         /// The link's name.
@@ -192,7 +189,7 @@ pub enum Action {
         vip: Vip,
         /// The flags to keep (`IFA_F_*`, linux/if_addr.h).
         flags: u32,
-        /// Whether it stays deprecated: preferred lifetime 0.
+        /// Whether the address stays deprecated: preferred lifetime 0.
         deprecated: bool,
         /// The other end, where the address has one.
         peer: Option<IpAddr>,
@@ -222,11 +219,11 @@ pub enum Action {
         /// Whether it will come.
         likelihood: Likelihood,
     },
-    /// Add a route, where its place is free.
+    /// Add a route. Fails if a route with the same key exists.
     AddRoute(PlannedRoute),
-    /// Add a route behind those that are in its place. IPv4 only.
+    /// Add a route behind the routes with the same key. IPv4 only.
     AppendRoute(PlannedRoute),
-    /// Replace the route in its place, or add it.
+    /// Replace the route with the same key, or add it.
     ReplaceRoute(PlannedRoute),
     /// Delete a route.
     DeleteRoute(PlannedRoute),
@@ -281,7 +278,7 @@ impl fmt::Display for Likelihood {
     }
 }
 
-/// A route to a VIP, as it is written or as a deletion names it.
+/// A route to a VIP, as a step adds or deletes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedRoute {

@@ -147,7 +147,7 @@ impl PlannedRoute {
             write!(f, " tos 0x{:02x}", self.tos)?;
         }
         if vip.family() == Family::V4 {
-            // A deletion without one would mean the scope that `ip` takes for the type.
+            // Without a scope, `ip` would use the type's default scope.
             let scope = if verb == "del" { "nowhere" } else { "host" };
             write!(f, " scope {scope}")?;
         }
@@ -158,7 +158,7 @@ impl PlannedRoute {
     }
 }
 
-/// Runs a deletion, and passes over what it does not find.
+/// Runs a deletion, and accepts that it finds nothing.
 const GONE: &str = r#"
 gone() {
 	said=$("$@" 2>&1) && return
@@ -170,7 +170,7 @@ gone() {
 }
 "#;
 
-/// Runs an addition, and passes over what is there.
+/// Runs an addition, and accepts that the object exists.
 const THERE: &str = r#"
 there() {
 	said=$("$@" 2>&1) && return
@@ -181,8 +181,8 @@ there() {
 }
 "#;
 
-/// Waits for the kernel's route, five seconds at the most. To ask for one route is quicker than to
-/// read the table, but where a routing rule comes first, the answer may be another table's.
+/// Waits up to five seconds for the kernel's route. A look-up is quicker than a dump, but a preceding
+/// routing rule may answer it from another table.
 const CAME: &str = r#"
 nap() { sleep 0.1 2>/dev/null || sleep 1; }
 has_come() {
@@ -207,7 +207,7 @@ came() {
 }
 "#;
 
-/// Waits for a route that may come, until no address of the plan is new any more.
+/// Waits for a route that may come, until every address of the plan is old.
 const MAY_COME: &str = r#"
 recent=27
 may_come() {
@@ -285,7 +285,7 @@ impl fmt::Display for Plan {
                     };
                     writeln!(f, "{wait} {vip} {}", Word(link))?;
                 }
-                // A node without IPv6 gives no IPv6 address either.
+                // A node without IPv6 generates no IPv6 address.
                 Action::NoOwnAddress { .. } => writeln!(f, "{action} 2>/dev/null || :")?,
                 _ => match manner {
                     Manner::Gone => writeln!(f, "gone {action}")?,

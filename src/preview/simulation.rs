@@ -1,4 +1,4 @@
-//! A row as it will be: the steps of `next`, and what the kernel makes of each.
+//! The simulation of a row: the steps of `next`, and the facts after each.
 //!
 //! The unit test plays the same steps into the model of the kernel (`engine/check/model.rs`).
 
@@ -11,11 +11,11 @@ use crate::base::{
 };
 use crate::core::{Cause, Done, Facts, Next, Policy, Progress, Step, next};
 
-/// One thing that happens to a row.
+/// One event of a simulated row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     Step(Step),
-    /// One of the deletions that [`Step::DeleteOthers`] stands for.
+    /// A deletion of one route, of a [`Step::DeleteOthers`].
     Delete(RouteKey),
     /// The kernel's route comes.
     Wait {
@@ -31,16 +31,16 @@ pub(crate) enum Turn {
     Failed(Cause),
 }
 
-/// Rounds of a row, at the most; the model takes seven.
+/// The most rounds of a row. The model takes seven.
 const ROUNDS: u16 = 20;
 
-/// A row as it will be, if nothing else changes it.
+/// The simulated state of a row, if nothing else changes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Simulation {
     family: Family,
     pub(crate) facts: Facts,
     progress: Progress,
-    /// The routes that are not as wanted.
+    /// The routes to delete.
     others: Vec<RouteKey>,
     rounds: u16,
 }
@@ -53,7 +53,7 @@ impl Simulation {
         others: impl Iterator<Item = RouteKey>,
     ) -> Self {
         let mut others: Vec<_> = others.collect();
-        // A deletion may match other routes than the one that it is for: see `delete_others`.
+        // A deletion may match another route than the planned one: see `delete_others`.
         others.sort_by_key(|key| (key.metric == 0, key.prefsrc.is_none()));
         Self {
             family,
@@ -64,9 +64,9 @@ impl Simulation {
         }
     }
 
-    /// After its link has come up: the kernel makes the routes of the link's addresses again
-    /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c; `fixup_permanent_addr`, net/ipv6/addrconf.c). Of
-    /// those, the ones for `broadcasts` lead to the VIP. The address may have a metric of its own.
+    /// Simulates the link coming up. The kernel makes the routes of the link's addresses again
+    /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c; `fixup_permanent_addr`, net/ipv6/addrconf.c). The
+    /// routes of `broadcasts` lead to the VIP. `metric` is the address's own metric, if any.
     pub(crate) fn link_comes_up(
         &mut self,
         metric: Option<u32>,
@@ -90,7 +90,7 @@ impl Simulation {
                 tos: 0,
                 prefsrc: Some(address),
             };
-            // The kernel makes none that is there.
+            // The kernel does not add a route twice.
             if self.others.contains(&key) {
                 continue;
             }
@@ -102,14 +102,14 @@ impl Simulation {
         }
     }
 
-    /// Plays one round.
+    /// Simulates one round.
     pub(crate) fn advance(
         &mut self,
         policy: Policy,
         desired: &DesiredRoute,
         mut emit: impl FnMut(Move, Facts),
     ) -> Turn {
-        // What every observation notes.
+        // The same transition as after every observation.
         self.progress.observed(self.facts);
         let steps = match next(self.family, self.facts, self.progress, policy) {
             Next::Done => return Turn::Done,
@@ -142,13 +142,13 @@ impl Simulation {
             } else {
                 emit(Move::Step(step), before);
             }
-            self.take(step, desired);
+            self.apply(step, desired);
         }
         Turn::Moved
     }
 
     /// What the kernel makes of a step that `next` says.
-    fn take(&mut self, step: Step, desired: &DesiredRoute) {
+    fn apply(&mut self, step: Step, desired: &DesiredRoute) {
         match step {
             Step::AddAddress => {
                 self.facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::RECENT;
@@ -182,8 +182,8 @@ impl Simulation {
         }
     }
 
-    /// The kernel takes its own routes with it. Of one that is valid for ever and may have made a
-    /// prefix route that is the first one in table main, whoever made it
+    /// The kernel also deletes its own routes of the address. For a permanent address that may have made a
+    /// prefix route, the kernel deletes the first route in table main, of any origin
     /// (`addrconf_get_prefix_route`, net/ipv6/addrconf.c).
     fn delete_address(&mut self) {
         if self.family == Family::V6
@@ -215,23 +215,23 @@ impl Simulation {
         );
     }
 
-    /// Whatever was in the place of the wanted route is not any more.
+    /// The routes with the desired route's key are gone.
     fn clear_same_key(&mut self) {
         self.facts.remove(Facts::SAME_KEY | Facts::SAME_KEY_DIFFERS);
         let family = self.family;
         self.others.retain(|key| !has_same_key(key, family));
     }
 
-    /// IPv6 has one route in a place. Of several in IPv4 the first is replaced, and which that is,
-    /// nobody knows: then all count as there, and a deletion finds nothing.
+    /// IPv6 has one route of a key. IPv4 replaces the first of several, and the order is unknown: the
+    /// simulation keeps all of them, and a planned deletion may find nothing.
     fn replace_route(&mut self, desired: &DesiredRoute) {
         let kernels = self.facts.contains(Facts::KERNEL);
         self.facts |= Facts::desired(desired.kernel_source);
-        let slots = self
+        let same_keys = self
             .others
             .iter()
             .filter(|key| has_same_key(key, self.family));
-        match (self.family, slots.count()) {
+        match (self.family, same_keys.count()) {
             (Family::V6, _) => self.clear_same_key(),
             (Family::V4, 0) if !desired.kernel_source => self.facts.remove(Facts::KERNEL),
             (Family::V4, 1) if !kernels => self.clear_same_key(),
@@ -239,11 +239,11 @@ impl Simulation {
         }
     }
 
-    /// An IPv4 deletion without a preferred source matches any. Where it may have hit another route
-    /// than the one it is for, that one counts as left.
+    /// An IPv4 deletion without a preferred source matches any source. If the deletion may have hit
+    /// another route, the simulation keeps the planned route.
     fn delete_others(&mut self, desired: &DesiredRoute) {
         let others = std::mem::take(&mut self.others);
-        let ours = self.facts.contains(Facts::DESIRED);
+        let desired_route = self.facts.contains(Facts::DESIRED);
         let kernel = self.facts.contains(Facts::KERNEL);
         self.facts
             .remove(Facts::EXTRA | Facts::PREFIX | Facts::SAME_KEY);
@@ -251,15 +251,15 @@ impl Simulation {
         let family = self.family;
         let left = others.iter().find(|key| {
             let any_source = key.prefsrc.is_none();
-            let hits_ours = ours
+            let hits_desired = desired_route
                 && key.protocol == desired.protocol
                 && (any_source || key.prefsrc == desired.source);
             let hits_kernels = kernel && key.protocol == libc::RTPROT_KERNEL && any_source;
             let local = key.kind == libc::RTN_LOCAL && has_same_key(key, family);
-            family == Family::V4 && local && (hits_ours || hits_kernels)
+            family == Family::V4 && local && (hits_desired || hits_kernels)
         });
         if let Some(left) = left {
-            // Whichever of them is left, it is the only one that this deletion matches.
+            // One route is left, and this deletion matches that route.
             self.facts.remove(Facts::DESIRED | Facts::KERNEL);
             self.facts |= Facts::SAME_KEY | Facts::WRONG_SOURCE;
             self.others.push(*left);
@@ -267,7 +267,7 @@ impl Simulation {
     }
 }
 
-/// Whether a route is in the place that the wanted one would take.
+/// Whether a route has the desired route's key.
 fn has_same_key(key: &RouteKey, family: Family) -> bool {
     let metric = match family {
         Family::V4 => 0,
@@ -276,7 +276,7 @@ fn has_same_key(key: &RouteKey, family: Family) -> bool {
     key.table == TABLE_LOCAL && key.tos == 0 && key.metric == metric
 }
 
-/// Whether an IPv6 route is the one that the kernel made for an address in table main.
+/// Whether an IPv6 route is the kernel's prefix route of an address.
 fn is_prefix(key: &RouteKey) -> bool {
     key.table == TABLE_MAIN && key.protocol == libc::RTPROT_KERNEL
 }
