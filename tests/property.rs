@@ -1764,7 +1764,11 @@ fn lacks(tally: &Tally) -> Option<&'static str> {
         ("fifty repaired", tally.repaired.get() > 50),
         ("fifty released", tally.released.get() > 50),
         ("a conflict", failed("another device holds")),
-        ("one in a form to be left alone", failed("must not change")),
+        ("one without its address", failed("without its address")),
+        (
+            "one that is not on the link",
+            failed("it is not on the link"),
+        ),
         ("a call without a link", refused("LinkNotFound")),
         ("one in a VRF", !LINK_KINDS.vrf || refused("LinkInVrf")),
     ];
