@@ -20,9 +20,9 @@ const BATCH: usize = 256;
 /// How the VIPs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// As wanted.
+    /// As desired.
     Clean,
-    /// The kernel's own route stands beside the wanted one, or in its place.
+    /// The kernel's own route stands beside the desired one, or in its place.
     Broken,
 }
 
@@ -167,7 +167,7 @@ impl Pure {
         Engine::new(PerFamily::splat(policy), Method::Dumps)
     }
 
-    /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as wanted.
+    /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as desired.
     #[must_use]
     pub fn decode<'d>(&mut self, datagrams: impl IntoIterator<Item = &'d [u8]>) -> usize {
         let context = MatchContext {

@@ -102,7 +102,7 @@ fn split(mut bytes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
     })
 }
 
-/// Whatever becomes of a message, only its refusal is told.
+/// Whatever becomes of a message, only its refusal is reported.
 fn ask_for_no_ack(message: &mut [u8]) {
     let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
     let flags = flags & !netlink_packet_core::NLM_F_ACK;
@@ -151,7 +151,7 @@ fn assert_accounted(report: &Report, vips: usize) {
 }
 
 /// The receive buffer that Linux gives by default, as one asks for it, and the 1 MiB that we ask
-/// for; and the smallest one that there is.
+/// for; and the smallest possible buffer.
 const BUFFERS: [usize; 3] = [212_992 / 2, 1 << 20, 1];
 
 /// Whether the kernel gives its reason when it refuses an address: since 6.6.
@@ -523,9 +523,9 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         assert_ne!(struck.load(std::sync::atomic::Ordering::Relaxed), 0);
         let routes = ip(&format!("-6 route show table local dev {LINK}"));
         let to_vips = || routes.lines().filter(|line| line.contains("2001:db8:42::"));
-        let ours = |line: &&str| line.contains("metric 1024") && line.contains(" src ");
+        let desired = |line: &&str| line.contains("metric 1024") && line.contains(" src ");
         assert_eq!(
-            (to_vips().count(), to_vips().filter(ours).count()),
+            (to_vips().count(), to_vips().filter(desired).count()),
             (300, 300)
         );
     }
@@ -576,7 +576,7 @@ fn a_late_reply_is_not_taken_for_a_later_calls() {
     for (back, vip) in (1..=100).zip(&keys) {
         templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
     }
-    vips.connection_mut().ask().send(&stale).unwrap();
+    vips.connection_mut().request_socket().send(&stale).unwrap();
     let report = vips.assign(&set).unwrap();
     assert_eq!((report.assigned, report.retries), (100, 0));
     assert_eq!(on_link().len(), 100);
@@ -629,8 +629,8 @@ fn key() -> RouteKey {
     }
 }
 
-/// One in millions of IPv6 look-ups walks past a route that is there: such an answer is asked for
-/// again before it is believed.
+/// One in millions of IPv6 look-ups walks past a route that is there: the look-up is repeated before its
+/// answer is believed.
 #[test]
 fn a_look_up_that_finds_nothing_is_repeated() {
     let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
@@ -639,7 +639,7 @@ fn a_look_up_that_finds_nothing_is_repeated() {
         let vips = v6(1);
         let mut manager = manager(1 << 20);
         manager.assign(&vips).unwrap();
-        // Behind ours: whose is used, only a look-up tells.
+        // Behind the desired route: only a look-up shows which of the two the kernel uses.
         ip(&format!(
             "-6 route add local {} dev node0 table local metric 2000",
             vips[0]
@@ -673,8 +673,8 @@ fn a_look_up_that_finds_nothing_is_repeated() {
     }
 }
 
-/// A link that goes away just before it is configured or brought up is missing, like one that was
-/// never there.
+/// A link that goes away just before it is configured or brought up is not found, like a link that never
+/// existed.
 #[test]
 fn a_link_that_goes_before_it_is_up_is_not_found() {
     let _node = node();

@@ -114,7 +114,10 @@ pub fn batch(data: &[u8]) {
     let complete = sealed.is_complete();
     refused.sort_unstable();
     refused.dedup();
-    assert_eq!(flagged, refused, "a refusal is told and kept, or neither");
+    assert_eq!(
+        flagged, refused,
+        "a refusal is reported and kept, or neither"
+    );
 
     // A batch is complete only through an error message that bears its last sequence number.
     let mut rest = datagram;
@@ -361,9 +364,9 @@ fn manager(options: u8, hurried: bool, put: &dyn Fn(&Socket)) -> Option<VipManag
             .stall_timeout(Duration::from_millis(1))
             .total_timeout(Duration::from_millis(5));
     }
-    // Some of these do not go together.
+    // Some options exclude each other.
     let mut manager = builder.open().ok()?;
-    put(manager.connection_mut().ask());
+    put(manager.connection_mut().request_socket());
     put(manager.connection_mut().monitor());
     Some(manager)
 }
@@ -539,7 +542,7 @@ pub fn watch(data: &[u8]) {
     for event in &events {
         if let Event::Vip { vip, change, .. } = event {
             assert!(!change.is_empty());
-            assert!(vip.inadmissible().is_none(), "{vip} is told of");
+            assert!(vip.inadmissible().is_none(), "{vip} is reported");
         }
     }
     assert!(script.is_told());

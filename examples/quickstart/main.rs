@@ -97,7 +97,7 @@ fn tour(out: &mut impl Write) -> Outcome {
     title(out, "3. Broken the naive way (kube-router issue 1698)")?;
     say(
         out,
-        "Remove and add each address, then replace its route by one that names the node:",
+        "Remove and add each address, then replace its route by a route that names the node:",
     )?;
     for vip in VIPS {
         ip(out, &format!("addr del {} dev {LINK}", host(vip)))?;
@@ -131,8 +131,8 @@ fn tour(out: &mut impl Write) -> Outcome {
     connect(out, &[NODE_V4.into(), VIPS[1]])?;
     say(
         out,
-        "That will do in IPv4, where ours took the place of the kernel's route. In IPv6 it came\n\
-         beside it: three routes, and the kernel's with metric 0 wins over ours with 1024.",
+        "That will do in IPv4, where our route took the place of the kernel's route. In IPv6 it came\n\
+         beside it: three routes, and the kernel's with metric 0 wins over our route with 1024.",
     )?;
 
     title(out, "4. normalize: the cure")?;

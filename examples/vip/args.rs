@@ -123,13 +123,13 @@ impl Common {
 
 /// What the commands take that bring VIPs into their single-route state.
 #[derive(Debug, Args)]
-pub(crate) struct Wanted {
+pub(crate) struct Desired {
     /// Bring the link up if it is down; without this a link that is down is an error
     #[arg(long)]
     bring_up: bool,
 }
 
-impl Wanted {
+impl Desired {
     pub(crate) fn builder(&self, common: &Common) -> Result<VipManagerBuilder, Error> {
         let builder = common.builder()?;
         Ok(if self.bring_up {
@@ -163,10 +163,10 @@ impl Making {
     pub(crate) fn run<T>(
         &self,
         common: &Common,
-        wanted: &Wanted,
+        desired: &Desired,
         mut call: impl FnMut(VipManager) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let builder = wanted.builder(common)?;
+        let builder = desired.builder(common)?;
         let kind = match self.create_link {
             None => return call(builder.open()?),
             Some(Create::Auto | Create::Dummy) => LinkKind::Dummy,
@@ -206,7 +206,7 @@ enum Create {
 /// What the commands take that release VIPs which are not desired.
 #[derive(Debug, Args)]
 pub(crate) struct Claiming {
-    /// Which VIPs on the link are ours to release if they are not given: all of the link, those
+    /// Which VIPs on the link may be released if they are not given: all of the link, those
     /// with our mark (--protocol or --address-protocol), or those in the prefixes
     #[arg(long, value_name = "link|mark|PREFIX[,PREFIX...]", value_parser = parse::claim)]
     claim: Claim,

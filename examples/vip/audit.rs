@@ -239,7 +239,7 @@ fn with_another_length(manager: &mut VipManager, absent: &[Vip]) -> BTreeMap<Vip
         .collect()
 }
 
-/// Whether it is not as wanted. One that was asked for is wanted.
+/// Whether the VIP is not as desired. A VIP that was asked for is desired.
 fn drifted((_, seen): &Found) -> bool {
     seen.is_none_or(|seen| !seen.drift.is_empty())
 }
@@ -257,7 +257,7 @@ fn state(seen: Option<Seen>) -> &'static str {
     match seen {
         None => "not_on_link",
         Some(seen) if !seen.drift.is_empty() => "drifted",
-        Some(seen) if seen.is_judged => "as_wanted",
+        Some(seen) if seen.is_judged => "as_desired",
         Some(_) => "not_judged",
     }
 }

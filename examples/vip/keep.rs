@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use viproute::{Canceller, Cause, Counters, Dispatched, Failure, Missing};
 
 use crate::Stop;
-use crate::args::{Claiming, Common, Making, Wanted};
+use crate::args::{Claiming, Common, Desired, Making};
 use crate::progress;
 use crate::tell::{self, complain, print_line};
 use crate::until::Until;
@@ -19,7 +19,7 @@ pub(crate) struct Keep {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
-    wanted: Wanted,
+    desired: Desired,
     #[command(flatten)]
     making: Making,
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl Keep {
         let mut until = None;
         // Another round of this where the link could not be created: that shows only when there is
         // a VIP to put on it.
-        let kept = self.making.run(&self.common, &self.wanted, |manager| {
+        let kept = self.making.run(&self.common, &self.desired, |manager| {
             let mut keeper = manager.into_keeper(self.claiming.claim())?;
             keeper.set_desired(&vips);
             end.shall_cancel(keeper.canceller());

@@ -7,8 +7,8 @@
 //!
 //! It needs `CAP_NET_ADMIN`; to try it without, run it in `unshare --user --map-root-user --net`.
 //!
-//! A further command is a variant of [`Command`] with what it does in [`Command::run`]. One that
-//! ends in a report is a [`Call`] there; any other has a module, like [`audit`].
+//! A further command is a variant of [`Command`] with what it does in [`Command::run`]. A command
+//! that ends in a report is a [`Call`] there; any other has a module, like [`audit`].
 
 mod args;
 mod audit;
@@ -28,7 +28,7 @@ use clap::error::ErrorKind as UsageKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use viproute::{Error, Report, Vip, VipManager};
 
-use args::{Claiming, Common, Making, Wanted};
+use args::{Claiming, Common, Desired, Making};
 use audit::Audit;
 use keep::Keep;
 use plan::Plan;
@@ -37,26 +37,26 @@ use watch::Watch;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  every VIP was seen in the kernel as wanted
+  0  every VIP was seen in the kernel as desired
   1  some VIP fell short, or the call failed; standard error says which and why
   2  wrong usage; nothing was written";
 
 const AUDIT_EXIT_CODES: &str = "\
 Exit codes:
-  0  every VIP was seen in the kernel as wanted, and so were the link and the sources
+  0  every VIP was seen in the kernel as desired, and so were the link and the sources
   1  some VIP drifted, the link or a source does not let VIPs be reached, or the link could not be read
   2  wrong usage
   3  nothing is known to be wrong, but some VIP was not judged, because its --source was not given";
 
 const PLAN_EXIT_CODES: &str = "\
 Exit codes:
-  0  the script brings about what is wanted
+  0  the script brings about the desired state
   1  some VIP would fall short, or there is no plan; standard error says which and why
   2  wrong usage";
 
 const UNTIL_EXIT_CODES: &str = "\
 Exit codes:
-  0  it was told to end, or had no reader any more
+  0  it was asked to end, or had no reader any more
   1  it could not go on; standard error says why
   2  wrong usage";
 
@@ -97,7 +97,7 @@ enum Command {
     Normalize(Normalize),
     /// Take VIPs off the link: their addresses and every route of it to them
     ///
-    /// Needs no --source; one that is given is never taken for a VIP.
+    /// Needs no --source; a source that is given is never treated as a VIP.
     #[command(after_help = EXIT_CODES, mut_arg("vips", |arg| arg.required(true)))]
     Release(Release),
     /// Make VIPs exactly those on the link that are claimed: assign, repair and release
@@ -114,7 +114,7 @@ enum Command {
         mut_arg("vips", |arg| arg.required(true))
     )]
     Plan(Plan),
-    /// Reconcile, and repair what happens to the VIPs from then on, until told to end
+    /// Reconcile, and repair what happens to the VIPs from then on, until asked to end
     ///
     /// Prints a line for each change. The VIPs stay.
     #[command(
@@ -141,7 +141,7 @@ struct Assign {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    wanted: Wanted,
+    desired: Desired,
     #[command(flatten)]
     making: Making,
 }
@@ -151,7 +151,7 @@ struct Normalize {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    wanted: Wanted,
+    desired: Desired,
 }
 
 #[derive(Debug, Args)]
@@ -165,7 +165,7 @@ struct Reconcile {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    wanted: Wanted,
+    desired: Desired,
     #[command(flatten)]
     making: Making,
     #[command(flatten)]
@@ -270,7 +270,7 @@ impl Call for Assign {
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
         let call = |mut manager: VipManager| manager.assign(vips);
-        self.making.run(&self.common, &self.wanted, call)
+        self.making.run(&self.common, &self.desired, call)
     }
 }
 
@@ -282,7 +282,7 @@ impl Call for Normalize {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
-        let mut manager = self.wanted.builder(&self.common)?.open()?;
+        let mut manager = self.desired.builder(&self.common)?.open()?;
         // Not `vips.is_empty()`: an empty list must never mean the whole link.
         if self.common.vips.is_empty() {
             manager.normalize()
@@ -314,7 +314,7 @@ impl Call for Reconcile {
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
         let claim = self.claiming.claim();
         let call = |mut manager: VipManager| manager.reconcile(&claim, vips);
-        self.making.run(&self.common, &self.wanted, call)
+        self.making.run(&self.common, &self.desired, call)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use viproute::{Error, Plan as Planned, Vip};
 
 use crate::Stop;
-use crate::args::{Claiming, Common, Making, Wanted};
+use crate::args::{Claiming, Common, Desired, Making};
 use crate::progress;
 use crate::tell::{self, complain, print_line};
 
@@ -17,7 +17,7 @@ pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
-    wanted: Wanted,
+    desired: Desired,
     #[command(flatten)]
     making: Making,
     #[command(flatten)]
@@ -47,7 +47,7 @@ impl Plan {
 
     fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
         let claim = self.claiming.claim();
-        self.making.run(&self.common, &self.wanted, |mut manager| {
+        self.making.run(&self.common, &self.desired, |mut manager| {
             manager.plan(&claim, vips)
         })
     }

@@ -66,7 +66,7 @@ fn is_write(message: &[u8]) -> bool {
     )
 }
 
-/// An error reply to the message with this sequence number, capped as ours are.
+/// An error reply to the message with this sequence number, capped as the replies to our requests are.
 pub(super) fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
     let length = u32::try_from(HEADER + 4 + HEADER).unwrap();
     let mut bytes = length.to_ne_bytes().to_vec();
@@ -237,10 +237,11 @@ fn no_mishap_loses_a_vip() {
             // Replies, notifications, and both.
             let befall = |vips: &mut VipManager| {
                 let connection = vips.connection_mut();
-                let ask = (seed % 3 != 1).then(|| mishap.befall(connection.ask(), seed, seed, 3));
+                let request = (seed % 3 != 1)
+                    .then(|| mishap.befall(connection.request_socket(), seed, seed, 3));
                 let listen =
                     (seed % 3 != 0).then(|| mishap.befall(connection.monitor(), seed, 0, 1));
-                [ask, listen]
+                [request, listen]
             };
             for round in 0..3 {
                 let happened = befall(&mut vips);
@@ -252,7 +253,7 @@ fn no_mishap_loses_a_vip() {
                 for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
                     *count += happened.load(Ordering::Relaxed);
                 }
-                vips.connection_mut().ask().fault.clear();
+                vips.connection_mut().request_socket().fault.clear();
                 vips.connection_mut().monitor().fault.clear();
                 let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
                 println!("{context}");
@@ -309,13 +310,16 @@ fn an_overflow_in_the_place_of_every_ack() {
     let mut vips = patient();
     let acks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&acks);
-    hear(vips.connection_mut().ask(), move |kernel| match kernel() {
-        Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
-            count.fetch_add(1, Ordering::Relaxed);
-            Found::Overflow
-        }
-        found => found,
-    });
+    hear(
+        vips.connection_mut().request_socket(),
+        move |kernel| match kernel() {
+            Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Found::Overflow
+            }
+            found => found,
+        },
+    );
     let set = both(300);
     assert_eq!(vips.assign(&set).unwrap().assigned, 600);
     assert!(acks.load(Ordering::Relaxed) > 3);
@@ -403,7 +407,7 @@ pub(super) fn refuse(
             }
         }
     }));
-    hear(connection.ask(), move |kernel| {
+    hear(connection.request_socket(), move |kernel| {
         let forged = replies.lock().unwrap().pop_front();
         forged.map_or_else(kernel, Found::Datagram)
     });
@@ -485,7 +489,7 @@ fn a_send_that_fails() {
         let count = Arc::new(AtomicUsize::new(0));
         let failed = Arc::clone(&count);
         vips.connection_mut()
-            .ask()
+            .request_socket()
             .fault
             .put(Say(move |bytes: &[u8]| {
                 let fails = is_write(bytes) && failed.fetch_add(1, Ordering::Relaxed) < times;
@@ -515,7 +519,7 @@ fn a_send_that_fails() {
 fn refuse_dumps(vips: &mut VipManager, errno: i32, which: impl Fn(usize) -> bool + Send + 'static) {
     let mut count = 0;
     let mut last = None;
-    hear(vips.connection_mut().ask(), move |kernel| {
+    hear(vips.connection_mut().request_socket(), move |kernel| {
         let found = kernel();
         let Found::Datagram(bytes) = &found else {
             return found;
@@ -556,26 +560,29 @@ fn a_dump_that_is_refused() {
         let report = error.report().expect("something was written");
         assert_accounted(report, 40);
         assert!(!on_link().is_empty());
-        vips.connection_mut().ask().fault.clear();
+        vips.connection_mut().request_socket().fault.clear();
         assert_accounted(&vips.assign(&set).unwrap(), 40);
         assert_eq!(wrong(&set), [""; 0]);
     }
 }
 
-/// Dumps are said to be torn, and are: half of their entries are missing. The flag alone tells.
+/// Dumps are said to be interrupted, and are: half of their entries are missing. The flag alone tells.
 fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
-    let torn = Arc::clone(&count);
-    hear(vips.connection_mut().ask(), move |kernel| {
+    let interrupted = Arc::clone(&count);
+    hear(vips.connection_mut().request_socket(), move |kernel| {
         let found = kernel();
         let Found::Datagram(mut bytes) = found else {
             return found;
         };
         let is_dump = |kind| matches!(kind, libc::RTM_NEWADDR | libc::RTM_NEWROUTE);
-        if !is_dump(kind(&bytes)) || !is_of_dump(&bytes) || torn.load(Ordering::Relaxed) >= times {
+        if !is_dump(kind(&bytes))
+            || !is_of_dump(&bytes)
+            || interrupted.load(Ordering::Relaxed) >= times
+        {
             return Found::Datagram(bytes);
         }
-        torn.fetch_add(1, Ordering::Relaxed);
+        interrupted.fetch_add(1, Ordering::Relaxed);
         for (at, message) in split(&mut bytes).enumerate() {
             message[FLAGS_AT] |= u8::try_from(netlink_packet_core::NLM_F_DUMP_INTR).unwrap();
             if at % 2 == 0 && is_dump(kind(message)) {
@@ -594,19 +601,19 @@ fn a_dump_that_the_kernel_calls_torn_is_repeated() {
     let mut vips = patient();
     vips.assign(&set).unwrap();
     for times in [1, 2, 3] {
-        let torn = tear_dumps(&mut vips, times);
+        let interrupted = tear_dumps(&mut vips, times);
         let audit = vips.audit().unwrap();
-        assert_eq!(audit.vips.len(), 80, "torn {times} times");
-        assert_eq!(audit.drifted().count(), 0, "torn {times} times");
-        assert_eq!(torn.load(Ordering::Relaxed), times);
-        let torn = tear_dumps(&mut vips, times);
+        assert_eq!(audit.vips.len(), 80, "interrupted {times} times");
+        assert_eq!(audit.drifted().count(), 0, "interrupted {times} times");
+        assert_eq!(interrupted.load(Ordering::Relaxed), times);
+        let interrupted = tear_dumps(&mut vips, times);
         let report = vips.normalize().unwrap();
         assert_eq!((report.unchanged, report.writes), (80, 0));
-        assert_eq!(torn.load(Ordering::Relaxed), times);
+        assert_eq!(interrupted.load(Ordering::Relaxed), times);
     }
     // For ever. IPv6 is asked for each address, so nothing is touched; IPv4 cannot be asked, and
-    // what its dump leaves out is tried, refused and told of.
-    let torn = tear_dumps(&mut vips, usize::MAX);
+    // what its dump leaves out is tried, refused and reported.
+    let interrupted = tear_dumps(&mut vips, usize::MAX);
     assert_eq!(vips.assign(&set[40..]).unwrap().unchanged, 40);
     let audit = vips.audit().unwrap();
     let is_v6 = |vip: &Vip| vip.addr().is_ipv6();
@@ -616,7 +623,7 @@ fn a_dump_that_the_kernel_calls_torn_is_repeated() {
     let report = vips.assign(&set[..60]).unwrap_err().into_report().unwrap();
     assert_accounted(&report, 60);
     assert_eq!(report.unchanged, 40);
-    assert!(torn.load(Ordering::Relaxed) > 3);
+    assert!(interrupted.load(Ordering::Relaxed) > 3);
     assert_eq!(wrong(&set[..60]), [""; 0]);
 }
 
@@ -634,7 +641,7 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
             ip(&format!("{family} rule del pref 0"));
             ip(&format!("{family} rule add pref 99 {rule}"));
         }
-        let torn = tear_dumps(&mut vips, usize::MAX);
+        let interrupted = tear_dumps(&mut vips, usize::MAX);
         let audit = vips.audit().unwrap();
         let unread = |drift: Drift| drift == Drift::UNREAD;
         assert!(audit.drifted().all(|vip| unread(vip.drift)), "{audit:?}");
@@ -655,7 +662,7 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
             }
             assert!(!report.failures.is_empty());
         }
-        assert!(torn.load(Ordering::Relaxed) > 3);
+        assert!(interrupted.load(Ordering::Relaxed) > 3);
     }
 }
 
@@ -692,7 +699,7 @@ fn half_a_dump_without_the_flag_would_be_believed() {
     let set = both(40);
     let mut vips = patient();
     vips.assign(&set).unwrap();
-    hear(vips.connection_mut().ask(), |kernel| {
+    hear(vips.connection_mut().request_socket(), |kernel| {
         let mut found = kernel();
         if let Found::Datagram(bytes) = &mut found
             && is_of_dump(bytes)
@@ -720,7 +727,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
     vips.assign(&set).unwrap();
     for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
         let mut count = 0;
-        hear(vips.connection_mut().ask(), move |kernel| {
+        hear(vips.connection_mut().request_socket(), move |kernel| {
             let mut found = kernel();
             if let Found::Datagram(bytes) = &mut found
                 && kind(bytes) == libc::RTM_NEWADDR
@@ -736,7 +743,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
         });
         let error = vips.audit().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
-        vips.connection_mut().ask().fault.clear();
+        vips.connection_mut().request_socket().fault.clear();
         let audit = vips.audit().expect("the next call is as good as any");
         assert_eq!((audit.vips.len(), audit.drifted().count()), (6000, 0));
     }
@@ -758,16 +765,16 @@ fn a_look_up_that_fails_is_no_answer() {
         vips.assign(&set).unwrap();
         let failed = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&failed);
-        let mut torn = 0;
-        hear(vips.connection_mut().ask(), move |kernel| {
+        let mut interrupted = 0;
+        hear(vips.connection_mut().request_socket(), move |kernel| {
             let found = kernel();
             let Found::Datagram(bytes) = &found else {
                 return found;
             };
             match kind(bytes) {
                 // Every dump is in doubt.
-                NLMSG_DONE if torn < 100 => {
-                    torn += 1;
+                NLMSG_DONE if interrupted < 100 => {
+                    interrupted += 1;
                     Found::Overflow
                 }
                 libc::RTM_NEWROUTE if !is_of_dump(bytes) => {
@@ -847,16 +854,19 @@ fn one_refusal_for_want_of_privilege_is_of_one_vip() {
             }
         }
     }));
-    hear(vips.connection_mut().ask(), |kernel| match kernel() {
-        Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
-            let errno = &mut bytes[HEADER..HEADER + 4];
-            if *errno == (-libc::EINVAL).to_ne_bytes() {
-                errno.copy_from_slice(&(-libc::EPERM).to_ne_bytes());
+    hear(
+        vips.connection_mut().request_socket(),
+        |kernel| match kernel() {
+            Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
+                let errno = &mut bytes[HEADER..HEADER + 4];
+                if *errno == (-libc::EINVAL).to_ne_bytes() {
+                    errno.copy_from_slice(&(-libc::EPERM).to_ne_bytes());
+                }
+                Found::Datagram(bytes)
             }
-            Found::Datagram(bytes)
-        }
-        found => found,
-    });
+            found => found,
+        },
+    );
     let error = vips.assign(&set).unwrap_err();
     let report = error.report().unwrap();
     assert_accounted(report, set.len());
@@ -872,12 +882,15 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
     let _node = node();
     for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
         let mut vips = patient();
-        hear(vips.connection_mut().ask(), move |kernel| match kernel() {
-            Found::Datagram(bytes) if kind(&bytes) == answer => {
-                Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
-            }
-            found => found,
-        });
+        hear(
+            vips.connection_mut().request_socket(),
+            move |kernel| match kernel() {
+                Found::Datagram(bytes) if kind(&bytes) == answer => {
+                    Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
+                }
+                found => found,
+            },
+        );
         let error = vips.assign(both(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));

@@ -21,7 +21,7 @@ fn pause(repairs: u64) -> Duration {
 }
 
 /// Until there is nothing left to do or to tell.
-fn settle(keeper: &mut Keeper) {
+fn dispatch_until_idle(keeper: &mut Keeper) {
     while keeper.dispatch(usize::MAX).unwrap() != Dispatched::default() {}
 }
 
@@ -31,7 +31,7 @@ fn keeper(set: &[IpAddr]) -> Keeper {
     keeper.set_desired(set);
     let report = dispatch(&mut keeper);
     assert_eq!(report.assigned, set.len(), "{report}");
-    settle(&mut keeper);
+    dispatch_until_idle(&mut keeper);
     keeper
 }
 
@@ -39,7 +39,7 @@ fn dispatch(keeper: &mut Keeper) -> Report {
     keeper.dispatch(usize::MAX).unwrap().report
 }
 
-/// Another hand deletes the wanted route of a VIP.
+/// Another writer deletes the desired route of a VIP.
 fn undo(vip: IpAddr) {
     ip(&format!(
         "route del local {vip} dev {LINK} table local proto kernel"
@@ -76,7 +76,7 @@ fn a_fight_is_put_off_and_ends() {
         between[1] = Instant::now();
         repairs += 1;
         assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
-        settle(&mut keeper);
+        dispatch_until_idle(&mut keeper);
     }
     undo(vip);
     assert_eq!(dispatch(&mut keeper).writes, 0, "it was not put off");
@@ -89,14 +89,14 @@ fn a_fight_is_put_off_and_ends() {
     // The pause is over.
     keeper.age(LONGEST_PAUSE);
     assert_eq!(dispatch(&mut keeper).repaired, 1);
-    settle(&mut keeper);
+    dispatch_until_idle(&mut keeper);
     // So is the fight, after a while in which nothing happened.
     keeper.age(CALM);
     let backoffs = keeper.counters().backoffs;
     for _ in 0..FREE {
         undo(vip);
         assert_eq!(dispatch(&mut keeper).repaired, 1, "the fight never ended");
-        settle(&mut keeper);
+        dispatch_until_idle(&mut keeper);
     }
     assert_eq!(keeper.counters().backoffs, backoffs);
 }
@@ -117,7 +117,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
                 .set_source(std::net::Ipv4Addr::new(192, 0, 2, 11))
                 .unwrap();
             assert_eq!(dispatch(&mut keeper).repaired, set.len());
-            settle(&mut keeper);
+            dispatch_until_idle(&mut keeper);
         }
         let mut undo_another = || {
             undo(victims.next().unwrap());
@@ -135,7 +135,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
             assert_eq!(keeper.counters().resyncs, resyncs + 1);
             repairs += 1;
             assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
-            settle(&mut keeper);
+            dispatch_until_idle(&mut keeper);
         }
         touch_the_link();
         let resyncs = keeper.counters().resyncs;
@@ -143,7 +143,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
         assert_eq!(keeper.counters().resyncs, resyncs, "it was not put off");
         assert!(is_put_off(&keeper, repairs, between));
         keeper.age(LONGEST_PAUSE);
-        settle(&mut keeper);
+        dispatch_until_idle(&mut keeper);
         assert_eq!(keeper.counters().resyncs, resyncs + 1);
         // It is over after a while in which nothing happened.
         keeper.age(CALM);
@@ -153,7 +153,7 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
             assert_eq!(dispatch(&mut keeper).repaired, 1);
             let done = keeper.counters().resyncs - resyncs;
             assert_eq!(done, repairs, "the fight never ended");
-            settle(&mut keeper);
+            dispatch_until_idle(&mut keeper);
         }
     }
 }
@@ -189,8 +189,8 @@ fn what_is_not_there_yet_is_retried_after_a_second() {
         for _ in 0..3 {
             let before = Instant::now();
             let done = keeper.dispatch(usize::MAX).unwrap();
-            let told = done.missing.first().map(|missing| missing.kind);
-            assert_eq!(told, missing);
+            let reported = done.missing.first().map(|missing| missing.kind);
+            assert_eq!(reported, missing);
             let conflicts = done.report.failures.iter();
             assert!(
                 conflicts
@@ -213,7 +213,7 @@ fn what_is_not_there_yet_is_retried_after_a_second() {
             keeper.age(RETRY);
         }
         ip(&mends);
-        settle(&mut keeper);
+        dispatch_until_idle(&mut keeper);
         assert_eq!(wrong(&set), [""; 0], "{breaks}");
     }
 }
@@ -235,7 +235,7 @@ fn a_cancelled_keeper_goes_on_where_it_was() {
     // All, at first; one of them later; and a link that is read as a whole.
     cancelled(&mut keeper);
     assert_eq!(dispatch(&mut keeper).assigned, 4);
-    settle(&mut keeper);
+    dispatch_until_idle(&mut keeper);
     for vip in &set {
         undo(*vip);
         if vip.is_ipv4() {
@@ -243,12 +243,12 @@ fn a_cancelled_keeper_goes_on_where_it_was() {
         }
         cancelled(&mut keeper);
         assert_eq!(dispatch(&mut keeper).repaired, 1);
-        settle(&mut keeper);
+        dispatch_until_idle(&mut keeper);
     }
     assert_eq!(wrong(&set), [""; 0]);
 }
 
-/// A further IPv4 route that notifications told of: what was told of it before we deleted it says
+/// A further IPv4 route that notifications reported: a report from before we deleted the route says
 /// nothing any more.
 #[test]
 fn a_route_that_was_heard_of_is_deleted_once() {
@@ -268,19 +268,22 @@ fn a_route_that_was_heard_of_is_deleted_once() {
         (1, 1, 0),
         "{report}"
     );
-    settle(&mut keeper);
-    // One that comes while the link is read is seen, and deleted, before it is heard of.
+    dispatch_until_idle(&mut keeper);
+    // A route that comes while the link is read is seen, and deleted, before its notification is read.
     touch_the_link();
     let mut comes = true;
     let set_at = set[0];
-    hear(keeper.manager_mut().connection_mut().ask(), move |kernel| {
-        if std::mem::take(&mut comes) {
-            ip(&format!(
-                "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
-            ));
-        }
-        kernel()
-    });
+    hear(
+        keeper.manager_mut().connection_mut().request_socket(),
+        move |kernel| {
+            if std::mem::take(&mut comes) {
+                ip(&format!(
+                    "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
+                ));
+            }
+            kernel()
+        },
+    );
     let report = dispatch(&mut keeper);
     assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
     let report = dispatch(&mut keeper);
@@ -297,7 +300,7 @@ fn a_keeper_that_has_refused_releases_no_stranger() {
     let mut keeper = patient().into_keeper(Claim::link().at_most(1)).unwrap();
     keeper.set_desired(set);
     assert_eq!(dispatch(&mut keeper).assigned, 1);
-    settle(&mut keeper);
+    dispatch_until_idle(&mut keeper);
     let comes = |vip: &IpAddr| ip(&format!("addr add {vip}/32 dev {LINK}"));
     let (many, one) = unmanaged_v4.split_at(3);
     many.iter().for_each(|vip| drop(comes(vip)));

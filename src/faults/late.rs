@@ -30,7 +30,7 @@ fn add_address(vip: &IpAddr) {
     until_the_kernels_is_there(vip);
 }
 
-/// Deletes the first local route: the kernel's, or without that ours.
+/// Deletes the first local route: the kernel's, or, without that, the desired one.
 fn delete_first(vip: &IpAddr) {
     ip(&format!("-6 route del local {vip} dev {LINK} table local"));
 }
@@ -70,7 +70,7 @@ fn a_young_address_beside_our_route_is_watched_for_a_while() {
 
 /// An acked address need not be there any more. Behind acked addresses this call looks at routes
 /// only. Just before, another hand finishes its VIPs and takes the addresses away again: the routes
-/// that leak look as wanted.
+/// that leak look as desired.
 #[test]
 fn an_acked_address_is_looked_at_before_it_is_believed() {
     let _node = node();
@@ -131,7 +131,7 @@ fn an_overflow_in_the_middle_of_a_batch_is_told() {
         });
     }
     let mut replies = 0;
-    hear(connection.ask(), move |kernel| {
+    hear(connection.request_socket(), move |kernel| {
         let found = kernel();
         replies += 1;
         if replies == 3 { Found::Overflow } else { found }
@@ -143,7 +143,7 @@ fn an_overflow_in_the_middle_of_a_batch_is_told() {
     assert_eq!((end, heard), (Dumped::Interrupted, 9));
 }
 
-/// A call that waits for a tentative address, and loses what is told of its end, looks again at
+/// A call that waits for a tentative address, and loses the notification of its end, looks again at
 /// once. It does not wait for something else to happen.
 #[test]
 fn notifications_lost_in_a_wait_end_it() {
@@ -174,7 +174,7 @@ fn notifications_lost_in_a_wait_end_it() {
             looked.store(true, Ordering::Relaxed);
         }
     }));
-    hear(vips.connection_mut().ask(), move |kernel| {
+    hear(vips.connection_mut().request_socket(), move |kernel| {
         let found = kernel();
         if unanswered.load(Ordering::Relaxed) {
             unanswered.store(matches!(found, Found::Datagram(_)), Ordering::Relaxed);
@@ -213,7 +213,7 @@ fn what_look_ups_cannot_tell_is_not_asked_for() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     vips.connection_mut()
-        .ask()
+        .request_socket()
         .fault
         .put(Say(move |bytes: &[u8]| {
             // One of our VIPs, not a source.
@@ -268,7 +268,7 @@ fn an_overflow_in_the_middle_of_a_dump_is_told() {
         let mut connection =
             Connection::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
         let mut first = true;
-        hear(connection.ask(), move |kernel| {
+        hear(connection.request_socket(), move |kernel| {
             let found = kernel();
             let is_lost = std::mem::take(&mut first) && loses;
             if is_lost { Found::Overflow } else { found }
@@ -308,7 +308,7 @@ fn a_route_dump_beside_a_change_is_repeated() {
             "198.51.100.77"
         };
         let changes = changes.replace("{}", other);
-        hear(vips.connection_mut().ask(), move |kernel| {
+        hear(vips.connection_mut().request_socket(), move |kernel| {
             let mut found = kernel();
             let Found::Datagram(bytes) = &mut found else {
                 return found;

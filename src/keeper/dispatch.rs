@@ -278,7 +278,7 @@ impl Keeper {
             Cause::Rejected(_) => return,
             // The keeper looks for what is missing, not at the VIP.
             Cause::Missing(kind) => return self.note_missing(failure, kind, now),
-            // Another link has it, or its form is not ours to change: until that ends.
+            // Another link has the VIP, or no call may change its form: until that ends.
             Cause::Conflict | Cause::Unread => (1, false),
             cause if cause.is_not_ours_to_change() => (1, false),
             _ => (PATIENCE + 1, true),

@@ -573,8 +573,8 @@ impl Keeper {
     }
 
     /// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
-    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish what it
-    /// was told.
+    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish its
+    /// requests.
     ///
     /// ```
     #[doc = include_str!("example.txt")]

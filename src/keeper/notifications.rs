@@ -77,15 +77,15 @@ impl NotificationHandler<'_> {
 
     /// A change of the link may have changed all its VIPs.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
-        let told = message.link()?;
-        if !told.is_itself {
+        let link = message.link()?;
+        if !link.is_itself {
             return Ok(Heard::Noted);
         }
         let config = self.manager.config();
-        let is_ours = config.is_link(&told);
-        let known = *self.link == Some(told.index);
+        let is_ours = config.is_link(&link);
+        let known = *self.link == Some(link.index);
         if message.kind == libc::RTM_NEWLINK && is_ours {
-            *self.link = Some(told.index);
+            *self.link = Some(link.index);
         } else if known {
             *self.link = None;
         } else {
@@ -149,14 +149,14 @@ impl NotificationHandler<'_> {
             return Ok(Heard::Noted);
         };
         let vip = Vip::from(host);
-        let ours = route.link.is_some() && route.link == *self.link;
+        let on_link = route.link.is_some() && route.link == *self.link;
         // A VIP that is not desired shows by a local route that is there for no address, as in
         // every other call; any other route belongs to another program.
         let shows = route.kind == libc::RTN_LOCAL && !route.is_kernels_own();
         let matters = !route.cloned
             && match route.table {
-                TABLE_LOCAL => self.is_desired(vip) || ours && shows,
-                TABLE_MAIN => ours && self.is_desired(vip),
+                TABLE_LOCAL => self.is_desired(vip) || on_link && shows,
+                TABLE_MAIN => on_link && self.is_desired(vip),
                 _ => false,
             };
         if !matters || !self.concerns(vip) {
@@ -192,7 +192,7 @@ impl NotificationHandler<'_> {
         };
         if message.kind == libc::RTM_DELROUTE {
             notified.routes.retain(|other| !same(other));
-        } else if ours && !route.indirect && !notified.routes.iter().any(same) {
+        } else if on_link && !route.indirect && !notified.routes.iter().any(same) {
             notified.routes.push(route);
         }
         Ok(Heard::Noted)
@@ -202,7 +202,7 @@ impl NotificationHandler<'_> {
         self.desired.binary_search(&vip).is_ok()
     }
 
-    /// Whether the VIP is desired, or could be one that is claimed.
+    /// Whether the VIP is desired, or the claim could cover it.
     fn concerns(&self, vip: Vip) -> bool {
         self.is_desired(vip) || self.manager.could_hold(vip)
     }

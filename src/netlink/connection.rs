@@ -240,7 +240,7 @@ impl Connection {
     }
 
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn ask(&self) -> &Socket {
+    pub(crate) fn request_socket(&self) -> &Socket {
         &self.requests
     }
 

@@ -113,7 +113,7 @@ impl Audit {
 impl fmt::Display for Audited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.drift.is_empty(), self.is_judged) {
-            (true, true) => write!(f, "{}: as wanted", self.vip),
+            (true, true) => write!(f, "{}: as desired", self.vip),
             (true, false) => write!(f, "{}: not judged: its source was not given", self.vip),
             (false, _) => write!(f, "{}: {}", self.vip, self.drift),
         }

@@ -106,7 +106,7 @@ impl Error {
 
     /// Some VIPs of the report failed.
     pub(crate) fn incomplete(report: Report) -> Self {
-        Self::new(ErrorKind::Incomplete, "not every VIP is as wanted").with_report(report)
+        Self::new(ErrorKind::Incomplete, "not every VIP is as desired").with_report(report)
     }
 
     pub(crate) fn with_report(mut self, report: Report) -> Self {

@@ -198,7 +198,7 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
     };
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
-        // IPv6 does not compare the source, and refuses one that is not a local address.
+        // IPv6 does not compare the source, and refuses a source that is not a local address.
         route.source = route.source.filter(|_| vip.family() == Family::V4);
         route.tos = if vip.family() == Family::V4 {
             key.tos

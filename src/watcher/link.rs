@@ -18,24 +18,24 @@ pub(super) struct Followed {
 
 impl Followed {
     /// Whether it is this link.
-    fn is(&mut self, told: &Link<'_>) -> bool {
+    fn is(&mut self, seen: &Link<'_>) -> bool {
         match &self.which {
-            LinkRef::Name(name) => told.is_called(name),
+            LinkRef::Name(name) => seen.is_called(name),
             LinkRef::Index(index) => {
-                told.index == index.get()
+                seen.index == index.get()
                     && !self.lifetime.as_mut().is_some_and(Lifetime::has_ended)
             }
         }
     }
 
     /// Takes note of what a notification says of a link.
-    pub(super) fn tell(&mut self, new: bool, told: &Link<'_>) -> Option<Event> {
-        if new && self.is(told) {
-            self.link = Some(told.index);
-            return state_of(told);
+    pub(super) fn tell(&mut self, new: bool, seen: &Link<'_>) -> Option<Event> {
+        if new && self.is(seen) {
+            self.link = Some(seen.index);
+            return state_of(seen);
         }
         // Gone, or our index is another link's or under another name now.
-        (self.link == Some(told.index)).then(|| {
+        (self.link == Some(seen.index)).then(|| {
             self.link = None;
             Event::LinkGone
         })
@@ -49,15 +49,15 @@ pub(super) fn answer(
     lost: &mut bool,
 ) -> Result<Option<Event>, decode::Malformed> {
     if message.kind == libc::RTM_NEWLINK {
-        let told = message.link()?;
-        if !followed.is(&told) {
+        let seen = message.link()?;
+        if !followed.is(&seen) {
             return Ok(followed.link.take().map(|_| Event::LinkGone));
         }
-        if followed.link == Some(told.index) {
+        if followed.link == Some(seen.index) {
             return Ok(None);
         }
-        followed.link = Some(told.index);
-        return Ok(state_of(&told));
+        followed.link = Some(seen.index);
+        return Ok(state_of(&seen));
     }
     if message.kind != decode::NLMSG_ERROR {
         return Ok(None);
@@ -71,9 +71,9 @@ pub(super) fn answer(
 }
 
 /// The event of a link that is there.
-fn state_of(told: &Link<'_>) -> Option<Event> {
-    let up = told.flags & libc::IFF_UP.unsigned_abs() != 0;
+fn state_of(seen: &Link<'_>) -> Option<Event> {
+    let up = seen.flags & libc::IFF_UP.unsigned_abs() != 0;
     let event = if up { Event::LinkUp } else { Event::LinkDown };
     // The kernel's are all valid.
-    LinkIndex::new(told.index).map(event)
+    LinkIndex::new(seen.index).map(event)
 }

@@ -150,7 +150,7 @@ impl Watcher {
             if !self.lost {
                 break;
             }
-            self.ask()?;
+            self.request_link()?;
             // The kernel has answered by now.
             self.drain(events)?;
         }
@@ -185,7 +185,7 @@ impl Watcher {
                 Received::Nothing => return Ok(()),
             };
             for message in decode::messages(datagram) {
-                let told = message.and_then(|message| {
+                let event = message.and_then(|message| {
                     // A link may be made from another namespace. Its notification then bears the
                     // port id of a socket there, which may be the same number.
                     if self.asked
@@ -195,10 +195,10 @@ impl Watcher {
                         self.asked = false;
                         return answer(&message, &mut self.followed, &mut self.lost);
                     }
-                    let ours = self.requests.port();
-                    tell(&message, &mut self.followed, ours, &mut self.burst)
+                    let own_port = self.requests.port();
+                    tell(&message, &mut self.followed, own_port, &mut self.burst)
                 });
-                match told {
+                match event {
                     Ok(None) => {}
                     Ok(Some(event)) => {
                         // In order: what the VIPs did before stands before it.
@@ -215,7 +215,7 @@ impl Watcher {
     }
 
     /// Asks the kernel for the link, behind what is queued.
-    fn ask(&mut self) -> Result<(), Error> {
+    fn request_link(&mut self) -> Result<(), Error> {
         let mut request = Vec::new();
         get_link_message(&mut request, QUESTION, &self.followed.which);
         self.socket
@@ -260,7 +260,7 @@ impl Watcher {
     }
 
     /// The index of the link, as far as is known; `None` while there is none of that name, or
-    /// once the one that had the index is gone.
+    /// once the link that had the index is gone.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]

@@ -11,12 +11,12 @@ use super::{Change, Event, Origin};
 pub(super) fn tell(
     message: &Message<'_>,
     followed: &mut Followed,
-    ours: u32,
+    own_port: u32,
     burst: &mut Burst,
 ) -> Result<Option<Event>, decode::Malformed> {
     let origin = match message.port {
         0 => Origin::KERNEL,
-        port if port == ours => Origin::OURS,
+        port if port == own_port => Origin::OURS,
         _ => Origin::OTHER,
     };
     match message.kind {

@@ -278,8 +278,8 @@ fn audit_prints_drift() {
     }
     let all = usually("audit", "--all").exits(1);
     assert_row(&all, &["10.96.0.10", "drifted", "missing route"]);
-    assert_row(&all, &["2001:db8:42:1::d45a", "as wanted", ""]);
-    assert_row(&all, &["10.96.0.11", "as wanted", ""]);
+    assert_row(&all, &["2001:db8:42:1::d45a", "as desired", ""]);
+    assert_row(&all, &["10.96.0.11", "as desired", ""]);
 
     // Only those asked for, of which one is nowhere.
     usually("audit", "10.96.0.11 2001:db8:42:1::d45a").exits(0);
@@ -326,7 +326,7 @@ fn audit_in_json() {
     assert_eq!(document["error"], Value::Null);
     let document = usually("audit", "--json --all").exits(0).json();
     assert_eq!(document["vips"][0]["vip"], "10.96.0.10");
-    assert_eq!(document["vips"][0]["state"], "as_wanted");
+    assert_eq!(document["vips"][0]["state"], "as_desired");
     assert_eq!(document["vips"][1]["vip"], "2001:db8:42:1::d45a");
 
     net.ip(&format!(
