@@ -271,6 +271,10 @@ fn lines_with(words: &[&str], tests_too: bool) -> Vec<String> {
                 directories.push(path);
                 continue;
             }
+            // Only code. A preamble of examples in the documentation may run programs.
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let text = std::fs::read_to_string(&path).unwrap();
             let name = path.to_string_lossy().into_owned();
             // Only in the tests' build, or the fuzzer's.

@@ -44,12 +44,14 @@ impl PerFamily<bool> {
 impl<T> Index<Family> for PerFamily<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, family: Family) -> &T {
         &self.0[family as usize]
     }
 }
 
 impl<T> IndexMut<Family> for PerFamily<T> {
+    #[inline]
     fn index_mut(&mut self, family: Family) -> &mut T {
         &mut self.0[family as usize]
     }

@@ -50,11 +50,13 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Whether all of these flags are set.
+    #[inline]
     pub(crate) fn has(self, done: Done) -> bool {
         self.done.contains(done)
     }
 
     /// Whether the late route was seen, or a deletion of it was sent.
+    #[inline]
     pub(crate) fn knows_late_route(self) -> bool {
         matches!(
             self.late_route,
@@ -63,6 +65,7 @@ impl Progress {
     }
 
     /// After an observation with these facts.
+    #[inline]
     pub(crate) fn observed(&mut self, facts: Facts) {
         self.late_route = match self.late_route {
             _ if facts.contains(Facts::KERNEL) => LateRoute::Seen,
@@ -74,6 +77,7 @@ impl Progress {
     }
 
     /// After a step was sent.
+    #[inline]
     pub(crate) fn sent(&mut self, step: Step) {
         self.done |= Done::WRITTEN;
         match step {
@@ -84,6 +88,7 @@ impl Progress {
     }
 
     /// After the kernel acked a step.
+    #[inline]
     pub(crate) fn acked(&mut self, step: Step) {
         match step {
             Step::AddAddress => {
@@ -145,11 +150,13 @@ impl Row {
         self.goal.is_threatened() && self.vip.family() == family
     }
 
+    #[inline]
     pub(crate) fn has_failed(&self) -> bool {
         self.progress.has(Done::FAILED)
     }
 
     /// Notes that a step was sent. Returns whether this call has sent it before.
+    #[inline]
     pub(crate) fn note_sent(&mut self, step: Step) -> bool {
         // One plan may have a replacement twice. Only another round repeats it.
         let repeats = self.sent & step.bit() != 0 && self.attempts > 1;
@@ -160,11 +167,13 @@ impl Row {
 
     /// Whether the VIP must be read again, because it may have an address or routes that were not
     /// seen.
+    #[inline]
     pub(crate) fn is_to_be_read(&self) -> bool {
         self.facts.is_unread() && self.goal != Goal::Look && !self.has_failed()
     }
 
     /// Continues from an acked address without an observation. Returns whether that is safe.
+    #[inline]
     pub(crate) fn trust_ack(&mut self) -> bool {
         if self.progress.late_route != LateRoute::Seen {
             if !self.progress.has(Done::WAS_ABSENT) {
@@ -177,6 +186,7 @@ impl Row {
     }
 
     /// The facts of the address directly after the ack of its creation.
+    #[inline]
     pub(crate) fn known_of_address(&self) -> Facts {
         if self.has_new_v6_address() {
             Facts::ADDRESS | Facts::NO_PREFIX_ROUTE
@@ -185,16 +195,19 @@ impl Row {
         }
     }
 
+    #[inline]
     fn has_new_v6_address(&self) -> bool {
         self.progress.has(Done::ADDRESS_IS_NEW) && self.vip.family() == Family::V6
     }
 
     /// Whether this call made the address, and the desired route is still missing.
+    #[inline]
     pub(crate) fn is_in_the_making(&self) -> bool {
         self.has_new_v6_address() && !self.facts.contains(Facts::DESIRED)
     }
 
     /// Whether this call made the address, and its late route is still to come.
+    #[inline]
     pub(crate) fn awaits_kernel(&self) -> bool {
         self.is_in_the_making()
             && !self.has_failed()
@@ -208,6 +221,7 @@ impl Row {
     /// The address does not show whether a late route will come. A late route comes when an old address
     /// returns with its link (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or
     /// after another writer has added the desired route to the address that this call just made.
+    #[inline]
     pub(crate) fn may_still_get_kernels(&self) -> bool {
         let added = Step::AddRoute.bit() | Step::AddStaged.bit();
         self.vip.family() == Family::V6

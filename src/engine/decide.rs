@@ -206,6 +206,7 @@ impl Engine {
     }
 
     /// The next step of a row, by its family's policy.
+    #[inline]
     pub(crate) fn next(&self, row: &Row) -> Next {
         let policy = policy_for(row, &self.policies);
         next(row.vip.family(), row.facts, row.progress, policy)
@@ -223,6 +224,7 @@ impl Engine {
     }
 
     /// Decides for one row, and marks the row if it fails.
+    #[inline]
     pub(crate) fn plan(&self, row: &mut Row, clock: &impl Clock) -> Decision {
         if row.has_failed() {
             return if row.take_orphan_route() {
@@ -252,6 +254,7 @@ impl Engine {
     }
 
     /// Takes the reply to one message of a batch, for the message's row.
+    #[inline]
     pub(crate) fn replied(&mut self, row: &mut Row, reply: Reply, replies: Replies) {
         let v6 = row.vip.family() == Family::V6;
         let written = match (replies, reply.step) {
@@ -395,6 +398,7 @@ impl Stage {
 
 /// Whether nothing has changed for this long. Most rows need no quiet, and for these rows the clock is
 /// not read: reading it costs as much as the rest of the plan.
+#[inline]
 fn has_rested(quiet: Duration, clock: &impl Clock) -> bool {
     quiet.is_zero()
         || clock.since_change() >= quiet
@@ -402,6 +406,7 @@ fn has_rested(quiet: Duration, clock: &impl Clock) -> bool {
 }
 
 /// The policy of a row's family, with the row's own goal.
+#[inline]
 pub(crate) fn policy_for(row: &Row, policies: &PerFamily<Policy>) -> Policy {
     Policy {
         goal: row.goal,
@@ -411,6 +416,7 @@ pub(crate) fn policy_for(row: &Row, policies: &PerFamily<Policy>) -> Policy {
 
 /// The time without changes after which a row that looks as desired counts as desired. Zero where the
 /// facts are certain.
+#[inline]
 pub(super) fn quiet_for(row: &Row) -> Duration {
     if row.may_still_get_kernels() {
         return QUIET;
