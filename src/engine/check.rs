@@ -9,6 +9,7 @@ pub(crate) mod model;
 
 use std::collections;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use super::decide::{
 };
 use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
-    Binding, Cause, Done, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
+    Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
 };
 
 type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
@@ -1384,4 +1385,81 @@ fn two_managers_converge() {
         assert!(pair.known.len() > least.0 && pair.finished > least.1);
     }
     println!("{starts} states");
+}
+
+/// The model has one row. Of two rows, the one that needs an observation decides.
+#[test]
+fn one_written_row_makes_the_call_read_all() {
+    let policy = Policy {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Address,
+        kernel_source: false,
+    };
+    let vip: IpAddr = Ipv6Addr::LOCALHOST.into();
+    for (steps, stage) in [
+        ([Step::AddAddress, Step::AddAddress], Stage::ReadRoutes),
+        ([Step::ReplaceRoute, Step::AddAddress], Stage::ReadAll),
+        ([Step::AddAddress, Step::ReplaceRoute], Stage::ReadAll),
+    ] {
+        let mut engine = Engine::new(PerFamily::splat(policy), Method::Dumps);
+        let mut rows = [Row::new(vip.into(), policy.goal); 2];
+        engine.observed(rows.iter_mut());
+        for (row, step) in rows.iter_mut().zip(steps) {
+            let reply = Reply {
+                step,
+                refused: false,
+            };
+            engine.replied(row, reply, Replies::Complete);
+        }
+        engine.end_round(&mut rows, false, false, STALL, &Time(Duration::ZERO));
+        assert_eq!(engine.stage(), stage, "{steps:?}");
+    }
+}
+
+/// In the model, no other writer adds our route between the ack of the address and the look at the routes.
+#[test]
+fn acked_address_is_observed_before_the_call_ends() {
+    let policy = Policy {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Address,
+        kernel_source: false,
+    };
+    let mut engine = Engine::new(PerFamily::splat(policy), Method::Dumps);
+    let vip: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let mut rows = [Row::new(vip.into(), policy.goal)];
+    let mut round = |reply: Option<Step>, facts: Facts| {
+        rows[0].facts = facts;
+        engine.observed(rows.iter_mut());
+        if let Some(step) = reply {
+            let reply = Reply {
+                step,
+                refused: false,
+            };
+            engine.replied(&mut rows[0], reply, Replies::Complete);
+        }
+        engine.end_round(&mut rows, false, false, STALL, &Time(QUIET));
+        engine.stage()
+    };
+    let desired = Facts::ADDRESS | Facts::DESIRED;
+    assert_eq!(
+        round(Some(Step::AddAddress), Facts::empty()),
+        Stage::ReadRoutes
+    );
+    assert_eq!(round(None, desired), Stage::ReadAll);
+    assert_eq!(round(None, desired), Stage::Finished);
+}
+
+/// The model has no other writer that deletes an address and adds it again.
+#[test]
+fn late_route_of_a_deleted_address_says_nothing_of_the_next_address() {
+    let mut progress = Progress {
+        late_route: LateRoute::Seen,
+        ..Progress::default()
+    };
+    progress.observed(Facts::ADDRESS | Facts::DESIRED);
+    assert_eq!(progress.late_route, LateRoute::Seen);
+    progress.observed(Facts::DESIRED);
+    assert_eq!(progress.late_route, LateRoute::Unknown);
 }
