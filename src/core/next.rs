@@ -22,7 +22,6 @@ pub(crate) enum Next {
 ///
 /// The function has no memory but `progress`: whether this call made the address, and what it knows of
 /// the late route. A sent step may fail or be lost. The next observation then leads to the right step.
-#[inline]
 pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
@@ -45,7 +44,6 @@ pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Pol
 }
 
 /// The obstacle to the desired state, if any.
-#[inline]
 fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
         let good = facts.drift(policy).is_empty();
@@ -124,7 +122,6 @@ fn plan_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
 }
 
 /// IPv4: the kernel adds its route with the address, with the key of the desired route.
-#[inline]
 fn plan_v4(facts: Facts, goal: Goal) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // Address and route of each VIP together: ten thousand addresses first would leave as many
@@ -149,7 +146,6 @@ fn plan_v4(facts: Facts, goal: Goal) -> Next {
 }
 
 /// IPv6: the kernel's route comes late, beside the desired route, and wins.
-#[inline]
 fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     if !facts.contains(Facts::ADDRESS) {
         // A desired route that outlived its address would look finished before the late route has
