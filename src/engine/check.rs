@@ -1387,7 +1387,7 @@ fn two_managers_converge() {
     println!("{starts} states");
 }
 
-/// The model has one row. Of two rows, the one that needs an observation decides.
+/// The model has one row. Of two rows, the row that needs an observation decides.
 #[test]
 fn one_written_row_makes_the_call_read_all() {
     let policy = Policy {
