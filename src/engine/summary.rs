@@ -52,15 +52,14 @@ impl Call<'_> {
             let written = row.progress.has(Done::WRITTEN);
             let next = self.engine.next(&row);
             if !self.observed || stopped && written || next != Next::Done {
-                let unreached = stopped && next != Next::Wait;
-                self.fail(
-                    at,
-                    if unreached {
-                        Cause::NotReached
-                    } else {
-                        Cause::Pending
-                    },
-                );
+                let cause = match next {
+                    Next::Wait => Cause::Pending,
+                    _ if stopped => Cause::NotReached,
+                    // The call gave up on another VIP before this one could be read.
+                    Next::Read => Cause::Unread,
+                    _ => Cause::Pending,
+                };
+                self.fail(at, cause);
                 continue;
             }
             *match kind(&row) {

@@ -35,7 +35,8 @@ pub enum SourceAvoidance {
     /// for each longer prefix of the table that contains a VIP, because a longer prefix wins. In the
     /// kernel's own table that is `fc00::/7`, for VIPs with unique local addresses. This crate never
     /// removes the entries, and the kernel keeps them when the link is deleted. A link that is created
-    /// again has another index and gets its own entries.
+    /// again has another index and gets its own entries. If the kernel gives the old index to another
+    /// link, the old entries apply to that link.
     ///
     /// The rule needs an address of the node with the destination's label. For example, a node with
     /// only global addresses has none for unique local destinations. The kernel then chooses the
