@@ -8,15 +8,16 @@ mod plan;
 mod script;
 mod simulation;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep, Reason};
 
 use crate::base::{
-    AddressAttrs, DesiredRoute, Family, Metric, Protocol, RouteKey, RouteType, Table, Vip,
-    desired_key, kernel_key, staged_key, staged_lifetime,
+    AddressAttrs, DesiredRoute, Family, Metric, PerFamily, Protocol, RouteKey, RouteType, Table,
+    Vip, desired_key, kernel_key, staged_key, staged_lifetime,
 };
-use crate::core::{Binding, Drift, Facts, Goal, Policy, Row, Step};
+use crate::core::{Binding, Drift, Facts, Goal, Policy, Row, Rows, Step};
 use crate::engine::obstacle;
 use crate::engine::{Call, decide::policy_for};
 use crate::link::{LinkChanges, PLACEHOLDER};
@@ -26,113 +27,27 @@ use simulation::{Move, Simulation, Turn};
 
 /// Simulates a prepared call to its end.
 pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
-    let link: Arc<str> = link_changes.name.as_str().into();
-    let mut plan = Plan::default();
     let rows = &call.buffers.rows;
-    prepare_link(&mut plan, &link, link_changes);
-    let mut playing: Vec<(&Row, Simulation)> = rows
+    let mut planner = Planner {
+        rows,
+        desired: &call.desired,
+        link: link_changes.name.as_str().into(),
+        plan: Plan::default(),
+        deferred: Vec::new(),
+        keeps_an_address: call.binding == Binding::Address || rows.unmanaged_v4() > 0,
+    };
+    planner.prepare_link(link_changes);
+    let mut playing: Vec<_> = rows
         .iter()
-        .map(|row| {
-            let has_others = Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX;
-            let others = row
-                .facts
-                .intersects(has_others)
-                .then(|| rows.others(row.vip));
-            let mut simulation = Simulation::new(
-                row.vip.family(),
-                row.facts,
-                row.progress,
-                others.into_iter().flatten().copied(),
-            );
-            if link_changes.bring_up {
-                let to_vip = link_changes.broadcasts.iter();
-                let to_vip = to_vip.filter(|(to, _)| *to == row.vip.addr());
-                let desired = &call.desired[row.vip.family()];
-                let metric = rows
-                    .address_attrs(row.vip)
-                    .find_map(|keep| keep.rt_priority);
-                simulation.link_comes_up(metric, to_vip.map(|(_, of)| *of), desired);
-            }
-            (row, simulation)
-        })
+        .map(|row| (row, planner.simulation(row, link_changes)))
         .collect();
-    let mut has_placeholder = call.binding == Binding::Address || rows.unmanaged_v4() > 0;
-    let mut deferred: Vec<(&Row, PlannedStep)> = Vec::new();
     while !playing.is_empty() {
         playing.retain_mut(|(row, simulation)| {
-            let policy = policy_for(row, call.engine.policies());
-            let desired = &call.desired[row.vip.family()];
-            let turn = simulation.advance(policy, desired, |what, facts| {
-                let reason = reason(what, policy, facts);
-                let vip = Some(row.vip);
-                if what == Move::Step(Step::UpdateAddress) {
-                    let expiring = rows.address_attrs(row.vip).filter(|keep| keep.expires);
-                    deferred.extend(expiring.map(|keep| {
-                        let action = update(row.vip, keep, &link);
-                        (
-                            *row,
-                            PlannedStep {
-                                vip,
-                                action,
-                                reason,
-                            },
-                        )
-                    }));
-                    return;
-                }
-                let action = action(what, row.vip, desired, &link);
-                let step = PlannedStep {
-                    vip,
-                    action,
-                    reason,
-                };
-                if what == Move::Step(Step::DeleteAddress) {
-                    let mut peers = rows.peers(row.vip).peekable();
-                    if peers.peek().is_none() {
-                        deferred.push((row, step));
-                        return;
-                    }
-                    deferred.extend(peers.map(|end| {
-                        let action = Action::DeleteAddress {
-                            link: link.clone(),
-                            vip: row.vip,
-                            peer: Some(*end).filter(|end| *end != row.vip.addr()),
-                        };
-                        (
-                            *row,
-                            PlannedStep {
-                                action,
-                                ..step.clone()
-                            },
-                        )
-                    }));
-                } else {
-                    plan.steps.push(step);
-                }
-            });
-            if let Turn::Failed(cause) = turn {
-                plan.failures.push(Failure {
-                    drift: simulation.facts.drift(policy),
-                    ..Failure::new(row.vip, cause, None)
-                });
-            }
-            turn == Turn::Moved
+            planner.advance(row, simulation, policy_for(row, call.engine.policies()))
         });
-        let is_v4 = |(row, _): &(&Row, PlannedStep)| row.vip.family() == Family::V4;
-        if !has_placeholder && deferred.iter().any(is_v4) {
-            has_placeholder = true;
-            plan.steps.push(PlannedStep {
-                vip: None,
-                action: Action::AddPlaceholder {
-                    link: link.clone(),
-                    address: PLACEHOLDER,
-                },
-                reason: Reason::LastAddress,
-            });
-        }
-        deferred.sort_unstable_by_key(|(row, _)| row.order);
-        plan.steps.extend(deferred.drain(..).map(|(_, step)| step));
+        planner.plan_deferred();
     }
+    let mut plan = planner.plan;
     let rejected = call.buffers.rejected.iter();
     let rejected = rejected.map(|(vip, why)| call.buffers.failure(*vip, *why));
     plan.failures.extend(rejected);
@@ -141,35 +56,128 @@ pub(crate) fn preview(call: Call<'_>, link_changes: &LinkChanges) -> Plan {
     plan
 }
 
-fn prepare_link(plan: &mut Plan, link: &Arc<str>, link_changes: &LinkChanges) {
-    let mut push = |action, reason| {
-        plan.steps.push(PlannedStep {
-            vip: None,
-            action,
-            reason,
+/// Collects the steps of the simulated rows.
+struct Planner<'a> {
+    rows: &'a Rows,
+    desired: &'a PerFamily<DesiredRoute>,
+    link: Arc<str>,
+    plan: Plan,
+    /// The changes of addresses in this round, each with its row's order. They follow the other steps.
+    deferred: Vec<(u32, PlannedStep)>,
+    /// Whether an IPv4 address stays on the link.
+    keeps_an_address: bool,
+}
+
+impl Planner<'_> {
+    fn prepare_link(&mut self, changes: &LinkChanges) {
+        let link = || self.link.clone();
+        let mut steps = Vec::new();
+        if let Some(kind) = changes.create {
+            steps.push((Action::CreateLink { link: link(), kind }, Reason::NoLink));
+            steps.push((Action::NoOwnAddress { link: link() }, Reason::NoLink));
+        }
+        if changes.bring_up {
+            steps.push((Action::BringUp { link: link() }, Reason::LinkDown));
+        }
+        steps.extend(changes.labels.iter().map(|prefix| {
+            let action = Action::AddLabel {
+                link: link(),
+                prefix: *prefix,
+                label: changes.label,
+            };
+            (action, Reason::SourceChoice)
+        }));
+        let steps = steps.into_iter();
+        let of_link = |(action, reason)| PlannedStep::new(None, action, reason);
+        self.plan.steps.extend(steps.map(of_link));
+    }
+
+    /// The row as it is after the changes of the link.
+    fn simulation(&self, row: &Row, changes: &LinkChanges) -> Simulation {
+        let (rows, vip) = (self.rows, row.vip);
+        let has_others = Facts::SAME_KEY | Facts::EXTRA | Facts::PREFIX;
+        let others = row.facts.intersects(has_others).then(|| rows.others(vip));
+        let others = others.into_iter().flatten().copied();
+        let mut simulation = Simulation::new(vip.family(), row.facts, row.progress, others);
+        if changes.bring_up {
+            let to_vip = changes.broadcasts.iter();
+            let to_vip = to_vip.filter(|(to, _)| *to == vip.addr());
+            let desired = &self.desired[vip.family()];
+            let metric = rows.address_attrs(vip).find_map(|keep| keep.rt_priority);
+            simulation.link_comes_up(metric, to_vip.map(|(_, of)| *of), desired);
+        }
+        simulation
+    }
+
+    /// Plans one round of a row. Returns whether another round follows.
+    fn advance(&mut self, row: &Row, simulation: &mut Simulation, policy: Policy) -> bool {
+        let desired = &self.desired[row.vip.family()];
+        let turn = simulation.advance(policy, desired, |what, facts| {
+            self.plan_move(row, what, reason(what, policy, facts));
         });
-    };
-    if let Some(kind) = link_changes.create {
-        let link = link.clone();
-        push(Action::CreateLink { link, kind }, Reason::NoLink);
+        if let Turn::Failed(cause) = turn {
+            self.plan.failures.push(Failure {
+                drift: simulation.facts.drift(policy),
+                ..Failure::new(row.vip, cause, None)
+            });
+        }
+        turn == Turn::Moved
     }
-    let link = link.clone();
-    if link_changes.create.is_some() {
-        let link = link.clone();
-        push(Action::NoOwnAddress { link }, Reason::NoLink);
-    }
-    if link_changes.bring_up {
-        let link = link.clone();
-        push(Action::BringUp { link }, Reason::LinkDown);
-    }
-    for prefix in &link_changes.labels {
-        let action = Action::AddLabel {
-            link: link.clone(),
-            prefix: *prefix,
-            label: link_changes.label,
+
+    /// Plans one move of a row. A VIP may have several addresses, each with another peer.
+    fn plan_move(&mut self, row: &Row, what: Move, reason: Reason) {
+        let (rows, vip, link) = (self.rows, row.vip, &self.link);
+        let of_addresses: Vec<Action> = match what {
+            Move::Step(Step::UpdateAddress) => rows
+                .address_attrs(vip)
+                .filter(|keep| keep.expires)
+                .map(|keep| update(vip, keep, link))
+                .collect(),
+            Move::Step(Step::DeleteAddress) if rows.peers(vip).next().is_some() => rows
+                .peers(vip)
+                .map(|end| Action::DeleteAddress {
+                    link: link.clone(),
+                    vip,
+                    peer: peer(vip, *end),
+                })
+                .collect(),
+            _ => {
+                let action = action(what, vip, &self.desired[vip.family()], link);
+                if what != Move::Step(Step::DeleteAddress) {
+                    let step = PlannedStep::new(Some(vip), action, reason);
+                    return self.plan.steps.push(step);
+                }
+                vec![action]
+            }
         };
-        push(action, Reason::SourceChoice);
+        let steps = of_addresses.into_iter();
+        let steps = steps.map(|action| PlannedStep::new(Some(vip), action, reason));
+        self.deferred.extend(steps.map(|step| (row.order, step)));
     }
+
+    /// Plans the changes of addresses, in the kernel's order. Before the first change of an IPv4
+    /// address, adds a placeholder address if the link could lose its last one.
+    fn plan_deferred(&mut self) {
+        let is_v4 = |vip: Vip| vip.family() == Family::V4;
+        let changes_v4 = |(_, step): &(u32, PlannedStep)| step.vip.is_some_and(is_v4);
+        if !self.keeps_an_address && self.deferred.iter().any(changes_v4) {
+            self.keeps_an_address = true;
+            let action = Action::AddPlaceholder {
+                link: self.link.clone(),
+                address: PLACEHOLDER,
+            };
+            let step = PlannedStep::new(None, action, Reason::LastAddress);
+            self.plan.steps.push(step);
+        }
+        self.deferred.sort_by_key(|(order, _)| *order);
+        let steps = self.deferred.drain(..).map(|(_, step)| step);
+        self.plan.steps.extend(steps);
+    }
+}
+
+/// The other end of an address, where it has one.
+fn peer(vip: Vip, end: IpAddr) -> Option<IpAddr> {
+    Some(end).filter(|end| *end != vip.addr())
 }
 
 fn update(vip: Vip, keep: &AddressAttrs, link: &Arc<str>) -> Action {
@@ -178,7 +186,7 @@ fn update(vip: Vip, keep: &AddressAttrs, link: &Arc<str>) -> Action {
         vip,
         flags: keep.flags,
         deprecated: keep.deprecated,
-        peer: Some(keep.end).filter(|end| *end != vip.addr()),
+        peer: peer(vip, keep.end),
         metric: keep.rt_priority.map(Metric),
         protocol: keep.protocol.and_then(Protocol::new),
     }
@@ -231,7 +239,7 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
             Step::AppendRoute => Action::AppendRoute(written(&desired_key(desired))),
             Step::ReplaceRoute => Action::ReplaceRoute(written(&desired_key(desired))),
             Step::ReplaceStaged => Action::ReplaceRoute(staged()),
-            // `advance` plans `DeleteOthers` for each route, `preview` plans `UpdateAddress` for each
+            // `advance` plans `DeleteOthers` for each route, `plan_move` plans `UpdateAddress` for each
             // address.
             Step::DeleteDesired | Step::DeleteOthers | Step::UpdateAddress => {
                 deleted(&desired_key(desired))

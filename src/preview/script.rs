@@ -1,6 +1,6 @@
 //! A plan as a POSIX shell script of `ip` commands.
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use super::plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep};
 use crate::base::{
@@ -10,7 +10,7 @@ use crate::base::{
 /// A link's name as a word of a shell command.
 struct Word<'a>(&'a str);
 
-impl fmt::Display for Word<'_> {
+impl Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.@-".contains(&b);
         if self.0.bytes().all(plain) {
@@ -18,6 +18,34 @@ impl fmt::Display for Word<'_> {
         } else {
             write!(f, "'{}'", self.0.replace('\'', r"'\''"))
         }
+    }
+}
+
+/// A keyword and its value, where there is a value.
+struct Keyword<T>(&'static str, Option<T>);
+
+impl<T: Display> fmt::Display for Keyword<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(keyword, value) = self;
+        let value = value.as_ref();
+        value.map_or(Ok(()), |value| write!(f, " {keyword} {value}"))
+    }
+}
+
+/// The flags of an address that an update must repeat.
+struct Flags(u32);
+
+impl Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        [
+            (IFA_F_NODAD, " nodad"),
+            (IFA_F_HOMEADDRESS, " home"),
+            (IFA_F_MANAGETEMPADDR, " mngtmpaddr"),
+            (IFA_F_MCAUTOJOIN, " autojoin"),
+        ]
+        .iter()
+        .filter(|(flag, _)| self.0 & flag != 0)
+        .try_for_each(|(_, word)| f.write_str(word))
     }
 }
 
@@ -30,11 +58,11 @@ fn ip(vip: Vip) -> &'static str {
 }
 
 /// A protocol by its number: the names are read from a file that a node may lack.
-fn proto(f: &mut fmt::Formatter<'_>, protocol: Option<Protocol>) -> fmt::Result {
-    protocol.map_or(Ok(()), |protocol| write!(f, " proto {}", protocol.get()))
+fn proto(protocol: Option<Protocol>) -> Keyword<u8> {
+    Keyword("proto", protocol.map(Protocol::get))
 }
 
-impl fmt::Display for Action {
+impl Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink { link, kind } => {
@@ -58,69 +86,12 @@ impl fmt::Display for Action {
             Self::AddPlaceholder { link, address } => {
                 write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
             }
-            Self::AddAddress {
-                link,
-                vip,
-                protocol,
-                deprecated,
-            } => {
-                let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr add {vip}/{bits} dev {}", Word(link))?;
-                f.write_str(match vip.family() {
-                    Family::V4 => " scope link",
-                    Family::V6 => " nodad noprefixroute",
-                })?;
-                if *deprecated {
-                    f.write_str(" valid_lft forever preferred_lft 0")?;
-                }
-                proto(f, *protocol)
-            }
-            Self::UpdateAddress {
-                link,
-                vip,
-                flags,
-                deprecated,
-                peer,
-                metric,
-                protocol,
-            } => {
-                let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr change {vip}")?;
-                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
-                write!(f, "/{bits} dev {}", Word(link))?;
-                for (flag, word) in [
-                    (IFA_F_NODAD, "nodad"),
-                    (IFA_F_HOMEADDRESS, "home"),
-                    (IFA_F_MANAGETEMPADDR, "mngtmpaddr"),
-                    (IFA_F_MCAUTOJOIN, "autojoin"),
-                ] {
-                    if flags & flag != 0 {
-                        write!(f, " {word}")?;
-                    }
-                }
-                if vip.family() == Family::V6 {
-                    f.write_str(" noprefixroute")?;
-                }
-                let preferred = if *deprecated { "0" } else { "forever" };
-                write!(f, " valid_lft forever preferred_lft {preferred}")?;
-                if let Some(metric) = metric {
-                    write!(f, " metric {metric}")?;
-                }
-                proto(f, *protocol)
-            }
-            Self::DeleteAddress { link, vip, peer } => {
-                let (ip, bits) = (ip(*vip), vip.family().host_bits());
-                write!(f, "{ip} addr del {vip}")?;
-                peer.map_or(Ok(()), |peer| write!(f, " peer {peer}"))?;
-                write!(f, "/{bits} dev {}", Word(link))
+            Self::AddAddress { .. } | Self::UpdateAddress { .. } | Self::DeleteAddress { .. } => {
+                self.write_address(f)
             }
             Self::AwaitRoute { link, vip, .. } => {
-                let link = Word(link);
-                write!(
-                    f,
-                    "{} route show table local exact {vip} dev {link}",
-                    ip(*vip)
-                )
+                let (ip, link) = (ip(*vip), Word(link));
+                write!(f, "{ip} route show table local exact {vip} dev {link}")
             }
             Self::AddRoute(route) => route.write(f, "add"),
             Self::AppendRoute(route) => route.write(f, "append"),
@@ -130,31 +101,78 @@ impl fmt::Display for Action {
     }
 }
 
+impl Action {
+    /// A change of the VIP's address.
+    fn write_address(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::AddAddress { link, vip, .. }
+        | Self::UpdateAddress { link, vip, .. }
+        | Self::DeleteAddress { link, vip, .. }) = self
+        else {
+            return Ok(());
+        };
+        let (verb, peer) = match self {
+            Self::UpdateAddress { peer, .. } => ("change", *peer),
+            Self::DeleteAddress { peer, .. } => ("del", *peer),
+            _ => ("add", None),
+        };
+        let (ip, bits, peer) = (ip(*vip), vip.family().host_bits(), Keyword("peer", peer));
+        write!(f, "{ip} addr {verb} {vip}{peer}/{bits} dev {}", Word(link))?;
+        match self {
+            Self::AddAddress {
+                protocol,
+                deprecated,
+                ..
+            } => {
+                f.write_str(match vip.family() {
+                    Family::V4 => " scope link",
+                    Family::V6 => " nodad noprefixroute",
+                })?;
+                if *deprecated {
+                    f.write_str(" valid_lft forever preferred_lft 0")?;
+                }
+                proto(*protocol).fmt(f)
+            }
+            Self::UpdateAddress {
+                flags,
+                deprecated,
+                metric,
+                protocol,
+                ..
+            } => {
+                Flags(*flags).fmt(f)?;
+                if vip.family() == Family::V6 {
+                    f.write_str(" noprefixroute")?;
+                }
+                let preferred = if *deprecated { "0" } else { "forever" };
+                write!(f, " valid_lft forever preferred_lft {preferred}")?;
+                write!(f, "{}{}", Keyword("metric", *metric), proto(*protocol))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl PlannedRoute {
     fn write(&self, f: &mut fmt::Formatter<'_>, verb: &str) -> fmt::Result {
-        let Self { vip, table, .. } = self;
-        write!(f, "{} route {verb}", ip(*vip))?;
+        let (vip, link, table) = (self.vip, Word(&self.link), self.table.0);
+        write!(f, "{} route {verb}", ip(vip))?;
         // `ip` takes types by name only.
         if let Some(kind) = self.kind.name() {
             write!(f, " {kind}")?;
         }
-        write!(f, " {vip} dev {} table {}", Word(&self.link), table.0)?;
-        proto(f, self.protocol)?;
-        if self.metric.0 != 0 {
-            write!(f, " metric {}", self.metric)?;
-        }
-        if self.tos != 0 {
-            write!(f, " tos 0x{:02x}", self.tos)?;
-        }
-        if vip.family() == Family::V4 {
-            // Without a scope, `ip` would use the type's default scope.
-            let scope = if verb == "del" { "nowhere" } else { "host" };
-            write!(f, " scope {scope}")?;
-        }
-        self.source
-            .map_or(Ok(()), |source| write!(f, " src {source}"))?;
-        self.lifetime
-            .map_or(Ok(()), |seconds| write!(f, " expires {seconds}"))
+        // Without a scope, `ip` would use the type's default scope.
+        let scope = if verb == "del" { "nowhere" } else { "host" };
+        let tos = format!("0x{:02x}", self.tos);
+        write!(
+            f,
+            " {vip} dev {link} table {table}{}{}{}{}{}{}",
+            proto(self.protocol),
+            Keyword("metric", (self.metric.0 != 0).then_some(self.metric)),
+            Keyword("tos", (self.tos != 0).then_some(tos)),
+            Keyword("scope", (vip.family() == Family::V4).then_some(scope)),
+            Keyword("src", self.source),
+            Keyword("expires", self.lifetime),
+        )
     }
 }
 
@@ -242,7 +260,7 @@ impl Action {
     }
 }
 
-impl fmt::Display for Plan {
+impl Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "#!/bin/sh\n# From what was seen of the node: run it at once, and once, or not at \
