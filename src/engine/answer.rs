@@ -4,6 +4,7 @@
 //! that table, or if no other rule can have answered.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::read::{DISCOVERIES, Observer};
 use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
@@ -98,67 +99,70 @@ impl Observer<'_> {
     /// Looks up the addresses that an interrupted dump may have missed. IPv4 has no RTM_GETADDR for one
     /// address, so its addresses are dumped again.
     fn ask_addresses(&mut self) -> Result<(), Failed> {
-        let (context, admit) = (self.context, self.admit);
-        let lacks = |row: &Row, family| {
-            row.vip.family() == family
-                && !row.facts.intersects(Facts::ADDRESS | Facts::OTHER_LENGTH)
-                && is_in_doubt(row, &context)
-        };
+        let context = self.context;
         let mut is_read = false;
         for _ in 0..DISCOVERIES {
-            let is_left_out = self.rows.iter().any(|row| lacks(row, Family::V4));
+            let mut rows = self.rows.iter();
+            let is_left_out = rows.any(|row| lacks_address(row, Family::V4, &context));
             is_read = !is_left_out || self.dump_addresses(Family::V4)? == Dumped::Complete;
             if is_read {
                 break;
             }
         }
         for row in self.rows.iter_mut() {
-            let is_unread = !is_read && lacks(row, Family::V4);
+            let is_unread = !is_read && lacks_address(row, Family::V4, &context);
             row.facts.set(Facts::UNREAD_ADDRESS, is_unread);
         }
         let most = self.connection.reply_capacity().min(LOOK_UPS);
         let mut from = 0;
         loop {
-            let rows = &self.rows;
-            let some = (from..).zip(rows.iter().skip(from));
+            let some = (from..).zip(self.rows.iter().skip(from));
+            let lacking = some.filter(|(_, row)| lacks_address(row, Family::V6, &context));
             let mut asked = [None; LOOK_UPS];
             let mut count = 0;
-            for (at, row) in some.filter(|(_, row)| lacks(row, Family::V6)).take(most) {
-                asked[count] = Some((at, row.vip.addr()));
-                count += 1;
+            for ((at, row), place) in lacking.zip(&mut asked[..most]) {
+                *place = Some((at, row.vip.addr()));
                 from = at + 1;
+                count += 1;
             }
             if count == 0 {
                 break;
             }
-            let mut found = [None; LOOK_UPS];
-            self.connection.look_up(
-                asked.iter().flatten(),
-                |out, sequence, (_, addr)| get_address_message(out, sequence, addr, context.link),
-                |place, message| {
-                    if let Some(found) = found.get_mut(place) {
-                        *found = match message.map(|message| message.address()) {
-                            Ok(address) => address.ok(),
-                            Err(_) => Some(None),
-                        };
-                    }
-                },
-            )?;
-            for ((at, _), found) in asked.iter().flatten().zip(&found) {
-                match found {
-                    Some(Some(address)) => self.rows.join_address(address, &context, admit),
-                    Some(None) => {}
-                    // The reply is lost.
-                    None => {
-                        if let Some(row) = self.rows.iter_mut().nth(*at) {
-                            row.facts |= Facts::UNREAD_ADDRESS;
-                        }
+            self.look_up_addresses(&asked[..count])?;
+        }
+        self.rows.finish();
+        self.rows.adopt();
+        Ok(())
+    }
+
+    /// Looks up the addresses of the asked rows, at most [`LOOK_UPS`].
+    fn look_up_addresses(&mut self, asked: &[Option<(usize, IpAddr)>]) -> Result<(), Failed> {
+        let (context, admit) = (self.context, self.admit);
+        let mut found = [None; LOOK_UPS];
+        self.connection.look_up(
+            asked.iter().flatten(),
+            |out, sequence, (_, addr)| get_address_message(out, sequence, addr, context.link),
+            |place, message| {
+                if let Some(found) = found.get_mut(place) {
+                    *found = match message.map(|message| message.address()) {
+                        Ok(address) => address.ok(),
+                        Err(_) => Some(None),
+                    };
+                }
+            },
+        )?;
+        for ((at, _), found) in asked.iter().flatten().zip(&found) {
+            match found {
+                Some(Some(address)) => self.rows.join_address(address, &context, admit),
+                Some(None) => {}
+                // The reply is lost.
+                None => {
+                    if let Some(row) = self.rows.iter_mut().nth(*at) {
+                        row.facts |= Facts::UNREAD_ADDRESS;
                     }
                 }
             }
         }
-        self.rows.finish();
-        self.rows.adopt();
         Ok(())
     }
 
@@ -190,62 +194,22 @@ impl Observer<'_> {
     fn look_up_batch(&mut self, asked: &mut [u32]) -> io::Result<()> {
         let mut count = asked.len();
         for attempt in 1..=NEGATIVES {
-            let (rows, context, templates) = (&mut *self.rows, &self.context, self.templates);
-            let families = PerFamily::from_fn(|family| {
-                let of_family =
-                    |at: &u32| rows.get(*at).is_some_and(|row| row.vip.family() == family);
-                asked[..count].iter().any(of_family)
-            });
-            let mut local_first = PerFamily::splat(false);
-            for family in Family::ALL {
-                local_first[family] = families[family] && self.connection.is_local_first(family)?;
-            }
             let mut replies = [Reply::Lost; LOOK_UPS];
-            self.connection.look_up(
-                asked[..count]
-                    .iter()
-                    .filter_map(|at| rows.get(*at))
-                    .map(|row| row.vip),
-                |out, sequence, vip| {
-                    templates[vip.family()]
-                        .look_up
-                        .push(out, sequence, &vip.addr());
-                },
-                |place, message| {
-                    if let Some(reply) = replies.get_mut(place) {
-                        *reply = match message.map(|message| message.route()) {
-                            Ok(Ok(Some(route))) => Reply::Route(route),
-                            // A reply that cannot be decoded counts as lost.
-                            Ok(_) => Reply::Lost,
-                            Err(errno) => Reply::Error(errno),
-                        };
-                    }
-                },
-            )?;
-            let replies = &replies[..count];
-            self.connection.names_local |= replies.iter().any(Reply::names_ipv4_local);
-            for family in Family::ALL {
-                let asks = |(reply, at): (&Reply, &u32)| {
-                    !reply.names_local()
-                        && rows.get(*at).is_some_and(|row| row.vip.family() == family)
-                };
-                let known = &mut local_first[family];
-                if *known && replies.iter().zip(&*asked).any(asks) {
-                    *known = self.connection.was_local_first(family)?;
-                }
-            }
+            let local_first = self.ask_routes(&asked[..count], &mut replies)?;
             let names_local = self.connection.names_local;
             let mut open = 0;
-            for (place, reply) in replies.iter().enumerate() {
+            for (place, reply) in replies[..count].iter().enumerate() {
                 let at = asked[place];
-                let Some(row) = rows.get(at) else { continue };
+                let Some(row) = self.rows.get(at) else {
+                    continue;
+                };
                 let answer = reply.answer(local_first[row.vip.family()], names_local);
                 let negative = matches!(answer, Answer::NotLocal(_));
                 if negative && attempt < NEGATIVES && is_expected(row) {
                     asked[open] = at;
                     open += 1;
                 } else {
-                    rows.join_look_up(at, &answer, context);
+                    self.rows.join_look_up(at, &answer, &self.context);
                 }
             }
             count = open;
@@ -254,6 +218,50 @@ impl Observer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the route of each asked row. Returns for which families the rules consulted table
+    /// local first, before the replies and after.
+    fn ask_routes(
+        &mut self,
+        asked: &[u32],
+        replies: &mut [Reply; LOOK_UPS],
+    ) -> io::Result<PerFamily<bool>> {
+        let (rows, templates) = (&*self.rows, self.templates);
+        let is_of = |at: u32, family| rows.get(at).is_some_and(|row| row.vip.family() == family);
+        let mut local_first = PerFamily::splat(false);
+        for family in Family::ALL {
+            local_first[family] = asked.iter().any(|at| is_of(*at, family))
+                && self.connection.is_local_first(family)?;
+        }
+        let vips = asked.iter().filter_map(|at| rows.get(*at));
+        self.connection.look_up(
+            vips.map(|row| row.vip),
+            |out, sequence, vip| {
+                let look_up = &templates[vip.family()].look_up;
+                look_up.push(out, sequence, &vip.addr());
+            },
+            |place, message| {
+                if let Some(reply) = replies.get_mut(place) {
+                    *reply = match message.map(|message| message.route()) {
+                        Ok(Ok(Some(route))) => Reply::Route(route),
+                        // A reply that cannot be decoded counts as lost.
+                        Ok(_) => Reply::Lost,
+                        Err(errno) => Reply::Error(errno),
+                    };
+                }
+            },
+        )?;
+        let replies = &replies[..asked.len()];
+        self.connection.names_local |= replies.iter().any(Reply::names_ipv4_local);
+        for family in Family::ALL {
+            let asks = |(reply, at): (&Reply, &u32)| !reply.names_local() && is_of(*at, family);
+            let known = &mut local_first[family];
+            if *known && replies.iter().zip(asked).any(asks) {
+                *known = self.connection.was_local_first(family)?;
+            }
+        }
+        Ok(local_first)
     }
 }
 
@@ -315,6 +323,13 @@ impl Reply {
 fn is_expected(row: &Row) -> bool {
     let should_be_there = row.facts.on_link() && !row.is_in_the_making();
     row.vip.family() == Family::V6 && (should_be_there || row.goal == Goal::Release)
+}
+
+/// Whether an interrupted dump may have missed the address of this row.
+fn lacks_address(row: &Row, family: Family, context: &MatchContext<'_>) -> bool {
+    row.vip.family() == family
+        && !row.facts.intersects(Facts::ADDRESS | Facts::OTHER_LENGTH)
+        && is_in_doubt(row, context)
 }
 
 /// Whether an interrupted dump leaves facts of this row open.

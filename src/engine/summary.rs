@@ -1,9 +1,12 @@
 //! The report of a call.
 
-use super::Call;
+use std::collections::BTreeMap;
+
+use super::{Call, Tag};
 use crate::base::PerFamily;
 use crate::core::{Cause, Done, Drift, Goal, Next, Policy, Refusal, Row};
-use crate::outcome::{Outcome, OutcomeKind, Report};
+use crate::netlink::batch::Refused;
+use crate::outcome::{Failure, Outcome, OutcomeKind, Report};
 
 /// What this call did, or had begun to do, for a VIP. `None`: it wrote nothing.
 fn kind(row: &Row) -> Option<OutcomeKind> {
@@ -37,6 +40,19 @@ fn outcomes(rows: &[Row], policies: PerFamily<Policy>, count: usize) -> Vec<Outc
     outcomes
 }
 
+/// The refusal that decides each VIP's failure, by its place: the first final one, else the last.
+fn decisive(refusals: &[Refused<'static, Tag>]) -> BTreeMap<u32, (usize, Refusal)> {
+    let mut decisive = BTreeMap::new();
+    for (place, refused) in refusals.iter().enumerate() {
+        let this = (place, refused.tag.step.refused(refused.errno));
+        let entry = decisive.entry(refused.tag.row).or_insert(this);
+        if entry.1 != Refusal::Final {
+            *entry = this;
+        }
+    }
+    decisive
+}
+
 impl Call<'_> {
     /// Sums up. `stopped`: before every VIP was decided.
     pub(super) fn conclude(&mut self, stopped: bool) -> Report {
@@ -48,17 +64,7 @@ impl Call<'_> {
             if row.has_failed() {
                 continue;
             }
-            // Only an observation after the last write to a VIP proves its state.
-            let written = row.progress.has(Done::WRITTEN);
-            let next = self.engine.next(&row);
-            if !self.observed || stopped && written || next != Next::Done {
-                let cause = match next {
-                    Next::Wait => Cause::Pending,
-                    _ if stopped => Cause::NotReached,
-                    // The call gave up on another VIP before this one could be read.
-                    Next::Read => Cause::Unread,
-                    _ => Cause::Pending,
-                };
+            if let Some(cause) = self.unproven(&row, stopped) {
                 self.fail(at, cause);
                 continue;
             }
@@ -69,53 +75,65 @@ impl Call<'_> {
                 Some(OutcomeKind::Repaired) => &mut report.repaired,
             } += 1;
         }
-        let observed = self.observed;
-        let policies = *self.engine.policies();
         let written = report.assigned + report.repaired + report.released;
+        let policies = *self.engine.policies();
         report.outcomes = outcomes(self.buffers.rows.as_slice(), policies, written);
-        if self.buffers.failed.is_empty() && self.buffers.rejected.is_empty() {
-            return report;
+        if !(self.buffers.failed.is_empty() && self.buffers.rejected.is_empty()) {
+            self.report_failures(&mut report.failures);
         }
+        report
+    }
+
+    /// Why a VIP that did not fail is not proven to be as desired, if so. Only an observation after the
+    /// last write to a VIP proves its state.
+    #[inline]
+    fn unproven(&self, row: &Row, stopped: bool) -> Option<Cause> {
+        let written = row.progress.has(Done::WRITTEN);
+        let next = self.engine.next(row);
+        if self.observed && !(stopped && written) && next == Next::Done {
+            return None;
+        }
+        Some(match next {
+            Next::Wait => Cause::Pending,
+            _ if stopped => Cause::NotReached,
+            // The call gave up on another VIP before this one could be read.
+            Next::Read => Cause::Unread,
+            _ => Cause::Pending,
+        })
+    }
+
+    /// Reports the rejected and the failed VIPs, sorted.
+    fn report_failures(&mut self, failures: &mut Vec<Failure>) {
         let failed = std::mem::take(&mut self.buffers.failed);
         let buffers = &*self.buffers;
         let rejected = buffers.rejected.iter();
-        let failures = rejected.map(|(vip, why)| buffers.failure(*vip, *why));
-        report.failures.extend(failures);
-        // Each VIP's decisive refusal: the first final one, else the last.
-        let mut decisive = std::collections::BTreeMap::new();
-        for (place, refusal) in buffers.refusals.iter().enumerate() {
-            let is_final = refusal.tag.step.refused(refusal.errno) == Refusal::Final;
-            let entry = decisive.entry(refusal.tag.row).or_insert((place, is_final));
-            if !entry.1 {
-                *entry = (place, is_final);
-            }
-        }
+        failures.extend(rejected.map(|(vip, why)| buffers.failure(*vip, *why)));
+        let decisive = decisive(&buffers.refusals);
         for (at, cause) in failed {
             let Some(row) = buffers.rows.get(at) else {
                 continue;
             };
             let mut failure = buffers.failure(row.vip, cause);
             failure.begun = kind(row);
-            let decided = |is_final| match cause {
+            let decides = |refusal| match cause {
                 Cause::Kernel => true,
-                Cause::Missing(_) => is_final,
+                Cause::Missing(_) => refusal == Refusal::Final,
                 _ => false,
             };
-            if let Some((place, is_final)) = decisive.get(&at).copied()
-                && decided(is_final)
-                && let Some(refusal) = buffers.refusals.get(place)
+            if let Some((place, refusal)) = decisive.get(&at).copied()
+                && decides(refusal)
+                && let Some(refused) = buffers.refusals.get(place)
             {
-                failure.operation = Some(refusal.tag.step.operation());
-                failure.errno = Some(refusal.errno);
+                failure.operation = Some(refused.tag.step.operation());
+                failure.errno = Some(refused.errno);
                 let text = buffers.texts.binary_search_by_key(&place, |(of, _)| *of);
                 failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
             }
-            if observed {
-                failure.drift = row.facts.drift(policies[row.vip.family()]);
+            if self.observed {
+                failure.drift = row.facts.drift(self.engine.policies()[row.vip.family()]);
             }
-            report.failures.push(failure);
+            failures.push(failure);
         }
-        report.failures.sort_by_key(|failure| failure.vip);
-        report
+        failures.sort_by_key(|failure| failure.vip);
     }
 }

@@ -413,18 +413,7 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.observe_node()?,
         };
-        let mut sources = PerFamily::splat(SourceStatus::NotGiven);
-        for family in Family::ALL {
-            sources[family] = match self.sources[family] {
-                _ if self.config.kernel_source[family] => SourceStatus::Kernel,
-                None => SourceStatus::NotGiven,
-                Some(source) => {
-                    link::source_status(call.connection, &source).map_err(|failed| {
-                        failed.into_error(format!("cannot look up source {source}"))
-                    })?
-                }
-            };
-        }
+        let sources = source_statuses(&self.config, &self.sources, call.connection)?;
         let policies = *call.engine.policies();
         let is_judged = |row: &Row| sources[row.vip.family()] != SourceStatus::NotGiven;
         let drift_of = |row: &Row| {
@@ -472,4 +461,22 @@ impl VipManager {
 enum Depth {
     Link,
     Node,
+}
+
+/// The state of each family's source.
+fn source_statuses(
+    config: &VipManagerBuilder,
+    sources: &PerFamily<Option<IpAddr>>,
+    connection: &mut Connection,
+) -> Result<PerFamily<SourceStatus>, Error> {
+    let mut statuses = PerFamily::splat(SourceStatus::NotGiven);
+    for family in Family::ALL {
+        statuses[family] = match sources[family] {
+            _ if config.kernel_source[family] => SourceStatus::Kernel,
+            None => SourceStatus::NotGiven,
+            Some(source) => link::source_status(connection, &source)
+                .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?,
+        };
+    }
+    Ok(statuses)
 }
