@@ -57,6 +57,14 @@
 //! # Features
 //!
 //! * `sandbox`: the module `sandbox`, private namespaces for tests of code that uses this crate.
+//! * `serde`: `Serialize` for all that is reported or planned ([`Report`], [`Error`], [`Audit`], [`Plan`],
+//!   [`Event`], [`Dispatched`], [`Counters`], [`KeeperStatus`] and their parts), and `Serialize` and
+//!   `Deserialize` for [`Vip`], as text.
+//!
+//! Serialized fields have their Rust names, a kind is its `as_str()`, flags are an array of names in
+//! lower case, and a duration is a number of seconds whose name says so. [`Cause`], [`Reason`] and
+//! [`Action`] stand in the fields `cause`, `reason` and `action` of what they belong to, with their data
+//! beside them. Later versions may add fields and names. They do not change those that exist.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -82,6 +90,8 @@ mod outcome;
 mod preview;
 #[cfg(any(test, feature = "sandbox"))]
 pub mod sandbox;
+#[cfg(feature = "serde")]
+mod serialize;
 mod sys;
 mod watcher;
 

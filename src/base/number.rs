@@ -17,6 +17,7 @@ use super::{TABLE_LOCAL, TABLE_MAIN};
 /// # Ok::<(), viproute::InvalidProtocol>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Protocol(NonZeroU8);
 
 impl Protocol {
@@ -75,6 +76,7 @@ impl fmt::Display for Protocol {
 /// assert_eq!(Table(100).to_string(), "100");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Table(pub u32);
 
 impl Table {
@@ -98,6 +100,7 @@ impl fmt::Display for Table {
 /// The metric of a route (`RTA_PRIORITY`). The kernel uses the route of the lowest metric to a
 /// destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Metric(pub u32);
 
 impl fmt::Display for Metric {
@@ -114,6 +117,7 @@ impl fmt::Display for Metric {
 /// assert_eq!(RouteType::LOCAL.to_string(), "local");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RouteType(pub u8);
 
 impl RouteType {

@@ -8,6 +8,14 @@ use super::Family;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PerFamily<T>([T; 2]);
 
+#[cfg(feature = "serde")]
+impl<T: serde::Serialize> serde::Serialize for PerFamily<T> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let values = Family::ALL.map(|family| (family.as_str(), &self[family]));
+        to.collect_map(values)
+    }
+}
+
 impl<T> PerFamily<T> {
     pub(crate) fn from_fn(make: impl FnMut(Family) -> T) -> Self {
         Self(Family::ALL.map(make))

@@ -25,6 +25,7 @@ use crate::outcome::{ErrorKind, Failure, Report};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Dispatched {
     /// What became of the VIPs that were looked at. Failures are tried again later, so a failure that

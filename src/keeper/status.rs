@@ -21,6 +21,7 @@ use crate::base::Family;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Counters {
     /// Notifications that concerned the link, its VIPs or the sources, but for the keeper's own
@@ -100,6 +101,7 @@ impl Sub for Counters {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct KeeperStatus {
     /// The IPv4 VIPs.
@@ -107,6 +109,10 @@ pub struct KeeperStatus {
     /// The IPv6 VIPs.
     pub ipv6: FamilyStatus,
     /// How long ago the keeper last read the whole link. `None`: never.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "last_full_sync_seconds", serialize_with = "seconds")
+    )]
     pub last_full_sync: Option<Duration>,
 }
 
@@ -147,6 +153,7 @@ impl KeeperStatus {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FamilyStatus {
     /// How many VIPs are desired.
@@ -156,17 +163,36 @@ pub struct FamilyStatus {
     /// What the family waits for: the link, or what it lacks itself. `None`: nothing.
     pub waiting: Option<Waiting>,
     /// How long ago the keeper last looked at VIPs of this family and left none failing. `None`: never.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "last_success_seconds", serialize_with = "seconds")
+    )]
     pub last_success: Option<Duration>,
 }
 
 /// What a family waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Waiting {
     /// What is missing.
     pub missing: Missing,
     /// How long the family has waited.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "since_seconds", serialize_with = "seconds")
+    )]
     pub since: Duration,
+}
+
+/// A duration serializes as a number of seconds.
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(
+    duration: &(impl Copy + Into<Option<Duration>>),
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let duration: Option<Duration> = (*duration).into();
+    serde::Serialize::serialize(&duration.map(|duration| duration.as_secs_f64()), to)
 }
 
 impl Keeper {

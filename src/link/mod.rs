@@ -61,6 +61,7 @@ impl fmt::Display for LinkKind {
 
 /// The index of a link (`ifi_index`, linux/rtnetlink.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LinkIndex(NonZeroU32);
 
 impl LinkIndex {

@@ -23,16 +23,20 @@ use crate::outcome::{LinkStatus, SourceStatus};
 /// # Ok::<(), viproute::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Audit {
     /// Every VIP on the link, in order of address.
     pub vips: Vec<Audited>,
+    #[cfg_attr(feature = "serde", serde(rename = "link"))]
     pub(crate) links: PerFamily<LinkStatus>,
+    #[cfg_attr(feature = "serde", serde(rename = "source"))]
     pub(crate) sources: PerFamily<SourceStatus>,
 }
 
 /// The observed state of one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Audited {
     /// The VIP.

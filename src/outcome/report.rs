@@ -11,6 +11,7 @@ use crate::core::{Cause, Drift, Operation};
 /// write. Its report has no failures. If some VIPs failed, the call returns an [`Error`](crate::Error)
 /// with the report of all VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// Number of VIPs that were not on the link and now are in their single-route state.
@@ -87,6 +88,7 @@ impl fmt::Display for OutcomeKind {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Outcome {
     /// The VIP.
@@ -135,11 +137,13 @@ impl fmt::Display for Report {
 
 /// One VIP that is not in the desired state, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Failure {
     /// The VIP.
     pub vip: Vip,
     /// What kind of failure this is.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub cause: Cause,
     /// What exactly stands in the way, in the words of this crate. For [`Cause::Missing`]: what is
     /// missing, and what to do about it. For [`Cause::Conflict`]: the route in the way, and its device.

@@ -38,6 +38,7 @@ use crate::outcome::Failure;
 /// A script does not observe the kernel again. `reconcile` does, and repairs the changes of other
 /// writers and of late routes, above all if the plan brings up a link with IPv6 addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Plan {
     /// The steps, in this order.
@@ -57,13 +58,18 @@ impl Plan {
 
 /// One step of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PlannedStep {
     /// The VIP of the step; `None` for a step of the whole link.
+    // Each action of a VIP has it.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub vip: Option<Vip>,
     /// The action.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub action: Action,
     /// The reason for the action.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub reason: Reason,
 }
 
@@ -79,6 +85,11 @@ impl PlannedStep {
 
 /// Why a step is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(tag = "reason", content = "drift", rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum Reason {
     /// The VIP has this drift at the time of the step.
@@ -135,6 +146,8 @@ impl fmt::Display for Reason {
 
 /// The action of a step. `Display` prints one `ip` command.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "action", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Action {
     /// Create the link, without ARP.
@@ -290,6 +303,7 @@ impl fmt::Display for Likelihood {
 
 /// A route to a VIP, as a step adds or deletes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PlannedRoute {
     /// The link's name.

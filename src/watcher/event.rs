@@ -131,6 +131,22 @@ pub enum Event {
     Resync,
 }
 
+impl Event {
+    /// A stable name for machines, in snake_case: `link_up`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Vip { .. } => "vip",
+            Self::NodeAddressSet(..) => "node_address_set",
+            Self::NodeAddressRemoved(..) => "node_address_removed",
+            Self::LinkUp(..) => "link_up",
+            Self::LinkDown(..) => "link_down",
+            Self::LinkGone => "link_gone",
+            Self::Resync => "resync",
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
