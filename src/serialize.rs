@@ -7,10 +7,12 @@ use serde::de::Error as _;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{
-    Binding, Change, Drift, Error, ErrorKind, Event, Family, Likelihood, LinkKind, LinkStatus,
-    Operation, Origin, OutcomeKind, RejectReason, SourceAvoidance, SourceStatus, Vip,
-};
+use crate::base::{Family, RejectReason, Vip};
+use crate::core::{Binding, Drift, Operation};
+use crate::link::{LinkKind, SourceAvoidance};
+use crate::outcome::{Error, ErrorKind, LinkStatus, OutcomeKind, SourceStatus};
+use crate::preview::Likelihood;
+use crate::watcher::{Change, Event, Origin};
 
 /// A kind is its name for machines.
 macro_rules! names {
