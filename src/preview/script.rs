@@ -1,6 +1,7 @@
 //! A plan as a POSIX shell script of `ip` commands.
 
 use std::fmt::{self, Display};
+use std::net::IpAddr;
 
 use super::plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep};
 use crate::base::{
@@ -24,7 +25,7 @@ impl Display for Word<'_> {
 /// A keyword and its value, where there is a value.
 struct Keyword<T>(&'static str, Option<T>);
 
-impl<T: Display> fmt::Display for Keyword<T> {
+impl<T: Display> Display for Keyword<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(keyword, value) = self;
         let value = value.as_ref();
@@ -46,6 +47,20 @@ impl Display for Flags {
         .iter()
         .filter(|(flag, _)| self.0 & flag != 0)
         .try_for_each(|(_, word)| f.write_str(word))
+    }
+}
+
+/// Precedes the preferred lifetime of an address that never ends.
+const LIFETIME: &str = "valid_lft forever preferred_lft";
+
+/// A verb, the VIP whose address it changes, the address's peer, and the link.
+struct ChangedAddress<'a>(&'static str, Vip, Option<IpAddr>, &'a str);
+
+impl Display for ChangedAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(verb, vip, peer, link) = *self;
+        let (ip, bits, peer) = (ip(vip), vip.family().host_bits(), Keyword("peer", peer));
+        write!(f, "{ip} addr {verb} {vip}{peer}/{bits} dev {}", Word(link))
     }
 }
 
@@ -86,8 +101,40 @@ impl Display for Action {
             Self::AddPlaceholder { link, address } => {
                 write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
             }
-            Self::AddAddress { .. } | Self::UpdateAddress { .. } | Self::DeleteAddress { .. } => {
-                self.write_address(f)
+            Self::AddAddress {
+                link,
+                vip,
+                protocol,
+                deprecated,
+            } => {
+                let flags = match vip.family() {
+                    Family::V4 => "scope link",
+                    Family::V6 => "nodad noprefixroute",
+                };
+                let preferred = Keyword(LIFETIME, deprecated.then_some("0"));
+                let address = ChangedAddress("add", *vip, None, link);
+                write!(f, "{address} {flags}{preferred}{}", proto(*protocol))
+            }
+            Self::UpdateAddress {
+                link,
+                vip,
+                flags,
+                deprecated,
+                peer,
+                metric,
+                protocol,
+            } => {
+                let address = ChangedAddress("change", *vip, *peer, link);
+                write!(f, "{address}{}", Flags(*flags))?;
+                if vip.family() == Family::V6 {
+                    f.write_str(" noprefixroute")?;
+                }
+                let preferred = Some(if *deprecated { "0" } else { "forever" });
+                Keyword(LIFETIME, preferred).fmt(f)?;
+                write!(f, "{}{}", Keyword("metric", *metric), proto(*protocol))
+            }
+            Self::DeleteAddress { link, vip, peer } => {
+                ChangedAddress("del", *vip, *peer, link).fmt(f)
             }
             Self::AwaitRoute { link, vip, .. } => {
                 let (ip, link) = (ip(*vip), Word(link));
@@ -97,57 +144,6 @@ impl Display for Action {
             Self::AppendRoute(route) => route.write(f, "append"),
             Self::ReplaceRoute(route) => route.write(f, "replace"),
             Self::DeleteRoute(route) => route.write(f, "del"),
-        }
-    }
-}
-
-impl Action {
-    /// A change of the VIP's address.
-    fn write_address(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::AddAddress { link, vip, .. }
-        | Self::UpdateAddress { link, vip, .. }
-        | Self::DeleteAddress { link, vip, .. }) = self
-        else {
-            return Ok(());
-        };
-        let (verb, peer) = match self {
-            Self::UpdateAddress { peer, .. } => ("change", *peer),
-            Self::DeleteAddress { peer, .. } => ("del", *peer),
-            _ => ("add", None),
-        };
-        let (ip, bits, peer) = (ip(*vip), vip.family().host_bits(), Keyword("peer", peer));
-        write!(f, "{ip} addr {verb} {vip}{peer}/{bits} dev {}", Word(link))?;
-        match self {
-            Self::AddAddress {
-                protocol,
-                deprecated,
-                ..
-            } => {
-                f.write_str(match vip.family() {
-                    Family::V4 => " scope link",
-                    Family::V6 => " nodad noprefixroute",
-                })?;
-                if *deprecated {
-                    f.write_str(" valid_lft forever preferred_lft 0")?;
-                }
-                proto(*protocol).fmt(f)
-            }
-            Self::UpdateAddress {
-                flags,
-                deprecated,
-                metric,
-                protocol,
-                ..
-            } => {
-                Flags(*flags).fmt(f)?;
-                if vip.family() == Family::V6 {
-                    f.write_str(" noprefixroute")?;
-                }
-                let preferred = if *deprecated { "0" } else { "forever" };
-                write!(f, " valid_lft forever preferred_lft {preferred}")?;
-                write!(f, "{}{}", Keyword("metric", *metric), proto(*protocol))
-            }
-            _ => Ok(()),
         }
     }
 }
@@ -162,13 +158,13 @@ impl PlannedRoute {
         }
         // Without a scope, `ip` would use the type's default scope.
         let scope = if verb == "del" { "nowhere" } else { "host" };
-        let tos = format!("0x{:02x}", self.tos);
+        let tos = (self.tos != 0).then(|| format!("0x{:02x}", self.tos));
         write!(
             f,
             " {vip} dev {link} table {table}{}{}{}{}{}{}",
             proto(self.protocol),
             Keyword("metric", (self.metric.0 != 0).then_some(self.metric)),
-            Keyword("tos", (self.tos != 0).then_some(tos)),
+            Keyword("tos", tos),
             Keyword("scope", (vip.family() == Family::V4).then_some(scope)),
             Keyword("src", self.source),
             Keyword("expires", self.lifetime),
