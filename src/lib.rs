@@ -62,7 +62,7 @@
 //!   `Deserialize` for [`Vip`], as text.
 //!
 //! Serialized fields have their Rust names, a kind is its `as_str()`, flags are an array of names in
-//! lower case, and a duration is a number of seconds whose name says so. [`Cause`], [`Reason`] and
+//! lower case, and a duration is a number of seconds in a field named `…_seconds`. [`Cause`], [`Reason`] and
 //! [`Action`] stand in the fields `cause`, `reason` and `action` of what they belong to, with their data
 //! beside them. Later versions may add fields and names. They do not change those that exist.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,10 +1,9 @@
 //! The feature `serde`: what all kinds and flags share. Structs derive it beside their types.
 
-use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use serde::de::Error as _;
-use serde::ser::{SerializeSeq as _, SerializeStruct as _};
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base::{Family, RejectReason, Vip};
@@ -43,31 +42,12 @@ macro_rules! flags {
     ($($flags:ty),* $(,)?) => {$(
         impl Serialize for $flags {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                let mut names = to.serialize_seq(None)?;
-                for (name, _) in self.iter_names() {
-                    names.serialize_element(&Lowercase(name))?;
-                }
-                names.end()
+                to.collect_seq(self.iter_names().map(|(name, _)| name.to_ascii_lowercase()))
             }
         }
     )*};
 }
 flags!(Change, Drift, Origin);
-
-struct Lowercase(&'static str);
-
-impl fmt::Display for Lowercase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut letters = self.0.chars();
-        letters.try_for_each(|letter| f.write_char(letter.to_ascii_lowercase()))
-    }
-}
-
-impl Serialize for Lowercase {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
 
 impl Serialize for Vip {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -88,18 +68,10 @@ impl Serialize for Error {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut fields = to.serialize_struct("Error", 4)?;
         fields.serialize_field("kind", &self.kind())?;
-        fields.serialize_field("message", &Text(self))?;
+        fields.serialize_field("message", &format_args!("{self}"))?;
         fields.serialize_field("errno", &self.raw_os_error())?;
         fields.serialize_field("text", &self.kernel_text())?;
         fields.end()
-    }
-}
-
-struct Text<T>(T);
-
-impl<T: fmt::Display> Serialize for Text<T> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&self.0)
     }
 }
 
@@ -195,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn report_and_error_are_the_golden_ones() {
+    fn report_and_error_match_the_golden_files() {
         check("report", &report());
         let error = Error::kernel("cannot create link x", libc::EPERM, Some("why".into()));
         check("error", &error.with_report(report()));
     }
 
     #[test]
-    fn audit_is_the_golden_one() {
+    fn audit_matches_the_golden_file() {
         let audited = |vip, drift| Audited {
             vip,
             drift,
@@ -221,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_is_the_golden_one() {
+    fn plan_matches_the_golden_file() {
         let step = |vip, action, reason| PlannedStep {
             vip,
             action,
@@ -269,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_the_golden_ones() {
+    fn events_match_the_golden_file() {
         let index = LinkIndex::try_from(7).unwrap();
         check(
             "events",
@@ -290,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn keeper_is_the_golden_one() {
+    fn keeper_types_match_the_golden_files() {
         let missing = Missing {
             family: Some(Family::V6),
             kind: ErrorKind::LinkDown,
@@ -333,9 +305,9 @@ mod tests {
         check("counters", &Counters::default());
     }
 
-    /// What derives its names has those of `as_str()`.
+    /// The names that serde derives equal those of `as_str()`.
     #[test]
-    fn derived_names_are_those_of_as_str() {
+    fn derived_names_equal_as_str() {
         for cause in [
             Cause::Conflict,
             Cause::OtherPrefixLength,

@@ -62,7 +62,7 @@ impl Plan {
 #[non_exhaustive]
 pub struct PlannedStep {
     /// The VIP of the step; `None` for a step of the whole link.
-    // Each action of a VIP has it.
+    // An action on a VIP has a field `vip` of its own.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub vip: Option<Vip>,
     /// The action.
