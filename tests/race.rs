@@ -565,6 +565,7 @@ fn next_assign_after_a_kill_converges() {
 /// `addrconf_dad_work`, which waits for the RTNL, which two threads keep busy.
 #[test]
 fn route_that_outlived_an_address_does_not_prove_the_next_one() {
+    let _alone = alone();
     const ROUNDS: usize = 15;
     let mut bad = Vec::new();
     for protocol in [PROTO_KERNEL, 201] {
