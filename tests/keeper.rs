@@ -445,6 +445,33 @@ fn keeper_ignores_harmless_changes() {
     });
 }
 
+/// VIPs with low addresses that are notified before every dispatch, and are right.
+#[test]
+fn dispatch_looks_first_at_the_vip_that_changed_first() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    let vips = vips_v4(3);
+    keeper.set_desired(&vips);
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let (hot, victim) = (&vips[..2], vips[2]);
+    let touch = || {
+        for vip in hot {
+            net.ip(&format!("addr change {vip}/32 dev {VIP_LINK}"));
+        }
+    };
+    touch();
+    net.ip(&format!(
+        "route del local {victim} dev {VIP_LINK} table local proto kernel"
+    ));
+    // As many as there were dirty VIPs.
+    let mut repaired = 0;
+    for _ in &vips {
+        repaired += keeper.dispatch(1).unwrap().report.repaired;
+        touch();
+    }
+    assert_eq!(repaired, 1);
+}
+
 #[test]
 fn keeper_repairs_after_ipv6_is_disabled_and_enabled() {
     for_both(|kept| {

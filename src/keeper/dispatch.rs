@@ -105,7 +105,7 @@ impl Keeper {
         let releases = !self.releases.are_refused() && !self.desired.is_empty();
         let waits = PerFamily::from_fn(|family| self.waits(family));
         let (desired, leaving) = (&self.desired, &self.leaving);
-        self.dirty.retain(|vip, _| {
+        self.dirty.retain(|vip| {
             if desired.binary_search(vip).is_ok() {
                 // When its family is back, everything is looked at.
                 !waits[vip.family()]
@@ -118,7 +118,7 @@ impl Keeper {
                 .get(vip)
                 .is_none_or(|backoff| backoff.until <= now)
         };
-        let due: Vec<Vip> = self.dirty.keys().filter(|vip| free(vip)).copied().collect();
+        let mut due = self.dirty.by_age(free);
         if due.is_empty() {
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
@@ -126,10 +126,12 @@ impl Keeper {
         if due.len() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
             return self.keep_all();
         }
-        let due = &due[..due.len().min(max_vips).min(LOOKUP_MAX)];
+        due.truncate(max_vips.min(LOOKUP_MAX));
+        due.sort_unstable();
+        let due = due.as_slice();
         let mut all_notified = Vec::with_capacity(due.len());
         for vip in due {
-            if let Some(mut notified) = self.dirty.remove(vip) {
+            if let Some(mut notified) = self.dirty.remove(*vip) {
                 if self.is_desired(*vip) {
                     self.add_known(*vip, &mut notified);
                 }
@@ -285,7 +287,7 @@ impl Keeper {
         };
         let paused = pause(&mut self.backoffs, failure.vip, now, times);
         self.counters.backoffs += u64::from(paused && fought);
-        self.dirty.entry(failure.vip).or_default().unverified = true;
+        self.dirty.entry(failure.vip).unverified = true;
         if let Some(backoff) = self.backoffs.get_mut(&failure.vip) {
             backoff.until = backoff.until.max(now + RETRY);
         }

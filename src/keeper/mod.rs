@@ -1,9 +1,10 @@
 //! Holding a desired set against whatever happens to it.
 //!
-//! `state` has what the keeper waits for, `notifications` what it hears, `dispatch` what it does,
-//! `backoff` when it pauses, `report` what it says and `status` how it stands.
+//! `state` has what the keeper waits for, `notifications` what it hears, `dirty` what it is to look at,
+//! `dispatch` what it does, `backoff` when it pauses, `report` what it says and `status` how it stands.
 
 mod backoff;
+mod dirty;
 mod dispatch;
 mod notifications;
 mod report;
@@ -28,6 +29,7 @@ use crate::outcome::{Failure, Report};
 use crate::sys::{Socket, Woken, wait_readable};
 
 use backoff::Backoff;
+use dirty::Dirty;
 use notifications::RECEIVE_ROOM;
 pub use report::Dispatched;
 use report::Look;
@@ -138,7 +140,7 @@ pub struct Keeper {
     releases: Releases,
     /// What the next reading finds to do was asked for, and is no repair.
     expected: bool,
-    dirty: BTreeMap<Vip, Notified>,
+    dirty: Dirty,
     backoffs: BTreeMap<Vip, Backoff>,
     /// Of the link as a whole: readings of it that found something to repair.
     link_backoff: Option<Backoff>,
@@ -191,7 +193,7 @@ impl Keeper {
             again: Instant::now(),
             releases: Releases::default(),
             expected: true,
-            dirty: BTreeMap::new(),
+            dirty: Dirty::default(),
             backoffs: BTreeMap::new(),
             link_backoff: None,
             counters: Counters::default(),
@@ -370,7 +372,7 @@ impl Keeper {
         }
         for vip in goes {
             self.backoffs.remove(vip);
-            let mut notified = self.dirty.remove(vip).unwrap_or_default();
+            let mut notified = self.dirty.remove(*vip).unwrap_or_default();
             if !self.manager.could_hold(*vip) {
                 // Nor does any other call release what can be no VIP.
                 continue;
@@ -378,11 +380,11 @@ impl Keeper {
             // For want of a source it was never put there.
             notified.unverified |= !self.manager.could_assign(*vip) || self.waits(vip.family());
             self.add_known(*vip, &mut notified);
-            self.dirty.insert(*vip, notified);
+            *self.dirty.entry(*vip) = notified;
         }
         for vip in comes {
             self.backoffs.remove(vip);
-            self.dirty.entry(*vip).or_default().unverified = true;
+            self.dirty.entry(*vip).unverified = true;
         }
         true
     }
@@ -521,7 +523,7 @@ impl Keeper {
     /// ```
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let dirty = self.dirty.keys().map(|vip| self.free_at(*vip)).min();
+        let dirty = self.dirty.vips().map(|vip| self.free_at(*vip)).min();
         let waits = self.families.iter().any(Keeping::is_waiting);
         let again = waits.then_some(self.again);
         let due = [self.full, again, dirty.flatten()];

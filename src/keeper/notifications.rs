@@ -1,12 +1,10 @@
 //! The notifications that a keeper reads.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Counters, Keeper};
+use super::{Counters, Dirty, Keeper};
 use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
-use crate::engine::lookup::Notified;
 use crate::manager::VipManager;
 use crate::netlink::decode::{self, Message, Route};
 use crate::outcome::Error;
@@ -61,7 +59,7 @@ struct NotificationHandler<'a> {
     manager: &'a VipManager,
     desired: &'a [Vip],
     link: &'a mut Option<u32>,
-    dirty: &'a mut BTreeMap<Vip, Notified>,
+    dirty: &'a mut Dirty,
     counters: &'a mut Counters,
 }
 
@@ -75,7 +73,7 @@ impl NotificationHandler<'_> {
         }
     }
 
-    /// A change of the link may have changed all its VIPs.
+    /// A change of the link may have changed all its VIPs, unless it left all that VIPs depend on.
     fn hear_link(&mut self, message: &Message<'_>) -> Result<Heard, decode::Malformed> {
         let link = message.link()?;
         if !link.is_itself {
@@ -127,12 +125,12 @@ impl NotificationHandler<'_> {
         self.counters.events += 1;
         if address.prefix_length == family.host_bits() {
             let is_desired = self.is_desired(vip);
-            let notified = self.dirty.entry(vip).or_default();
+            let notified = self.dirty.entry(vip);
             notified.note_address(&address, there);
             // The keeper has not read this VIP before, so an address of another length may be there.
             notified.unverified |= there && family == Family::V4 && !is_desired;
             Ok(Heard::Noted)
-        } else if self.is_desired(vip) || self.dirty.contains_key(&vip) {
+        } else if self.is_desired(vip) || self.dirty.contains(vip) {
             // Looked at one by one it would not show in IPv4.
             Ok(Heard::Resync)
         } else {
@@ -164,7 +162,7 @@ impl NotificationHandler<'_> {
         }
         let notified = if message.port == self.manager.port() {
             // Our own change needs no look, but it outdates the notifications before it.
-            let Some(notified) = self.dirty.get_mut(&vip) else {
+            let Some(notified) = self.dirty.get_mut(vip) else {
                 return Ok(Heard::Noted);
             };
             if message.kind == libc::RTM_NEWROUTE {
@@ -173,7 +171,7 @@ impl NotificationHandler<'_> {
             notified
         } else {
             self.counters.events += 1;
-            self.dirty.entry(vip).or_default()
+            self.dirty.entry(vip)
         };
         let same = |other: &Route| {
             (
