@@ -445,6 +445,44 @@ fn keeper_ignores_harmless_changes() {
     });
 }
 
+/// The kernel notifies every change of a link's attributes.
+#[test]
+fn only_link_changes_that_vips_depend_on_cause_a_reading() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(set());
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let mut readings = |words: &str| {
+        let before = keeper.counters();
+        net.ip(&link(words));
+        while keeper.dispatch(usize::MAX).unwrap().more {}
+        (keeper.counters() - before).resyncs
+    };
+    for words in [
+        "txqueuelen 77",
+        "alias touched",
+        "group 7",
+        "mtu 1400",
+        "mtu 1500",
+        "address 02:00:00:00:00:77",
+        "promisc on",
+        "promisc off",
+    ] {
+        assert_eq!(readings(words), 0, "{words}");
+    }
+    for words in [
+        "addrgenmode none",
+        "arp on",
+        "arp off",
+        "mtu 1000",
+        "mtu 1500",
+        "down",
+        "up",
+    ] {
+        assert!(readings(words) > 0, "{words}");
+    }
+}
+
 /// VIPs with low addresses that are notified before every dispatch, and are right.
 #[test]
 fn dispatch_looks_first_at_the_vip_that_changed_first() {

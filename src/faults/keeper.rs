@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, wrong};
-use super::{LINK, NODE_V4, ip, node, on_link, v4, v6};
+use super::{LINK, NODE_V4, NODE_V6, ip, node, on_link, v4, v6};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, Report};
 
 /// Repairs without a pause, before and after a fight.
@@ -46,9 +46,9 @@ fn undo(vip: IpAddr) {
     ));
 }
 
-/// Something happens to the link that makes the keeper read all of it.
+/// A source is notified, which makes the keeper read the whole link.
 fn touch_the_link() {
-    ip(&format!("link set {LINK} alias touched"));
+    ip(&format!("addr change {NODE_V6}/128 dev node0 nodad"));
 }
 
 /// Whether the next repair waits for as long as it should after so many, counted from a moment

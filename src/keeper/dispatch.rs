@@ -50,7 +50,10 @@ impl Keeper {
         self.counters.resyncs += 1;
         // The notification that the link is another one now may be lost.
         match self.manager.find_link() {
-            Ok(link) => self.link = link.map(|link| link.index),
+            Ok(link) => {
+                self.link_traits = link.as_ref().map(|link| link.traits).unwrap_or_default();
+                self.link = link.map(|link| link.index);
+            }
             Err(error) => return self.conclude(Err(error), Look::All, false),
         }
         let mut result = self.reconcile();

@@ -22,6 +22,7 @@ use crate::core::Binding;
 use crate::engine::lookup::Notified;
 use crate::manager::{VipManager, check_claim};
 use crate::netlink::GROUPS;
+use crate::netlink::decode::LinkTraits;
 use crate::outcome::Canceller;
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
@@ -116,6 +117,8 @@ pub struct Keeper {
     socket: Socket,
     receive: Box<[u8]>,
     link: Option<u32>,
+    /// The state of that link when it was last looked up or notified.
+    link_traits: LinkTraits,
     /// Removed by name, sorted, and not yet seen to be gone.
     leaving: Vec<Vip>,
     /// When the whole link is to be reconciled.
@@ -171,7 +174,9 @@ impl Keeper {
                 .map_err(|error| Error::io("cannot listen to notifications", &error))?;
         }
         // Only now, so that no change in between is missed.
-        let link = manager.find_link()?.map(|link| link.index);
+        let found = manager.find_link()?;
+        let link_traits = found.as_ref().map(|link| link.traits).unwrap_or_default();
+        let link = found.map(|link| link.index);
         Ok(Self {
             manager,
             claim,
@@ -179,6 +184,7 @@ impl Keeper {
             socket,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             link,
+            link_traits,
             leaving: Vec::new(),
             full: None,
             link_state: Keeping::default(),

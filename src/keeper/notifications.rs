@@ -6,7 +6,7 @@ use super::{Counters, Dirty, Keeper};
 use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
 use crate::manager::VipManager;
-use crate::netlink::decode::{self, Message, Route};
+use crate::netlink::decode::{self, LinkTraits, Message, Route};
 use crate::outcome::Error;
 use crate::sys::Received;
 
@@ -29,6 +29,7 @@ impl Keeper {
                         manager: &self.manager,
                         desired: &self.desired,
                         link: &mut self.link,
+                        link_traits: &mut self.link_traits,
                         dirty: &mut self.dirty,
                         counters: &mut self.counters,
                     };
@@ -59,6 +60,7 @@ struct NotificationHandler<'a> {
     manager: &'a VipManager,
     desired: &'a [Vip],
     link: &'a mut Option<u32>,
+    link_traits: &'a mut LinkTraits,
     dirty: &'a mut Dirty,
     counters: &'a mut Counters,
 }
@@ -83,7 +85,12 @@ impl NotificationHandler<'_> {
         let is_ours = config.is_link(&link);
         let known = *self.link == Some(link.index);
         if message.kind == libc::RTM_NEWLINK && is_ours {
+            let traits = link.traits();
+            let before = std::mem::replace(self.link_traits, traits);
             *self.link = Some(link.index);
+            if known && before == traits {
+                return Ok(Heard::Noted);
+            }
         } else if known {
             *self.link = None;
         } else {

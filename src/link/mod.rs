@@ -23,7 +23,7 @@ use crate::base::{
     Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN,
 };
 use crate::netlink::connection::{Connection, Dumped, Failed};
-use crate::netlink::decode::Address;
+use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits};
 use crate::netlink::encode::{
     HEADER, add_host_address_message, dump_addresses, dump_routes, get_address_message,
     look_up_message,
@@ -169,6 +169,8 @@ pub(crate) struct LinkState {
     pub(crate) in_vrf: bool,
     /// [`LinkStatus::Up`] if IPv6 works on the link, else the reason why not.
     pub(crate) ipv6: LinkStatus,
+    /// The same, to be compared with notifications.
+    pub(crate) traits: LinkTraits,
 }
 
 impl LinkState {
@@ -202,9 +204,6 @@ impl LinkState {
         })
     }
 }
-
-/// The least MTU with which a link has IPv6 (`IPV6_MIN_MTU`, linux/in6.h).
-const IPV6_MIN_MTU: u32 = 1280;
 
 /// 0, which is no link's index.
 pub(crate) const NONE: u32 = 0;
@@ -280,6 +279,7 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
                 _ => None,
             };
             Ok(LinkState {
+                traits: link.traits(),
                 index: link.index,
                 name: link.name().map_or_else(|| which.name(), str::to_owned),
                 made_as: made_as.filter(|_| has(libc::IFF_NOARP)),

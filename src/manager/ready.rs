@@ -3,6 +3,7 @@
 use super::builder::VipManagerBuilder;
 use crate::link::{self, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
+use crate::netlink::decode::LinkTraits;
 use crate::outcome::LinkStatus;
 use crate::outcome::{Error, ErrorKind};
 
@@ -58,6 +59,7 @@ pub(crate) fn find_link(
 /// A link that does not exist, for a plan or for a call without VIPs.
 pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     LinkState {
+        traits: LinkTraits::default(),
         index: link::NONE,
         name: config.link.name(),
         made_as: None,

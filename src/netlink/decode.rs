@@ -480,6 +480,27 @@ pub(crate) struct Link<'a> {
     attributes: &'a [u8],
 }
 
+/// What VIPs depend on of a link. Any other change of the link leaves its addresses and routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkTraits {
+    /// [`LINK_FLAGS`] of the flags.
+    flags: u32,
+    master: Option<u32>,
+    in_vrf: bool,
+    /// How the kernel makes the link-local address (`addrgenmode`).
+    generation: Option<u8>,
+    ipv6_disabled: Option<bool>,
+    is_mtu_for_ipv6: bool,
+}
+
+/// The link is up; it does not use ARP, whose change restarts IPv6 (`addrconf_notify`,
+/// net/ipv6/addrconf.c). The carrier removes and restores no local route, and an address that is no
+/// longer tentative has a notification of its own.
+const LINK_FLAGS: i32 = libc::IFF_UP | libc::IFF_NOARP;
+
+/// The least MTU with which a link has IPv6 (`IPV6_MIN_MTU`, linux/in6.h).
+pub(crate) const IPV6_MIN_MTU: u32 = 1280;
+
 /// Attributes of a link (linux/if_link.h).
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
@@ -488,6 +509,7 @@ const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Index into IFLA_INET6_CONF (linux/ipv6.h, `DEVCONF_DISABLE_IPV6`).
 const DEVCONF_DISABLE_IPV6: usize = 26;
 
@@ -538,6 +560,21 @@ impl<'a> Link<'a> {
         self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
             .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
             .map(|value| value != 0)
+    }
+
+    /// What VIPs depend on.
+    pub(crate) fn traits(&self) -> LinkTraits {
+        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
+        let generation = self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_ADDR_GEN_MODE]);
+        let master = self.attribute(&[libc::IFLA_MASTER]);
+        LinkTraits {
+            flags: self.flags & LINK_FLAGS.unsigned_abs(),
+            master: master.and_then(|index| number(index).ok()),
+            in_vrf: self.in_vrf(),
+            generation: generation.and_then(|mode| mode.first().copied()),
+            ipv6_disabled: self.ipv6_disabled(),
+            is_mtu_for_ipv6: self.mtu().is_none_or(|mtu| mtu >= IPV6_MIN_MTU),
+        }
     }
 
     /// The link's MTU.
