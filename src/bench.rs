@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::{DesiredRoute, Family, PerFamily, Vip};
 use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
-use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
+use crate::engine::decide::{Clock, Decision, Engine, MANY, Method, Replies, Reply, Stage};
 use crate::engine::send::template_of;
 use crate::netlink::batch::Batch;
 use crate::netlink::decode;
@@ -35,6 +35,10 @@ impl Clock for Still {
     }
 
     fn since_progress(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn stall(&self) -> Duration {
         Duration::ZERO
     }
 }
@@ -146,13 +150,7 @@ impl Pure {
                 }
             }
             bytes += self.batch.seal().bytes().len();
-            engine.end_round(
-                self.rows.as_mut_slice(),
-                false,
-                true,
-                Duration::ZERO,
-                &Still,
-            );
+            engine.end_round(self.rows.as_mut_slice(), MANY, false, &Still);
         }
         bytes
     }

@@ -19,7 +19,8 @@ use self::model::{
     STATIC, Seen, Source, World, user_metric,
 };
 use super::decide::{
-    Awaited, Basis, Clock, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
+    Awaited, Basis, Clock, Decision, Engine, MANY, Method, QUIET, Replies, Reply, Stage, Verdict,
+    Waited,
 };
 use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
@@ -160,6 +161,10 @@ impl Clock for Time {
     fn since_progress(&self) -> Duration {
         Duration::ZERO
     }
+
+    fn stall(&self) -> Duration {
+        STALL
+    }
 }
 
 impl Driver {
@@ -196,11 +201,11 @@ impl Driver {
         self.at = At::Stage;
     }
 
-    /// Ends a round. `many`: other rows allow the engine to trust acks.
-    fn end_round(&mut self, waits: bool, many: bool) {
+    /// Ends a round. `made`: other rows may allow the engine to trust acks.
+    fn end_round(&mut self, made: usize, waits: bool) {
         let rows = std::slice::from_mut(&mut self.row);
         let time = Time(self.quiet);
-        let verdict = self.engine.end_round(rows, waits, many, STALL, &time);
+        let verdict = self.engine.end_round(rows, made, waits, &time);
         self.at = match (verdict, self.engine.stage()) {
             (Verdict::GiveUp(cause), _) => {
                 assert_eq!(cause, Cause::Pending);
@@ -214,8 +219,8 @@ impl Driver {
     /// Plans the row. `others` are the deletions of its extra routes.
     fn plan(&mut self, others: &[Message]) {
         let steps = match self.engine.plan(&mut self.row, &Time(self.quiet)) {
-            Decision::Nothing => return self.end_round(false, false),
-            Decision::Wait => return self.end_round(true, false),
+            Decision::Nothing => return self.end_round(0, false),
+            Decision::Wait => return self.end_round(0, true),
             Decision::Fail(Cause::Conflict) => return self.at = At::Over(Outcome::Conflict),
             Decision::Fail(cause) if cause.is_not_ours_to_change() => {
                 return self.at = At::Over(Outcome::Unrepaired);
@@ -438,7 +443,7 @@ impl Course {
                     driver.take_replies(&batch);
                 }
             }
-            At::EndRound => driver.end_round(false, false),
+            At::EndRound => driver.end_round(0, false),
             At::Over(_) => return false,
         }
         true
@@ -577,7 +582,7 @@ impl Walk {
         }
         if moment.driver.at == At::EndRound {
             let mut then = moment.clone();
-            then.driver.end_round(false, true);
+            then.driver.end_round(MANY, false);
             runs += self.follow(then);
         }
         runs += self.act(moment, None);
@@ -1309,7 +1314,7 @@ impl Pair {
             for at in 0..2 {
                 if drivers[at].at == At::EndRound {
                     let mut drivers = drivers.clone();
-                    drivers[at].end_round(false, true);
+                    drivers[at].end_round(MANY, false);
                     self.follow(kernel.clone(), drivers);
                     last_change = true;
                 }
@@ -1412,7 +1417,7 @@ fn one_written_row_makes_the_call_read_all() {
             };
             engine.replied(row, reply, Replies::Complete);
         }
-        engine.end_round(&mut rows, false, false, STALL, &Time(Duration::ZERO));
+        engine.end_round(&mut rows, 0, false, &Time(Duration::ZERO));
         assert_eq!(engine.stage(), stage, "{steps:?}");
     }
 }
@@ -1439,7 +1444,7 @@ fn acked_address_is_observed_before_the_call_ends() {
             };
             engine.replied(&mut rows[0], reply, Replies::Complete);
         }
-        engine.end_round(&mut rows, false, false, STALL, &Time(QUIET));
+        engine.end_round(&mut rows, 0, false, &Time(QUIET));
         engine.stage()
     };
     let desired = Facts::ADDRESS | Facts::DESIRED;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, Facts, LateRoute, Next, Policy, Row, Step, next};
+use crate::engine::lookup::LOOKUP_MAX;
 
 /// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
 /// six.
@@ -33,6 +34,9 @@ pub(super) const BRIEF: Duration = Duration::from_millis(100);
 /// The longest wait for quiet, as a multiple of that time. A writer that never pauses would otherwise
 /// keep the call waiting forever.
 const RESTLESS: u32 = 4;
+
+/// With this many new addresses without a route, the kernel's work queue has had time for the first.
+pub(crate) const MANY: usize = LOOKUP_MAX + 1;
 
 /// The least time that a call waits for recent addresses to age, without progress.
 const AGES: Duration = Duration::from_secs(2);
@@ -149,6 +153,8 @@ pub(crate) trait Clock {
     fn since_change(&self) -> Duration;
     /// The time since this call last wrote, or saw an awaited late route.
     fn since_progress(&self) -> Duration;
+    /// The stall time-out: how long a wait lasts without progress.
+    fn stall(&self) -> Duration;
 }
 
 /// The state of a call's decisions.
@@ -276,45 +282,47 @@ impl Engine {
         }
     }
 
-    /// Ends a round, after every row was planned and every reply taken. `waits`: a row waits. `many`:
-    /// this call has made so many addresses without a route that the kernel's work queue has had time
-    /// for the first.
+    /// Ends a round, after every row was planned and every reply taken. `made`: the number of addresses
+    /// without a route that this call has made. `waits`: a row waits.
+    ///
+    /// Unread rows come before waiting rows: the call waits, and gives up on waiting rows, only when no
+    /// row is unread. So the rows of a verdict are of one kind.
     pub(crate) fn end_round(
         &mut self,
         rows: &mut [Row],
+        made: usize,
         waits: bool,
-        many: bool,
-        stall: Duration,
         clock: &impl Clock,
     ) -> Verdict {
         let Stage::Plan(basis) = self.stage else {
             return Verdict::GoOn;
         };
-        let mut verdict = Verdict::GoOn;
         let reads = rows.iter().any(Row::is_to_be_read);
-        self.unread = if reads { self.unread + 1 } else { 0 };
-        if self.unread > READINGS {
-            verdict = Verdict::GiveUp(Cause::Unread);
-        } else if reads {
-            verdict = Verdict::Pause(Duration::from_millis(1 << self.unread.min(6)));
-        }
+        self.unread = if reads {
+            self.unread.saturating_add(1)
+        } else {
+            0
+        };
+        let mut verdict = match self.unread {
+            0 => Verdict::GoOn,
+            1..=READINGS => Verdict::Pause(Duration::from_millis(1 << self.unread.min(6))),
+            _ => Verdict::GiveUp(Cause::Unread),
+        };
         self.stage = match (self.written, waits) {
-            (Written::NewAddresses, _) if many && self.trusts_acks(rows) => {
+            (Written::NewAddresses, _) if made >= MANY && self.trusts_acks(rows) => {
                 Stage::Plan(Basis::Acks)
             }
             (Written::NewAddresses, _) if self.method == Method::Dumps && self.seeks_desired() => {
                 Stage::ReadRoutes
             }
             (Written::NewAddresses | Written::Other, _) => Stage::read(self.method),
-            // Another writer did the rest, or keeps the tables unreadable. An ack is no observation, so
-            // read the addresses again.
-            (Written::Nothing, false) if basis != Basis::Observed || reads => {
-                Stage::read(self.method)
-            }
+            (Written::Nothing, _) if reads => Stage::read(self.method),
+            // Another writer did the rest. An ack is no observation, so read the addresses again.
+            (Written::Nothing, false) if basis != Basis::Observed => Stage::read(self.method),
             (Written::Nothing, false) => Stage::Finished,
             (Written::Nothing, true)
                 if basis == Basis::Observed
-                    && (self.stalled || clock.since_progress() >= stall.max(AGES)) =>
+                    && (self.stalled || clock.since_progress() >= clock.stall().max(AGES)) =>
             {
                 // An observation after the stall shows no progress, or other writers' changes never
                 // lead to the desired state.

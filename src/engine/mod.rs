@@ -15,6 +15,8 @@ pub(crate) mod obstacle;
 mod read;
 pub(crate) mod send;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::io;
@@ -28,7 +30,7 @@ use crate::netlink::connection::{Connection, Failed, Groups};
 use crate::netlink::encode::Templates;
 use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
-use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
+use decide::{Clock, Engine, MANY, Method, PATIENT_AFTER, Stage, Verdict};
 use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
 use read::Observer;
 
@@ -181,19 +183,21 @@ pub(crate) fn lookup_groups(rows: &Rows) -> Groups {
     }
 }
 
-/// The times of the last change and of the last progress.
+/// The times of the last change and of the last progress, and the stall time-out.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     change: Instant,
     progress: Instant,
+    stall: Duration,
 }
 
 impl Times {
-    fn begin() -> Self {
+    fn begin(limits: Limits) -> Self {
         let now = Instant::now();
         Self {
             change: now,
             progress: now,
+            stall: limits.stall,
         }
     }
 
@@ -215,6 +219,10 @@ impl Clock for Times {
 
     fn since_progress(&self) -> Duration {
         self.progress.elapsed()
+    }
+
+    fn stall(&self) -> Duration {
+        self.stall
     }
 }
 
@@ -276,7 +284,7 @@ impl<'a> Call<'a> {
             limits,
             report: Report::default(),
             engine: Engine::new(policies, Method::Dumps),
-            clock: Times::begin(),
+            clock: Times::begin(limits),
             lookup: None,
             observed: false,
             scan_main: true,
@@ -445,10 +453,9 @@ impl<'a> Call<'a> {
         self.flush()?;
         let rows = &mut self.buffers.rows;
         let made = rows.iter().filter(|row| row.is_in_the_making());
-        let many = made.take(LOOKUP_MAX + 1).count() > LOOKUP_MAX;
+        let made = made.take(MANY).count();
         let rows = rows.as_mut_slice();
-        let stall = self.limits.stall;
-        match self.engine.end_round(rows, waits, many, stall, &self.clock) {
+        match self.engine.end_round(rows, made, waits, &self.clock) {
             Verdict::GoOn => {}
             Verdict::Pause(time) => self.pause(time)?,
             Verdict::GiveUp(cause) => {

@@ -96,8 +96,6 @@ impl Call<'_> {
         Some(match next {
             Next::Wait => Cause::Pending,
             _ if stopped => Cause::NotReached,
-            // The call gave up on another VIP before this one could be read.
-            Next::Read => Cause::Unread,
             _ => Cause::Pending,
         })
     }

@@ -1,0 +1,106 @@
+//! Rounds with several rows of different states. The exhaustive check has one row a call.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::decide::{Clock, Decision, Engine, Method, Stage, Verdict, Waited};
+use crate::base::PerFamily;
+use crate::core::{Binding, Cause, Done, Facts, Goal, Policy, Row};
+
+const POLICY: Policy = Policy {
+    goal: Goal::Assign,
+    as_kernel: true,
+    binding: Binding::Address,
+    kernel_source: false,
+};
+
+/// A clock that stands still.
+struct Still;
+
+impl Clock for Still {
+    fn since_change(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn since_progress(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn stall(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+fn row(last: u16, facts: Facts) -> Row {
+    let vip: IpAddr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into();
+    let mut row = Row::new(vip.into(), POLICY.goal);
+    row.facts = facts;
+    row
+}
+
+/// Does what the driver does in a round in which no row has steps.
+fn round(engine: &mut Engine, rows: &mut [Row]) -> Verdict {
+    engine.observed(rows.iter_mut());
+    let mut waits = false;
+    for row in rows.iter_mut() {
+        match engine.plan(row, &Still) {
+            Decision::Nothing => {}
+            Decision::Wait => waits = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    let verdict = engine.end_round(rows, 0, waits, &Still);
+    if let Verdict::GiveUp(cause) = verdict {
+        for row in rows {
+            if engine.gives_up(row, cause) {
+                row.progress.done |= Done::FAILED;
+            }
+        }
+    }
+    verdict
+}
+
+/// One row cannot be read, and the other waits for duplicate address detection, which does not end. Each
+/// fails for its own cause, and neither takes the other's time.
+#[test]
+fn unread_and_waiting_rows_fail_each_for_its_own_cause() {
+    let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+    let waiting = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::TENTATIVE;
+    let mut rows = [row(1, Facts::UNREAD_ROUTE), row(2, waiting)];
+    let mut pauses = 0;
+    // The last wait ended without progress.
+    engine.waited(Waited::Stalled);
+    let verdict = loop {
+        match round(&mut engine, &mut rows) {
+            Verdict::Pause(_) => pauses += 1,
+            verdict => break verdict,
+        }
+        assert_eq!(engine.stage(), Stage::ReadAll);
+    };
+    assert_eq!((pauses, verdict), (10, Verdict::GiveUp(Cause::Unread)));
+    assert_eq!(rows.map(|row| row.has_failed()), [true, false]);
+    assert_eq!(engine.stage(), Stage::ReadAll);
+    assert_eq!(
+        round(&mut engine, &mut rows),
+        Verdict::GiveUp(Cause::Pending)
+    );
+    assert_eq!(rows.map(|row| row.has_failed()), [true, true]);
+    assert_eq!(engine.stage(), Stage::Finished);
+}
+
+/// A row that can be read at last is served, although the call would have given up on another row first.
+#[test]
+fn waiting_row_does_not_end_the_reading_of_another_row() {
+    let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+    let waiting = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::TENTATIVE;
+    let mut rows = [row(1, Facts::UNREAD_ADDRESS), row(2, waiting)];
+    engine.waited(Waited::Stalled);
+    assert!(matches!(round(&mut engine, &mut rows), Verdict::Pause(_)));
+    assert_eq!(rows.map(|row| row.has_failed()), [false, false]);
+    rows[0].facts = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::DESIRED;
+    assert_eq!(
+        round(&mut engine, &mut rows),
+        Verdict::GiveUp(Cause::Pending)
+    );
+    assert_eq!(rows.map(|row| row.has_failed()), [false, true]);
+}
