@@ -1361,6 +1361,21 @@ fn two_keepers_of_a_family_each_share_the_link() {
     net.assert_absent(&sets[0]);
 }
 
+#[test]
+fn claim_by_ranges_reaches_the_family_that_it_names() {
+    let net = Net::new();
+    let (v4, v6) = (vips_v4(3), vips_v6(3));
+    let mut both = builder(Binding::Address).open().unwrap();
+    both.assign(v4.iter().chain(&v6)).unwrap();
+    let ipv4_only = VipManager::builder(VIP_LINK).source(SOURCES[0]);
+    let mut manager = ipv4_only.open().unwrap();
+    let range = "2001:db8:42::/64".parse::<ipnet::IpNet>().unwrap();
+    let report = manager.release_all(&Claim::ranges([range])).unwrap();
+    assert_eq!(report.released, 3, "{report}");
+    net.assert_absent(&v6);
+    net.assert_single_route(&v4, PROTO_KERNEL);
+}
+
 /// By its name a VIP goes whatever the claim, its bound or the rest of the set say; by a set without
 /// VIPs of its family it stays.
 #[test]

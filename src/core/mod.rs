@@ -13,6 +13,8 @@ mod matching;
 mod next;
 mod policy;
 mod row;
+#[cfg(test)]
+mod row_tests;
 mod rows;
 mod step;
 

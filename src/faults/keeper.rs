@@ -2,11 +2,14 @@
 //! instead of waiting.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::forged::{both, hear, patient, wrong};
-use super::{LINK, NODE_V4, NODE_V6, ip, node, on_link, v4, v6};
-use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, Report};
+use super::forged::{both, hear, patient, refusal, sequence, wrong};
+use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, v4, v6};
+use crate::sys::fault::{Found, Line};
+use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, LinkKind, Report};
 
 /// Repairs without a pause, before and after a fight.
 const FREE: u64 = 3;
@@ -311,4 +314,65 @@ fn a_keeper_that_has_refused_releases_no_stranger() {
     comes(&one[0]);
     while keeper.dispatch(usize::MAX).unwrap().more {}
     assert_eq!(on_link(), all.iter().copied().collect());
+}
+
+/// Refuses the first creations of a link, with the same error number.
+struct RefuseCreation {
+    errno: i32,
+    left: usize,
+    refused: Arc<AtomicUsize>,
+    pending: Option<u32>,
+}
+
+impl Line for RefuseCreation {
+    fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<()>> {
+        if kind(bytes) != libc::RTM_NEWLINK || self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.pending = Some(sequence(bytes));
+        Some(Ok(()))
+    }
+
+    fn receive(&mut self, kernel: &mut dyn FnMut() -> Found) -> Found {
+        match self.pending.take() {
+            Some(sequence) => Found::Datagram(refusal(sequence, self.errno)),
+            None => kernel(),
+        }
+    }
+}
+
+/// A kernel never comes to know a kind of link. Any other refusal of the system may pass.
+#[test]
+fn run_ends_at_once_only_if_the_kernel_lacks_the_kind_of_link() {
+    for (errno, is_final) in [(libc::EOPNOTSUPP, true), (libc::ENOMEM, false)] {
+        let _node = node();
+        ip(&format!("link del {LINK}"));
+        let mut manager = builder().create_link(LinkKind::Bridge).open().unwrap();
+        let refused = Arc::new(AtomicUsize::new(0));
+        let line = RefuseCreation {
+            errno,
+            left: 2,
+            refused: Arc::clone(&refused),
+            pending: None,
+        };
+        manager.connection_mut().request_socket().fault.put(line);
+        let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+        keeper.set_desired(v4(2));
+        let canceller = keeper.canceller();
+        let mut assigned = 0;
+        let result = keeper.run(|done| {
+            assigned += done.report.assigned;
+            canceller.cancel();
+        });
+        let refused = refused.load(Ordering::Relaxed);
+        if is_final {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(errno));
+            assert_eq!((refused, assigned), (1, 0));
+        } else {
+            result.unwrap();
+            assert_eq!((refused, assigned), (2, 2));
+        }
+    }
 }

@@ -1,0 +1,97 @@
+//! The transitions of one row that decide about the late route.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{Done, Facts, Goal, LateRoute, Progress, Row, Step};
+
+fn row(done: Done, sent: u16, late_route: LateRoute) -> Row {
+    let vip: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let mut row = Row::new(vip.into(), Goal::Assign);
+    row.facts = Facts::ADDRESS | Facts::DESIRED;
+    row.progress = Progress { done, late_route };
+    row.sent = sent;
+    row
+}
+
+#[test]
+fn lost_reply_to_a_blind_deletion_is_an_unknown_deletion() {
+    let mut progress = Progress::default();
+    progress.sent(Step::DeleteKernelBlind);
+    assert_eq!(progress.late_route, LateRoute::Unknown);
+    progress.reply_lost(Step::AddAddress);
+    assert_eq!(progress.late_route, LateRoute::Unknown);
+    progress.reply_lost(Step::DeleteKernelBlind);
+    assert_eq!(progress.late_route, LateRoute::DeletionUnknown);
+    // An observation without the late route does not decide it.
+    progress.observed(Facts::ADDRESS | Facts::DESIRED);
+    assert_eq!(progress.late_route, LateRoute::DeletionUnknown);
+    assert!(progress.knows_late_route());
+    progress.observed(Facts::ADDRESS | Facts::KERNEL);
+    assert_eq!(progress.late_route, LateRoute::Seen);
+}
+
+#[test]
+fn acked_deletion_shows_the_late_route_and_a_new_address_forgets_it() {
+    let mut progress = Progress::default();
+    progress.acked(Step::DeleteKernelBlind);
+    assert_eq!(progress.late_route, LateRoute::Seen);
+    progress.acked(Step::AddRoute);
+    assert_eq!(progress.late_route, LateRoute::Seen);
+    progress.acked(Step::AddAddress);
+    assert_eq!(progress.late_route, LateRoute::Unknown);
+    assert!(progress.has(Done::ADDRESS_IS_NEW));
+    progress.acked(Step::DeleteKernelBlind);
+    progress.sent(Step::DeleteKernelBlind);
+    assert_eq!(progress.late_route, LateRoute::Unknown);
+}
+
+#[test]
+fn added_route_or_new_address_may_still_get_a_late_route() {
+    let none = Done::empty();
+    let [route, staged] = [Step::AddRoute.bit(), Step::AddStaged.bit()];
+    for (done, sent, late_route, may) in [
+        (none, 0, LateRoute::Unknown, false),
+        (none, Step::ReplaceRoute.bit(), LateRoute::Unknown, false),
+        (none, route, LateRoute::Unknown, true),
+        (none, staged, LateRoute::Unknown, true),
+        (Done::ADDRESS_IS_NEW, 0, LateRoute::Unknown, true),
+        (
+            Done::ADDRESS_IS_NEW,
+            route,
+            LateRoute::DeletionUnknown,
+            true,
+        ),
+        (Done::ADDRESS_IS_NEW, route, LateRoute::Seen, false),
+        (
+            Done::ADDRESS_IS_NEW | Done::FAILED,
+            route,
+            LateRoute::Unknown,
+            false,
+        ),
+    ] {
+        let row = row(done, sent, late_route);
+        assert_eq!(row.may_still_get_kernels(), may, "{row:?}");
+    }
+    let mut row = row(none, route, LateRoute::Unknown);
+    row.facts |= Facts::KERNEL;
+    assert!(!row.may_still_get_kernels());
+}
+
+#[test]
+fn unobserved_late_route_lasts_until_the_next_observation() {
+    let mut row = row(
+        Done::WAS_ABSENT | Done::ADDRESS_IS_NEW,
+        0,
+        LateRoute::Unknown,
+    );
+    assert!(row.trust_ack());
+    assert_eq!(row.progress.late_route, LateRoute::Unobserved);
+    row.progress.observed(Facts::ADDRESS);
+    assert_eq!(row.progress.late_route, LateRoute::Unknown);
+    // An address of another writer may have had a late route before.
+    row.progress.done.remove(Done::WAS_ABSENT);
+    assert!(!row.trust_ack());
+    row.progress.late_route = LateRoute::Seen;
+    assert!(row.trust_ack());
+    assert_eq!(row.progress.late_route, LateRoute::Seen);
+}
