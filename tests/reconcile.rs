@@ -10,7 +10,7 @@ mod lookups;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
@@ -122,6 +122,51 @@ fn reconcile_repairs_claimed_vips_and_leaves_the_rest() {
         assert_eq!(report.unchanged, desired.len(), "{report}");
         assert_eq!(touched(&watcher.drain()), set(&[vips[0], vips[30]]));
         rest.assert_same(&Snapshot::read(&vips));
+    }
+}
+
+/// The late route of a recent address may still come, so `Ok` has to wait. The write need not.
+#[test]
+fn another_source_replaces_the_route_of_a_recent_address_at_once() {
+    for count in [1, 30] {
+        let net = Net::new();
+        let vips = vips_v6(count);
+        let states: Vec<_> = vips.iter().map(|vip| (*vip, State::SourceOther)).collect();
+        put(&net, &states, PROTO_KERNEL);
+        let result = builder(VIP_LINK, PROTO_KERNEL)
+            // Far less than the age at which the library trusts the address of another writer.
+            .total_timeout(Duration::from_millis(500))
+            .open()
+            .unwrap()
+            .assign(&vips);
+        println!("{result:?}");
+        assert_single_route(&net, &vips, PROTO_KERNEL);
+    }
+}
+
+/// The deletion of an IPv6 address walks every route of the node. New VIPs must not wait for that.
+#[test]
+fn reconcile_makes_new_vips_right_before_it_releases() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let (v4, v6) = (vips_v4(600), vips_v6(600));
+        let stale = [&v4[..300], &v6[..300]].concat();
+        let new = [&v4[300..], &v6[300..]].concat();
+        let states: Vec<_> = stale.iter().map(|vip| (*vip, State::Fine)).collect();
+        put(&net, &states, protocol);
+        let watcher = RouteWatcher::new();
+        let report = manager(protocol).reconcile(&Claim::link(), &new).unwrap();
+        assert_eq!((report.assigned, report.released), (600, 600), "{report}");
+        assert_single_route(&net, &new, protocol);
+        net.assert_absent(&stale);
+        let events = watcher.drain();
+        let is_of = |event: &Event, set: &BTreeSet<IpAddr>| {
+            touched(std::slice::from_ref(event)).is_subset(set)
+        };
+        let (stale, new) = (set(&stale), set(&new));
+        let begun = events.iter().position(|event| is_of(event, &stale));
+        let right = events.iter().rposition(|event| is_of(event, &new));
+        assert!(right < begun, "{right:?} {begun:?} of {}", events.len());
     }
 }
 

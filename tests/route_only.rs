@@ -324,6 +324,30 @@ fn set_binding_moves_all_vips_both_ways_without_a_gap() {
     }
 }
 
+/// A VIP with both routes is wrong until the kernel's is deleted, so the deletion follows the address.
+#[test]
+fn kernels_ipv4_route_is_deleted_right_behind_its_address() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let vips = vips_v4(600);
+        route_only(protocol).assign(&vips).unwrap();
+        let watcher = RouteWatcher::new();
+        open(protocol, Binding::Address).assign(&vips).unwrap();
+        net.assert_single_route(&vips, protocol);
+        let events = watcher.drain();
+        let deleted = |event: &Event| matches!(event, Event::Route(route) if !route.new);
+        let added = |event: &Event| matches!(event, Event::Address(address) if address.new);
+        let first_deletion = events.iter().position(deleted).unwrap();
+        let last_address = events.iter().rposition(added).unwrap();
+        assert!(
+            first_deletion < last_address,
+            "{first_deletion} {last_address}"
+        );
+        let deletions = events.iter().filter(|event| deleted(event)).count();
+        assert_eq!(deletions, vips.len());
+    }
+}
+
 #[test]
 fn assign_moves_one_vip_and_leaves_the_others() {
     for protocol in PROTOCOLS {

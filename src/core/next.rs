@@ -127,11 +127,14 @@ fn plan_v4(facts: Facts, goal: Goal) -> Next {
         // Address and route of each VIP together: ten thousand addresses first would leave as many
         // preferred sources in the kernel's table of `struct fib_info`. A replacement would save a
         // message, but replaces the first route of the key, which may be another writer's.
-        Next::Steps(if facts.intersects(Facts::ANY_ROUTE) {
+        let survives = facts.intersects(Facts::ANY_ROUTE) && !facts.contains(Facts::DESIRED);
+        Next::Steps(if survives {
             // A route that outlived its address still delivers. Delete nothing before the desired
             // route was seen.
             &[Step::AddAddress, Step::AppendRoute]
         } else {
+            // If the desired route exists, the kernel refuses the addition. If the kernel has flushed
+            // the route since (`fib_disable_ip`), the addition restores it before the deletion.
             &[Step::AddAddress, Step::AppendRoute, Step::DeleteKernel]
         })
     } else if !facts.contains(Facts::DESIRED) {
@@ -164,11 +167,16 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     let kernel = facts.contains(Facts::KERNEL);
     let new = progress.has(Done::ADDRESS_IS_NEW) || facts.contains(Facts::RECENT);
     let knows_late_route = progress.knows_late_route();
-    if new && !facts.contains(Facts::DESIRED) && !kernel && !knows_late_route {
+    let is_from_elsewhere =
+        facts.contains(Facts::WRONG_SOURCE) && !progress.has(Done::ADDRESS_IS_NEW);
+    let waits = new && !kernel && !knows_late_route && !is_from_elsewhere;
+    if waits && !facts.contains(Facts::DESIRED) {
         // The late route will come. The desired route now would leave two routes, and a deletion
         // would hit the desired route or nothing. If the desired route exists, another writer has
-        // usually completed the whole sequence. If the outcome of a blind deletion is unknown, add
-        // the desired route, and accept it only after it has stayed unchanged.
+        // usually completed the whole sequence. Another writer's route with another source proves
+        // nothing of the late route, and is replaced at once. If the outcome of a blind deletion is
+        // unknown, add the desired route. In each case, accept the desired route only after it has
+        // stayed unchanged.
         return Next::Wait;
     }
     if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) {

@@ -216,7 +216,8 @@ impl Row {
     }
 
     /// Whether a row that looks as desired may still get a late route: this call did not see the late
-    /// route, and it made the address or added a missing local route.
+    /// route, and it made the address, added a missing local route, or replaced the route of a recent
+    /// address.
     ///
     /// The address does not show whether a late route will come. A late route comes when an old address
     /// returns with its link (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or
@@ -224,12 +225,15 @@ impl Row {
     #[inline]
     pub(crate) fn may_still_get_kernels(&self) -> bool {
         let added = Step::AddRoute.bit() | Step::AddStaged.bit();
+        let replaced = Step::ReplaceRoute.bit();
         self.vip.family() == Family::V6
             && self.facts.contains(Facts::ADDRESS | Facts::DESIRED)
             && !self.facts.contains(Facts::KERNEL)
             && self.progress.late_route != LateRoute::Seen
             && !self.has_failed()
-            && (self.progress.has(Done::ADDRESS_IS_NEW) || self.sent & added != 0)
+            && (self.progress.has(Done::ADDRESS_IS_NEW)
+                || self.sent & added != 0
+                || self.facts.contains(Facts::RECENT) && self.sent & replaced != 0)
     }
 
     /// Whether this call added the route although the kernel refused the address. The route of a failed

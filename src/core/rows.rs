@@ -177,6 +177,10 @@ impl Rows {
         of_vip(&self.others, vip)
     }
 
+    pub(crate) fn nth_other(&self, vip: Vip, place: usize) -> Option<RouteKey> {
+        nth_of_vip(&self.others, vip, place)
+    }
+
     /// The attributes that updates of a VIP's addresses must repeat. An IPv4 VIP may have several
     /// addresses, each with another peer.
     pub(crate) fn address_attrs(&self, vip: Vip) -> impl Iterator<Item = &AddressAttrs> {
@@ -186,6 +190,10 @@ impl Rows {
     /// The peers of a VIP's addresses, if any of the addresses has a peer.
     pub(crate) fn peers(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
         of_vip(&self.peers, vip)
+    }
+
+    pub(crate) fn nth_peer(&self, vip: Vip, place: usize) -> Option<IpAddr> {
+        nth_of_vip(&self.peers, vip, place)
     }
 
     /// Number of IPv4 addresses of the link without a row.
@@ -532,9 +540,31 @@ impl Rows {
 
 /// The values of one VIP in a sorted list.
 fn of_vip<T>(list: &[(Vip, T)], vip: Vip) -> impl Iterator<Item = &T> {
-    let from = list.partition_point(|(of, _)| *of < vip);
-    list[from..]
-        .iter()
-        .take_while(move |(of, _)| *of == vip)
-        .map(|(_, what)| what)
+    entries_of(list, vip).iter().map(|(_, what)| what)
+}
+
+/// One value of one VIP in a sorted list, without a walk through the values before it.
+fn nth_of_vip<T: Copy>(list: &[(Vip, T)], vip: Vip, place: usize) -> Option<T> {
+    entries_of(list, vip).get(place).map(|(_, what)| *what)
+}
+
+fn entries_of<T>(list: &[(Vip, T)], vip: Vip) -> &[(Vip, T)] {
+    let list = &list[list.partition_point(|(of, _)| *of < vip)..];
+    &list[..list.partition_point(|(of, _)| *of == vip)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A walk from the first value to each of them would take hours.
+    #[test]
+    fn many_routes_to_one_vip_are_reached_without_walks() {
+        let vip = Vip::from(IpAddr::from([10, 96, 0, 1]));
+        let list: Vec<(Vip, u32)> = (0..1_000_000).map(|at| (vip, at)).collect();
+        for (_, at) in &list {
+            assert_eq!(nth_of_vip(&list, vip, *at as usize), Some(*at));
+        }
+        assert_eq!(nth_of_vip(&list, vip, list.len()), None);
+    }
 }

@@ -320,10 +320,7 @@ impl Engine {
             // Another writer did the rest. An ack is no observation, so read the addresses again.
             (Written::Nothing, false) if basis != Basis::Observed => Stage::read(self.method),
             (Written::Nothing, false) => Stage::Finished,
-            (Written::Nothing, true)
-                if basis == Basis::Observed
-                    && (self.stalled || clock.since_progress() >= clock.stall().max(AGES)) =>
-            {
+            (Written::Nothing, true) if basis == Basis::Observed && self.has_stalled(clock) => {
                 // An observation after the stall shows no progress, or other writers' changes never
                 // lead to the desired state.
                 verdict = Verdict::GiveUp(Cause::Pending);
@@ -332,6 +329,20 @@ impl Engine {
             (Written::Nothing, true) => Stage::Wait,
         };
         verdict
+    }
+
+    /// Whether waiting has led to no progress.
+    fn has_stalled(&self, clock: &impl Clock) -> bool {
+        self.stalled || clock.since_progress() >= clock.stall().max(AGES)
+    }
+
+    /// Whether the releases wait for another round, after the other rows were worked on: a VIP becomes
+    /// right before another VIP's release begins, because the deletion of an IPv6 address walks every
+    /// route of the node (`rt6_remove_prefsrc`, net/ipv6/route.c). Only the VIP's own steps and its
+    /// late route count. Duplicate address detection and another writer's recent address take seconds.
+    pub(crate) fn holds_releases(&self, rows: &[Row], clock: &impl Clock) -> bool {
+        let is_imminent = |row: &Row| row.awaits_kernel() && !row.facts.contains(Facts::TENTATIVE);
+        self.written != Written::Nothing || !self.has_stalled(clock) && rows.iter().any(is_imminent)
     }
 
     /// Whether the row fails with this cause when the engine gives up.

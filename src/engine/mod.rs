@@ -23,7 +23,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::base::{DesiredRoute, Family, PerFamily, Vip};
-use crate::core::{Admit, Binding, Cause, Done, MatchContext, Next, Policy, Row, Rows, Step};
+use crate::core::{Admit, Binding, Cause, Done, Goal, MatchContext, Next, Policy, Row, Rows, Step};
 use crate::link::trouble::{Trouble, Troubles};
 use crate::netlink::batch::{Batch, Refused};
 use crate::netlink::connection::{Connection, Failed, Groups};
@@ -444,13 +444,14 @@ impl<'a> Call<'a> {
 
     /// Plans every row and sends its steps.
     fn round(&mut self) -> Result<(), Stop> {
-        self.pause_if_contended()?;
-        let mut waits = false;
-        for at in self.indices() {
-            waits |= self.advance(at)?;
+        let rounds = self.rounds();
+        self.pause_if_contended(rounds)?;
+        let mut waits = self.work(|goal| goal != Goal::Release)?;
+        let rows = self.buffers.rows.as_slice();
+        let contended = rounds > PATIENT_AFTER;
+        if contended || !self.engine.holds_releases(rows, &self.clock) {
+            waits |= self.work(|goal| goal == Goal::Release)?;
         }
-        self.queue_deferred()?;
-        self.flush()?;
         let rows = &mut self.buffers.rows;
         let made = rows.iter().filter(|row| row.is_in_the_making());
         let made = made.take(MANY).count();
@@ -471,10 +472,32 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Pauses before the next round if a row took more rounds than an undisturbed row takes.
-    fn pause_if_contended(&mut self) -> Result<(), Stop> {
+    /// Plans the rows whose goal `is_due`, and sends their steps. Returns whether one of the rows waits.
+    fn work(&mut self, is_due: impl Fn(Goal) -> bool) -> Result<bool, Stop> {
+        let mut waits = false;
+        for at in self.indices() {
+            if self
+                .buffers
+                .rows
+                .get(at)
+                .is_some_and(|row| is_due(row.goal))
+            {
+                waits |= self.advance(at)?;
+            }
+        }
+        self.queue_deferred()?;
+        self.flush()?;
+        Ok(waits)
+    }
+
+    /// The most rounds with messages that a row took.
+    fn rounds(&self) -> u16 {
         let open = self.buffers.rows.iter().filter(|row| !row.has_failed());
-        let rounds = open.map(|row| row.attempts).max().unwrap_or_default();
+        open.map(|row| row.attempts).max().unwrap_or_default()
+    }
+
+    /// Pauses before the next round if a row took more rounds than an undisturbed row takes.
+    fn pause_if_contended(&mut self, rounds: u16) -> Result<(), Stop> {
         match rounds.saturating_sub(PATIENT_AFTER) {
             0 => Ok(()),
             patience => self.pause(Duration::from_millis(1 << patience.min(6))),

@@ -116,8 +116,12 @@ impl Call<'_> {
                 self.prepare_address(at, step)?;
                 let has_peer = |row: &Row| row.facts.contains(Facts::PEER);
                 if step == Step::DeleteAddress && self.buffers.rows.get(at).is_some_and(has_peer) {
-                    let nth = |rows: &Rows, vip, place| rows.peers(vip).nth(place).copied();
-                    return self.queue_each(at, step, nth, Templates::push_delete_address);
+                    return self.queue_each(
+                        at,
+                        step,
+                        Rows::nth_peer,
+                        Templates::push_delete_address,
+                    );
                 }
             }
             _ => {}
@@ -130,8 +134,8 @@ impl Call<'_> {
     }
 
     fn queue_others(&mut self, at: u32) -> Result<(), Stop> {
-        let nth = |rows: &Rows, vip, place| rows.others(vip).nth(place).copied();
-        self.queue_each(at, Step::DeleteOthers, nth, Templates::push_delete_route)?;
+        let write = Templates::push_delete_route;
+        self.queue_each(at, Step::DeleteOthers, Rows::nth_other, write)?;
         if let Some(vip) = self.buffers.rows.get(at).map(|row| row.vip) {
             self.outdate_notified(vip, |notified| notified.routes.clear());
         }
