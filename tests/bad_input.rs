@@ -254,7 +254,7 @@ fn missing_link_is_reported_before_any_write() {
             call(&mut manager, vips(2))
         });
     }
-    refused(&net, ErrorKind::LinkNotFound, "allow its creation", || {
+    refused(&net, ErrorKind::LinkNotFound, "there is no link", || {
         manager.normalize()
     });
 }
@@ -266,7 +266,7 @@ fn link_that_is_down_fails_ipv6_vips_only() {
         net.ip(&format!("link set {VIP_LINK} down"));
         let before = net.snapshot_without(&vips(2));
         let mut manager = builder().binding(binding).open().unwrap();
-        let (kind, text) = (ErrorKind::LinkDown, "bring it up");
+        let (kind, text) = (ErrorKind::LinkDown, "is down");
         let want = Want {
             address: binding == Binding::Address,
             ..Want::default()

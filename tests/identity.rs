@@ -229,7 +229,7 @@ fn a_keeper_by_index_does_not_follow_the_index_to_another_link() {
             let keep = |keeper: &mut Keeper| {
                 let said = keeper.dispatch(1_000).unwrap().to_string();
                 assert!(
-                    said.starts_with("waiting: the link is not there"),
+                    said.starts_with("waiting: there is no link"),
                     "{passing:?}: {said}"
                 );
             };

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
-use viproute::{ErrorKind, Netns, VipManager};
+use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips, vips_v4};
+use viproute::{Cause, ErrorKind, Netns, VipManager};
 
 fn here() -> std::path::PathBuf {
     std::fs::read_link("/proc/thread-self/ns/net").unwrap()
@@ -144,4 +144,52 @@ fn netns_open_refuses_a_pipe_without_waiting() {
     let error = opened.recv_timeout(std::time::Duration::from_secs(10));
     std::fs::remove_file(path).unwrap();
     assert_eq!(error.expect("it waits").kind(), ErrorKind::InvalidNetns);
+}
+
+/// IPv4 makes its tables with the first address of the namespace, also that of `lo`
+/// (`fib_new_table`, net/ipv4/fib_frontend.c). Until then, to dump one is an error.
+#[test]
+fn namespace_without_ipv4_tables_has_no_vip() {
+    let _outer = Net::bare();
+    let mut process = Command::new("unshare")
+        .args(["--net", "sleep", "300"])
+        .spawn()
+        .unwrap();
+    let inside = |command: &str| {
+        let id = process.id().to_string();
+        let mut words = vec!["--target", &id, "--net", "ip"];
+        words.extend(command.split(' '));
+        Command::new("nsenter").args(words).output().unwrap()
+    };
+    // It is there when it is another namespace.
+    let own = here();
+    let file = format!("/proc/{}/ns/net", process.id());
+    while std::fs::read_link(&file).unwrap() == own {
+        std::thread::yield_now();
+    }
+    assert!(
+        inside(&format!("link add {VIP_LINK} type bridge"))
+            .status
+            .success()
+    );
+    let dump = inside("-4 route show table local");
+    assert!(String::from_utf8_lossy(&dump.stderr).contains("FIB table does not exist"));
+    let tried = || {
+        let mut manager = manager(Netns::from_pid(process.id())?);
+        assert_eq!(manager.audit()?.vips, []);
+        assert_eq!(manager.release(vips(1))?.unchanged, 2);
+        manager.assign(vips_v4(1))
+    };
+    let error = tried().unwrap_err();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let report = error.report().expect("each VIP has its own cause");
+    for failure in &report.failures {
+        assert_eq!(
+            failure.cause,
+            Cause::Missing(ErrorKind::SourceNotOnNode),
+            "{failure}"
+        );
+    }
+    assert_eq!(report.failures.len(), 1);
 }

@@ -35,6 +35,7 @@ use viproute::{Claim, Error, ErrorKind, LinkKind, VipManager, VipManagerBuilder}
 
 use file::Desired;
 use keep::Keeping;
+use parse::Claimed;
 
 /// Keeps the VIPs of a file on a link, each with exactly one route, whose preferred source is the
 /// node.
@@ -45,7 +46,7 @@ struct Args {
     #[arg(long, value_name = "NAME")]
     link: String,
     /// The node's own address; one for each family
-    #[arg(long, value_name = "IP", required = true)]
+    #[arg(long, value_name = "IP", required = true, value_parser = parse::source)]
     source: Vec<IpAddr>,
     /// The desired VIPs, one a line; `#` begins a comment
     #[arg(long, value_name = "PATH")]
@@ -58,18 +59,18 @@ struct Args {
         value_parser = claim,
         default_value = "link"
     )]
-    claim: Claim,
+    claim: Claimed,
     /// Refuse a change of the file by which more than N VIPs would be released
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = parse::count)]
     at_most: usize,
     /// Create the link if there is none, and bring it up
     #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "dummy")]
     create_link: Option<Kind>,
-    /// Take for VIPs only addresses in this range, or in another one given
-    #[arg(long, value_name = "PREFIX")]
+    /// Take for VIPs only addresses in this range; may be repeated
+    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     allow: Vec<IpNet>,
-    /// Take no address in this range for a VIP, whatever else allows it
-    #[arg(long, value_name = "PREFIX")]
+    /// Take no address in this range for a VIP, whatever else allows it; may be repeated
+    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     deny: Vec<IpNet>,
     /// Look at the file so often
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse::seconds)]
@@ -106,9 +107,9 @@ impl Args {
 }
 
 /// A claim; not by marks, since this controller leaves none.
-fn claim(text: &str) -> Result<Claim, String> {
+fn claim(text: &str) -> Result<Claimed, String> {
     match parse::claim(text)? {
-        claim if claim == Claim::mark() => Err("give `link` or prefixes".to_owned()),
+        Claimed::Mark => Err("this controller sets no mark: give `link` or prefixes".to_owned()),
         claim => Ok(claim),
     }
 }
@@ -124,7 +125,10 @@ enum Wake {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => parse::without_tip(error).exit(),
+    };
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -140,8 +144,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let (send, wakes) = mpsc::channel();
     listen_to_signals(&send)?;
-    let claim = args.claim.clone().at_most(args.at_most);
-    let keeper = args.builder().open()?.into_keeper(claim)?;
+    let claim = Claim::from(args.claim.clone());
+    let keeper = args
+        .builder()
+        .open()?
+        .into_keeper(claim.clone().at_most(args.at_most))?;
     let keeping = Keeping::start(keeper, move |error| {
         // Nobody listens only at the end.
         let _ = send.send(Wake::Failed(error));
@@ -164,7 +171,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     keeping.end();
     if args.release_on_exit {
         // Without the bound: that is against mistakes in the file, and this is meant.
-        let released = args.builder().open()?.release_all(&args.claim)?;
+        let released = args.builder().open()?.release_all(&claim)?;
         log(format_args!("{}: {released}", args.link));
     }
     log(format_args!("ended"));

@@ -8,12 +8,11 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use viproute::{
-    Binding, Claim, Error, LinkKind, Netns, ParseVipError, Protocol, Vip, VipManager,
-    VipManagerBuilder,
+    Binding, Claim, Error, LinkKind, Netns, Protocol, Vip, VipManager, VipManagerBuilder,
 };
 
 use crate::Stop;
-use crate::parse::{self, BadList};
+use crate::parse::{self, BadList, Claimed};
 use crate::tell::complain;
 
 /// What every command takes.
@@ -24,7 +23,7 @@ pub(crate) struct Common {
     pub(crate) link: String,
     /// The node's own address, with which the node's traffic to VIPs of its family shall leave;
     /// one for each family
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse::source)]
     pub(crate) source: Vec<IpAddr>,
     /// The protocol of the VIPs' routes (rtm_protocol), 1 to 255; 2 is `kernel`
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = protocol)]
@@ -35,12 +34,12 @@ pub(crate) struct Common {
     /// Bind VIPs by their routes alone, without an address on the link
     #[arg(long)]
     route_only: bool,
-    /// Take for VIPs only addresses in this range, or in another one given; required on `lo`, and
-    /// for 169.254.0.0/16
-    #[arg(long, value_name = "PREFIX")]
+    /// Take for VIPs only addresses in this range; may be repeated; required on `lo`, and for
+    /// 169.254.0.0/16
+    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     allow: Vec<IpNet>,
     /// Take no address in this range for a VIP, whatever else allows it; may be repeated
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     deny: Vec<IpNet>,
     /// Work in this network namespace: its file (/run/netns/NAME), or the id of a process or
     /// thread in it
@@ -206,22 +205,45 @@ enum Create {
 /// What the commands take that release VIPs which are not desired.
 #[derive(Debug, Args)]
 pub(crate) struct Claiming {
-    /// Which VIPs on the link may be released if they are not given: all of the link, those
-    /// with our mark (--protocol or --address-protocol), or those in the prefixes
+    /// Which VIPs on the link to release if they are not given: all on the link, those with the
+    /// mark (--protocol or --address-protocol), or those in the prefixes
+    ///
+    /// A VIP that is given is put on the link, claimed or not.
     #[arg(long, value_name = "link|mark|PREFIX[,PREFIX...]", value_parser = parse::claim)]
-    claim: Claim,
+    claim: Claimed,
     /// Refuse a call that would release more than N VIPs, before anything is written
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::count)]
     at_most: Option<usize>,
 }
 
 impl Claiming {
     pub(crate) fn claim(&self) -> Claim {
-        let claim = self.claim.clone();
+        let claim = Claim::from(self.claim.clone());
         match self.at_most {
             Some(vips) => claim.at_most(vips),
             None => claim,
         }
+    }
+
+    /// Says if VIPs are given that no later call releases, because the claim does not cover them.
+    pub(crate) fn complain_of_unclaimed(&self, vips: &[Vip]) {
+        let Claimed::Ranges(ranges) = &self.claim else {
+            return;
+        };
+        let is_claimed = |vip: &Vip| ranges.iter().any(|range| range.contains(&vip.addr()));
+        let mut unclaimed = vips.iter().filter(|vip| !is_claimed(vip));
+        let Some(first) = unclaimed.next() else {
+            return;
+        };
+        let others = match unclaimed.count() {
+            0 => String::new(),
+            1 => " and another VIP".to_owned(),
+            more => format!(" and {more} other VIPs"),
+        };
+        complain(format_args!(
+            "hint: --claim does not cover {first}{others}: to release what is not claimed, use `vip \
+             release`"
+        ));
     }
 }
 
@@ -233,12 +255,12 @@ pub(crate) enum Item {
 }
 
 impl FromStr for Item {
-    type Err = ParseVipError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ParseVipError> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "-" => Ok(Self::StandardInput),
-            _ => text.parse().map(Self::Vip),
+            _ => parse::vip(text).map(Self::Vip),
         }
     }
 }

@@ -181,8 +181,8 @@ impl Audit {
             vips => format!(", {vips} not judged for want of --source"),
         };
         print_line(format_args!(
-            "{link}: {} VIPs, {} drifted{unjudged} in {:.1} ms",
-            found.vips.len(),
+            "{link}: {}, {} drifted{unjudged} in {:.1} ms",
+            count_vips(found.vips.len()),
             found.drifted(),
             elapsed.as_secs_f64() * 1e3
         ))
@@ -237,6 +237,11 @@ fn with_another_length(manager: &mut VipManager, absent: &[Vip]) -> BTreeMap<Vip
     drifts
         .filter(|(_, drift)| drift.contains(Drift::WRONG_PREFIX_LENGTH))
         .collect()
+}
+
+fn count_vips(vips: usize) -> String {
+    let noun = if vips == 1 { "VIP" } else { "VIPs" };
+    format!("{vips} {noun}")
 }
 
 /// Whether the VIP is not as desired. A VIP that was asked for is desired.

@@ -31,6 +31,7 @@ pub(crate) struct Keep {
 impl Keep {
     pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
         let vips = self.common.vips()?;
+        self.claiming.complain_of_unclaimed(&vips);
         let mut log = Log::new(self);
         let end = Arc::new(End::default());
         // Begun when the first round is over.

@@ -175,7 +175,7 @@ struct Reconcile {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return print_usage(&error),
+        Err(error) => return print_usage(&parse::without_tip(error)),
     };
     match cli.command.run() {
         Ok(code) => code,
@@ -312,6 +312,7 @@ impl Call for Reconcile {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
+        self.claiming.complain_of_unclaimed(vips);
         let claim = self.claiming.claim();
         let call = |mut manager: VipManager| manager.reconcile(&claim, vips);
         self.making.run(&self.common, &self.desired, call)

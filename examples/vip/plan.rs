@@ -46,6 +46,7 @@ impl Plan {
     }
 
     fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
+        self.claiming.complain_of_unclaimed(vips);
         let claim = self.claiming.claim();
         self.making.run(&self.common, &self.desired, |mut manager| {
             manager.plan(&claim, vips)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use viproute::{Cause, Drift, Error, ErrorKind, Failure, Report};
+use viproute::{Cause, Drift, Error, ErrorKind, Failure, RejectReason, Report};
 
 /// What became of a call.
 pub(crate) struct Outcome<'a> {
@@ -31,11 +31,7 @@ impl Outcome<'_> {
             Ok(_) => ExitCode::SUCCESS,
             // Every failure was named.
             Err(error) if error.kind() == ErrorKind::Incomplete => {
-                let of_link =
-                    |failure: &Failure| failure.cause == Cause::Missing(ErrorKind::LinkDown);
-                if failures.iter().any(of_link) {
-                    give_hint(BRING_UP);
-                }
+                give_hints(failures);
                 ExitCode::FAILURE
             }
             Err(error) => failed(self.command, error),
@@ -87,7 +83,30 @@ pub(crate) fn now() -> Value {
     json!(now.unwrap_or_default().as_secs_f64())
 }
 
-const BRING_UP: &str = "--bring-up brings the link up";
+/// The option that would have helped, once for each cause.
+fn give_hints(failures: &[Failure]) {
+    let hints = [
+        (
+            Cause::Missing(ErrorKind::LinkDown),
+            "--bring-up brings the link up",
+        ),
+        (
+            Cause::Rejected(RejectReason::NoSource),
+            "--source gives the node's own address, once for each family",
+        ),
+        (
+            Cause::Rejected(RejectReason::OutsideAllowed),
+            "--allow admits a range",
+        ),
+        (Cause::Missing(ErrorKind::EmptySet), RELEASE),
+    ];
+    let given = |cause: Cause| failures.iter().any(|failure| failure.cause == cause);
+    for (_, hint) in hints.iter().filter(|(cause, _)| given(*cause)) {
+        give_hint(hint);
+    }
+}
+
+const RELEASE: &str = "`vip release VIP...` takes VIPs off the link";
 
 fn give_hint(hint: &str) {
     complain(format_args!("hint: {hint}"));
@@ -98,13 +117,15 @@ fn give_hint(hint: &str) {
 pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
     complain(format_args!("{error}"));
     let hint = match error.kind() {
-        ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile" | "keep") => {
+        ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile" | "plan" | "keep") => {
             Some("--create-link creates the link")
         }
+        ErrorKind::LinkNotFound => Some("`ip link` lists the links"),
+        ErrorKind::EmptySet => Some(RELEASE),
         ErrorKind::PermissionDenied => {
             Some("to try it without privileges: unshare --user --map-root-user --net")
         }
-        ErrorKind::TooManyReleases => Some("--at-most is that bound"),
+        ErrorKind::TooManyReleases => Some("--at-most is the bound"),
         _ => None,
     };
     if let Some(hint) = hint {

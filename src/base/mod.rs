@@ -1,5 +1,6 @@
 //! Types that every floor uses: VIPs, families, and the kernel's constants.
 
+mod count;
 mod errno;
 mod kernel;
 mod number;
@@ -7,6 +8,7 @@ mod per_family;
 mod route;
 mod vip;
 
+pub(crate) use count::Count;
 pub(crate) use errno::is_shortage;
 pub(crate) use kernel::*;
 pub use number::{InvalidProtocol, Metric, Protocol, RouteType, Table};

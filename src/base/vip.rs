@@ -282,7 +282,7 @@ pub enum RejectReason {
     #[error("it is an IPv4-mapped IPv6 address: give the IPv4 address itself")]
     V4Mapped,
     /// Equal to the node's own address, a source of this manager.
-    #[error("it is the source address of this manager, not a VIP")]
+    #[error("it is the source, not a VIP")]
     IsSource,
     /// Outside every range given to [`VipManagerBuilder::allow`](crate::VipManagerBuilder::allow).
     #[error("it is outside the allowed ranges")]

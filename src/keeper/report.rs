@@ -66,7 +66,7 @@ impl fmt::Display for Dispatched {
             write!(f, "; waiting for {missing}")?;
         }
         match (self.refused, &self.detail) {
-            (Some(refused), Some(detail)) => write!(f, "; refused: {refused} ({detail})"),
+            (Some(_), Some(detail)) => write!(f, "; refused: {detail}"),
             _ => Ok(()),
         }
     }

@@ -146,6 +146,6 @@ impl fmt::Display for Missing {
         if let Some(family) = self.family {
             write!(f, "{family}: ")?;
         }
-        write!(f, "{} ({})", self.kind, self.detail)
+        f.write_str(&self.detail)
     }
 }

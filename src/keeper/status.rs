@@ -65,7 +65,8 @@ impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, count)) in self.named().into_iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{count} {name}")?;
+            let one = name.strip_suffix('s').filter(|_| count == 1);
+            write!(f, "{comma}{count} {}", one.unwrap_or(name))?;
         }
         Ok(())
     }

@@ -46,13 +46,9 @@ pub(crate) fn of_family(
 fn of_link(family: Family, link: &LinkState, comes_up: bool) -> Option<Trouble> {
     let (kind, detail) = match family {
         Family::V4 => return None,
-        Family::V6 if !link.up && !comes_up => (
-            ErrorKind::LinkDown,
-            format!(
-                "link {} is down: bring it up, or allow that it is brought up",
-                link.name
-            ),
-        ),
+        Family::V6 if !link.up && !comes_up => {
+            (ErrorKind::LinkDown, format!("link {} is down", link.name))
+        }
         Family::V6 => (ErrorKind::Ipv6Disabled, link.why_no_ipv6()?),
     };
     Some(Trouble {

@@ -7,7 +7,7 @@ use ipnet::Ipv6Net;
 use super::VipManager;
 use super::builder::VipManagerBuilder;
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Family, PerFamily, Protocol, RouteKey, TABLE_LOCAL, Vip};
+use crate::base::{Count, Family, PerFamily, Protocol, RouteKey, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
@@ -122,8 +122,7 @@ impl VipManager {
         if matches!(scope, Scope::Claimed(_)) && rows.len() == 0 {
             return Err(Error::new(
                 ErrorKind::EmptySet,
-                "the desired set has no admissible VIP: to take all claimed VIPs off the link is \
-                 another call",
+                "the desired set has no admissible VIP, so nothing is released",
             ));
         }
         let releases = matches!(scope, Scope::Wipe(_) | Scope::Given(Goal::Release))
@@ -390,8 +389,8 @@ pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(
     if claim.needs_mark() && !marks_routes && !marks_addresses {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
-            "a claim by mark needs a mark: a protocol other than kernel where no family keeps the \
-             kernel's route, or an address protocol where VIPs are bound by their addresses",
+            "a claim by mark needs a mark: a protocol of routes other than kernel, if no family keeps \
+             the kernel's route, or a protocol of addresses, if VIPs are bound by addresses",
         ));
     }
     Ok(())
@@ -442,8 +441,8 @@ fn keep_claimed(
         return Err(Error::new(
             ErrorKind::TooManyReleases,
             format!(
-                "the release of {releases} would pass the bound of the claim, {} at once: raise it if \
-                 that is meant",
+                "{} would be released, more than the claim's bound of {}",
+                Count(releases, "VIP", "VIPs"),
                 claim.bound()
             ),
         ));
@@ -457,8 +456,8 @@ fn guard(family: Family) -> Trouble {
         family,
         kind: ErrorKind::EmptySet,
         detail: format!(
-            "claimed and not desired, but no {family} VIP is desired at all: to take it off the \
-             link, release it by its name"
+            "no {family} VIP is desired, so the claimed VIPs stay: to take them off the link, release \
+             them by name"
         )
         .into(),
     }

@@ -31,16 +31,16 @@ pub(crate) fn find_link(
     let which = &config.link;
     let link = link::find(connection, which)?;
     let Some(link) = link else {
-        let what_to_do = match which {
-            LinkRef::Name(_) => "create it, or allow its creation",
+        let for_good = match which {
+            LinkRef::Name(_) => "",
             LinkRef::Index(_) => {
-                "it is gone for good, even if another link has its index; a name follows a link \
+                ": it is gone for good, even if another link has its index; a name follows a link \
                  that is created again"
             }
         };
         return Err(Error::new(
             ErrorKind::LinkNotFound,
-            format!("there is no {which}: {what_to_do}"),
+            format!("there is no {which}{for_good}"),
         ));
     };
     let name = &link.name;

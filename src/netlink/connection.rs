@@ -285,7 +285,9 @@ impl Connection {
                     NLMSG_DONE | NLMSG_ERROR => {
                         self.unfinished = false;
                         let ack = message.ack()?;
-                        return if ack.errno == 0 {
+                        // No table, no routes: IPv4 makes its tables with the first address, also
+                        // that of `lo` (`inet_dump_fib`, net/ipv4/fib_frontend.c).
+                        return if matches!(ack.errno, 0 | libc::ENOENT) {
                             Ok(dumped)
                         } else {
                             Err(Failed::refused(&ack))

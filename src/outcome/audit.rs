@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{Family, PerFamily, Vip};
+use crate::base::{Count, Family, PerFamily, Vip};
 use crate::core::Drift;
 use crate::outcome::{LinkStatus, SourceStatus};
 
@@ -129,7 +129,11 @@ impl fmt::Display for Audited {
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let drifted = self.drifted().count();
-        write!(f, "{} VIPs, {drifted} drifted", self.vips.len())?;
+        write!(
+            f,
+            "{}, {drifted} drifted",
+            Count(self.vips.len(), "VIP", "VIPs")
+        )?;
         for family in Family::ALL {
             if !self.is_judged(family) {
                 write!(f, "; {family} not judged: its source was not given")?;

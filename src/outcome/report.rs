@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::Vip;
+use crate::base::{Count, Vip};
 use crate::core::{Cause, Drift, Operation};
 
 /// The outcome of one call, VIP by VIP.
@@ -123,14 +123,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} assigned, {} repaired, {} released, {} unchanged, {} failed ({} writes, {} retries)",
+            "{} assigned, {} repaired, {} released, {} unchanged, {} failed ({}, {})",
             self.assigned,
             self.repaired,
             self.released,
             self.unchanged,
             self.failures.len(),
-            self.writes,
-            self.retries
+            Count(self.writes, "write", "writes"),
+            Count(self.retries, "retry", "retries")
         )
     }
 }

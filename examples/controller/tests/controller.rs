@@ -124,7 +124,7 @@ fn file_changes_are_applied_and_vips_stay_at_the_end() {
     controller.complains("changed: 0 assigned, 0 repaired, 0 released, 3 unchanged, 0 failed");
     // Without any IPv6 VIP in the set the last one stays, and that is reported.
     node.write("10.96.0.10\n");
-    controller.complains("refused: the desired set is empty");
+    controller.complains("refused: no IPv6 VIP is desired");
     end(controller, libc::SIGINT);
     node.assert_vips(&["10.96.0.10", "2001:db8:42:1::2"]);
 }
@@ -156,7 +156,7 @@ fn empty_file_releases_nothing() {
         ("# none\n", "there is no VIP in it"),
         ("10.96.0.10\n10.96.0.1", "its last line is not ended"),
         ("10.96.0.10\n10.96.\n", "line 2: `10.96.`"),
-        ("10.96.0.10\n", "the release of 2 would pass"),
+        ("10.96.0.10\n", "2 VIPs would be released"),
         ("127.0.0.1\n", "no admissible VIP"),
     ] {
         node.write(text);
@@ -220,11 +220,11 @@ fn controller_repairs_changes_of_other_writers() {
     });
     // The link itself.
     node.net.ip(&format!("link set {link} down"));
-    controller.complains("waiting for IPv6: the link is down");
+    controller.complains("waiting for IPv6: link kube-dummy-if is down");
     node.net.ip(&format!("link set {link} up"));
     node.await_vips(&vips);
     node.net.ip(&format!("link del {link}"));
-    controller.complains("waiting: the link is not there");
+    controller.complains("waiting: there is no link kube-dummy-if");
     node.net.add_link(link);
     node.await_vips(&vips);
     end(controller, libc::SIGTERM);

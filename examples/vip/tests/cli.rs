@@ -402,7 +402,7 @@ fn audit_fails_where_the_link_has_no_ipv6() {
         // The IPv6 VIP is gone, so nothing on the link shows a fault.
         let ran = usually("audit", "").exits(1);
         assert!(ran.out.contains(text), "{ran:?}");
-        assert!(ran.out.contains(": 1 VIPs, 0 drifted in "), "{ran:?}");
+        assert!(ran.out.contains(": 1 VIP, 0 drifted in "), "{ran:?}");
         let document = usually("audit", "--json").exits(1).json();
         assert_eq!(document["families"][1]["link"], token);
         assert_eq!(document["families"][0]["usable"], true);
@@ -486,7 +486,7 @@ fn reconcile_releases_what_is_claimed_and_not_desired() {
 
     // Of a family of which none is given, what is claimed stays, and is reported.
     let ran = usually("reconcile", "--claim link --json 10.96.0.10").exits(1);
-    let ran = ran.complains(&["2001:db8:42:1::1: claimed", "no IPv6 VIP is desired"]);
+    let ran = ran.complains(&["2001:db8:42:1::1: no IPv6 VIP is desired"]);
     assert_eq!(ran.json()["failures"][0]["cause"], "missing");
     assert_eq!(ran.json()["failures"][0]["reason"], "empty_set");
     assert_eq!(ran.json()["released"], 1);
@@ -548,7 +548,7 @@ fn reconcile_releases_no_more_than_at_most() {
         "--claim link --at-most 1 10.96.0.10 2001:db8:42:1::1",
     )
     .exits(1)
-    .complains(&["the release of 2 would pass", "1 at once", "--at-most"]);
+    .complains(&["2 VIPs would be released", "bound of 1", "--at-most"]);
     assert_eq!(ran.out, "");
     net.assert_single_route(&both(), PROTO_KERNEL);
     net.assert_absent(&addrs(&["2001:db8:42:1::1"]));
@@ -812,7 +812,7 @@ fn plan_in_json_lists_vips_that_fall_short() {
         "--claim link --at-most 1 --json 10.96.0.99 2001:db8:42:1::1",
     )
     .exits(1)
-    .complains(&["the release of 2 would pass"]);
+    .complains(&["2 VIPs would be released"]);
     assert_eq!(ran.json()["error"]["kind"], "too_many_releases");
     assert_eq!(ran.json()["steps"], Value::Array(vec![]));
 }
@@ -841,7 +841,7 @@ fn keep_repairs_changes_of_other_writers() {
         });
     }
     net.ip(&format!("link set {VIP_LINK} down"));
-    keeping.says("waiting for IPv6: the link is down");
+    keeping.says("waiting for IPv6: link kube-dummy-if is down");
     net.ip(&format!("link set {VIP_LINK} up"));
     eventually("repaired", || {
         net.wrong_vips(&both(), PROTO_KERNEL).is_empty()
@@ -913,7 +913,7 @@ fn keep_creates_the_link_when_the_nodes_address_comes() {
     net.add_link(NODE_LINK);
     net.wait_for_kernel();
     let keeping = keep(&format!("--claim link --create-link {BOTH}"));
-    keeping.says("waiting for IPv4: a source is not on the node");
+    keeping.says("waiting for IPv4: source 192.0.2.10 is no address of this node");
     net.add_node_addresses(NODE_LINK);
     eventually("created", || {
         net.try_ip(&format!("link show dev {VIP_LINK}")).is_ok()
@@ -940,7 +940,7 @@ fn keep_creates_the_link_and_respects_at_most() {
     let ran = keep("--claim link --at-most 1 10.96.0.99 2001:db8:42:1::1")
         .wait_for_end()
         .exits(1);
-    ran.complains(&["the release of 2 would pass"]);
+    ran.complains(&["2 VIPs would be released"]);
     net.assert_single_route(&both(), PROTO_KERNEL);
 }
 
@@ -964,7 +964,10 @@ fn names_each_rejected_vip_and_assigns_the_others() {
     let lines: Vec<_> = ran.err.lines().collect();
     assert_eq!(
         lines,
-        ["vip: 2001:db8:42:1::d45a: rejected: it is outside the allowed ranges"]
+        [
+            "vip: 2001:db8:42:1::d45a: rejected: it is outside the allowed ranges",
+            "vip: hint: --allow admits a range"
+        ]
     );
     net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
 }
@@ -1114,7 +1117,7 @@ fn wrong_usage_is_an_error() {
         (format!("reconcile {link} {source} 10.96.0.10"), "--claim"),
         (
             format!("reconcile {link} {source} --claim all 10.96.0.10"),
-            "`link`, `mark`",
+            "give `link`",
         ),
         (
             format!("reconcile {link} {source} --claim link --at-most some 10.96.0.10"),
@@ -1124,8 +1127,8 @@ fn wrong_usage_is_an_error() {
         (format!("audit {link} {source} --claim link"), "--claim"),
         (format!("watch {link} --for 0"), "--for"),
         (format!("{right} --address-protocol 0"), "1 to 255"),
-        (format!("{right} 10.96.0"), "`10.96.0`"),
-        (format!("{right} 10.96.1.0/24"), "`10.96.1.0/24`"),
+        (format!("{right} 10.96.0"), "'10.96.0'"),
+        (format!("{right} 10.96.1.0/24"), "'10.96.1.0/24'"),
         (format!("{right} --protocol 0"), "1 to 255"),
         (format!("{right} --protocol 256"), "1 to 255"),
         (format!("{right} --allow 10.96.0.0/33"), "--allow"),
@@ -1155,6 +1158,207 @@ fn wrong_usage_is_an_error() {
             vip(&format!("release {link} 10.96.0.10")).exits(0);
         }
     }
+}
+
+/// Each message says what is wrong with the input, and how to mend it.
+const MISTAKES: &[(&str, &str)] = &[
+    ("10.96.0.10:80", "it has a port: give 10.96.0.10"),
+    ("[2001:db8::1]", "it has brackets: give 2001:db8::1"),
+    (
+        "[2001:db8::1]:443",
+        "it has a port and brackets: give 2001:db8::1",
+    ),
+    (
+        "http://10.96.0.10/",
+        "it has a scheme and a slash: give 10.96.0.10",
+    ),
+    ("2001:db8::1%eth0", "it has a zone: give 2001:db8::1"),
+    (
+        "fe80::1%eth0",
+        "a link-local address can be neither a VIP nor a source",
+    ),
+    (
+        "\"10.96.0.10\",",
+        "it has a comma and quotes: give 10.96.0.10",
+    ),
+    (
+        "\u{feff}10.96.0.10",
+        "it has a byte order mark: give 10.96.0.10",
+    ),
+    (
+        "10.96.0.10/24",
+        "it has a prefix length other than /32 or /128: give 10.96.0.10",
+    ),
+    (
+        "2001:db8::1/129",
+        "it has a prefix length other than /32 or /128: give 2001:db8::1",
+    ),
+    ("10.96.0.0/24", "it is a range: give each address by itself"),
+    (
+        "10.96.0.10-10.96.0.12",
+        "it is a range: give each address by itself",
+    ),
+    (
+        "10.96.0.10,10.96.0.11",
+        "it is a list: give each address by itself",
+    ),
+    ("10.96.0", "an IPv4 address has four numbers, this has 3"),
+    ("10.96.0.300", "300 is more than 255"),
+    (
+        "10.96.0.010",
+        "a number that begins with 0 is octal to some programs: give 10.96.0.10",
+    ),
+    ("None", "a headless service has no cluster IP: leave it out"),
+    ("kubernetes.default", "names are not looked up"),
+    (
+        "dummy",
+        "the kind of a link follows `=`: write --create-link=dummy",
+    ),
+    (
+        "2001:db8::x",
+        "give an IPv4 or IPv6 address, alone or as /32",
+    ),
+];
+
+#[test]
+fn mistakes_around_an_address_are_named_with_their_mending() {
+    let net = Net::new();
+    let source = format!("assign --link {VIP_LINK} 10.96.0.10 --source");
+    for (text, message) in MISTAKES {
+        for args in [usual("assign"), source.clone()] {
+            let ran = vip(&format!("{args} {text}")).exits(2);
+            let said = format!(": {message}");
+            assert_eq!(ran.err.matches(&said).count(), 1, "{text}: {ran:?}");
+            let said = format!("'{text}'");
+            assert_eq!(ran.err.matches(&said).count(), 1, "{text}: {ran:?}");
+        }
+        let line = format!("# services\n{text}\n");
+        with_input(&format!("{} -", usual("assign")), line.as_bytes())
+            .exits(2)
+            .complains(&["standard input, line 2", &format!("`{text}`: {message}")]);
+    }
+    net.assert_absent(&addrs(&["10.96.0.10"]));
+    // With the length of a host, a source is a source.
+    vip(&format!("{source} {NODE_V4}/32")).exits(0).quiet();
+}
+
+#[test]
+fn mistakes_in_options_are_named_with_their_mending() {
+    let net = Net::new();
+    let assign = format!("{} 10.96.0.10", usual("assign"));
+    let reconcile = format!("{} 10.96.0.10", usual("reconcile"));
+    for (args, message) in [
+        (
+            format!("{reconcile} --claim all"),
+            ": to claim every VIP on the link, give `link`\n",
+        ),
+        (
+            format!("{reconcile} --claim 10.96.0.0"),
+            ": it has no prefix length: for this address alone, give 10.96.0.0/32\n",
+        ),
+        (
+            format!("{reconcile} --claim 10.96.0.0/12,lnk"),
+            ": `lnk`: give `link`, `mark`, or prefixes with commas between, like",
+        ),
+        (
+            format!("{reconcile} --claim link --at-most x"),
+            ": give a number of VIPs, like 20\n",
+        ),
+        (
+            format!("{reconcile} --claim mark"),
+            "vip: a claim by mark needs a mark: a protocol of routes",
+        ),
+        (
+            format!("{assign} --allow 10.96.0.0/33"),
+            ": give a range, like 10.96.0.0/12 or",
+        ),
+        (
+            format!("{assign} --deny 10.96.0.0/12,10.0.0.0/8"),
+            ": it is a list: give the option once for each range\n",
+        ),
+        (
+            format!("{assign} --create-link dummy"),
+            ": the kind of a link follows `=`: write --create-link=dummy\n",
+        ),
+        (
+            format!("{assign} --nosuch 192.0.2.10"),
+            "error: unexpected argument '--nosuch' found\n\nUsage: ",
+        ),
+    ] {
+        let ran = vip(&args).exits(2);
+        assert_eq!(ran.err.matches(message).count(), 1, "{args}: {ran:?}");
+        assert!(!ran.err.contains("tip:"), "{args}: {ran:?}");
+    }
+    net.assert_absent(&addrs(&["10.96.0.10"]));
+}
+
+#[test]
+fn hint_names_the_option_that_helps() {
+    let net = Net::new();
+    usually("assign", BOTH).exits(0);
+    let one = format!("--link {VIP_LINK} --source {NODE_V4}");
+    for (args, lines) in [
+        (
+            "release --link nix 10.96.0.10".to_owned(),
+            "vip: there is no link nix\nvip: hint: `ip link` lists the links\n",
+        ),
+        (
+            format!("plan --link nix --source {NODE_V4} --claim link 10.96.0.10"),
+            "vip: there is no link nix\nvip: hint: --create-link creates the link\n",
+        ),
+        (
+            format!("assign {one} 2001:db8:42:1::1 2001:db8:42:1::2"),
+            "vip: 2001:db8:42:1::1: rejected: no source address of its family was given\n\
+             vip: 2001:db8:42:1::2: rejected: no source address of its family was given\n\
+             vip: hint: --source gives the node's own address, once for each family\n",
+        ),
+        (
+            format!("assign {one} --allow 10.97.0.0/16 10.96.0.10"),
+            "vip: 10.96.0.10: rejected: it is outside the allowed ranges\n\
+             vip: hint: --allow admits a range\n",
+        ),
+        (
+            format!("{} --claim link 127.0.0.1", usual("reconcile")),
+            "vip: the desired set has no admissible VIP, so nothing is released\n\
+             vip: hint: `vip release VIP...` takes VIPs off the link\n",
+        ),
+        (
+            format!("reconcile {one} --claim link --at-most 0 10.96.0.11"),
+            "vip: 1 VIP would be released, more than the claim's bound of 0\n\
+             vip: hint: --at-most is the bound\n",
+        ),
+        (
+            format!("reconcile {one} --claim 10.97.0.0/16 10.96.0.10 127.0.0.1 127.0.0.2"),
+            "vip: hint: --claim does not cover 10.96.0.10 and 2 other VIPs: to release what is not \
+             claimed, use `vip release`\n\
+             vip: 127.0.0.1: rejected: a loopback address names every host itself\n\
+             vip: 127.0.0.2: rejected: a loopback address names every host itself\n",
+        ),
+    ] {
+        assert_eq!(vip(&args).exits(1).err, lines, "{args}");
+    }
+    // The same VIP twice is one VIP.
+    usually("assign", &format!("{BOTH} {BOTH}"))
+        .exits(0)
+        .counts(0, 0, 0, 2)
+        .quiet();
+    net.assert_single_route(&both(), PROTO_KERNEL);
+}
+
+#[test]
+fn one_is_singular_in_every_line() {
+    let net = Net::new();
+    let one = format!("--link {VIP_LINK} --source {NODE_V4}");
+    let ran = vip(&format!("assign {one} --route-only 10.96.0.10")).exits(0);
+    assert!(ran.out.contains("(1 write, 0 retries) in "), "{ran:?}");
+    let ran = vip(&format!("audit {one} --route-only")).exits(0);
+    assert!(ran.out.contains(": 1 VIP, 0 drifted in "), "{ran:?}");
+    let ran = vip(&format!(
+        "keep {one} --route-only --claim link --for 0.1 10.96.0.10"
+    ))
+    .exits(0);
+    assert!(ran.out.contains(" 1 resync, "), "{ran:?}");
+    drop(net);
 }
 
 #[test]
