@@ -1,0 +1,255 @@
+//! The calls of a manager.
+
+use std::ffi::c_char;
+
+use viproute::{Canceller, VipManager};
+
+use crate::boundary::{Locked, Out, call, free, guard, shared, text, vips as read_vips};
+use crate::{Audit, Code, Error, Report, Vip, config};
+
+/// Holds VIPs of one link in their single-route state. Several threads may call with one manager; the
+/// calls are carried out one after another.
+#[derive(Debug)]
+pub struct Manager {
+    manager: Locked<VipManager>,
+    /// Outside the lock, which a running call holds.
+    canceller: Canceller,
+}
+
+/// Hands over the report of a call that writes, also of a failed one.
+pub(crate) fn report_of(
+    result: Result<viproute::Report, viproute::Error>,
+    report: &Out<Report>,
+) -> Result<(), Error> {
+    match result {
+        Ok(done) => {
+            report.set(done);
+            Ok(())
+        }
+        Err(why) => {
+            let error = Error::from(&why);
+            if let Some(done) = why.into_report() {
+                report.set(done);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Opens a manager by a configuration, which is a JSON object. Writes nothing to the kernel.
+///
+/// - "link": the name or the index of the link. The only key that must be given.
+/// - "netns": the path of the network namespace; without it, the calling thread's.
+/// - "sources": an array of the node's addresses, at most one a family. VIPs of a family need a source or
+///   "kernel_source".
+/// - "kernel_source": an array of "ipv4", "ipv6": the families that keep the kernel's own local route.
+/// - "protocol": the number of the routes' protocol. Default: 2, kernel.
+/// - "address_protocol": the number by which added addresses are marked. Linux 5.18.
+/// - "binding": "address" (the default) or "route".
+/// - "avoid_as_source": "deprecated" or "address_label"; "address_label": the number of the label.
+/// - "allow", "deny": arrays of prefixes. Only allowed and not denied addresses are VIPs.
+/// - "create_link": "dummy" or "bridge": creates a missing link, and brings it up.
+/// - "bring_up": true: brings the link up.
+/// - "stall_timeout_seconds": how long a call waits without progress. Default: 5.
+/// - "total_timeout_seconds": how long a call may take. Default: no limit.
+/// - "receive_buffer": bytes. Default: 1048576.
+///
+/// An unknown key is an error. On success the caller owns `*manager`, and frees it by viproute_free. On
+/// failure `*manager` is NULL. NULL as `config` or `manager`: VIPROUTE_CODE_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_open(
+    config: *const c_char,
+    manager: *mut *mut Manager,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (manager, error) = unsafe { (Out::new(manager), Out::new(error)) };
+    call(error, || {
+        if !manager.is_taken() {
+            return Err(Error::argument("manager is NULL".into()));
+        }
+        // SAFETY: NULL or a string of the caller, by the contract.
+        let config = unsafe { text(config, "config") }?;
+        let opened = config::manager(config)?.open()?;
+        manager.set(Manager {
+            canceller: opened.canceller(),
+            manager: Locked::new(opened),
+        });
+        Ok(())
+    })
+}
+
+/// Frees a manager. The VIPs stay. No other thread may use the manager during this call or after it. Reports,
+/// audits and errors of the manager stay valid. NULL: does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_free(manager: *mut Manager) {
+    // SAFETY: NULL or a manager that the caller owns, by the contract.
+    unsafe { free(manager) };
+}
+
+/// Cancels the manager's running call, or else its next call, which ends with VIPROUTE_CODE_CANCELLED and
+/// the report of what was done. Any thread may call this at any time while the manager lives. Does not wait.
+/// It only writes to a socket, so a signal handler may call it; it may change errno. NULL: does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_cancel(manager: *const Manager) {
+    // SAFETY: NULL or a manager that lives, by the contract.
+    guard(|| unsafe { manager.as_ref() }.map(|manager| manager.canceller.cancel()));
+}
+
+/// Puts VIPs on the link, each in its single-route state. Repairs the VIPs in another state.
+///
+/// VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write. `vips` points
+/// to `count` VIPs; if `count` is 0, `vips` does not matter, and the call does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_assign(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives and an array of the caller, by the contract.
+        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
+        report_of(manager.manager.lock()?.assign(vips), &report)
+    })
+}
+
+/// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never adds a
+/// VIP.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_normalize(
+    manager: *mut Manager,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives, by the contract.
+        let manager = unsafe { shared(manager, "manager") }?;
+        report_of(manager.manager.lock()?.normalize(), &report)
+    })
+}
+
+/// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is not on the
+/// link counts as unchanged. `vips` as for viproute_assign.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_release(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives and an array of the caller, by the contract.
+        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
+        report_of(manager.manager.lock()?.release(vips), &report)
+    })
+}
+
+/// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs the drifted VIPs,
+/// and releases the claimed VIPs that are not desired.
+///
+/// `claim` is a JSON object. "claim": "link" (every VIP on the link), {"ranges": [prefix, ...]}, or "mark" (VIPs
+/// that bear the configured protocol). "at_most": how many VIPs the call may release; if there are more, it
+/// writes nothing and fails with VIPROUTE_CODE_TOO_MANY_RELEASES. An unknown key is an error.
+///
+/// A family without a desired VIP releases none, and an empty set fails with VIPROUTE_CODE_EMPTY_SET: see
+/// viproute_release_all. `vips` as for viproute_assign.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_reconcile(
+    manager: *mut Manager,
+    claim: *const c_char,
+    vips: *const Vip,
+    count: usize,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives and an array of the caller, by the contract.
+        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
+        // SAFETY: NULL or a string of the caller, by the contract.
+        let claim = config::claim(unsafe { text(claim, "claim") }?)?;
+        report_of(manager.manager.lock()?.reconcile(&claim, vips), &report)
+    })
+}
+
+/// Releases every claimed VIP on the link. `claim` as for viproute_reconcile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_release_all(
+    manager: *mut Manager,
+    claim: *const c_char,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives, by the contract.
+        let manager = unsafe { shared(manager, "manager") }?;
+        // SAFETY: NULL or a string of the caller, by the contract.
+        let claim = config::claim(unsafe { text(claim, "claim") }?)?;
+        report_of(manager.manager.lock()?.release_all(&claim), &report)
+    })
+}
+
+/// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager keeps the new
+/// source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and VIPROUTE_CODE_INVALID_CONFIG.
+/// `source` points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_set_source(
+    manager: *mut Manager,
+    source: *const Vip,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives and an address of the caller, by the contract.
+        let (manager, source) = unsafe { (shared(manager, "manager")?, shared(source, "source")?) };
+        let source = source.to_source()?;
+        report_of(manager.manager.lock()?.set_source(source), &report)
+    })
+}
+
+/// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes nothing and
+/// needs no privilege.
+///
+/// `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other devices and
+/// routes in other tables, and reads every route of the node. Another number: VIPROUTE_CODE_INVALID_ARGUMENT. On
+/// success the caller owns `*audit`, and frees it by viproute_audit_free. NULL as `audit`: the audit is discarded.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_audit(
+    manager: *mut Manager,
+    depth: u32,
+    audit: *mut *mut Audit,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (audit, error) = unsafe { (Out::new(audit), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a manager that lives, by the contract.
+        let manager = unsafe { shared(manager, "manager") }?;
+        let mut manager = manager.manager.lock()?;
+        audit.set(match depth {
+            VIPROUTE_AUDIT_LINK => manager.audit()?,
+            VIPROUTE_AUDIT_NODE => manager.audit_deep()?,
+            other => return Err(Error::argument(format!("{other} is no depth of an audit"))),
+        });
+        Ok(())
+    })
+}
+
+/// An audit of the link.
+pub const VIPROUTE_AUDIT_LINK: u32 = 0;
+/// An audit of the link and of the node's other routes.
+pub const VIPROUTE_AUDIT_NODE: u32 = 1;
