@@ -635,6 +635,7 @@ fn denied_range_is_never_touched() {
     for vip in denied {
         net.ip(&format!("addr add {vip} dev {VIP_LINK}"));
     }
+    net.wait_for_kernel();
     let before = net.snapshot_without(&good);
     check(manager.release(denied));
     manager.normalize().unwrap();

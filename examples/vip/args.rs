@@ -51,7 +51,7 @@ pub(crate) struct Common {
     /// Give up after so long altogether [default: while the kernel makes progress, never]
     #[arg(long, value_name = "SECONDS", value_parser = parse::seconds, allow_negative_numbers = true)]
     total_timeout: Option<Duration>,
-    /// Print JSON instead of text for people
+    /// Print JSON instead of text for people: that of the library's feature `serde`
     #[arg(long)]
     pub(crate) json: bool,
     /// Addresses, alone or as /32 or /128; `-` reads them from standard input, one a line, where

@@ -9,13 +9,12 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use ipnet::IpNet;
-use serde_json::{Value, json};
 use viproute::{Claim, Drift, Error, Family, LinkStatus, SourceStatus, Vip, VipManager};
 
 use crate::Stop;
 use crate::args::Common;
 use crate::progress;
-use crate::tell::{self, print_line};
+use crate::tell::{self, complain, print_line};
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
@@ -25,7 +24,8 @@ pub(crate) struct Audit {
     /// VIPs, too, which reads every route of the node
     #[arg(long)]
     deep: bool,
-    /// Show all VIPs, and the state of the link and of each source, not only what is wrong
+    /// Show all VIPs, and the state of the link and of each source, not only what is wrong; JSON
+    /// always has all
     #[arg(long)]
     all: bool,
 }
@@ -42,6 +42,8 @@ struct Seen {
 
 /// What was found of the VIPs that the audit is about, and what those of their families rest on.
 struct Findings {
+    /// Without the VIPs that are not asked for.
+    audit: viproute::Audit,
     vips: Vec<Found>,
     bases: Vec<Basis>,
 }
@@ -84,9 +86,8 @@ impl Audit {
             Err(error) => tell::failed("audit", error),
         };
         let written = match &found {
-            found if self.common.json => {
-                print_line(format_args!("{:#}", self.document(found, elapsed)))
-            }
+            Ok(found) if self.common.json => print_json(found),
+            Err(error) if self.common.json => tell::print_json(error),
             Ok(found) => self.table(found, elapsed),
             Err(_) => Ok(()),
         };
@@ -96,7 +97,7 @@ impl Audit {
     /// The VIPs on the link, or those asked for, in order of address.
     fn look(&self, asked: &BTreeSet<Vip>) -> Result<Findings, Error> {
         let mut manager = self.common.builder()?.open()?;
-        let audit = if self.deep {
+        let mut audit = if self.deep {
             manager.audit_deep()?
         } else {
             manager.audit()?
@@ -104,7 +105,8 @@ impl Audit {
         // Not `asked.is_empty()`: an empty list must never mean the whole link.
         let all = self.common.vips.is_empty();
         let is_asked = |vip: &Vip| all || asked.contains(vip);
-        let on_link = audit.vips.iter().filter(|seen| is_asked(&seen.vip));
+        audit.vips.retain(|seen| is_asked(&seen.vip));
+        let on_link = audit.vips.iter();
         let mut vips: Vec<Found> = on_link
             .map(|seen| {
                 let found = Seen {
@@ -136,10 +138,8 @@ impl Audit {
             source: audit.source(family),
             is_usable: audit.is_usable(family),
         });
-        Ok(Findings {
-            bases: bases.collect(),
-            vips,
-        })
+        let bases = bases.collect();
+        Ok(Findings { audit, vips, bases })
     }
 
     fn shown<'a>(&self, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
@@ -157,7 +157,7 @@ impl Audit {
         for (vip, seen) in self.shown(&found.vips) {
             table.add_row([
                 vip.to_string(),
-                state(*seen).replace('_', " "),
+                state(*seen).to_owned(),
                 drift(*seen).to_string(),
             ]);
         }
@@ -187,41 +187,6 @@ impl Audit {
             elapsed.as_secs_f64() * 1e3
         ))
     }
-
-    fn document(&self, found: &Result<Findings, Error>, elapsed: Duration) -> Value {
-        let vip = |(vip, seen): &Found| {
-            json!({
-                "vip": vip.to_string(),
-                "state": state(*seen),
-                "drift": tell::drift(drift(*seen)),
-            })
-        };
-        let basis = |basis: &Basis| {
-            json!({
-                "family": basis.family.to_string(),
-                "link": tell::token(basis.link),
-                "source": tell::token(basis.source),
-                "usable": basis.is_usable,
-            })
-        };
-        let none = Findings {
-            vips: Vec::new(),
-            bases: Vec::new(),
-        };
-        let all = found.as_ref().unwrap_or(&none);
-        json!({
-            "command": "audit",
-            "link": self.common.link,
-            "clean": found.is_ok() && !all.is_broken() && all.is_judged(),
-            "judged": found.is_ok() && all.is_judged(),
-            "elapsed_seconds": elapsed.as_secs_f64(),
-            "total": all.vips.len(),
-            "drifted": all.drifted(),
-            "families": all.bases.iter().map(basis).collect::<Vec<_>>(),
-            "vips": self.shown(&all.vips).map(vip).collect::<Vec<_>>(),
-            "error": found.as_ref().err().map(tell::error),
-        })
-    }
 }
 
 /// Those whose address is on the link with another prefix length. To an audit they are no VIPs; a
@@ -237,6 +202,17 @@ fn with_another_length(manager: &mut VipManager, absent: &[Vip]) -> BTreeMap<Vip
     drifts
         .filter(|(_, drift)| drift.contains(Drift::WRONG_PREFIX_LENGTH))
         .collect()
+}
+
+/// The library's audit. Says on standard error which of the VIPs asked for it has not.
+fn print_json(found: &Findings) -> io::Result<()> {
+    let seen = &found.audit.vips;
+    let is_seen = |vip: &Vip| seen.binary_search_by_key(vip, |seen| seen.vip).is_ok();
+    for (vip, seen) in found.vips.iter().filter(|(vip, _)| !is_seen(vip)) {
+        let why = seen.map_or("not on link".to_owned(), |seen| seen.drift.to_string());
+        complain(format_args!("{vip}: {why}"));
+    }
+    tell::print_json(&found.audit)
 }
 
 fn count_vips(vips: usize) -> String {
@@ -260,9 +236,9 @@ fn drift(seen: Option<Seen>) -> Drift {
 
 fn state(seen: Option<Seen>) -> &'static str {
     match seen {
-        None => "not_on_link",
+        None => "not on link",
         Some(seen) if !seen.drift.is_empty() => "drifted",
-        Some(seen) if seen.is_judged => "as_desired",
-        Some(_) => "not_judged",
+        Some(seen) if seen.is_judged => "as desired",
+        Some(_) => "not judged",
     }
 }

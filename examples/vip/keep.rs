@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use serde_json::{Value, json};
-use viproute::{Canceller, Cause, Counters, Dispatched, Failure, Missing};
+use viproute::{Canceller, Cause, Counters, Dispatched, Failure};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Desired, Making};
@@ -123,14 +122,7 @@ impl<'a> Log<'a> {
         }
         if self.written.is_ok() {
             self.written = if self.json {
-                let mut line = tell::report(&done.report);
-                line["time"] = tell::now();
-                line["failures"] = tell::failures(&done.new_failures);
-                line["recovered"] = vips(&done.recovered);
-                line["missing"] = done.missing.iter().map(missing).collect();
-                line["refused"] = json!(done.refused.map(tell::token));
-                line["detail"] = json!(done.detail);
-                print_line(format_args!("{line}"))
+                tell::print_json_line(done)
             } else {
                 print_line(format_args!("{}: {done}", self.link))
             };
@@ -142,34 +134,10 @@ impl<'a> Log<'a> {
             && self.written.is_ok()
         {
             self.written = if self.json {
-                let counters = json!({
-                    "events": counters.events,
-                    "looks": counters.looks,
-                    "adopted": counters.adopted,
-                    "repairs": counters.repairs,
-                    "released": counters.released,
-                    "failures": counters.failures,
-                    "resyncs": counters.resyncs,
-                    "backoffs": counters.backoffs,
-                });
-                let line = json!({ "time": tell::now(), "counters": counters });
-                print_line(format_args!("{line}"))
+                tell::print_json_line(&counters)
             } else {
                 print_line(format_args!("{}: ended after {counters}", self.link))
             };
         }
     }
-}
-
-fn vips(failures: &[Failure]) -> Value {
-    let vips = failures.iter().map(|failure| failure.vip.to_string());
-    vips.collect()
-}
-
-fn missing(missing: &Missing) -> Value {
-    json!({
-        "family": missing.family.map(|family| family.to_string()),
-        "kind": tell::token(missing.kind),
-        "detail": missing.detail,
-    })
 }

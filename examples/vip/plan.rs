@@ -4,13 +4,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Value, json};
 use viproute::{Error, Plan as Planned, Vip};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Desired, Making};
 use crate::progress;
-use crate::tell::{self, complain, print_line};
+use crate::tell::{self, complain};
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
@@ -38,7 +37,8 @@ impl Plan {
             Err(error) => tell::failed("plan", error),
         };
         let written = match &planned {
-            planned if self.common.json => print_line(format_args!("{:#}", self.document(planned))),
+            Ok(plan) if self.common.json => tell::print_json(plan),
+            Err(error) if self.common.json => tell::print_json(error),
             Ok(plan) => print_script(plan),
             Err(_) => Ok(()),
         };
@@ -50,31 +50,6 @@ impl Plan {
         let claim = self.claiming.claim();
         self.making.run(&self.common, &self.desired, |mut manager| {
             manager.plan(&claim, vips)
-        })
-    }
-
-    fn document(&self, planned: &Result<Planned, Error>) -> Value {
-        let (steps, failures) = match planned {
-            Ok(plan) => (&plan.steps[..], &plan.failures[..]),
-            Err(_) => (&[][..], &[][..]),
-        };
-        let steps: Value = steps
-            .iter()
-            .map(|step| {
-                json!({
-                    "vip": step.vip.map(|vip| vip.to_string()),
-                    "command": step.action.to_string(),
-                    "reason": step.reason.to_string(),
-                })
-            })
-            .collect();
-        json!({
-            "command": "plan",
-            "link": self.common.link,
-            "steps": steps,
-            "script": planned.as_ref().ok().map(ToString::to_string),
-            "failures": tell::failures(failures),
-            "error": planned.as_ref().err().map(tell::error),
         })
     }
 }

@@ -1,12 +1,12 @@
-//! Results as text and JSON.
+//! Results as text, and in the JSON of the library.
 
 use std::fmt;
 use std::io::{self, ErrorKind as IoErrorKind, Write};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde_json::{Value, json};
-use viproute::{Cause, Drift, Error, ErrorKind, Failure, RejectReason, Report};
+use serde::Serialize;
+use viproute::{Cause, Error, ErrorKind, Failure, RejectReason, Report};
 
 /// What became of a call.
 pub(crate) struct Outcome<'a> {
@@ -17,7 +17,8 @@ pub(crate) struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Tells it: failures on standard error, one line or document on standard output.
+    /// Failures on standard error; one line, or the report as JSON, on standard output. Without a report,
+    /// the JSON is that of the error.
     pub(crate) fn tell(&self, json: bool) -> ExitCode {
         let report = match &self.result {
             Ok(report) => Some(report),
@@ -36,51 +37,17 @@ impl Outcome<'_> {
             }
             Err(error) => failed(self.command, error),
         };
-        let written = if json {
-            print_line(format_args!("{:#}", self.document(report)))
-        } else if let Some(report) = report {
-            let ms = self.elapsed.as_secs_f64() * 1e3;
-            print_line(format_args!("{}: {report} in {ms:.1} ms", self.link))
-        } else {
-            Ok(())
+        let written = match (report, &self.result) {
+            (Some(report), _) if json => print_json(report),
+            (None, Err(error)) if json => print_json(error),
+            (Some(report), _) => {
+                let ms = self.elapsed.as_secs_f64() * 1e3;
+                print_line(format_args!("{}: {report} in {ms:.1} ms", self.link))
+            }
+            (None, _) => Ok(()),
         };
         code_of(&written, code)
     }
-
-    /// The JSON document. Without a report nothing was written for any VIP, so zeros are true.
-    fn document(&self, report: Option<&Report>) -> Value {
-        let none = Report::default();
-        let report = report.unwrap_or(&none);
-        let mut document = self::report(report);
-        document["command"] = json!(self.command);
-        document["link"] = json!(self.link);
-        document["verified"] = json!(self.result.is_ok());
-        document["elapsed_seconds"] = json!(self.elapsed.as_secs_f64());
-        document["error"] = json!(self.result.as_ref().err().map(error));
-        document
-    }
-}
-
-pub(crate) fn report(report: &Report) -> Value {
-    json!({
-        "assigned": report.assigned,
-        "repaired": report.repaired,
-        "released": report.released,
-        "unchanged": report.unchanged,
-        "writes": report.writes,
-        "retries": report.retries,
-        "failures": failures(&report.failures),
-    })
-}
-
-pub(crate) fn failures(failures: &[Failure]) -> Value {
-    failures.iter().map(failure).collect()
-}
-
-/// The time, in seconds of the Unix epoch.
-pub(crate) fn now() -> Value {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    json!(now.unwrap_or_default().as_secs_f64())
 }
 
 /// The option that would have helped, once for each cause.
@@ -149,59 +116,21 @@ pub(crate) fn code_of(written: &io::Result<()>, code: ExitCode) -> ExitCode {
     }
 }
 
-pub(crate) fn error(error: &Error) -> Value {
-    json!({
-        "kind": token(error.kind()),
-        "message": error.to_string(),
-        "errno": error.raw_os_error(),
-        "text": error.kernel_text(),
-    })
-}
-
-fn failure(failure: &Failure) -> Value {
-    let (cause, reason) = match failure.cause {
-        Cause::Rejected(why) => ("rejected".to_owned(), Some(token(why))),
-        Cause::Missing(what) => ("missing".to_owned(), Some(token(what))),
-        cause => (token(cause), None),
-    };
-    json!({
-        "vip": failure.vip.to_string(),
-        "cause": cause,
-        "reason": reason,
-        "operation": failure.operation.map(token),
-        "errno": failure.errno,
-        "text": failure.text,
-        "detail": failure.detail,
-        "drift": drift(failure.drift),
-        "message": failure.to_string(),
-    })
-}
-
-pub(crate) fn drift(drift: Drift) -> Vec<String> {
-    drift
-        .iter_names()
-        .map(|(name, _)| name.to_lowercase())
-        .collect()
-}
-
-/// The name of an enumeration's variant as a token: `NotReached` is `not_reached`. So that a
-/// variant to come has one too.
-pub(crate) fn token(variant: impl fmt::Debug) -> String {
-    let mut token = String::new();
-    for letter in format!("{variant:?}").chars() {
-        if letter.is_ascii_uppercase() && !token.is_empty() {
-            token.push('_');
-        }
-        token.push(letter.to_ascii_lowercase());
-    }
-    token
-}
-
 /// `println!`, but for the panic where standard output is closed.
 pub(crate) fn print_line(line: fmt::Arguments<'_>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
+}
+
+/// A value of the library, in the JSON of its feature `serde`, as a document.
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(format_args!("{}", serde_json::to_string_pretty(value)?))
+}
+
+/// The same in one line.
+pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
+    print_line(format_args!("{}", serde_json::to_string(value)?))
 }
 
 /// `eprintln!`, but for the panic where standard error is closed.

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Value, json};
 use viproute::{Error, Event, Vip, Watcher};
 
 use crate::Stop;
@@ -80,9 +79,7 @@ impl Watch {
 
     fn tell(&self, event: &Event) -> std::io::Result<()> {
         if self.common.json {
-            let mut line = document(event);
-            line["time"] = tell::now();
-            print_line(format_args!("{line}"))
+            tell::print_json_line(event)
         } else {
             print_line(format_args!("{}: {event}", self.common.link))
         }
@@ -106,30 +103,4 @@ fn listen(mut watcher: Watcher, to: &Sender<Woken>) {
             return;
         }
     }
-}
-
-fn document(event: &Event) -> Value {
-    match event {
-        Event::Vip {
-            vip,
-            change,
-            origin,
-        } => json!({
-            "event": "vip",
-            "vip": vip.to_string(),
-            "change": names(change.iter_names().map(|(name, _)| name)),
-            "origin": names(origin.iter_names().map(|(name, _)| name)),
-        }),
-        Event::NodeAddressSet(addr) => json!({ "event": "node_address_set", "address": addr }),
-        Event::NodeAddressRemoved(addr) => {
-            json!({ "event": "node_address_removed", "address": addr })
-        }
-        Event::LinkUp(index) => json!({ "event": "link_up", "index": index.get() }),
-        Event::LinkDown(index) => json!({ "event": "link_down", "index": index.get() }),
-        other => json!({ "event": tell::token(other) }),
-    }
-}
-
-fn names<'a>(flags: impl Iterator<Item = &'a str>) -> Vec<String> {
-    flags.map(str::to_lowercase).collect()
 }
