@@ -101,7 +101,9 @@ pub use base::{
 };
 /// Prefixes, as [`Claim::ranges`] and [`VipManagerBuilder::allow`] take them.
 pub use ipnet;
-pub use keeper::{Counters, Dispatched, FamilyStatus, Keeper, KeeperStatus, Missing, Waiting};
+pub use keeper::{
+    Counters, Dispatched, FamilyStatus, Keeper, KeeperHandle, KeeperStatus, Missing, Waiting,
+};
 pub use link::{InvalidLinkIndex, LinkIndex, LinkKind, LinkRef, SourceAvoidance};
 pub use manager::{VipManager, VipManagerBuilder};
 pub use outcome::{

@@ -1,5 +1,6 @@
-//! A keeper and a watcher in an event loop of the caller's own, which wakes for what is new and not
-//! for what is left (edge-triggered), as those of asynchronous runtimes do.
+//! A keeper on a thread of its own, which an asynchronous program orders by its handle; and a keeper and a
+//! watcher in an event loop of the caller's own, which wakes for what is new and not for what is left
+//! (edge-triggered), as those of asynchronous runtimes do.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{timeout, timeout_at};
-use viproute::{Claim, Event, Keeper, Origin, Vip, VipManager, Watcher};
+use viproute::{Claim, Event, Keeper, Origin, Report, Vip, VipManager, Watcher};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,4 +120,50 @@ fn an_edge_triggered_loop_serves_a_keeper_and_a_watcher() {
     runtime
         .block_on(async { timeout(PATIENCE, drive).await })
         .expect("the loop was not woken");
+}
+
+/// As the documentation of `Keeper::spawn` has it.
+#[test]
+fn a_tokio_program_orders_a_keeper_by_its_handle() {
+    let net = Net::new();
+    let manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6);
+    let keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    let all = vips(3);
+    let drive = async {
+        let (send, mut dispatches) = tokio::sync::mpsc::unbounded_channel();
+        let (handle, thread) = keeper
+            .spawn(move |done| {
+                let _ = send.send(done);
+            })
+            .unwrap();
+        let did = |report: Report| (report.assigned, report.repaired, report.released);
+        handle.set(&all[..4]).unwrap();
+        let done = dispatches.recv().await.unwrap().unwrap();
+        assert_eq!(did(done.report), (4, 0, 0));
+        net.assert_single_route(&all[..4], PROTO_KERNEL);
+        // An order from a task.
+        let (other, more) = (handle.clone(), all.clone());
+        let task = tokio::task::spawn(async move { other.add(&more[4..]) });
+        let done = dispatches.recv().await.unwrap().unwrap();
+        assert_eq!(did(done.report), (2, 0, 0));
+        task.await.unwrap().unwrap();
+        net.ip(&format!("addr del {}/128 dev {VIP_LINK}", all[1]));
+        let done = dispatches.recv().await.unwrap().unwrap();
+        assert_eq!(done.report.assigned + done.report.repaired, 1, "{done}");
+        net.assert_single_route(&all, PROTO_KERNEL);
+        drop(handle);
+        // The end of the channel says that the thread has ended.
+        while dispatches.recv().await.is_some() {}
+        let keeper = thread.join().unwrap().unwrap();
+        assert_eq!(keeper.desired().len(), all.len());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(async { timeout(PATIENCE, drive).await })
+        .expect("the program was not woken");
 }

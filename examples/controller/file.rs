@@ -4,9 +4,7 @@
 //! and if it has no VIP at all: then the VIPs stay as they are. To release them all, end the
 //! controller with `--release-on-exit`, or call `vip release`.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,27 +15,16 @@ use crate::parse::{self, BadList};
 /// A file that has not changed for so long is taken for complete.
 const REST: Duration = Duration::from_millis(100);
 
-/// What distinguishes one version of a file from another: device, inode, size and time of change.
-type Version = (u64, u64, u64, i64, i64);
-
-fn version(file: &Metadata) -> Version {
-    (
-        file.dev(),
-        file.ino(),
-        file.size(),
-        file.mtime(),
-        file.mtime_nsec(),
-    )
-}
+/// What a reading found: the text, or why there is none.
+type Text = Result<Vec<u8>, String>;
 
 /// The file, looked at now and again.
 #[derive(Debug)]
 pub(crate) struct Desired {
     path: PathBuf,
-    /// The version that was read last, or could not be.
-    done: Option<Result<Version, io::ErrorKind>>,
-    /// The version that is to be read, if it is still that one then.
-    next: Option<(Version, Instant)>,
+    done: Option<Text>,
+    /// What counts at this moment, if the file still has it then.
+    next: Option<(Text, Instant)>,
 }
 
 impl Desired {
@@ -49,13 +36,12 @@ impl Desired {
         }
     }
 
-    /// Reads the file even if it has not changed.
+    /// Takes the file for changed.
     pub(crate) fn reread(&mut self) {
         self.done = None;
-        self.next = None;
     }
 
-    /// How long until it may have come to rest.
+    /// How long until the file may have come to rest.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         match self.next {
             Some((_, then)) => then.saturating_duration_since(now),
@@ -65,60 +51,37 @@ impl Desired {
 
     /// The VIPs, if the file has changed and come to rest; or why it says nothing, once.
     pub(crate) fn look(&mut self, now: Instant) -> Option<Result<Vec<Vip>, String>> {
-        let seen = fs::metadata(&self.path);
-        let seen = match seen {
-            Ok(file) => version(&file),
-            Err(error) => return self.cannot(&error),
+        let text = fs::read(&self.path).map_err(|error| error.to_string());
+        let next = self.next.take();
+        if self.done.as_ref() == Some(&text) {
+            return None;
+        }
+        let then = match next {
+            Some((next, then)) if next == text => then,
+            _ => now + REST,
         };
-        if self.done == Some(Ok(seen)) {
-            self.next = None;
+        if now < then {
+            self.next = Some((text, then));
             return None;
         }
-        match self.next {
-            Some((next, then)) if next == seen => {
-                if now < then {
-                    return None;
-                }
-            }
-            _ => {
-                self.next = Some((seen, now + REST));
-                return None;
-            }
-        }
-        self.next = None;
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) => return self.cannot(&error),
+        let vips = match &text {
+            Ok(text) => vips(text),
+            Err(error) => Err(error.clone()),
         };
-        // The file changed while it was read: read it again, once it rests.
-        if fs::metadata(&self.path).map(|file| version(&file)).ok() != Some(seen) {
-            return None;
-        }
-        self.done = Some(Ok(seen));
-        Some(vips(&text))
-    }
-
-    fn cannot(&mut self, error: &io::Error) -> Option<Result<Vec<Vip>, String>> {
-        let kind = Some(Err(error.kind()));
-        if self.done == kind {
-            return None;
-        }
-        self.done = kind;
-        self.next = None;
-        Some(Err(format!("{error}: the VIPs stay as they are")))
+        self.done = Some(text);
+        Some(vips.map_err(|why| format!("{why}: the VIPs stay as they are")))
     }
 }
 
 fn vips(text: &[u8]) -> Result<Vec<Vip>, String> {
     let mut vips = Vec::new();
-    let why = match parse::vips(text, &mut vips) {
-        Err(BadList::Line(why)) => why,
-        Err(BadList::Unreadable(error)) => error.to_string(),
+    match parse::vips(text, &mut vips) {
+        Err(BadList::Line(why)) => Err(why),
+        Err(BadList::Unreadable(error)) => Err(error.to_string()),
         Ok(()) if text.last().is_some_and(|last| *last != b'\n') => {
-            "its last line is not ended, so it may be half-written".to_owned()
+            Err("its last line is not ended, so it may be half-written".to_owned())
         }
-        Ok(()) if vips.is_empty() => "there is no VIP in it".to_owned(),
-        Ok(()) => return Ok(vips),
-    };
-    Err(format!("{why}: the VIPs stay as they are"))
+        Ok(()) if vips.is_empty() => Err("there is no VIP in it".to_owned()),
+        Ok(()) => Ok(vips),
+    }
 }

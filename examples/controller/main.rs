@@ -8,13 +8,13 @@
 //! The file has one VIP a line; `#` begins a comment. It is read anew when it has changed, and on
 //! SIGHUP. A writer should write another file and rename it, but a file that is missing,
 //! half-written, empty or wrong changes nothing: see [`file`](mod@file). What others do to the VIPs is
-//! repaired: see [`keep`]. SIGTERM or SIGINT ends it; the VIPs stay, unless `--release-on-exit`.
+//! repaired by a keeper on a thread of its own. SIGTERM or SIGINT ends it; the VIPs stay, unless
+//! `--release-on-exit`.
 //!
-//! In a controller of your own the desired VIPs come from elsewhere, say from a watch of services;
-//! [`keep`] is what remains.
+//! In a controller of your own the desired VIPs come from elsewhere, say from a watch of services; the
+//! [`KeeperHandle`](viproute::KeeperHandle) is what remains.
 
 mod file;
-mod keep;
 #[path = "../vip/parse.rs"]
 mod parse;
 
@@ -31,10 +31,11 @@ use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use viproute::{Claim, Error, ErrorKind, LinkKind, VipManager, VipManagerBuilder};
+use viproute::{
+    Cause, Claim, Dispatched, Error, ErrorKind, Failure, LinkKind, VipManager, VipManagerBuilder,
+};
 
 use file::Desired;
-use keep::Keeping;
 use parse::Claimed;
 
 /// Keeps the VIPs of a file on a link, each with exactly one route, whose preferred source is the
@@ -120,8 +121,8 @@ enum Wake {
     Reread,
     /// The process is to end.
     End,
-    /// The VIPs cannot be kept any more.
-    Failed(Error),
+    /// The keeper's thread has ended.
+    Ended(thread::Result<Result<(), Error>>),
 }
 
 fn main() -> ExitCode {
@@ -149,26 +150,35 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         .builder()
         .open()?
         .into_keeper(claim.clone().at_most(args.at_most))?;
-    let keeping = Keeping::start(keeper, move |error| {
-        // Nobody listens only at the end.
-        let _ = send.send(Wake::Failed(error));
-    });
+    let (handle, thread) = keeper.spawn(tell)?;
+    thread::spawn(move || send.send(Wake::Ended(thread.join().map(|ended| ended.map(drop)))));
+    let mut handle = Some(handle);
     let mut desired = Desired::new(&args.file);
     log(format_args!("keeping {}", args.link));
     loop {
-        match desired.look(Instant::now()) {
-            None => {}
-            Some(Ok(vips)) => keeping.set_desired(vips),
-            Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
+        if let Some(handle) = &handle {
+            match desired.look(Instant::now()) {
+                None => {}
+                Some(Ok(vips)) => {
+                    if let Err(error) = handle.set(vips) {
+                        log(format_args!("refused: {error}"));
+                    }
+                }
+                Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
+            }
         }
         match wakes.recv_timeout(desired.wait(Instant::now()).min(args.poll)) {
             Ok(Wake::Reread) => desired.reread(),
-            Ok(Wake::Failed(error)) => return Err(error.into()),
-            Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
+            // Without a handle, the thread ends.
+            Ok(Wake::End) => handle = None,
+            Ok(Wake::Ended(ended)) => {
+                ended.map_err(|_| "the keeper's thread panicked")??;
+                break;
+            }
             Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    keeping.end();
     if args.release_on_exit {
         // Without the bound: that is against mistakes in the file, and this is meant.
         let released = args.builder().open()?.release_all(&claim)?;
@@ -176,6 +186,23 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     log(format_args!("ended"));
     Ok(())
+}
+
+/// What the keeper's thread says of its dispatches.
+fn tell(done: Result<Dispatched, Error>) {
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => return log(format_args!("refused: {error}")),
+    };
+    // One line says what a whole family lacks.
+    let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
+    for failure in done.new_failures.iter().filter(is_own) {
+        log(format_args!("{failure}"));
+    }
+    for failure in done.recovered.iter().filter(is_own) {
+        log(format_args!("{}: fails no longer", failure.vip));
+    }
+    log(format_args!("kept: {done}"));
 }
 
 /// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop.

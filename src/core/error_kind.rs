@@ -45,6 +45,10 @@ pub enum ErrorKind {
     /// The manager, keeper or watcher was opened in the parent process, before a fork. Parent and child
     /// share its sockets, so each would read the other's answers. Open another one in this process.
     OtherProcess,
+    /// The thread of [`Keeper::spawn`](crate::Keeper::spawn) has ended: after an error, a panic of its
+    /// callback, or a cancellation. The message says which. The thread's join returns the error or the
+    /// keeper. The VIPs are as the thread left them.
+    KeeperStopped,
     /// The operating system failed in another way. See the message.
     System,
 }
@@ -69,6 +73,7 @@ impl ErrorKind {
             Self::LabelConflict => "label_conflict",
             Self::PermissionDenied => "permission_denied",
             Self::OtherProcess => "other_process",
+            Self::KeeperStopped => "keeper_stopped",
             Self::System => "system",
         }
     }
@@ -92,6 +97,7 @@ impl fmt::Display for ErrorKind {
             Self::LabelConflict => "another address label is in the way",
             Self::PermissionDenied => "permission denied",
             Self::OtherProcess => "it belongs to another process",
+            Self::KeeperStopped => "the keeper has stopped",
             Self::System => "the system failed",
         })
     }

@@ -48,12 +48,21 @@ pub(crate) struct VipFilter<'a> {
 
 impl VipFilter<'_> {
     pub(crate) fn reject(&self, row: &Row) -> Option<Cause> {
-        let why = self.reject_vip(row.vip).or_else(|| {
-            // Only a VIP that is assigned or normalized needs a source.
-            let no_source = !self.has_source(row.vip.family());
-            (no_source && row.goal.is_threatened()).then_some(RejectReason::NoSource)
-        });
+        // Only a VIP that is assigned or normalized needs a source.
+        let why = match row.goal.is_threatened() {
+            true => self.check(row.vip).err(),
+            false => self.reject_vip(row.vip),
+        };
         why.map(Cause::Rejected)
+    }
+
+    /// Whether a call that assigns this VIP would admit it.
+    pub(crate) fn check(&self, vip: Vip) -> Result<(), RejectReason> {
+        match self.reject_vip(vip) {
+            Some(why) => Err(why),
+            None if self.has_source(vip.family()) => Ok(()),
+            None => Err(RejectReason::NoSource),
+        }
     }
 
     fn has_source(&self, family: Family) -> bool {

@@ -1,13 +1,16 @@
 //! Holding a desired set against whatever happens to it.
 //!
 //! `state` has what the keeper waits for, `notifications` what it hears, `dirty` what it is to look at,
-//! `dispatch` what it does, `backoff` when it pauses, `report` what it says and `status` how it stands.
+//! `dispatch` what it does, `backoff` when it pauses, `report` what it says and `status` how it stands. `run`
+//! is its loop, and `handle` gives orders to the loop of another thread.
 
 mod backoff;
 mod dirty;
 mod dispatch;
+mod handle;
 mod notifications;
 mod report;
+mod run;
 mod state;
 mod status;
 
@@ -27,10 +30,11 @@ use crate::outcome::Canceller;
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{Failure, Report};
-use crate::sys::{Socket, Woken, wait_readable};
+use crate::sys::Socket;
 
 use backoff::Backoff;
 use dirty::Dirty;
+pub use handle::KeeperHandle;
 use notifications::RECEIVE_ROOM;
 pub use report::Dispatched;
 use report::Look;
@@ -54,31 +58,29 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// A call blocks while the kernel carries out its requests: a moment for one VIP, about a second for
 /// ten thousand, up to two where another process has deleted the route of an IPv6 address that was
-/// added a moment before. An asynchronous program should give the keeper a thread of its own:
+/// added a moment before. A program that does other things too gives the keeper a thread of its own, and
+/// orders by a [`KeeperHandle`]:
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
 /// # use viproute::{Claim, VipManager};
 /// # let manager = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
 /// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
-/// let mut keeper = manager.into_keeper(Claim::link().at_most(100))?;
-/// keeper.set_desired(desired);
-/// let canceller = keeper.canceller();
-/// let thread = std::thread::spawn(move || {
-///     keeper.run(|done| {
-///         for failure in &done.new_failures {
-///             eprintln!("{failure}");
-///         }
-///         println!("{done}");
-///     })
-/// });
+/// let keeper = manager.into_keeper(Claim::link().at_most(100))?;
+/// let (handle, thread) = keeper.spawn(|done| match done {
+///     Ok(done) => println!("{done}"),
+///     Err(error) => eprintln!("refused: {error}"),
+/// })?;
+/// handle.set(desired)?;
 /// // At the end; the VIPs stay.
-/// canceller.cancel();
+/// drop(handle);
 /// thread.join().unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A loop that does other things too, here on tokio:
+/// An asynchronous program does the same: [`spawn`](Self::spawn) shows it on tokio. It needs no unsafe
+/// code, and no call of it blocks the runtime. A loop that waits for the keeper's descriptor itself, here
+/// on tokio, blocks it during each dispatch:
 ///
 /// ```no_run
 /// use tokio::io::unix::AsyncFd;
@@ -619,61 +621,6 @@ impl Keeper {
         self.keep_dirty(max_vips.max(1))
     }
 
-    /// Keeps the set until it is cancelled. Calls `each` after each dispatch that
-    /// [has news](Dispatched::has_news).
-    ///
-    /// ```
-    #[doc = include_str!("example.txt")]
-    #[doc = include_str!("example_keeper.txt")]
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
-    /// let canceller = keeper.canceller();
-    /// keeper.run(|done| {
-    ///     println!("{done}");
-    ///     canceller.cancel();
-    /// })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`dispatch`](Self::dispatch), but for the cancellation, which is how it ends, and for
-    /// failures of the system that pass: only the tenth in a row ends it.
-    pub fn run(&mut self, mut each: impl FnMut(&Dispatched)) -> Result<(), Error> {
-        let mut failures = 0;
-        loop {
-            match self.dispatch(usize::MAX) {
-                Ok(done) => {
-                    failures = 0;
-                    if done.has_news {
-                        each(&done);
-                    }
-                    if done.more {
-                        continue;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
-                Err(error) if may_pass(&error) && failures < 9 => {
-                    failures += 1;
-                    // Not at once, even if an event calls.
-                    let socket = self.manager.cancelled();
-                    let _ = wait_readable(socket, socket, RETRY);
-                }
-                Err(error) => return Err(error),
-            }
-            // No deadline: as long as a wait can be.
-            let patience = self
-                .next_deadline()
-                .map_or(Duration::from_secs(86_400), |at| {
-                    at.saturating_duration_since(Instant::now())
-                });
-            let woken = wait_readable(&self.socket, self.manager.cancelled(), patience)
-                .map_err(|error| Error::io("cannot wait for notifications", &error))?;
-            if woken == Woken::Cancelled && self.manager.cancelled().take() {
-                return Ok(());
-            }
-        }
-    }
-
     fn resync(&mut self, at: Instant) {
         if self.is_at_work() {
             let free = self.link_backoff.map_or(at, |backoff| backoff.until);
@@ -719,12 +666,6 @@ impl AsRawFd for Keeper {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
-}
-
-/// Whether it may be over at the next try. The kernel never comes to make a kind of link that it
-/// does not know.
-fn may_pass(error: &Error) -> bool {
-    error.kind() == ErrorKind::System && error.raw_os_error() != Some(libc::EOPNOTSUPP)
 }
 
 /// VIPs as a set: in order, each once.

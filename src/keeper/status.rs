@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Keeper;
 use super::state::{Keeping, Missing};
-use crate::base::Family;
+use crate::base::{Family, Vip};
 
 /// What a keeper has done so far. No counter ever decreases; the difference of two readings is what
 /// happened between them.
@@ -186,6 +186,20 @@ pub struct Waiting {
     pub since: Duration,
 }
 
+impl KeeperStatus {
+    /// The same status after this time.
+    pub(super) fn older(mut self, by: Duration) -> Self {
+        let later = |time: &mut Duration| *time += by;
+        self.last_full_sync.iter_mut().for_each(later);
+        for family in [&mut self.ipv4, &mut self.ipv6] {
+            family.last_success.iter_mut().for_each(later);
+            let waiting = family.waiting.iter_mut();
+            waiting.for_each(|waiting| later(&mut waiting.since));
+        }
+        self
+    }
+}
+
 /// A duration serializes as a number of seconds.
 #[cfg(feature = "serde")]
 fn seconds<S: serde::Serializer>(
@@ -198,11 +212,14 @@ fn seconds<S: serde::Serializer>(
 
 impl Keeper {
     pub(super) fn family_status(&self, family: Family) -> FamilyStatus {
-        let desired = self.desired.iter().filter(|vip| vip.family() == family);
+        // IPv4 comes first.
+        let is_v4 = |vip: &Vip| vip.family() == Family::V4;
+        let (v4, v6) = self.desired.split_at(self.desired.partition_point(is_v4));
+        let desired = if family == Family::V4 { v4 } else { v6 };
         let failing = self.failing.keys().filter(|vip| vip.family() == family);
         let states = [&self.link_state, &self.families[family]];
         FamilyStatus {
-            desired: desired.count(),
+            desired: desired.len(),
             failing: failing.count(),
             waiting: states.into_iter().find_map(Keeping::waiting),
             last_success: self.last_success[family].map(|at| at.elapsed()),

@@ -437,7 +437,7 @@ impl VipManagerBuilder {
 }
 
 /// Refuses an impossible source.
-pub(super) fn check_config_source(source: IpAddr) -> Result<(), Error> {
+pub(crate) fn check_config_source(source: IpAddr) -> Result<(), Error> {
     match Vip::from(source).inadmissible() {
         Some(why) => Err(Error::new(
             ErrorKind::InvalidConfig,

@@ -25,8 +25,8 @@ use crate::outcome::{Audit, Audited};
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::Socket;
-use builder::check_config_source;
-pub(crate) use prepare::{Leaving, Mode, Scope, check_claim};
+pub(crate) use builder::check_config_source;
+pub(crate) use prepare::{Leaving, Mode, Scope, check_claim, no_admissible_vip};
 pub(crate) use ready::find_link;
 
 /// Holds VIPs of one link in their single-route state.
@@ -369,14 +369,18 @@ impl VipManager {
 
     /// Whether the manager would serve this VIP if it were on the link.
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
-        let filter = self.config.filter(self.sources);
+        let filter = self.filter();
         filter.is_on_link(vip) && filter.is_for(vip.family())
     }
 
     /// Whether `assign` would admit this VIP.
     pub(crate) fn could_assign(&self, vip: Vip) -> bool {
-        let filter = self.config.filter(self.sources);
-        filter.reject(&Row::new(vip, Goal::Assign)).is_none()
+        self.filter().check(vip).is_ok()
+    }
+
+    /// Which VIPs the manager admits.
+    pub(crate) fn filter(&self) -> VipFilter<'_> {
+        self.config.filter(self.sources)
     }
 
     /// Sets the source of its family.

@@ -120,10 +120,7 @@ impl VipManager {
             check_claim(leaving.claim, config)?;
         }
         if matches!(scope, Scope::Claimed(_)) && rows.len() == 0 {
-            return Err(Error::new(
-                ErrorKind::EmptySet,
-                "the desired set has no admissible VIP, so nothing is released",
-            ));
+            return Err(no_admissible_vip());
         }
         let releases = matches!(scope, Scope::Wipe(_) | Scope::Given(Goal::Release))
             || rows.len() > 0 && rows.iter().all(|row| row.goal == Goal::Release);
@@ -278,6 +275,14 @@ impl VipManager {
         }
         Ok(troubles)
     }
+}
+
+/// The desired set has VIPs, but none that can be served.
+pub(crate) fn no_admissible_vip() -> Error {
+    Error::new(
+        ErrorKind::EmptySet,
+        "the desired set has no admissible VIP, so nothing is released",
+    )
 }
 
 /// Whether look-ups of the rows are cheaper than dumps, and suffice.

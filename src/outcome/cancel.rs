@@ -1,9 +1,9 @@
 //! Cancelling a call from another thread.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+
+use crate::sys::{Waker, Wakes, wake_pair};
 
 /// Cancels the calls of one manager from another thread.
 ///
@@ -29,53 +29,44 @@ use std::sync::Arc;
 /// # Ok::<(), viproute::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Canceller(Arc<UnixStream>);
+pub struct Canceller(Waker);
 
 impl Canceller {
     /// Cancels the running or the next call. Further cancellations before that call stops have no
     /// effect.
     pub fn cancel(&self) {
-        // A full socket means that earlier cancellations are still unread, and a closed socket that
-        // the manager is gone. Neither needs a further byte.
-        let _ = (&*self.0).write(&[1]);
+        self.0.wake();
     }
 }
 
 /// The manager's end.
 #[derive(Debug)]
 pub(crate) struct Cancelled {
-    read: UnixStream,
-    write: Canceller,
+    wakes: Wakes,
+    canceller: Canceller,
 }
 
 impl Cancelled {
     pub(crate) fn new() -> io::Result<Self> {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        write.set_nonblocking(true)?;
+        let (waker, wakes) = wake_pair()?;
         Ok(Self {
-            read,
-            write: Canceller(Arc::new(write)),
+            wakes,
+            canceller: Canceller(waker),
         })
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
-        self.write.clone()
+        self.canceller.clone()
     }
 
     /// Whether a cancellation has come since the last call of this function.
     pub(crate) fn take(&self) -> bool {
-        let mut seen = false;
-        let mut buffer = [0; 64];
-        while matches!((&self.read).read(&mut buffer), Ok(1..)) {
-            seen = true;
-        }
-        seen
+        self.wakes.take()
     }
 }
 
 impl AsFd for Cancelled {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
+        self.wakes.as_fd()
     }
 }

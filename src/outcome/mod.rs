@@ -55,6 +55,7 @@ mod tests {
             Cause::Rejected(RejectReason::Denied),
             ErrorKind::SourceNotOnNode,
             ErrorKind::Ipv6Disabled,
+            ErrorKind::KeeperStopped,
             Likelihood::Possible,
             LinkKind::Dummy,
             LinkStatus::InVrf,

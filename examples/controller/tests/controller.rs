@@ -109,19 +109,19 @@ fn file_changes_are_applied_and_vips_stay_at_the_end() {
     );
     let vips = ["10.96.0.10", "10.96.0.11", "2001:db8:42:1::2"];
     let controller = node.start("");
-    controller.complains("changed: 3 assigned, 0 repaired, 0 released, 0 unchanged, 0 failed");
+    controller.complains("kept: 3 assigned, 0 repaired, 0 released, 0 unchanged, 0 failed");
     node.assert_vips(&["10.96.0.10", "2001:db8:42:1::1", "2001:db8:42:1::2"]);
     node.write("10.96.0.10\n10.96.0.11\n2001:db8:42:1::2\n");
-    controller.complains("changed: 1 assigned, 0 repaired, 1 released, 0 unchanged, 0 failed");
+    controller.complains("kept: 1 assigned, 0 repaired, 1 released, 0 unchanged, 0 failed");
     node.assert_vips(&vips);
     node.assert_absent(&["2001:db8:42:1::1"]);
     let said = end(controller, libc::SIGTERM);
-    assert_eq!(said.matches("changed: ").count(), 2, "{said}");
+    assert_eq!(said.matches("kept: ").count(), 2, "{said}");
     node.assert_vips(&vips);
 
     // The next one takes over what it finds.
     let controller = node.start("");
-    controller.complains("changed: 0 assigned, 0 repaired, 0 released, 3 unchanged, 0 failed");
+    controller.complains("kept: 0 assigned, 0 repaired, 0 released, 3 unchanged, 0 failed");
     // Without any IPv6 VIP in the set the last one stays, and that is reported.
     node.write("10.96.0.10\n");
     controller.complains("refused: no IPv6 VIP is desired");
@@ -134,13 +134,13 @@ fn sighup_rereads_at_once() {
     let node = Node::new("hangup", "10.96.0.10\n");
     // It would look at the file in an hour only.
     let controller = node.start("--poll 3600");
-    controller.complains("changed: 1 assigned");
+    controller.complains("kept: 1 assigned");
     node.write("10.96.0.10\n10.96.0.11\n10.96.0.12\n");
     controller.signal(libc::SIGHUP);
-    controller.complains("changed: 2 assigned, 0 repaired, 0 released, 0 unchanged");
+    controller.complains("kept: 2 assigned, 0 repaired, 0 released, 0 unchanged");
     // Also without a change.
     controller.signal(libc::SIGHUP);
-    controller.complains("changed: 0 assigned, 0 repaired, 0 released, 0 unchanged");
+    controller.complains("kept: 0 assigned, 0 repaired, 0 released, 0 unchanged");
     end(controller, libc::SIGTERM);
     node.assert_vips(&["10.96.0.10", "10.96.0.11", "10.96.0.12"]);
 }
@@ -150,7 +150,7 @@ fn empty_file_releases_nothing() {
     let node = Node::new("guards", "10.96.0.10\n10.96.0.11\n10.96.0.12\n");
     let both = ["10.96.0.10", "10.96.0.11", "10.96.0.12"];
     let controller = node.start("--at-most 1");
-    controller.complains("changed: 3 assigned");
+    controller.complains("kept: 3 assigned");
     for (text, why) in [
         ("", "there is no VIP in it"),
         ("# none\n", "there is no VIP in it"),
@@ -172,14 +172,14 @@ fn empty_file_releases_nothing() {
     let said = end(controller, libc::SIGTERM);
     assert!(said.matches(STAY).count() >= 4, "{said}");
     // A refused change is no change.
-    assert_eq!(said.matches("changed: ").count(), 2, "{said}");
+    assert_eq!(said.matches("kept: ").count(), 2, "{said}");
 }
 
 #[test]
 fn unreadable_file_releases_nothing() {
     let node = Node::new("unreadable", "10.96.0.10\n");
     let controller = node.start("");
-    controller.complains("changed: 1 assigned");
+    controller.complains("kept: 1 assigned");
     fs::set_permissions(&node.file, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&node.file).is_ok() {
         let name = "unreadable_file_releases_nothing";
@@ -198,7 +198,7 @@ fn controller_repairs_changes_of_other_writers() {
     let node = Node::new("repairs", &(vips.join("\n") + "\n"));
     // The file has nothing to do with it.
     let controller = node.start("--poll 3600");
-    controller.complains("changed: 3 assigned");
+    controller.complains("kept: 3 assigned");
     let link = VIP_LINK;
     for breakage in [
         format!("route del local 10.96.0.10 dev {link} table local"),
@@ -272,7 +272,7 @@ fn claims_limit_releases_and_the_end_may_release() {
     node.net
         .ip(&format!("addr add 10.96.0.11/32 dev {VIP_LINK}"));
     let controller = node.start("--claim 10.96.0.0/16 --release-on-exit");
-    controller.complains("changed: 1 assigned, 0 repaired, 1 released");
+    controller.complains("kept: 1 assigned, 0 repaired, 1 released");
     node.assert_absent(&["10.96.0.11"]);
     let said = end(controller, libc::SIGTERM);
     assert!(said.contains("1 released"), "{said}");
@@ -289,7 +289,7 @@ fn controller_creates_the_link_on_request() {
     net.wait_for_kernel();
     let node = Node::within(net, "creates", "10.96.0.10\n");
     let controller = node.start("--create-link=bridge");
-    controller.complains("changed: 1 assigned");
+    controller.complains("kept: 1 assigned");
     node.assert_vips(&["10.96.0.10"]);
     end(controller, libc::SIGTERM);
 }
