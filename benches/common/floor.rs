@@ -21,13 +21,15 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::source;
 
 /// Messages in one send.
-const BATCH: usize = 256;
+pub const BATCH: usize = 256;
 
 /// Lengths and places in a netlink message (linux/netlink.h).
 const HEADER: usize = 16;
 const KIND_AT: usize = 4;
 const FLAGS_AT: usize = 6;
 const SEQUENCE_AT: usize = 8;
+/// The place of the protocol in `struct rtmsg` (linux/rtnetlink.h).
+const PROTOCOL_AT: usize = 5;
 const NLMSG_ERROR: u16 = 2;
 
 const TABLE_LOCAL: u8 = 255;
@@ -133,6 +135,16 @@ pub fn plain_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     )
 }
 
+/// The same without duplicate address detection.
+pub fn plain_nodad_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut plain = plain_address(link, vip);
+    if let (RouteNetlinkMessage::NewAddress(address), true) = (&mut plain.0, vip.is_ipv6()) {
+        let quick = AddressAttribute::Flags(AddressFlags::Nodad);
+        address.attributes.push(quick);
+    }
+    plain
+}
+
 pub fn delete_address(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let message = address(link, vip);
     (RouteNetlinkMessage::DelAddress(message), 0)
@@ -167,6 +179,15 @@ pub fn wanted_route(link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage
 
 pub fn add_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     wanted_route(link, vip, NLM_F_EXCL)
+}
+
+/// The desired route under another protocol, in the place of the desired route.
+pub fn staged_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+    let mut staged = wanted_route(link, vip, NLM_F_REPLACE);
+    if let RouteNetlinkMessage::NewRoute(route) = &mut staged.0 {
+        route.header.protocol = RouteProtocol::Static;
+    }
+    staged
 }
 
 /// Deletes the desired route.
@@ -273,17 +294,13 @@ pub fn assign_route_only(link: u32, vips: &[IpAddr]) -> Messages {
 /// long.
 pub fn as_kube_router_leaves(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().flat_map(|vip| {
-        let mut plain = plain_address(link, vip);
-        if let (RouteNetlinkMessage::NewAddress(address), true) = (&mut plain.0, vip.is_ipv6()) {
-            let quick = AddressAttribute::Flags(AddressFlags::Nodad);
-            address.attributes.push(quick);
-        }
-        [plain, wanted_route(link, vip, NLM_F_REPLACE)]
+        let route = wanted_route(link, vip, NLM_F_REPLACE);
+        [plain_nodad_address(link, vip), route]
     }))
 }
 
 /// Deletes the prefix route that the kernel made for an IPv6 address.
-fn delete_prefix_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
+pub fn delete_prefix_route(link: u32, vip: &IpAddr) -> (RouteNetlinkMessage, u16) {
     let mut message = route(link, vip);
     message.header.table = 254;
     message.header.kind = RouteType::Unicast;
@@ -307,12 +324,8 @@ pub fn heal_v6(link: u32, vips: &[IpAddr]) -> Messages {
 /// all addresses of the link and of the namespace for each VIP.
 pub fn heal_v6_safely(link: u32, vips: &[IpAddr]) -> Messages {
     Messages::encode(vips.iter().flat_map(|vip| {
-        let mut staged = wanted_route(link, vip, NLM_F_REPLACE);
-        if let RouteNetlinkMessage::NewRoute(route) = &mut staged.0 {
-            route.header.protocol = RouteProtocol::Static;
-        }
         [
-            staged,
+            staged_route(link, vip),
             delete_kernels(link, vip),
             wanted_route(link, vip, NLM_F_REPLACE),
             delete_prefix_route(link, vip),
@@ -386,8 +399,8 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
     bytes
 }
 
-/// The messages of a dump that are routes to this VIP.
-pub fn routes_to<'d>(dump: &'d [u8], vip: &IpAddr) -> impl Iterator<Item = &'d [u8]> {
+/// The messages of a dump that are routes.
+pub fn routes(dump: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = dump;
     let messages = std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(rest.get(..4)?.try_into().unwrap()) as usize;
@@ -395,10 +408,24 @@ pub fn routes_to<'d>(dump: &'d [u8], vip: &IpAddr) -> impl Iterator<Item = &'d [
         rest = &rest[length.next_multiple_of(4)..];
         Some(message)
     });
-    messages.filter(move |message| {
-        let kind = u16::from_ne_bytes([message[KIND_AT], message[KIND_AT + 1]]);
-        kind == libc::RTM_NEWROUTE && attribute(message, libc::RTA_DST) == Some(*vip)
+    messages.filter(|message| {
+        u16::from_ne_bytes([message[KIND_AT], message[KIND_AT + 1]]) == libc::RTM_NEWROUTE
     })
+}
+
+/// The messages of a dump that are routes to this VIP.
+pub fn routes_to<'d>(dump: &'d [u8], vip: &IpAddr) -> impl Iterator<Item = &'d [u8]> {
+    routes(dump).filter(move |route| destination_of(route) == Some(*vip))
+}
+
+/// The destination of a route to a host.
+pub fn destination_of(route: &[u8]) -> Option<IpAddr> {
+    attribute(route, libc::RTA_DST)
+}
+
+/// Whether the route's protocol is `kernel`.
+pub fn is_kernels(route: &[u8]) -> bool {
+    route[HEADER + PROTOCOL_AT] == libc::RTPROT_KERNEL
 }
 
 /// The preferred source of that route.
@@ -452,6 +479,13 @@ impl Floor {
     pub fn send(&mut self, messages: &Messages) {
         for send in &messages.sends {
             self.send_one(send);
+        }
+    }
+
+    /// Deletes the kernel's late routes, each as soon as it is there.
+    pub fn delete_late(&mut self, messages: &Messages) {
+        for send in &messages.sends {
+            self.delete_when_there(send);
         }
     }
 

@@ -74,6 +74,10 @@ fn main() {
             "Against the floor: the targets, and the figures",
             "ratio.md",
         ),
+        (
+            "The whole life of a VIP: each call, beside the cheapest known operations",
+            "life.md",
+        ),
         ("Own cost", "cost.md"),
         ("Instructions of the pure parts", "instructions.md"),
     ] {

@@ -1,0 +1,558 @@
+//! The whole life of a VIP: `cargo bench -p compare --bench life`.
+//!
+//! Every state in which a call finds VIPs, and the call that ends it; beside it the cheapest known list of
+//! kernel operations to the same end state, as one `ip -batch` and as encoded messages. The three run in
+//! turn. A second process reads table local all the while: it says when the first VIP, half of the VIPs and
+//! the last VIP were right, and stayed so. Needs no privilege.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod operations;
+mod watch;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use comfy_table::{CellAlignment, Table, presets};
+use common::floor::{self, Floor, Messages};
+use common::time::timed;
+use common::{FAMILIES, LINK, NODE_V4, NODE_V6, Node, Vips};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
+use operations::{Group, Op, Op::*};
+use viproute::{Binding, Claim, Report, VipManager};
+use watch::{End, Progress};
+
+/// Compares viproute with the cheapest way to the same end state, at every step of a VIP's life.
+#[derive(Parser)]
+struct Options {
+    /// Only the works whose name contains this
+    work: Option<String>,
+    /// Numbers of VIPs
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    sizes: Vec<u32>,
+    /// Numbers of other routes of the node
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 50_000])]
+    others: Vec<u32>,
+    /// Runs of each
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Larger numbers of VIPs are left out after a run of so many seconds
+    #[arg(long, default_value_t = 10)]
+    patience: u64,
+    /// Write the table to this file, too
+    #[arg(long)]
+    out: Option<String>,
+    /// Each work once and small, for its function only
+    #[arg(long)]
+    test: bool,
+    /// What cargo passes
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// The second process
+    #[command(subcommand)]
+    watch: Option<watch::Role>,
+}
+
+/// The node's former addresses.
+const FORMER_V4: [u8; 4] = [192, 0, 2, 11];
+const FORMER_V6: &str = "2001:db8::11";
+
+/// After this time no address is recent.
+const GROWN_UP: Duration = Duration::from_secs(2);
+
+/// The VIPs of a run.
+struct Set {
+    link: u32,
+    vips: Vec<IpAddr>,
+}
+
+impl Set {
+    fn is_v6(&self) -> bool {
+        self.vips[0].is_ipv6()
+    }
+
+    fn first_half(&self) -> &[IpAddr] {
+        &self.vips[..self.vips.len() / 2]
+    }
+
+    fn second_half(&self) -> &[IpAddr] {
+        &self.vips[self.vips.len() / 2..]
+    }
+
+    fn send(&self, operations: impl IntoIterator<Item = Op>, vips: &[IpAddr]) {
+        let operations: Vec<Op> = operations.into_iter().collect();
+        let group = Group::each(vips, &operations);
+        Floor::new().send(&group.encode(self.link));
+    }
+}
+
+/// A state, the call that ends it, and the operations that do the same.
+struct Work {
+    name: &'static str,
+    binding: Binding,
+    prepare: fn(&Set),
+    call: fn(&mut VipManager, &Set) -> Report,
+    operations: fn(&Set) -> Vec<Group>,
+    end: fn(&Set) -> End,
+}
+
+fn manager(binding: Binding) -> VipManager {
+    VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .binding(binding)
+        .open()
+        .unwrap()
+}
+
+fn all_right(set: &Set) -> End {
+    End::Right(0..set.vips.len())
+}
+
+fn all_gone(set: &Set) -> End {
+    End::Gone(0..set.vips.len())
+}
+
+fn assign(manager: &mut VipManager, set: &Set) -> Report {
+    manager.assign(&set.vips).unwrap()
+}
+
+fn normalize(manager: &mut VipManager, _: &Set) -> Report {
+    manager.normalize().unwrap()
+}
+
+fn release_all(manager: &mut VipManager, _: &Set) -> Report {
+    manager.release_all(&Claim::link()).unwrap()
+}
+
+/// The second half is desired.
+fn reconcile(manager: &mut VipManager, set: &Set) -> Report {
+    manager
+        .reconcile(&Claim::link(), set.second_half())
+        .unwrap()
+}
+
+/// A fresh VIP with an address.
+fn fresh(vips: &[IpAddr]) -> Vec<Group> {
+    if vips[0].is_ipv4() {
+        return vec![Group::each(vips, &[AddAddress, Route(NLM_F_REPLACE)])];
+    }
+    // `ip -batch` cannot wait, so the addresses come first: the kernel's routes are late.
+    let addresses = Group::each(vips, &[AddAddress]);
+    let rest = vips.chunks(floor::BATCH).flat_map(|vips| {
+        [
+            Group::late(vips, &[DeleteKernels]),
+            Group::each(vips, &[Route(NLM_F_EXCL)]),
+        ]
+    });
+    std::iter::once(addresses).chain(rest).collect()
+}
+
+/// The routes, then the addresses from the head of the kernel's list.
+fn release(vips: &[IpAddr]) -> Vec<Group> {
+    let mut head_first = vips.to_vec();
+    if vips[0].is_ipv6() {
+        head_first.reverse();
+    }
+    vec![
+        Group::each(vips, &[DeleteRoute]),
+        Group::each(&head_first, &[DeleteAddress]),
+    ]
+}
+
+fn put_right(set: &Set) {
+    manager(Binding::Address).assign(&set.vips).unwrap();
+    grow_up(set);
+}
+
+fn put_routes(set: &Set) {
+    manager(Binding::Route).assign(&set.vips).unwrap();
+}
+
+fn grow_up(set: &Set) {
+    if set.is_v6() && set.vips.len() > 50 {
+        std::thread::sleep(GROWN_UP);
+    }
+}
+
+/// Addresses and nothing else, as kube-proxy adds them: the kernel's routes are there.
+fn put_as_kube_proxy(set: &Set) {
+    set.send([AddPlainAddress], &set.vips);
+    grow_up(set);
+}
+
+/// Addresses and replaced routes. In IPv6 the kernel's two routes are there, too.
+fn put_as_kube_router(set: &Set) {
+    Floor::new().send(&floor::as_kube_router_leaves(set.link, &set.vips));
+    grow_up(set);
+}
+
+fn nothing(_: &Set) {}
+
+const WORKS: [Work; 13] = [
+    Work {
+        name: "fresh: assign",
+        binding: Binding::Address,
+        prepare: nothing,
+        call: assign,
+        operations: |set| fresh(&set.vips),
+        end: all_right,
+    },
+    Work {
+        name: "fresh, route-only: assign",
+        binding: Binding::Route,
+        prepare: nothing,
+        call: assign,
+        operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_EXCL)])],
+        end: all_right,
+    },
+    Work {
+        name: "right: assign",
+        binding: Binding::Address,
+        prepare: put_right,
+        call: assign,
+        operations: |_| Vec::new(),
+        end: all_right,
+    },
+    Work {
+        name: "kube-proxy's: normalize",
+        binding: Binding::Address,
+        prepare: put_as_kube_proxy,
+        call: normalize,
+        operations: |set| {
+            let steps: &[Op] = match set.is_v6() {
+                false => &[Route(NLM_F_REPLACE)],
+                true => &[Route(NLM_F_EXCL), DeleteKernels, DeletePrefixRoute],
+            };
+            vec![Group::each(&set.vips, steps)]
+        },
+        end: all_right,
+    },
+    Work {
+        name: "kube-router's: normalize",
+        binding: Binding::Address,
+        prepare: put_as_kube_router,
+        call: normalize,
+        operations: |set| {
+            let steps: &[Op] = match set.is_v6() {
+                false => &[],
+                true => &[DeleteKernels, DeletePrefixRoute],
+            };
+            vec![Group::each(&set.vips, steps)]
+        },
+        end: all_right,
+    },
+    Work {
+        name: "half stale, half new: reconcile",
+        binding: Binding::Address,
+        prepare: |set| {
+            manager(Binding::Address).assign(set.first_half()).unwrap();
+            grow_up(set);
+        },
+        call: reconcile,
+        operations: |set| {
+            let mut groups = fresh(set.second_half());
+            groups.extend(release(set.first_half()));
+            groups
+        },
+        end: |set| End::Right(set.vips.len() / 2..set.vips.len()),
+    },
+    Work {
+        name: "half stale, half new, route-only: reconcile",
+        binding: Binding::Route,
+        prepare: |set| {
+            manager(Binding::Route).assign(set.first_half()).unwrap();
+        },
+        call: reconcile,
+        operations: |set| {
+            vec![
+                Group::each(set.second_half(), &[Route(NLM_F_EXCL)]),
+                Group::each(set.first_half(), &[DeleteRoute]),
+            ]
+        },
+        end: |set| End::Right(set.vips.len() / 2..set.vips.len()),
+    },
+    Work {
+        name: "after a link flap: assign",
+        binding: Binding::Address,
+        prepare: |set| {
+            put_right(set);
+            assert!(common::ip(&format!("link set {LINK} down")));
+            assert!(common::ip(&format!("link set {LINK} up")));
+        },
+        call: assign,
+        // In IPv4 the kernel's routes came back. The IPv6 addresses went with the link.
+        operations: |set| match set.is_v6() {
+            false => vec![Group::each(&set.vips, &[DeleteKernels])],
+            true => fresh(&set.vips),
+        },
+        end: all_right,
+    },
+    Work {
+        name: "another source: assign",
+        binding: Binding::Address,
+        prepare: |set| {
+            let mut before = VipManager::builder(LINK)
+                .source(FORMER_V4)
+                .source(FORMER_V6.parse::<IpAddr>().unwrap())
+                .open()
+                .unwrap();
+            before.assign(&set.vips).unwrap();
+            grow_up(set);
+        },
+        call: assign,
+        operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_REPLACE)])],
+        end: all_right,
+    },
+    Work {
+        name: "route-only to address: assign",
+        binding: Binding::Address,
+        prepare: put_routes,
+        call: assign,
+        operations: |set| match set.is_v6() {
+            false => vec![Group::each(&set.vips, &[AddAddress, DeleteKernels])],
+            true => vec![
+                Group::each(&set.vips, &[StagedRoute, AddAddress]),
+                Group::late(&set.vips, &[DeleteKernels]),
+                Group::each(&set.vips, &[Route(NLM_F_REPLACE)]),
+            ],
+        },
+        end: all_right,
+    },
+    Work {
+        name: "address to route-only: assign",
+        binding: Binding::Route,
+        prepare: put_right,
+        call: assign,
+        // With the last IPv4 address of the link all its IPv4 routes go.
+        operations: |set| match set.is_v6() {
+            false => vec![
+                Group::each(&set.vips, &[DeleteAddress]),
+                Group::each(&set.vips, &[Route(NLM_F_APPEND)]),
+            ],
+            true => {
+                let newest_first: Vec<_> = set.vips.iter().rev().copied().collect();
+                vec![Group::each(&newest_first, &[DeleteAddress])]
+            }
+        },
+        end: all_right,
+    },
+    Work {
+        name: "right: release of half",
+        binding: Binding::Address,
+        prepare: put_right,
+        call: |manager, set| manager.release(set.first_half()).unwrap(),
+        operations: |set| release(set.first_half()),
+        end: |set| End::Gone(0..set.vips.len() / 2),
+    },
+    Work {
+        name: "right: release of all",
+        binding: Binding::Address,
+        prepare: put_right,
+        call: release_all,
+        operations: |set| release(&set.vips),
+        end: all_gone,
+    },
+];
+
+/// A way to the end state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Viproute,
+    IpBatch,
+    Messages,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Viproute, Self::IpBatch, Self::Messages];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Viproute => "viproute",
+            Self::IpBatch => "`ip -batch`",
+            Self::Messages => "messages",
+        }
+    }
+}
+
+/// What one run took, and the VIPs that it left wrong.
+struct Run {
+    total: Duration,
+    progress: Progress,
+    wrong: usize,
+}
+
+fn run(work: &Work, way: Way, set: &Set) -> Run {
+    (work.prepare)(set);
+    let end = (work.end)(set);
+    let mut watcher = watch::Watcher::start(set.link, set.is_v6(), &end);
+    let total = match way {
+        Way::Viproute => {
+            let mut manager = manager(work.binding);
+            watcher.begin();
+            timed(|| drop((work.call)(&mut manager, set)))
+        }
+        Way::IpBatch => {
+            let groups = (work.operations)(set);
+            let lines = operations::lines(&groups);
+            watcher.begin();
+            operations::ip_batch(&lines)
+        }
+        Way::Messages => {
+            let mut floor = Floor::new();
+            let groups = (work.operations)(set);
+            let encoded: Vec<(bool, Messages)> = groups
+                .iter()
+                .map(|group| (group.is_late, group.encode(set.link)))
+                .collect();
+            watcher.begin();
+            timed(|| {
+                for (is_late, messages) in &encoded {
+                    match is_late {
+                        true => floor.delete_late(messages),
+                        false => floor.send(messages),
+                    }
+                }
+            })
+        }
+    };
+    let progress = watcher.end();
+    let wrong = match &end {
+        End::Right(range) => {
+            common::wrong(&set.vips[range.clone()], work.binding == Binding::Address)
+        }
+        End::Gone(range) => {
+            common::left(&set.vips).saturating_sub(2 * (set.vips.len() - range.len()))
+        }
+    };
+    Run {
+        total: total.wall,
+        progress,
+        wrong,
+    }
+}
+
+fn main() {
+    let mut options = Options::parse();
+    if let Some(role) = &options.watch {
+        return watch::run(role);
+    }
+    if options.test {
+        options.sizes = vec![30];
+        options.others = vec![30];
+        options.runs = 1;
+    }
+    viproute::sandbox::enter().expect("a private namespace");
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header([
+        "work",
+        "VIPs",
+        "number",
+        "other routes",
+        "who",
+        "total",
+        "first",
+        "half",
+        "last",
+        "ratio",
+        "wrong",
+    ]);
+    for column in [2, 3, 5, 6, 7, 8, 9, 10] {
+        let column = table.column_mut(column).unwrap();
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for work in &WORKS {
+        if !work
+            .name
+            .contains(options.work.as_deref().unwrap_or_default())
+        {
+            continue;
+        }
+        for (family, vips) in FAMILIES {
+            for others in &options.others {
+                compare(&options, &mut table, work, (family, vips), *others);
+            }
+        }
+    }
+    let text = format!("{table}\n");
+    println!("{text}");
+    if let Some(out) = &options.out {
+        std::fs::write(out, text).unwrap();
+    }
+}
+
+/// All sizes of one work, each way in turn.
+fn compare(
+    options: &Options,
+    table: &mut Table,
+    work: &Work,
+    (family, vips): (&str, Vips),
+    others: u32,
+) {
+    let node = Node::new();
+    assert!(common::ip("addr add 192.0.2.11/32 dev node0"));
+    assert!(common::ip("addr add 2001:db8::11/128 dev node0 nodad"));
+    let mut floor = Floor::new();
+    let away = vips(others + 1_000_000);
+    let node_link = common::index_of("node0");
+    floor.send(&Messages::encode(
+        away[1_000_000..]
+            .iter()
+            .map(|to| floor::other_route(node_link, to)),
+    ));
+    for size in &options.sizes {
+        let mut runs: [Vec<Run>; 3] = Default::default();
+        for round in 0..options.runs {
+            for place in 0..Way::ALL.len() {
+                // Nobody is always behind the same one.
+                let place = (place + round) % Way::ALL.len();
+                let set = Set {
+                    link: node.fresh_link(),
+                    vips: vips(*size),
+                };
+                runs[place].push(run(work, Way::ALL[place], &set));
+            }
+        }
+        let best = median(&runs[2], |run| run.total);
+        for (way, runs) in Way::ALL.into_iter().zip(&runs) {
+            let total = median(runs, |run| run.total);
+            let row = [
+                work.name.to_owned(),
+                family.to_owned(),
+                size.to_string(),
+                others.to_string(),
+                way.name().to_owned(),
+                millis(total),
+                millis(median(runs, |run| run.progress.first)),
+                millis(median(runs, |run| run.progress.half)),
+                millis(median(runs, |run| run.progress.last)),
+                format!("{:.2}", total.as_secs_f64() / best.as_secs_f64()),
+                runs.iter()
+                    .map(|run| run.wrong)
+                    .max()
+                    .unwrap_or_default()
+                    .to_string(),
+            ];
+            eprintln!("{}", row.join(" | "));
+            table.add_row(row);
+        }
+        let slowest = runs.iter().flatten().map(|run| run.total).max();
+        if slowest > Some(Duration::from_secs(options.patience)) {
+            return;
+        }
+    }
+}
+
+fn median(runs: &[Run], what: impl Fn(&Run) -> Duration) -> Duration {
+    let mut times: Vec<Duration> = runs.iter().map(what).collect();
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
