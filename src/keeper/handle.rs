@@ -520,7 +520,7 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
 
     /// Reads the wakes and then the queue: an order that comes later wakes again.
     fn take_orders(&mut self) -> Queue {
-        self.shared.wakes.take();
+        self.shared.wakes.drain();
         for _ in 0..ORDERS_MAX {
             match self.orders.try_recv() {
                 Ok(order) => self.obey(order),

@@ -61,7 +61,7 @@ impl Cancelled {
 
     /// Whether a cancellation has come since the last call of this function.
     pub(crate) fn take(&self) -> bool {
-        self.wakes.take()
+        self.wakes.drain()
     }
 }
 

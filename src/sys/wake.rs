@@ -31,7 +31,7 @@ pub(crate) fn wake_pair() -> io::Result<(Waker, Wakes)> {
 
 impl Wakes {
     /// Whether a wake has come since the last call of this function.
-    pub(crate) fn take(&self) -> bool {
+    pub(crate) fn drain(&self) -> bool {
         let mut seen = false;
         let mut buffer = [0; 64];
         while matches!((&self.0).read(&mut buffer), Ok(1..)) {
