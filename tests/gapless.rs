@@ -28,11 +28,11 @@ use broken::{Random, State, builder, put};
 use common::example::eventually;
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
-    NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, VIP_LINK, Want, never_without_local_route,
-    vips,
+    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, VIP_LINK, Want,
+    never_without_local_route, vips,
 };
 use lookups::{LookUps, Of};
-use viproute::{Binding, Cause, Claim, Error, ErrorKind, Report, VipManager};
+use viproute::{Binding, Cause, Claim, Error, ErrorKind, Report, VipManager, VipManagerBuilder};
 
 /// VIPs of each family in one batch, at the most and at the least.
 const MOST_PAIRS: usize = 250;
@@ -187,12 +187,33 @@ impl<'a> Watch<'a> {
         replaced: &[IpAddr],
         answering: &[IpAddr],
     ) -> Self {
+        Self::begin_on(
+            net.vip_index(),
+            net,
+            watcher,
+            vips,
+            local,
+            replaced,
+            answering,
+        )
+    }
+
+    /// The same on a link of any name.
+    fn begin_on(
+        link: u32,
+        net: &Net,
+        watcher: &'a RouteWatcher,
+        vips: &'a [IpAddr],
+        local: &[IpAddr],
+        replaced: &[IpAddr],
+        answering: &[IpAddr],
+    ) -> Self {
         let (replaced, others): (Vec<IpAddr>, Vec<IpAddr>) =
             local.iter().partition(|vip| replaced.contains(vip));
         watcher.rest();
         Self {
             vips,
-            link: net.vip_index(),
+            link,
             before: net.local_state(),
             look_ups: LookUps::start(&others),
             only_routes: (!replaced.is_empty())
@@ -425,6 +446,84 @@ fn calm(keeper: &mut viproute::Keeper) -> Report {
             return sum;
         }
     }
+}
+
+/// The VIPs of a node that moves over, and two that no service has any more.
+fn moving() -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let all = vips(10);
+    let is_old = |vip: &IpAddr| *vip == all[0] || *vip == all[10];
+    all.iter().partition(|vip| !is_old(vip))
+}
+
+/// Moves a node over, while the VIPs are watched, and releases those that are not desired.
+fn move_over(
+    net: &Net,
+    link: &str,
+    prepare: impl FnOnce(),
+    how: impl FnOnce(VipManagerBuilder) -> VipManagerBuilder,
+) {
+    let (desired, old) = moving();
+    let watcher = RouteWatcher::new();
+    let index = net.index(link);
+    let watch = Watch::begin_on(index, net, &watcher, &desired, &desired, &[], &desired);
+    prepare();
+    let mut manager = how(builder(VIP_LINK, PROTO_KERNEL)).open().unwrap();
+    let report = manager.reconcile(&Claim::link(), &desired).unwrap();
+    assert_eq!(net.vip_index(), index);
+    assert_eq!(report.released, old.len(), "{report}");
+    assert!(report.repaired > 0 && report.assigned == 0, "{report}");
+    let mut probed = Probed::default();
+    let failed = watch.end(&mut probed);
+    assert!(failed.iter().all(Vec::is_empty), "{report}: {failed:#?}");
+    assert!(probed.look_ups > 0 && probed.connects > 0 && probed.notifications > 0);
+    let mut state = net.local_state();
+    for address in state.addresses.values_mut().flatten() {
+        address.forgive_flags();
+    }
+    state.assert_single_route(&desired, &Want::default());
+    net.assert_absent(&old);
+}
+
+/// The state is that of its `ipAddrAdd` (pkg/controllers/proxy/linux_networking.go): address, replaced
+/// route, and in IPv6 the other routes deleted, which the kernel's late route of some VIPs outlives.
+#[test]
+fn node_moves_over_from_kube_router_without_a_gap() {
+    let net = Net::new();
+    for (at, vip) in vips(10).into_iter().enumerate() {
+        let (bits, source) = match vip {
+            IpAddr::V4(_) => (32, IpAddr::from(NODE_V4)),
+            IpAddr::V6(_) => (128, NODE_V6.into()),
+        };
+        net.ip(&format!("addr add {vip}/{bits} dev {VIP_LINK} scope link"));
+        net.wait_for_kernel();
+        let route = format!("local {vip}/{bits} dev {VIP_LINK} table local proto kernel");
+        net.ip(&format!("route replace {route} scope host src {source}"));
+        if vip.is_ipv6() && at % 2 == 0 {
+            net.ip(&format!("-6 route del {route} metric 0"));
+            net.ip(&format!(
+                "-6 route del {vip}/{bits} dev {VIP_LINK} table main"
+            ));
+        }
+    }
+    move_over(&net, VIP_LINK, || (), |builder| builder);
+}
+
+/// The state is that of its `EnsureAddressBind` (pkg/proxy/ipvs/netlink_linux.go): addresses on a dummy
+/// link that stays down. A link that is down can be renamed, so that a kube-proxy that starts in another
+/// mode does not delete it.
+#[test]
+fn node_moves_over_from_kube_proxy_ipvs_without_a_gap() {
+    let net = Net::bare();
+    net.add_link(NODE_LINK);
+    net.add_node_addresses(NODE_LINK);
+    net.add_link_down("kube-ipvs0");
+    for vip in vips(10) {
+        let bits = if vip.is_ipv4() { 32 } else { 128 };
+        net.ip(&format!("addr add {vip}/{bits} dev kube-ipvs0"));
+    }
+    net.wait_for_kernel();
+    let rename = || drop(net.ip(&format!("link set dev kube-ipvs0 name {VIP_LINK}")));
+    move_over(&net, "kube-ipvs0", rename, VipManagerBuilder::bring_up);
 }
 
 /// The control: a repair that breaks before it makes is caught, by each of the three.
