@@ -178,6 +178,8 @@ typedef enum viproute_code {
   VIPROUTE_CODE_OTHER_PROCESS = 17,
   // The operating system failed in another way: see errno and the message.
   VIPROUTE_CODE_SYSTEM = 18,
+  // The keeper's thread has ended. The message says why. Only a Rust program meets this code.
+  VIPROUTE_CODE_KEEPER_STOPPED = 19,
 } viproute_code;
 
 // What a call did for a VIP.

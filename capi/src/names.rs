@@ -45,6 +45,8 @@ pub enum Code {
     OtherProcess = 17,
     /// The operating system failed in another way: see errno and the message.
     System = 18,
+    /// The keeper's thread has ended. The message says why. Only a Rust program meets this code.
+    KeeperStopped = 19,
 }
 
 /// Why one VIP is not as desired. Later versions may add causes.
@@ -220,6 +222,7 @@ names!(Code from viproute::ErrorKind, else System:
     Ipv6Disabled c"ipv6_disabled", SourceNotOnNode c"source_not_on_node",
     SourceTentative c"source_tentative", LabelConflict c"label_conflict",
     PermissionDenied c"permission_denied", OtherProcess c"other_process", System c"system",
+    KeeperStopped c"keeper_stopped",
 );
 names!(Cause from viproute::Cause, else Unknown:
     Rejected c"rejected", Missing c"missing", Conflict c"conflict",
