@@ -58,6 +58,7 @@ use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::sys::ns;
+use crate::{Error, Netns};
 
 /// The network namespace of the calling thread. (`/proc/self/ns/net` is the main thread's.)
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
@@ -192,6 +193,40 @@ impl Drop for Sandbox {
             // Fails only if the process has dropped CAP_SYS_ADMIN. The thread then stays in the
             // sandbox. `leave` returns this error.
             let _ = ns::set_netns(self.before.as_fd());
+        }
+    }
+}
+
+/// The sandbox's namespace, for a manager on any thread.
+///
+/// ```
+#[doc = include_str!("keeper/example_net.txt")]
+/// use std::process::Command;
+/// use viproute::{LinkKind, Netns, VipManager};
+///
+/// let sandbox = Sandbox::new()?;
+/// Command::new("ip").args(["addr", "add", "192.0.2.20/32", "dev", "lo"]).status()?;
+/// let netns = Netns::try_from(&sandbox)?;
+/// // The thread is back, and the manager works in the sandbox.
+/// sandbox.leave()?;
+/// let mut manager = VipManager::builder("vips")
+///     .netns(netns)
+///     .source([192, 0, 2, 20])
+///     .create_link(LinkKind::Auto)
+///     .open()?;
+/// assert_eq!(manager.assign([std::net::Ipv4Addr::new(10, 96, 0, 10)])?.assigned, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl TryFrom<&Sandbox> for Netns {
+    type Error = Error;
+
+    /// # Errors
+    ///
+    /// [`ErrorKind::System`](crate::ErrorKind::System) if the process has no descriptor left.
+    fn try_from(sandbox: &Sandbox) -> Result<Self, Error> {
+        match sandbox.netns().try_clone_to_owned() {
+            Ok(namespace) => namespace.try_into(),
+            Err(error) => Err(Error::io("cannot copy the descriptor of a sandbox", &error)),
         }
     }
 }

@@ -608,6 +608,56 @@ fn range_within_169_254_admits_its_vips() {
     }
 }
 
+/// `check` says before the call what the call says of each address.
+#[test]
+fn check_agrees_with_assign() {
+    let net = Net::new();
+    let range = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+    let sourced = || VipManager::builder(VIP_LINK).source(NODE_V4);
+    let addresses = [
+        "10.96.0.10",
+        "10.97.0.10",
+        "10.96.1.1",
+        "192.0.2.10",
+        "0.0.0.1",
+        "127.0.0.1",
+        "224.0.0.1",
+        "169.254.20.10",
+        "255.255.255.255",
+        "2001:db8:42::1",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "::ffff:10.96.0.10",
+    ];
+    for builder in [
+        sourced(),
+        sourced()
+            .allow(range("10.96.0.0/16"))
+            .deny(range("10.96.1.0/24")),
+        sourced().source(NODE_V6).allow(range("169.254.20.0/24")),
+        VipManager::builder(VIP_LINK).kernel_source(viproute::Family::V6),
+    ] {
+        let mut manager = builder.open().unwrap();
+        for address in addresses {
+            let vip: viproute::Vip = address.parse().unwrap();
+            let checked = manager.check(vip).map_err(Cause::Rejected);
+            let called = match manager.assign([vip]) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.report().unwrap().failures[0].cause),
+            };
+            assert_eq!(checked, called, "{address}");
+            // Of an address that can be no VIP at all, `Vip` says so itself.
+            if vip.check().is_err() && address != "169.254.20.10" {
+                assert_eq!(vip.check().map_err(Cause::Rejected), checked, "{address}");
+            }
+            manager.release([vip]).ok();
+        }
+    }
+    net.assert_absent(&common::vips(1));
+}
+
 #[test]
 fn denied_range_is_never_touched() {
     let net = Net::new();

@@ -133,6 +133,40 @@ fn link_to_create_needs_a_name() {
     refused(opened, ErrorKind::InvalidConfig, "no link can be named");
 }
 
+/// A dummy link, or a bridge where the kernel has no dummy driver, as other programs see the link.
+#[test]
+fn auto_creates_the_kind_of_link_that_the_kernel_knows() {
+    let net = Net::bare();
+    net.add_link(common::NODE_LINK);
+    net.add_node_addresses(common::NODE_LINK);
+    let has_dummy = net.try_ip("link add dev probe type dummy").is_ok();
+    let create = || {
+        builder(VIP_LINK)
+            .create_link(LinkKind::Auto)
+            .open()
+            .unwrap()
+    };
+    assert_eq!(create().assign(vips(2)).unwrap().assigned, 4);
+    net.assert_single_route(&vips(2), PROTO_KERNEL);
+    let kind = |net: &Net| {
+        let links = net.ip_json(&format!("-details link show dev {VIP_LINK}"));
+        links[0]["linkinfo"]["info_kind"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(kind(&net), if has_dummy { "dummy" } else { "bridge" });
+    // What a killed call leaves behind is completed, of either kind.
+    for (rest, _) in kinds("auto_creates_the_kind_of_link_that_the_kernel_knows") {
+        net.ip(&format!("link del dev {VIP_LINK}"));
+        net.ip(&format!("link add dev {VIP_LINK} arp off type {rest}"));
+        assert_eq!(create().assign(vips(2)).unwrap().assigned, 4);
+        net.assert_single_route(&vips(2), PROTO_KERNEL);
+        let addresses = net.ip_json(&format!("-6 addr show dev {VIP_LINK} scope link"));
+        assert!(!addresses.to_string().contains("fe80"), "{addresses}");
+    }
+}
+
 #[test]
 fn errors_name_the_link_that_the_index_stands_for() {
     let net = Net::new();

@@ -25,6 +25,17 @@ fn manager(netns: Netns) -> VipManager {
 }
 
 #[test]
+fn sandbox_is_a_namespace_for_a_manager() {
+    let net = Net::new();
+    let netns = Netns::try_from(net.sandbox()).unwrap();
+    let elsewhere = Net::bare();
+    assert_eq!(manager(netns).assign(vips(2)).unwrap().assigned, 4);
+    assert!(elsewhere.try_ip(&format!("link show {VIP_LINK}")).is_err());
+    drop(elsewhere);
+    net.assert_single_route(&vips(2), PROTO_KERNEL);
+}
+
+#[test]
 fn two_namespaces_are_served_from_a_third() {
     let outer = Net::bare();
     let set = vips(50);

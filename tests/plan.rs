@@ -38,16 +38,24 @@ fn builder(protocol: u8, binding: Binding) -> VipManagerBuilder {
     broken::builder(VIP_LINK, protocol).binding(binding)
 }
 
-/// Makes a plan and checks that planning changes nothing.
+/// Plans a call, and checks that planning changes nothing.
 #[track_caller]
-fn plan(manager: &mut VipManager, claim: &Claim, desired: &[IpAddr]) -> Plan {
+fn planned(
+    manager: &mut VipManager,
+    plan: impl FnOnce(&mut VipManager) -> Result<Plan, viproute::Error>,
+) -> Plan {
     let before = Snapshot::read(&[]);
     let watcher = RouteWatcher::new();
-    let plan = manager.plan(claim, desired).unwrap();
+    let plan = plan(manager).unwrap();
     let heard = watcher.drain();
     assert!(heard.is_empty(), "planning changed something: {heard:#?}");
     before.assert_same(&Snapshot::read(&[]));
     plan
+}
+
+#[track_caller]
+fn plan(manager: &mut VipManager, claim: &Claim, desired: &[IpAddr]) -> Plan {
+    planned(manager, |manager| manager.plan(claim, desired))
 }
 
 /// Runs the printed script in the calling thread's namespace.
@@ -271,6 +279,79 @@ fn script_ends_where_reconcile_ends() {
         assert!(report.writes > 0);
         assert_same_lines(&by_script, &comparable());
     }
+}
+
+/// As for `reconcile`, but what is not named stays.
+#[test]
+fn scripts_of_assign_and_release_end_where_the_calls_end() {
+    for (protocol, binding) in [(PROTO_KERNEL, Binding::Address), (201, Binding::Route)] {
+        println!("{protocol} {binding:?}");
+        let scene = Scene::new(protocol);
+        let mut manager = builder(protocol, binding).open().unwrap();
+        let assign = planned(&mut manager, |m| m.plan_assign(&scene.desired));
+        assert!(assign.failures.is_empty(), "{:?}", assign.failures);
+        run(&assign);
+        assert_good(&scene.net, &scene.desired, protocol, binding);
+        let again = manager.plan_assign(&scene.desired).unwrap();
+        assert!(again.is_empty(), "{again}");
+        assert_eq!(manager.assign(&scene.desired).unwrap().writes, 0);
+        let assigned = comparable();
+        // VIPs that the link never had are nothing to release.
+        let gone = [&scene.stale[..], &scene.desired[..10], &vips_v4(90)[88..]].concat();
+        let release = planned(&mut manager, |m| m.plan_release(&gone));
+        run(&release);
+        assert!(manager.plan_release(&gone).unwrap().is_empty());
+        assert_eq!(manager.release(&gone).unwrap().writes, 0);
+        assert_good(&scene.net, &scene.desired[10..], protocol, binding);
+        let released = comparable();
+        drop(scene);
+
+        let scene = Scene::new(protocol);
+        let mut manager = builder(protocol, binding).open().unwrap();
+        assert!(manager.assign(&scene.desired).unwrap().writes > 0);
+        assert_same_lines(&assigned, &comparable());
+        assert!(manager.release(&gone).unwrap().writes > 0);
+        assert_same_lines(&released, &comparable());
+    }
+}
+
+#[test]
+fn plans_of_assign_and_release_fail_where_the_calls_fail() {
+    let net = Net::bare();
+    let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
+    for plan in [manager.plan_assign(vips(1)), manager.plan_release(vips(1))] {
+        assert_eq!(plan.unwrap_err().kind(), ErrorKind::LinkNotFound);
+    }
+    drop(net);
+    let _net = Net::new();
+    let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
+    let bad: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), vips_v4(1)[0]];
+    let plan = manager.plan_assign(bad).unwrap();
+    let rejected = Cause::Rejected(RejectReason::Loopback);
+    let failed: Vec<_> = plan.failures.iter().map(|f| (f.vip, f.cause)).collect();
+    assert_eq!(failed, [(bad[0].into(), rejected)]);
+    assert!(!plan.is_empty());
+}
+
+#[test]
+fn script_takes_the_kind_of_link_that_the_kernel_knows() {
+    let net = Net::bare();
+    net.add_link(OTHER);
+    net.add_node_addresses(OTHER);
+    net.wait_for_kernel();
+    let mut manager = builder(PROTO_KERNEL, Binding::Address)
+        .create_link(LinkKind::Auto)
+        .open()
+        .unwrap();
+    let plan = planned(&mut manager, |m| m.plan_assign(vips(2)));
+    assert_eq!(
+        commands(&plan)[0],
+        "ip link add dev kube-dummy-if arp off type dummy 2>/dev/null || \
+         ip link add dev kube-dummy-if arp off type bridge"
+    );
+    run(&plan);
+    net.assert_single_route(&vips(2), PROTO_KERNEL);
+    assert_eq!(manager.assign(vips(2)).unwrap().writes, 0);
 }
 
 #[test]

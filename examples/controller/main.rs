@@ -27,7 +27,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use ipnet::IpNet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -65,8 +65,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value = "100", value_parser = parse::count)]
     at_most: usize,
     /// Create the link if there is none, and bring it up
-    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "dummy")]
-    create_link: Option<Kind>,
+    #[arg(long)]
+    create_link: bool,
     /// Take for VIPs only addresses in this range; may be repeated
     #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     allow: Vec<IpNet>,
@@ -79,12 +79,6 @@ struct Args {
     /// Release the claimed VIPs at the end
     #[arg(long)]
     release_on_exit: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    Dummy,
-    Bridge,
 }
 
 impl Args {
@@ -100,9 +94,8 @@ impl Args {
             builder = builder.deny(*range);
         }
         match self.create_link {
-            None => builder,
-            Some(Kind::Dummy) => builder.create_link(LinkKind::Dummy),
-            Some(Kind::Bridge) => builder.create_link(LinkKind::Bridge),
+            true => builder.create_link(LinkKind::Auto),
+            false => builder,
         }
     }
 }

@@ -157,39 +157,17 @@ pub(crate) struct Making {
 }
 
 impl Making {
-    /// Makes a call with a manager that may create the link, if that was allowed. Repeats it where
-    /// the link could not be created, with another kind.
-    pub(crate) fn run<T>(
-        &self,
-        common: &Common,
-        desired: &Desired,
-        mut call: impl FnMut(VipManager) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    /// A manager that may create the link, if that was allowed.
+    pub(crate) fn open(&self, common: &Common, desired: &Desired) -> Result<VipManager, Error> {
         let builder = desired.builder(common)?;
-        let kind = match self.create_link {
-            None => return call(builder.open()?),
-            Some(Create::Auto | Create::Dummy) => LinkKind::Dummy,
-            Some(Create::Bridge) => LinkKind::Bridge,
+        let builder = match self.create_link {
+            None => builder,
+            Some(Create::Auto) => builder.create_link(LinkKind::Auto),
+            Some(Create::Dummy) => builder.create_link(LinkKind::Dummy),
+            Some(Create::Bridge) => builder.create_link(LinkKind::Bridge),
         };
-        let result = call(builder.clone().create_link(kind).open()?);
-        match &result {
-            Err(error) if self.create_link == Some(Create::Auto) && lacks_driver(error) => {
-                complain(format_args!(
-                    "this kernel makes no dummy link: taking a bridge without ports and without \
-                     ARP as {}",
-                    common.link
-                ));
-                call(builder.create_link(LinkKind::Bridge).open()?)
-            }
-            _ => result,
-        }
+        builder.open()
     }
-}
-
-/// Whether the kernel does not know the kind of link that it was to create (`rtnl_newlink`,
-/// net/core/rtnetlink.c).
-fn lacks_driver(error: &Error) -> bool {
-    error.report().is_none() && error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -2,10 +2,9 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use viproute::{Canceller, Cause, Counters, Dispatched, Failure};
+use viproute::{Cause, Counters, Dispatched, Error, Failure, Keeper, Vip};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Desired, Making};
@@ -32,36 +31,7 @@ impl Keep {
         let vips = self.common.vips()?;
         self.claiming.complain_of_unclaimed(&vips);
         let mut log = Log::new(self);
-        let end = Arc::new(End::default());
-        // Begun when the first round is over.
-        let mut until = None;
-        // Another round of this where the link could not be created: that shows only when there is
-        // a VIP to put on it.
-        let kept = self.making.run(&self.common, &self.desired, |manager| {
-            let mut keeper = manager.into_keeper(self.claiming.claim())?;
-            keeper.set_desired(&vips);
-            end.shall_cancel(keeper.canceller());
-            log.tell(&progress::during("keep", || keeper.dispatch(usize::MAX))?);
-            let begun = until.get_or_insert_with(|| {
-                let end = Arc::clone(&end);
-                self.until.then(move || end.now())
-            });
-            if begun.is_err() {
-                return Ok(());
-            }
-            let canceller = keeper.canceller();
-            let kept = keeper.run(|done| {
-                log.tell(done);
-                if log.written.is_err() {
-                    canceller.cancel();
-                }
-            });
-            log.counters = Some(keeper.counters());
-            kept
-        });
-        if let Some(Err(error)) = until {
-            return Err(Stop::Signals(error));
-        }
+        let kept = self.keep(&vips, &mut log)?;
         log.end();
         let code = match &kept {
             Ok(()) => ExitCode::SUCCESS,
@@ -69,27 +39,35 @@ impl Keep {
         };
         Ok(tell::code_of(&log.written, code))
     }
-}
 
-/// The end, which may come between two keepers.
-#[derive(Default)]
-struct End(Mutex<(bool, Option<Canceller>)>);
-
-impl End {
-    fn shall_cancel(&self, canceller: Canceller) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 {
-            canceller.cancel();
-        }
-        state.1 = Some(canceller);
+    fn keep(&self, vips: &[Vip], log: &mut Log<'_>) -> Result<Result<(), Error>, Stop> {
+        let mut keeper = match self.begin(vips, log) {
+            Ok(keeper) => keeper,
+            Err(error) => return Ok(Err(error)),
+        };
+        let canceller = keeper.canceller();
+        // Begun when the first round is over.
+        let end = canceller.clone();
+        self.until
+            .then(move || end.cancel())
+            .map_err(Stop::Signals)?;
+        let kept = keeper.run(|done| {
+            log.tell(done);
+            if log.written.is_err() {
+                canceller.cancel();
+            }
+        });
+        log.counters = Some(keeper.counters());
+        Ok(kept)
     }
 
-    fn now(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = true;
-        if let Some(canceller) = &state.1 {
-            canceller.cancel();
-        }
+    /// The first round.
+    fn begin(&self, vips: &[Vip], log: &mut Log<'_>) -> Result<Keeper, Error> {
+        let manager = self.making.open(&self.common, &self.desired)?;
+        let mut keeper = manager.into_keeper(self.claiming.claim())?;
+        keeper.set_desired(vips);
+        log.tell(&progress::during("keep", || keeper.dispatch(usize::MAX))?);
+        Ok(keeper)
     }
 }
 

@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use clap::error::ErrorKind as UsageKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use viproute::{Error, Report, Vip, VipManager};
+use viproute::{Error, Report, Vip};
 
 use args::{Claiming, Common, Desired, Making};
 use audit::Audit;
@@ -269,8 +269,7 @@ impl Call for Assign {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
-        let call = |mut manager: VipManager| manager.assign(vips);
-        self.making.run(&self.common, &self.desired, call)
+        self.making.open(&self.common, &self.desired)?.assign(vips)
     }
 }
 
@@ -314,8 +313,8 @@ impl Call for Reconcile {
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
         self.claiming.complain_of_unclaimed(vips);
         let claim = self.claiming.claim();
-        let call = |mut manager: VipManager| manager.reconcile(&claim, vips);
-        self.making.run(&self.common, &self.desired, call)
+        let mut manager = self.making.open(&self.common, &self.desired)?;
+        manager.reconcile(&claim, vips)
     }
 }
 

@@ -48,9 +48,9 @@ impl Plan {
     fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
         self.claiming.complain_of_unclaimed(vips);
         let claim = self.claiming.claim();
-        self.making.run(&self.common, &self.desired, |mut manager| {
-            manager.plan(&claim, vips)
-        })
+        self.making
+            .open(&self.common, &self.desired)?
+            .plan(&claim, vips)
     }
 }
 

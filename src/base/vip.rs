@@ -89,6 +89,25 @@ impl Vip {
         Family::of(&self.0)
     }
 
+    /// Whether this address can be a VIP at all. [`VipManager::check`](crate::VipManager::check) also
+    /// looks at the sources and ranges of a manager.
+    ///
+    /// ```
+    /// use viproute::{RejectReason, Vip};
+    ///
+    /// assert_eq!("10.96.0.10".parse::<Vip>()?.check(), Ok(()));
+    /// assert_eq!("::1".parse::<Vip>()?.check(), Err(RejectReason::Loopback));
+    /// # Ok::<(), viproute::ParseVipError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Why the address names no single host. [`RejectReason::LinkLocal`] also for an IPv4 address that a
+    /// manager with an [allowed](crate::VipManagerBuilder::allow) range inside 169.254.0.0/16 admits.
+    pub fn check(&self) -> Result<(), RejectReason> {
+        self.inadmissible().map_or(Ok(()), Err)
+    }
+
     /// Why this address can be no VIP under any configuration.
     pub(crate) fn inadmissible(&self) -> Option<RejectReason> {
         match self.0 {

@@ -98,7 +98,7 @@ impl Keeper {
     fn desired_families(&self) -> PerFamily<bool> {
         PerFamily::from_fn(|family| {
             let mut vips = self.desired.iter().filter(|vip| vip.family() == family);
-            vips.any(|vip| self.manager.could_assign(*vip))
+            vips.any(|vip| self.manager.check(*vip).is_ok())
         })
     }
 

@@ -374,7 +374,8 @@ impl Keeper {
             return false;
         }
         // A set without an admissible VIP is to be refused.
-        let stays = |vip: &Vip| goes.binary_search(vip).is_err() && self.manager.could_assign(*vip);
+        let stays =
+            |vip: &Vip| goes.binary_search(vip).is_err() && self.manager.check(*vip).is_ok();
         if !self.desired.iter().any(stays) {
             return false;
         }
@@ -386,7 +387,7 @@ impl Keeper {
                 continue;
             }
             // For want of a source it was never put there.
-            notified.unverified |= !self.manager.could_assign(*vip) || self.waits(vip.family());
+            notified.unverified |= !self.manager.check(*vip).is_ok() || self.waits(vip.family());
             self.add_known(*vip, &mut notified);
             *self.dirty.entry(*vip) = notified;
         }

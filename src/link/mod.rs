@@ -32,6 +32,18 @@ use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{LinkStatus, SourceStatus};
 
 /// The kind of link that a manager creates if its link is missing.
+///
+/// ```
+#[doc = include_str!("../keeper/example_net.txt")]
+/// use viproute::{LinkKind, VipManager};
+///
+/// let mut manager = VipManager::builder("vips")
+///     .source([192, 0, 2, 10])
+///     .create_link(LinkKind::Auto)
+///     .open()?;
+/// manager.assign([std::net::Ipv4Addr::new(10, 96, 0, 10)])?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkKind {
@@ -40,6 +52,8 @@ pub enum LinkKind {
     /// A bridge without ports and without ARP, which holds VIPs as a dummy link does. For kernels
     /// without the dummy driver.
     Bridge,
+    /// A dummy link, or a bridge if the kernel has no dummy driver.
+    Auto,
 }
 
 impl LinkKind {
@@ -49,6 +63,16 @@ impl LinkKind {
         match self {
             Self::Dummy => "dummy",
             Self::Bridge => "bridge",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// The kinds to try, in order.
+    pub(crate) const fn candidates(self) -> &'static [Self] {
+        match self {
+            Self::Dummy => &[Self::Dummy],
+            Self::Bridge => &[Self::Bridge],
+            Self::Auto => &[Self::Dummy, Self::Bridge],
         }
     }
 }
@@ -304,18 +328,30 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
     }
 }
 
-/// Creates the link, without ARP and down.
+/// Creates the link, without ARP and down. Takes the next candidate if the kernel does not know a kind
+/// (`rtnl_newlink`, net/core/rtnetlink.c).
 pub(crate) fn create(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<(), Error> {
+    let mut made = Ok(());
+    for kind in kind.candidates() {
+        made = create_as(connection, name, *kind);
+        let is_unknown = |error: &Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
+        if !made.as_ref().is_err_and(is_unknown) {
+            break;
+        }
+    }
+    made
+}
+
+fn create_as(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<(), Error> {
     let mut request = LinkMessage::default();
     // Without ARP no duplicate address detection is done on the link.
     request.header.flags = LinkFlags::Noarp;
     request.header.change_mask = LinkFlags::Noarp;
     request.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(match kind {
-            LinkKind::Dummy => InfoKind::Dummy,
-            LinkKind::Bridge => InfoKind::Bridge,
-        })]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(
+            kind.as_str().to_owned(),
+        ))]),
     ];
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let made =

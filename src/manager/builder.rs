@@ -216,6 +216,7 @@ impl VipManagerBuilder {
     /// Lets [`assign`](VipManager::assign), [`reconcile`](VipManager::reconcile) and a
     /// [`Keeper`](crate::Keeper) create a missing link, without ARP and without an IPv6 address of its
     /// own (`addrgenmode none`). Implies [`bring_up`](Self::bring_up), and needs a link by name.
+    /// [`LinkKind::Auto`] suits every kernel.
     ///
     /// The link is down until it is configured. An existing link of this kind that is down and without
     /// ARP may be the rest of a killed call, and is configured too.

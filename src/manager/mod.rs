@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub(crate) use crate::core::{Ranges, VipFilter};
 pub use builder::VipManagerBuilder;
 
-use crate::base::{Family, PerFamily, Vip};
+use crate::base::{Family, PerFamily, RejectReason, Vip};
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Drift, Facts, Row};
 use crate::engine::lookup::Notified;
@@ -269,6 +269,29 @@ impl VipManager {
         self.run(Scope::Rebind)
     }
 
+    /// Whether [`assign`](Self::assign) would admit this VIP: it can be a VIP, is no source, is in the
+    /// allowed ranges and in no denied range, and its family has a source. Reads nothing of the kernel.
+    ///
+    /// ```
+    /// use ipnet::IpNet;
+    /// use viproute::{RejectReason, Vip, VipManager};
+    ///
+    /// let nodes: IpNet = "192.0.2.0/24".parse()?;
+    /// let manager = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).deny(nodes).open()?;
+    /// let check = |text: &str| Ok::<_, viproute::ParseVipError>(manager.check(text.parse::<Vip>()?));
+    /// assert_eq!(check("10.96.0.10")?, Ok(()));
+    /// assert_eq!(check("192.0.2.11")?, Err(RejectReason::Denied));
+    /// assert_eq!(check("2001:db8::1")?, Err(RejectReason::NoSource));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The reason with which the VIP would fail ([`Cause::Rejected`](crate::Cause::Rejected)).
+    pub fn check(&self, vip: impl Into<Vip>) -> Result<(), RejectReason> {
+        self.filter().check(vip.into())
+    }
+
     /// Returns a handle that cancels this manager's calls from another thread.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
@@ -371,11 +394,6 @@ impl VipManager {
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
         let filter = self.filter();
         filter.is_on_link(vip) && filter.is_for(vip.family())
-    }
-
-    /// Whether `assign` would admit this VIP.
-    pub(crate) fn could_assign(&self, vip: Vip) -> bool {
-        self.filter().check(vip).is_ok()
     }
 
     /// Which VIPs the manager admits.

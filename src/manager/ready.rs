@@ -1,7 +1,7 @@
 //! Finds the link, and creates it and brings it up if the caller allows that.
 
 use super::builder::VipManagerBuilder;
-use crate::link::{self, LinkRef, LinkState};
+use crate::link::{self, LinkKind, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
 use crate::netlink::decode::LinkTraits;
 use crate::outcome::LinkStatus;
@@ -82,7 +82,8 @@ pub(super) fn bring_up(
     config: &VipManagerBuilder,
     link: &mut LinkState,
 ) -> Result<(), Error> {
-    if config.create.is_some() && config.create == link.made_as {
+    let candidates = config.create.map_or(&[][..], LinkKind::candidates);
+    if link.made_as.is_some_and(|kind| candidates.contains(&kind)) {
         link::no_generated_address(connection, link)?;
     }
     link::bring_up(connection, link)?;

@@ -58,6 +58,7 @@ mod tests {
             ErrorKind::KeeperStopped,
             Likelihood::Possible,
             LinkKind::Dummy,
+            LinkKind::Auto,
             LinkStatus::InVrf,
             Operation::ReplaceRoute,
             OutcomeKind::Repaired,
@@ -84,6 +85,40 @@ mod tests {
         let not_there = Netns::open("/nowhere").unwrap_err();
         assert_eq!(errno(&not_there), Some(libc::ENOENT));
         assert_eq!(not_there.kind(), ErrorKind::InvalidNetns);
+    }
+
+    #[test]
+    fn merged_reports_have_the_sum_and_the_order_of_addresses() {
+        let outcome = |vip: [u8; 4]| Outcome {
+            vip: std::net::Ipv4Addr::from(vip).into(),
+            kind: OutcomeKind::Assigned,
+            cured: Drift::empty(),
+        };
+        let failure = |vip: [u8; 4]| Failure::new(outcome(vip).vip, Cause::Pending, None);
+        let report = |count: usize, outcomes, failures| Report {
+            assigned: count,
+            repaired: count + 1,
+            released: count + 2,
+            unchanged: count + 3,
+            writes: count as u64 + 4,
+            retries: count as u64 + 5,
+            outcomes,
+            failures,
+        };
+        let [a, b, c, d] = [1, 2, 3, 4].map(|host| [10, 96, 0, host]);
+        let mut all = report(10, vec![outcome(a), outcome(d)], vec![failure(c)]);
+        all.merge(report(100, vec![outcome(b)], vec![failure(a), failure(d)]));
+        let expected = Report {
+            assigned: 110,
+            repaired: 112,
+            released: 114,
+            unchanged: 116,
+            writes: 118,
+            retries: 120,
+            outcomes: vec![outcome(a), outcome(b), outcome(d)],
+            failures: vec![failure(a), failure(c), failure(d)],
+        };
+        assert_eq!(all, expected);
     }
 
     #[test]

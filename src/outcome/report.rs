@@ -117,6 +117,46 @@ impl Report {
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty()
     }
+
+    /// Adds the report of another call, for example of another link. Sums the counts, and keeps outcomes
+    /// and failures in order of address. The reports are of different VIPs: what both report counts
+    /// twice, with the entry of this report first.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut first = manager;
+    /// let mut second = VipManager::builder("other")
+    ///     .source([192, 0, 2, 10])
+    ///     .create_link(LinkKind::Auto)
+    ///     .open()?;
+    /// let mut report = first.assign([Ipv4Addr::new(10, 96, 0, 11)])?;
+    /// report.merge(second.assign([Ipv4Addr::new(10, 96, 0, 10)])?);
+    /// assert_eq!(report.assigned, 2);
+    /// assert!(report.outcomes.is_sorted_by_key(|outcome| outcome.vip));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            assigned,
+            repaired,
+            released,
+            unchanged,
+            writes,
+            retries,
+            outcomes,
+            failures,
+        } = other;
+        self.assigned += assigned;
+        self.repaired += repaired;
+        self.released += released;
+        self.unchanged += unchanged;
+        self.writes += writes;
+        self.retries += retries;
+        self.outcomes.extend(outcomes);
+        self.outcomes.sort_by_key(|outcome| outcome.vip);
+        self.failures.extend(failures);
+        self.failures.sort_by_key(|failure| failure.vip);
+    }
 }
 
 impl fmt::Display for Report {

@@ -310,11 +310,66 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.fill_rows(desired, Goal::Assign);
+        self.plan_call(Scope::Claimed(Leaving::all(claim)))
+    }
+
+    /// Returns what [`assign`](Self::assign) would do now: as [`plan`](Self::plan).
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::Action;
+    ///
+    /// # let mut manager = manager;
+    /// let vip = Ipv4Addr::new(10, 96, 0, 10);
+    /// let plan = manager.plan_assign([vip])?;
+    /// println!("{plan}");
+    /// let adds = |action: &Action| matches!(action, Action::AddAddress { vip: of, .. } if of.addr() == vip);
+    /// assert!(plan.steps.iter().any(|step| adds(&step.action)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of `assign` before its first write. A VIP that would fail is no error; see
+    /// [`Plan::failures`].
+    pub fn plan_assign<I>(&mut self, vips: I) -> Result<Plan, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.fill_rows(vips, Goal::Assign);
+        self.plan_call(Scope::Given(Goal::Assign))
+    }
+
+    /// Returns what [`release`](Self::release) would do now: as [`plan`](Self::plan).
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut manager = manager;
+    /// let vip = Ipv4Addr::new(10, 96, 0, 10);
+    /// manager.assign([vip])?;
+    /// let plan = manager.plan_release([vip])?;
+    /// println!("{plan}");
+    /// assert!(plan.steps.iter().any(|step| step.reason == viproute::Reason::NotDesired));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of `release` before its first write. A VIP that would fail is no error; see
+    /// [`Plan::failures`].
+    pub fn plan_release<I>(&mut self, vips: I) -> Result<Plan, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<Vip>,
+    {
+        self.fill_rows(vips, Goal::Release);
+        self.plan_call(Scope::Given(Goal::Release))
+    }
+
+    fn plan_call(&mut self, scope: Scope<'_>) -> Result<Plan, Error> {
         let mut link_changes = LinkChanges::default();
-        let call = self.prepare(
-            Scope::Claimed(Leaving::all(claim)),
-            Mode::Preview(&mut link_changes),
-        )?;
+        let call = self.prepare(scope, Mode::Preview(&mut link_changes))?;
         Ok(preview(call, &link_changes))
     }
 }

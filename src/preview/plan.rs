@@ -144,7 +144,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The action of a step. `Display` prints one `ip` command.
+/// The action of a step. `Display` prints one `ip` command, or two for [`LinkKind::Auto`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(tag = "action", rename_all = "snake_case"))]

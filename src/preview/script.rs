@@ -81,7 +81,15 @@ impl Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink { link, kind } => {
-                write!(f, "ip link add dev {} arp off type {kind}", Word(link))
+                // Where the kernel does not know a kind, the next one is tried.
+                let mut kinds = kind.candidates().iter().peekable();
+                while let Some(kind) = kinds.next() {
+                    write!(f, "ip link add dev {} arp off type {kind}", Word(link))?;
+                    if kinds.peek().is_some() {
+                        f.write_str(" 2>/dev/null || ")?;
+                    }
+                }
+                Ok(())
             }
             Self::NoOwnAddress { link } => {
                 write!(f, "ip link set dev {} addrgenmode none", Word(link))

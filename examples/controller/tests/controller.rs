@@ -288,7 +288,7 @@ fn controller_creates_the_link_on_request() {
     net.add_node_addresses(NODE_LINK);
     net.wait_for_kernel();
     let node = Node::within(net, "creates", "10.96.0.10\n");
-    let controller = node.start("--create-link=bridge");
+    let controller = node.start("--create-link");
     controller.complains("kept: 1 assigned");
     node.assert_vips(&["10.96.0.10"]);
     end(controller, libc::SIGTERM);
