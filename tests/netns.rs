@@ -27,8 +27,9 @@ fn manager(netns: Netns) -> VipManager {
 #[test]
 fn sandbox_is_a_namespace_for_a_manager() {
     let net = Net::new();
-    let netns = Netns::try_from(net.sandbox()).unwrap();
     let elsewhere = Net::bare();
+    // Not the namespace in which the thread is now.
+    let netns = Netns::try_from(net.sandbox()).unwrap();
     assert_eq!(manager(netns).assign(vips(2)).unwrap().assigned, 4);
     assert!(elsewhere.try_ip(&format!("link show {VIP_LINK}")).is_err());
     drop(elsewhere);

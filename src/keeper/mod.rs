@@ -387,7 +387,7 @@ impl Keeper {
                 continue;
             }
             // For want of a source it was never put there.
-            notified.unverified |= !self.manager.check(*vip).is_ok() || self.waits(vip.family());
+            notified.unverified |= self.manager.check(*vip).is_err() || self.waits(vip.family());
             self.add_known(*vip, &mut notified);
             *self.dirty.entry(*vip) = notified;
         }
