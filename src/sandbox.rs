@@ -57,8 +57,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::outcome::{Error, Netns};
 use crate::sys::ns;
-use crate::{Error, Netns};
 
 /// The network namespace of the calling thread. (`/proc/self/ns/net` is the main thread's.)
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
