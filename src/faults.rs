@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod corpus;
+mod filter;
 mod forged;
 mod keeper;
 #[path = "../tests/common/kit.rs"]

@@ -483,6 +483,54 @@ fn only_link_changes_that_vips_depend_on_cause_a_reading() {
     }
 }
 
+/// The kernel drops notifications that concern neither the link nor the sources.
+#[test]
+fn keeper_is_not_notified_of_other_links() {
+    let net = Net::new();
+    // A receive buffer for a few notifications.
+    let manager = builder(Binding::Address).receive_buffer(1);
+    let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired(set());
+    let count_events = |keeper: &mut Keeper| {
+        let before = keeper.counters();
+        for _ in 0..5 {
+            while keeper.dispatch(usize::MAX).unwrap().more {}
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        keeper.counters() - before
+    };
+    count_events(&mut keeper);
+    net.change_other_links();
+    assert_eq!(count_events(&mut keeper), Counters::default());
+    // The same number that concerns a keeper is more than the buffer holds.
+    net.notify_in_vain();
+    assert_eq!(count_events(&mut keeper).resyncs, 1);
+}
+
+/// The kernel drops the notifications of other links' addresses, but not of the sources that the keeper has
+/// now.
+#[test]
+fn keeper_is_notified_of_the_source_that_it_was_given_last() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(set());
+    dispatch_all(&mut keeper);
+    for (source, bits, nodad) in [("192.0.2.11", 32, ""), ("2001:db8::11", 128, " nodad")] {
+        net.ip(&format!("addr add {source}/{bits} dev node0{nodad}"));
+        keeper
+            .set_source(source.parse::<IpAddr>().unwrap())
+            .unwrap();
+        dispatch_all(&mut keeper);
+        net.wait_for_kernel();
+        net.ip(&format!("addr del {source}/{bits} dev node0"));
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert_eq!(done.missing.len(), 1, "{done}");
+        assert_eq!(done.missing[0].kind, ErrorKind::SourceNotOnNode, "{done}");
+        net.ip(&format!("addr add {source}/{bits} dev node0{nodad}"));
+        dispatch_all(&mut keeper);
+    }
+}
+
 /// VIPs with low addresses that are notified before every dispatch, and are right.
 #[test]
 fn dispatch_looks_first_at_the_vip_that_changed_first() {
@@ -568,13 +616,10 @@ fn keeper_follows_a_link_whose_re_creation_it_missed() {
         while keeper.dispatch(usize::MAX).unwrap().more {}
     };
     keep_until_good("at first");
-    let noise: Vec<String> = (0..100)
-        .map(|at| format!("link set node0 mtu {}", 1400 + at))
-        .collect();
-    net.ip_batch(&noise);
+    net.notify_in_vain();
     net.ip(&format!("link del {VIP_LINK}"));
     net.add_link(VIP_LINK);
-    net.ip_batch(&noise);
+    net.notify_in_vain();
     keep_until_good("made again");
     for vip in set() {
         let bits = common::host_bits(vip);

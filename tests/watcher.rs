@@ -378,15 +378,12 @@ fn watcher_follows_a_link_whose_re_creation_it_missed() {
     let net = Net::new();
     let manager = VipManager::builder(VIP_LINK).receive_buffer(4096);
     let mut watcher = manager.open().unwrap().watcher().unwrap();
-    let noise: Vec<String> = (0..100)
-        .map(|at| format!("link set node0 mtu {}", 1400 + at))
-        .collect();
     let vip = vips(1)[0];
     for is_there in [true, false, true] {
-        net.ip_batch(&noise);
+        net.notify_in_vain();
         let _ = net.try_ip(&format!("link del {VIP_LINK}"));
         let index = is_there.then(|| LinkIndex::new(net.add_link(VIP_LINK)).unwrap());
-        net.ip_batch(&noise);
+        net.notify_in_vain();
         let change = index.map_or(Event::LinkGone, Event::LinkUp);
         let events = read_until(&mut watcher, |e| e.contains(&change));
         assert_eq!(events, [Event::Resync, change]);
@@ -402,9 +399,52 @@ fn watcher_follows_a_link_whose_re_creation_it_missed() {
             );
         }
         // Where it is the same one, there is nothing to tell of it.
-        net.ip_batch(&noise);
+        net.notify_in_vain();
         let events = read_until(&mut watcher, |e| e.contains(&Event::Resync));
         assert_eq!(events, [Event::Resync]);
+    }
+}
+
+/// The kernel drops notifications that concern neither the link nor an address of the node.
+#[test]
+fn watcher_is_not_notified_of_other_links() {
+    let net = Net::new();
+    let manager = VipManager::builder(VIP_LINK).receive_buffer(1);
+    let mut watcher = manager.open().unwrap().watcher().unwrap();
+    let mut events = Vec::new();
+    watcher.read(&mut events).unwrap();
+    net.change_other_links();
+    watcher.read(&mut events).unwrap();
+    assert_eq!(events, []);
+}
+
+/// What happened to the new link before the watcher heard of it is lost, and the watcher says so.
+#[test]
+fn watcher_says_resync_for_a_link_that_was_made_again_before_it_read() {
+    let net = Net::new();
+    let mut watcher = manager().watcher().unwrap();
+    watcher.read(&mut Vec::new()).unwrap();
+    for _ in 0..2 {
+        net.ip(&format!("link del {VIP_LINK}"));
+        let index = LinkIndex::new(net.add_link(VIP_LINK)).unwrap();
+        net.ip(&format!("route add 10.96.0.1 dev {VIP_LINK}"));
+        let mut events = Vec::new();
+        watcher.read(&mut events).unwrap();
+        assert!(events.contains(&Event::LinkGone), "{events:?}");
+        assert!(
+            events.ends_with(&[Event::LinkUp(index), Event::Resync]),
+            "{events:?}"
+        );
+        assert_eq!(watcher.link(), Some(index));
+        // From now on nothing is lost.
+        net.ip(&format!("route del 10.96.0.1 dev {VIP_LINK}"));
+        let events = read_until(&mut watcher, |e| !e.is_empty());
+        let change = Event::Vip {
+            vip: "10.96.0.1".parse().unwrap(),
+            change: Change::ROUTE_REMOVED,
+            origin: Origin::OTHER,
+        };
+        assert!(events.contains(&change), "{events:?}");
     }
 }
 

@@ -209,7 +209,7 @@ fn watch() {
     ] {
         let _node = node();
         let socket = Socket::open(1 << 20, crate::sys::Strictness::Preferred).unwrap();
-        for group in crate::netlink::GROUPS {
+        for group in crate::netlink::listener::GROUPS {
             socket.join(group).unwrap();
         }
         happen();

@@ -49,12 +49,8 @@ impl Keeper {
         self.dirty.clear();
         self.counters.resyncs += 1;
         // The notification that the link is another one now may be lost.
-        match self.manager.find_link() {
-            Ok(link) => {
-                self.link_traits = link.as_ref().map(|link| link.traits).unwrap_or_default();
-                self.link = link.map(|link| link.index);
-            }
-            Err(error) => return self.conclude(Err(error), Look::All, false),
+        if let Err(error) = self.find_link() {
+            return self.conclude(Err(error), Look::All, false);
         }
         let mut result = self.reconcile();
         let expected = std::mem::take(&mut self.expected);

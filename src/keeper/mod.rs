@@ -23,9 +23,11 @@ use std::time::{Duration, Instant};
 use crate::base::{Family, PerFamily, Vip};
 use crate::core::Binding;
 use crate::engine::lookup::Notified;
+use crate::link::LinkRef;
 use crate::manager::{VipManager, check_claim};
-use crate::netlink::GROUPS;
 use crate::netlink::decode::LinkTraits;
+use crate::netlink::filter::{Elsewhere, Interest};
+use crate::netlink::listener::Listener;
 use crate::outcome::Canceller;
 use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
@@ -116,7 +118,7 @@ pub struct Keeper {
     claim: Claim,
     /// Sorted.
     desired: Vec<Vip>,
-    socket: Socket,
+    listener: Listener,
     receive: Box<[u8]>,
     link: Option<u32>,
     /// The state of that link when it was last looked up or notified.
@@ -165,28 +167,17 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(
-        mut manager: VipManager,
-        claim: Claim,
-        socket: Socket,
-    ) -> Result<Self, Error> {
-        for group in GROUPS {
-            socket
-                .join(group)
-                .map_err(|error| Error::io("cannot listen to notifications", &error))?;
-        }
-        // Only now, so that no change in between is missed.
-        let found = manager.find_link()?;
-        let link_traits = found.as_ref().map(|link| link.traits).unwrap_or_default();
-        let link = found.map(|link| link.index);
-        Ok(Self {
+    pub(crate) fn new(manager: VipManager, claim: Claim, socket: Socket) -> Result<Self, Error> {
+        let interest = interest(&manager, None);
+        let listener = Listener::new(socket, interest).map_err(|error| Error::listening(&error))?;
+        let mut keeper = Self {
             manager,
             claim,
             desired: Vec::new(),
-            socket,
+            listener,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
-            link,
-            link_traits,
+            link: None,
+            link_traits: LinkTraits::default(),
             leaving: Vec::new(),
             full: None,
             link_state: Keeping::default(),
@@ -205,7 +196,27 @@ impl Keeper {
             backoffs: BTreeMap::new(),
             link_backoff: None,
             counters: Counters::default(),
-        })
+        };
+        // Only now, so that no change in between is missed.
+        keeper.find_link()?;
+        Ok(keeper)
+    }
+
+    /// Looks the link up, and listens to what matters now. The last look-up comes after the listener's
+    /// filter was attached, so no change after it is missed.
+    fn find_link(&mut self) -> Result<(), Error> {
+        loop {
+            let found = self.manager.find_link()?;
+            self.link_traits = found.as_ref().map(|link| link.traits).unwrap_or_default();
+            self.link = found.map(|link| link.index);
+            let interest = interest(&self.manager, self.link);
+            if *self.listener.interest() == interest {
+                return Ok(());
+            }
+            self.listener
+                .listen_to(interest)
+                .map_err(|error| Error::listening(&error))?;
+        }
     }
 
     /// Sets the VIPs to keep from now on. The next [`dispatch`](Self::dispatch) assigns and releases.
@@ -657,7 +668,7 @@ impl Keeper {
 
 impl AsFd for Keeper {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.listener.as_fd()
     }
 }
 
@@ -666,6 +677,17 @@ impl AsFd for Keeper {
 impl AsRawFd for Keeper {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
+    }
+}
+
+/// The notifications that matter to a keeper of this manager. By an index, the link is always known.
+fn interest(manager: &VipManager, link: Option<u32>) -> Interest {
+    Interest {
+        link: match &manager.config().link {
+            LinkRef::Name(_) => link,
+            LinkRef::Index(index) => Some(index.get()),
+        },
+        elsewhere: Elsewhere::Only(*manager.sources()),
     }
 }
 

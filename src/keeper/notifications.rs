@@ -17,7 +17,7 @@ impl Keeper {
     pub(super) fn listen(&mut self) -> Result<(), Error> {
         loop {
             let received = self
-                .socket
+                .listener
                 .receive(&mut self.receive)
                 .map_err(|error| Error::io("cannot receive notifications", &error))?;
             let mut lost = false;

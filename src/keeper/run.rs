@@ -85,7 +85,7 @@ impl Keeper {
             .next_deadline()
             .map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
         let cancelled = self.manager.cancelled();
-        let descriptors = [self.socket.as_fd(), cancelled.as_fd(), orders.as_fd()];
+        let descriptors = [self.listener.as_fd(), cancelled.as_fd(), orders.as_fd()];
         let [_, is_cancelled, _] = wait_any(descriptors, patience)
             .map_err(|error| Error::io("cannot wait for notifications", &error))?;
         Ok(match is_cancelled && cancelled.take() {

@@ -31,8 +31,8 @@ const fn staged(desired: Protocol) -> u8 {
 /// The kernel's value for no label (`IPV6_ADDR_LABEL_DEFAULT`, net/ipv6/addrlabel.c).
 const NO_LABEL: u32 = u32::MAX;
 
-/// The default receive buffer, in bytes: more than the replies of a full batch need. The kernel grants
-/// at most `net.core.rmem_max`.
+/// The default receive buffer, in bytes: more than the replies of a full batch need. The kernel may
+/// grant less.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Configures a [`VipManager`].
@@ -249,8 +249,9 @@ impl VipManagerBuilder {
         self
     }
 
-    /// Sets the receive buffer, in bytes. Default: 1 MiB. `net.core.rmem_max` may limit it. A smaller
-    /// buffer makes smaller batches, and never loses replies.
+    /// Sets the receive buffer, in bytes. Default: 1 MiB. Without `CAP_NET_ADMIN` in the initial user
+    /// namespace, `net.core.rmem_max` limits it. A smaller buffer makes smaller batches, and never loses
+    /// replies.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self

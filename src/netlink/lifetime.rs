@@ -7,6 +7,7 @@
 
 use std::io;
 
+use super::filter::deletion_of;
 use crate::base::NO_LINK as NONE;
 use crate::sys::{Received, Socket};
 
@@ -38,7 +39,7 @@ impl Lifetime {
     /// Starts with the link of this index. The caller looks the link up afterwards.
     pub(crate) fn begin(&mut self, link: u32) -> io::Result<()> {
         if self.monitored != link {
-            self.socket.receive_only_deletion_of(link)?;
+            self.socket.attach_filter(&deletion_of(link))?;
             if self.monitored == NONE {
                 self.socket.join(libc::RTNLGRP_LINK)?;
             }

@@ -10,15 +10,8 @@ pub(crate) mod connection;
 pub(crate) mod decode;
 pub(crate) mod dump_cache;
 pub(crate) mod encode;
+pub(crate) mod filter;
 pub(crate) mod lifetime;
+pub(crate) mod listener;
 #[cfg(test)]
 mod tests;
-
-/// The groups of the notifications (linux/rtnetlink.h).
-pub(crate) const GROUPS: [u32; 5] = [
-    libc::RTNLGRP_LINK,
-    libc::RTNLGRP_IPV4_IFADDR,
-    libc::RTNLGRP_IPV6_IFADDR,
-    libc::RTNLGRP_IPV4_ROUTE,
-    libc::RTNLGRP_IPV6_ROUTE,
-];

@@ -55,7 +55,7 @@ const REPLY_COST: usize = 1344;
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace and requests a receive buffer of
-    /// `rcvbuf` bytes. The kernel may grant less (`net.core.rmem_max`).
+    /// `rcvbuf` bytes, of which the kernel may grant less.
     pub(crate) fn open(rcvbuf: usize, strictness: Strictness) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE)?;
         inner.set_non_blocking(true)?;
@@ -68,7 +68,7 @@ impl Socket {
                 Ok(()) | Err(_) => {}
             }
         }
-        inner.set_rx_buf_sz(libc::c_int::try_from(rcvbuf).unwrap_or(libc::c_int::MAX))?;
+        request_buffer(&inner, rcvbuf)?;
         let port = inner.bind_auto()?.port_number();
         let replies = (inner.get_rx_buf_sz()? / REPLY_COST).max(1);
         Ok(Self {
@@ -202,49 +202,17 @@ impl Socket {
         self.inner()?.add_membership(group)
     }
 
-    /// Attaches a filter that passes only the deletion of the link with this index, or its move to
-    /// another namespace. Filtered messages do not fill the receive buffer (`do_one_broadcast`,
-    /// net/netlink/af_netlink.c).
-    #[allow(unsafe_code)]
-    pub(crate) fn receive_only_deletion_of(&self, link: u32) -> io::Result<()> {
-        // cBPF loads are big-endian.
-        let kind = u16::from_be_bytes(libc::RTM_DELLINK.to_ne_bytes());
-        let index = u32::from_be_bytes(link.to_ne_bytes());
-        // The offsets of nlmsg_type, ifi_family and ifi_index (linux/netlink.h, linux/rtnetlink.h).
-        // The RTM_DELLINK of a port that leaves its bridge has family AF_BRIDGE and the port's index.
-        let mut program = [
-            load(libc::BPF_H, 4),
-            skip_unless(u32::from(kind), 5),
-            load(libc::BPF_B, 16),
-            skip_unless(libc::AF_UNSPEC.unsigned_abs(), 3),
-            load(libc::BPF_W, 20),
-            skip_unless(index, 1),
-            // The number of bytes to pass: all that is needed, or none.
-            pass(24),
-            pass(0),
-        ];
+    /// Attaches a filter, a classic BPF program, in the place of an earlier one. What is queued stays.
+    pub(crate) fn attach_filter(&self, program: &[libc::sock_filter]) -> io::Result<()> {
+        let too_long = |_| io::Error::from_raw_os_error(libc::EINVAL);
         let filter = libc::sock_fprog {
-            len: 8,
-            filter: program.as_mut_ptr(),
+            len: u16::try_from(program.len()).map_err(too_long)?,
+            // The kernel only reads it.
+            filter: program.as_ptr().cast_mut(),
         };
-        let inner = self.inner()?;
-        // SAFETY: the descriptor is open for as long as its socket is borrowed. `filter` has the
-        // length of `program`, both outlive the call, and the kernel copies and checks the program
-        // (`bpf_check_classic`, net/core/filter.c).
-        let result = unsafe {
-            libc::setsockopt(
-                inner.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const filter).cast(),
-                libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or_default(),
-            )
-        };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        // `filter` has the length of `program`, which outlives the call. The kernel copies and checks the
+        // program (`bpf_check_classic`, net/core/filter.c).
+        set_option(self.inner()?, libc::SO_ATTACH_FILTER, &filter)
     }
 
     /// Stops receiving the notifications of a multicast group.
@@ -259,26 +227,32 @@ impl AsFd for Socket {
     }
 }
 
-/// A cBPF instruction (linux/filter.h).
-fn instruction(code: u32, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        // The codes have 8 bits.
-        code: u16::try_from(code).unwrap_or_default(),
-        jt: 0,
-        jf,
-        k,
+/// Sets an option of a socket (SOL_SOCKET) to a value of the type that the option has.
+#[allow(unsafe_code)]
+fn set_option<T>(socket: &netlink_sys::Socket, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
+    // SAFETY: the descriptor is open for as long as its socket is borrowed, and the kernel reads the
+    // `length` bytes of `value`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
-fn load(size: u32, offset: u32) -> libc::sock_filter {
-    instruction(libc::BPF_LD | size | libc::BPF_ABS, 0, offset)
-}
-
-/// Skips the next `skip` instructions unless the loaded value is `k`.
-fn skip_unless(k: u32, skip: u8) -> libc::sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, k)
-}
-
-fn pass(bytes: u32) -> libc::sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, 0, bytes)
+/// Requests a receive buffer of this many bytes. Without `CAP_NET_ADMIN` in the initial user namespace
+/// the kernel grants at most `net.core.rmem_max`.
+fn request_buffer(socket: &netlink_sys::Socket, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SO_RCVBUFFORCE, &bytes)
+        .or_else(|_| set_option(socket, libc::SO_RCVBUF, &bytes))
 }

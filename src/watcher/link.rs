@@ -2,6 +2,7 @@
 
 use crate::link::{LinkIndex, LinkRef};
 use crate::netlink::decode::{self, Link, Message};
+use crate::netlink::filter::{Elsewhere, Interest};
 use crate::netlink::lifetime::Lifetime;
 
 use super::Event;
@@ -17,6 +18,23 @@ pub(super) struct Followed {
 }
 
 impl Followed {
+    /// The notifications that matter to a watcher. By an index, the link is always known.
+    pub(super) fn interest(&self) -> Interest {
+        self.interest_in(self.link)
+    }
+
+    /// The same with this link, `None`: every link.
+    pub(super) fn interest_in(&self, link: Option<u32>) -> Interest {
+        Interest {
+            link: match &self.which {
+                LinkRef::Name(_) => link,
+                LinkRef::Index(index) => Some(index.get()),
+            },
+            // An address of any link is an event.
+            elsewhere: Elsewhere::All,
+        }
+    }
+
     /// Whether it is this link.
     fn is(&mut self, seen: &Link<'_>) -> bool {
         match &self.which {

@@ -17,10 +17,10 @@ use std::time::Duration;
 use crate::base::Family;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::{VipFilter, VipManager, find_link};
-use crate::netlink::GROUPS;
 use crate::netlink::decode::{self, Address};
 use crate::netlink::encode::dump_addresses;
 use crate::netlink::lifetime::Lifetime;
+use crate::netlink::listener::Listener;
 use crate::outcome::Error;
 use crate::sys::{Received, Socket, Woken, wait_readable};
 
@@ -63,7 +63,7 @@ const QUESTION: u32 = 0x7669_7072;
 /// In an event loop, wait until its descriptor ([`AsFd`]) is readable, then call
 /// [`read`](Self::read), which reads all that is there, so that the loop may be edge-triggered.
 pub struct Watcher {
-    socket: Socket,
+    listener: Listener,
     followed: Followed,
     /// Something was lost, and with it perhaps that the link is another one now.
     lost: bool,
@@ -93,16 +93,14 @@ impl Watcher {
         requests: Arc<Socket>,
         filter: &VipFilter<'_>,
     ) -> io::Result<Self> {
-        for group in GROUPS {
-            socket.join(group)?;
-        }
+        let followed = Followed {
+            which: which.clone(),
+            lifetime,
+            link: None,
+        };
         Ok(Self {
-            socket,
-            followed: Followed {
-                which: which.clone(),
-                lifetime,
-                link: None,
-            },
+            listener: Listener::new(socket, followed.interest())?,
+            followed,
             lost: false,
             asked: false,
             requests,
@@ -146,14 +144,7 @@ impl Watcher {
     pub fn read(&mut self, events: &mut Vec<Event>) -> Result<usize, Error> {
         let before = events.len();
         self.drain(events)?;
-        for _ in 0..QUESTIONS {
-            if !self.lost {
-                break;
-            }
-            self.request_link()?;
-            // The kernel has answered by now.
-            self.drain(events)?;
-        }
+        self.follow_heard(events)?;
         self.burst.flush(events);
         // What the caller had before is the caller's.
         let mut end = before;
@@ -167,11 +158,39 @@ impl Watcher {
         Ok(end - before)
     }
 
+    /// Makes sure that the link is known, and that its notifications pass.
+    fn follow_heard(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        let cannot = |error| Error::listening(&error);
+        for _ in 0..QUESTIONS {
+            let (before, followed) = (*self.listener.interest(), self.followed.interest());
+            let passes = before == followed || before.link.is_none();
+            if passes && !self.lost {
+                break;
+            }
+            // The answer is about a link, so every link passes before the question.
+            self.listener
+                .listen_to(self.followed.interest_in(None))
+                .map_err(cannot)?;
+            self.request_link()?;
+            // The kernel has answered by now.
+            self.drain(events)?;
+            let is_another = self.followed.link.is_some() && self.followed.link != before.link;
+            if before.link.is_some() && is_another {
+                // The filter dropped what had happened to this link.
+                self.burst.flush(events);
+                events.push(Event::Resync);
+            }
+        }
+        self.listener
+            .listen_to(self.followed.interest())
+            .map_err(cannot)
+    }
+
     /// Appends what is queued.
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         loop {
             let received = self
-                .socket
+                .listener
                 .receive(&mut self.receive)
                 .map_err(|error| Error::io("cannot receive notifications", &error))?;
             let datagram = match received {
@@ -189,7 +208,7 @@ impl Watcher {
                     // A link may be made from another namespace. Its notification then bears the
                     // port id of a socket there, which may be the same number.
                     if self.asked
-                        && message.port == self.socket.port()
+                        && message.port == self.listener.socket().port()
                         && message.sequence == QUESTION
                     {
                         self.asked = false;
@@ -218,7 +237,8 @@ impl Watcher {
     fn request_link(&mut self) -> Result<(), Error> {
         let mut request = Vec::new();
         get_link_message(&mut request, QUESTION, &self.followed.which);
-        self.socket
+        self.listener
+            .socket()
             .send(&request)
             .map_err(|error| Error::io("cannot look up the link", &error))?;
         (self.lost, self.asked) = (false, true);
@@ -251,7 +271,7 @@ impl Watcher {
             if count > 0 || left.is_zero() {
                 return Ok(count);
             }
-            let woken = wait_readable(&self.socket, &self.socket, left)
+            let woken = wait_readable(&self.listener, &self.listener, left)
                 .map_err(|error| Error::io("cannot wait for notifications", &error))?;
             if woken == Woken::TimedOut {
                 return Ok(0);
@@ -281,7 +301,7 @@ impl Watcher {
 
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.listener.as_fd()
     }
 }
 

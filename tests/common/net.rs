@@ -118,6 +118,28 @@ impl Net {
         }
     }
 
+    /// Changes that a keeper and a watcher are notified of, but that mean nothing to them: more than a
+    /// small receive buffer holds.
+    pub fn notify_in_vain(&self) {
+        self.ip_batch((0..100).flat_map(|at| {
+            ["add", "del"].map(|what| format!("route {what} blackhole 10.255.0.{at} table local"))
+        }));
+    }
+
+    /// Changes that concern neither the VIP link nor the node's addresses: as many.
+    pub fn change_other_links(&self) {
+        self.ip_batch((0..100).flat_map(|at| {
+            [
+                format!("link set {NODE_LINK} mtu {}", 1400 + at),
+                format!("route add 10.254.0.{at} dev {NODE_LINK}"),
+                format!("route add 2001:db8:254::{at:x} dev {NODE_LINK}"),
+                format!("route add 2001:db8:254:{at:x}::/64 dev {NODE_LINK}"),
+                format!("route add 10.253.0.{at} dev {VIP_LINK} table 77"),
+                format!("route del 10.254.0.{at} dev {NODE_LINK}"),
+            ]
+        }));
+    }
+
     /// Runs `ip` with these words; panics with what it said if it fails.
     #[track_caller]
     pub fn ip(&self, args: &str) -> String {
