@@ -40,6 +40,7 @@ fn is_link_local_v4(range: &IpNet) -> bool {
 }
 
 /// Which addresses are VIPs of this manager.
+#[derive(Clone, Copy)]
 pub(crate) struct VipFilter<'a> {
     pub(crate) sources: PerFamily<Option<IpAddr>>,
     pub(crate) kernel_source: PerFamily<bool>,

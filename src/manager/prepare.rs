@@ -17,8 +17,7 @@ use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
 use crate::link::{self, LinkChanges, LinkState};
 use crate::netlink::connection::{Connection, Groups};
-use crate::outcome::Claim;
-use crate::outcome::{Error, ErrorKind};
+use crate::outcome::{Cancelled, Claim, Error, ErrorKind};
 
 /// The VIPs of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,149 +97,27 @@ impl VipManager {
     /// A fault of one family fails the VIPs of that family. There are four checks: source and link,
     /// before the link is created or brought up; the link, after its creation; source and link, for a
     /// family whose VIPs were only discovered; the address labels, once their VIPs are known.
-    ///
-    /// Longer than 60 lines: the order of the checks and of the first changes is the rule itself.
-    pub(crate) fn prepare(&mut self, scope: Scope<'_>, mode: Mode<'_>) -> Result<Call<'_>, Error> {
-        let Self {
-            config,
-            sources,
-            connection,
-            cancelled,
-            buffers,
-        } = self;
-        let (config, sources) = (&*config, &*sources);
-        connection
-            .listen_to(Groups::empty())
-            .map_err(|error| Error::listening(&error))?;
-        let filter = config.filter(*sources);
-        let Buffers { rows, rejected, .. } = &mut *buffers;
-        rows.sort();
-        rows.reject(|row| filter.reject(row), rejected);
-        if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Lookup(leaving) = &scope {
-            check_claim(leaving.claim, config)?;
-        }
-        if matches!(scope, Scope::Claimed(_)) && rows.len() == 0 {
-            return Err(no_admissible_vip());
-        }
-        let releases = matches!(scope, Scope::Wipe(_) | Scope::Given(Goal::Release))
-            || rows.len() > 0 && rows.iter().all(|row| row.goal == Goal::Release);
-        let asked = needs(rows);
-        let scope = match scope {
-            Scope::Claimed(leaving) => Scope::Claimed(Leaving {
-                desired: asked,
-                ..leaving
-            }),
-            scope => scope,
-        };
-        // A call that assigns no VIP still creates the link.
-        let creates = matches!(scope, Scope::Given(Goal::Assign))
-            || rows.iter().any(|row| row.goal == Goal::Assign);
-        let admit = |vip: Vip| {
-            let goal = match scope {
-                Scope::Given(_) | Scope::Lookup(_) => return None,
-                Scope::Link => Goal::Normalize,
-                Scope::Rebind => Goal::Assign,
-                Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
-            };
-            filter.is_on_link(vip).then_some(goal)
-        };
-        let found = match find_link(connection, config) {
-            Err(error) if creates && is_to_be_made(&error, config) => None,
-            found => Some(found?),
-        };
-        if let Some(link) = found.as_ref().filter(|_| !releases) {
-            check_vrf(link)?;
-        }
-        // The link's creation is the first change: check before it.
-        exclude(config, sources, connection, buffers, asked, found.as_ref())?;
-        // Do not change the link if no VIP is left to assign.
-        let acts = !releases && (!asked.any() || needs(&buffers.rows).any());
+    pub(crate) fn prepare<'m>(
+        &'m mut self,
+        scope: Scope<'_>,
+        mode: Mode<'_>,
+    ) -> Result<Call<'m>, Error> {
+        let mut preparation = Preparation::begin(self, scope)?;
+        let found = preparation.find_link()?;
         let mut labels = None;
         let (link, lookup) = match mode {
-            Mode::Preview(link_changes) => {
-                link_changes.create = config.create.filter(|_| found.is_none() && acts);
-                let link = found.unwrap_or_else(|| no_link(config));
-                link_changes.bring_up = !link.up && acts && may_bring_up(config);
-                if link_changes.bring_up && link.index != link::NONE {
-                    link_changes.broadcasts = link::broadcasts(connection, link.index)?;
-                }
-                link_changes.name.clone_from(&link.name);
-                link_changes.label = config.label;
-                labels = Some(&mut link_changes.labels);
+            Mode::Act => (preparation.change_link(found)?, preparation.lookup()),
+            Mode::Mend(all_notified) => {
+                let link = preparation.change_link(found)?;
+                (link, Some(Lookup { all_notified }))
+            }
+            Mode::Preview(changes) => {
+                let link = preparation.preview_link(found, changes)?;
+                labels = Some(&mut changes.labels);
                 (link, None)
             }
-            Mode::Act | Mode::Mend(_) => {
-                let mut link = match found {
-                    None if acts => {
-                        let link = make(connection, config)?;
-                        let families = needs(&buffers.rows);
-                        exclude(config, sources, connection, buffers, families, Some(&link))?;
-                        link
-                    }
-                    found => found.unwrap_or_else(|| no_link(config)),
-                };
-                if acts && !link.up && may_bring_up(config) {
-                    if let Scope::Claimed(leaving) = scope {
-                        // Bringing the link up is a change: check the claim's bound before it.
-                        let mut call = Call::new(
-                            config.setup(sources, link.index),
-                            connection,
-                            buffers,
-                            cancelled,
-                        );
-                        call.observe_first(Some(&admit))?;
-                        keep_claimed(call.buffers, leaving, &filter)?;
-                    }
-                    bring_up(connection, config, &mut link)?;
-                }
-                let lookup = match mode {
-                    Mode::Mend(all_notified) => Some(Lookup { all_notified }),
-                    _ => begins_with_lookups(&buffers.rows, scope, config)
-                        .then(|| Lookup::unknown(&buffers.rows)),
-                };
-                if lookup.is_some() {
-                    connection
-                        .listen_to(lookup_groups(&buffers.rows))
-                        .map_err(|error| Error::listening(&error))?;
-                }
-                (link, lookup)
-            }
         };
-        let given = matches!(scope, Scope::Given(_) | Scope::Lookup(_));
-        let mut call = Call::new(
-            config.setup(sources, link.index),
-            connection,
-            buffers,
-            cancelled,
-        );
-        if let Some(lookup) = lookup {
-            call.observe_by_lookups_from_now(lookup);
-        }
-        call.observe_first((!given).then_some(&admit))?;
-        keep_own(call.buffers, scope, &filter)?;
-        let found = needs(&call.buffers.rows);
-        let only_found = PerFamily::from_fn(|f| found[f] && !asked[f]);
-        let Call {
-            connection,
-            buffers,
-            ..
-        } = &mut call;
-        exclude(
-            config,
-            sources,
-            connection,
-            buffers,
-            only_found,
-            Some(&link),
-        )?;
-        if let Some(number) = config.labels() {
-            // Only IPv6 has address labels.
-            let labelled = label(&mut call, &link, number, labels);
-            if let Some(trouble) = trouble::only(Family::V6, labelled)? {
-                call.buffers.exclude_family(trouble);
-            }
-        }
-        Ok(call)
+        preparation.observe(&link, lookup, labels)
     }
 
     /// The faults that would keep these families from being served, if these VIPs were desired.
@@ -277,19 +154,246 @@ impl VipManager {
     }
 }
 
-/// The desired set has VIPs, but none that can be served.
-pub(crate) fn no_admissible_vip() -> Error {
-    Error::new(
-        ErrorKind::EmptySet,
-        "the desired set has no admissible VIP, so nothing is released",
-    )
+/// What a call does to the link itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LinkUse {
+    /// It assigns VIPs, so it may create the link and bring it up.
+    Create,
+    /// It repairs VIPs on the link, so it may bring the link up.
+    Repair,
+    /// It releases VIPs, and takes the link as it is.
+    Release,
 }
 
-/// Whether look-ups of the rows are cheaper than dumps, and suffice.
-fn begins_with_lookups(rows: &Rows, scope: Scope<'_>, config: &VipManagerBuilder) -> bool {
-    matches!(scope, Scope::Given(_))
-        && (1..=LOOKUP_MAX).contains(&rows.len())
-        && rows.iter().all(|row| lookups_suffice(row, config.binding))
+impl LinkUse {
+    fn of(scope: Scope<'_>, rows: &Rows) -> Self {
+        let all_are = |goal| rows.len() > 0 && rows.iter().all(|row| row.goal == goal);
+        match scope {
+            Scope::Wipe(_) | Scope::Given(Goal::Release) => Self::Release,
+            // Also a call without an admissible VIP.
+            Scope::Given(Goal::Assign) => Self::Create,
+            _ if all_are(Goal::Release) => Self::Release,
+            _ if rows.iter().any(|row| row.goal == Goal::Assign) => Self::Create,
+            _ => Self::Repair,
+        }
+    }
+}
+
+/// A call during its preparation.
+struct Preparation<'m, 's> {
+    config: &'m VipManagerBuilder,
+    sources: &'m PerFamily<Option<IpAddr>>,
+    connection: &'m mut Connection,
+    cancelled: &'m Cancelled,
+    buffers: &'m mut Buffers,
+    filter: VipFilter<'m>,
+    scope: Scope<'s>,
+    link_use: LinkUse,
+    /// The families with VIPs to assign or to normalize, of those that the caller named.
+    needed: PerFamily<bool>,
+}
+
+impl<'m, 's> Preparation<'m, 's> {
+    /// Rejects the VIPs that cannot be served, and checks the scope.
+    fn begin(manager: &'m mut VipManager, mut scope: Scope<'s>) -> Result<Self, Error> {
+        let VipManager {
+            config,
+            sources,
+            connection,
+            cancelled,
+            buffers,
+        } = manager;
+        connection
+            .listen_to(Groups::empty())
+            .map_err(|error| Error::listening(&error))?;
+        let filter = config.filter(*sources);
+        let Buffers { rows, rejected, .. } = &mut *buffers;
+        rows.sort();
+        rows.reject(|row| filter.reject(row), rejected);
+        if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Lookup(leaving) = &scope {
+            check_claim(leaving.claim, config)?;
+        }
+        let needed = needs(rows);
+        if let Scope::Claimed(leaving) = &mut scope {
+            if rows.len() == 0 {
+                return Err(no_admissible_vip());
+            }
+            leaving.desired = needed;
+        }
+        Ok(Self {
+            link_use: LinkUse::of(scope, rows),
+            config,
+            sources,
+            connection,
+            cancelled,
+            buffers,
+            filter,
+            scope,
+            needed,
+        })
+    }
+
+    /// Finds the link, unless the call may create it, and checks it for the families of the named VIPs.
+    fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
+        let found = match find_link(self.connection, self.config) {
+            Err(error)
+                if self.link_use == LinkUse::Create && is_to_be_made(&error, self.config) =>
+            {
+                None
+            }
+            found => Some(found?),
+        };
+        if let Some(link) = found.as_ref().filter(|_| self.link_use != LinkUse::Release) {
+            check_vrf(link)?;
+        }
+        // The link's creation is the first change: check before it.
+        self.exclude(self.needed, found.as_ref())?;
+        Ok(found)
+    }
+
+    /// Whether the call may change the link: not if no VIP is left to assign.
+    fn may_change_link(&self) -> bool {
+        let is_left = !self.needed.any() || needs(&self.buffers.rows).any();
+        self.link_use != LinkUse::Release && is_left
+    }
+
+    /// Notes what [`change_link`](Self::change_link) would do.
+    fn preview_link(
+        &mut self,
+        found: Option<LinkState>,
+        changes: &mut LinkChanges,
+    ) -> Result<LinkState, Error> {
+        let config = self.config;
+        let may_change = self.may_change_link();
+        changes.create = config.create.filter(|_| found.is_none() && may_change);
+        let link = found.unwrap_or_else(|| no_link(config));
+        changes.bring_up = !link.up && may_change && may_bring_up(config);
+        if changes.bring_up && link.index != link::NONE {
+            changes.broadcasts = link::broadcasts(self.connection, link.index)?;
+        }
+        changes.name.clone_from(&link.name);
+        changes.label = config.label;
+        Ok(link)
+    }
+
+    /// Creates the link and brings it up, if that is needed and allowed.
+    fn change_link(&mut self, found: Option<LinkState>) -> Result<LinkState, Error> {
+        let config = self.config;
+        let may_change = self.may_change_link();
+        let mut link = match found {
+            None if may_change => {
+                let link = make(self.connection, config)?;
+                self.exclude(needs(&self.buffers.rows), Some(&link))?;
+                link
+            }
+            found => found.unwrap_or_else(|| no_link(config)),
+        };
+        if may_change && !link.up && may_bring_up(config) {
+            if let Scope::Claimed(leaving) = self.scope {
+                // Bringing the link up is a change: check the claim's bound before it.
+                let (scope, filter) = (self.scope, self.filter);
+                observe(&mut self.call(&link), scope, &filter)?;
+                keep_claimed(self.buffers, leaving, &filter)?;
+            }
+            bring_up(self.connection, config, &mut link)?;
+        }
+        Ok(link)
+    }
+
+    /// The first observation by look-ups, if they are cheaper than dumps, and suffice.
+    fn lookup(&self) -> Option<Lookup> {
+        let rows = &self.buffers.rows;
+        let suffices = matches!(self.scope, Scope::Given(_))
+            && (1..=LOOKUP_MAX).contains(&rows.len())
+            && rows
+                .iter()
+                .all(|row| lookups_suffice(row, self.config.binding));
+        suffices.then(|| Lookup::unknown(rows))
+    }
+
+    /// Observes the VIPs, and keeps those of the scope. Labels their addresses, or notes the labels.
+    fn observe(
+        self,
+        link: &LinkState,
+        lookup: Option<Lookup>,
+        labels: Option<&mut Vec<Ipv6Net>>,
+    ) -> Result<Call<'m>, Error> {
+        let Self {
+            config,
+            sources,
+            connection,
+            cancelled,
+            buffers,
+            filter,
+            scope,
+            needed,
+            ..
+        } = self;
+        if lookup.is_some() {
+            connection
+                .listen_to(lookup_groups(&buffers.rows))
+                .map_err(|error| Error::listening(&error))?;
+        }
+        let setup = config.setup(sources, link.index);
+        let mut call = Call::new(setup, connection, buffers, cancelled);
+        if let Some(lookup) = lookup {
+            call.observe_by_lookups_from_now(lookup);
+        }
+        observe(&mut call, scope, &filter)?;
+        keep_own(call.buffers, scope, &filter)?;
+        let found = needs(&call.buffers.rows);
+        let only_found = PerFamily::from_fn(|f| found[f] && !needed[f]);
+        let Call {
+            connection,
+            buffers,
+            ..
+        } = &mut call;
+        exclude(config, sources, connection, buffers, only_found, Some(link))?;
+        if let Some(number) = config.labels() {
+            // Only IPv6 has address labels.
+            let labelled = label(&mut call, link, number, labels);
+            if let Some(trouble) = trouble::only(Family::V6, labelled)? {
+                call.buffers.exclude_family(trouble);
+            }
+        }
+        Ok(call)
+    }
+
+    /// A call on the link, to read the link before it is changed.
+    fn call(&mut self, link: &LinkState) -> Call<'_> {
+        Call::new(
+            self.config.setup(self.sources, link.index),
+            self.connection,
+            self.buffers,
+            self.cancelled,
+        )
+    }
+
+    fn exclude(
+        &mut self,
+        families: PerFamily<bool>,
+        link: Option<&LinkState>,
+    ) -> Result<(), Error> {
+        exclude(
+            self.config,
+            self.sources,
+            self.connection,
+            self.buffers,
+            families,
+            link,
+        )
+    }
+}
+
+/// Observes the VIPs of the scope for the first time.
+fn observe(call: &mut Call<'_>, scope: Scope<'_>, filter: &VipFilter<'_>) -> Result<(), Error> {
+    let goal = match scope {
+        Scope::Given(_) | Scope::Lookup(_) => return call.observe_first(None),
+        Scope::Link => Goal::Normalize,
+        Scope::Rebind => Goal::Assign,
+        Scope::Claimed(_) | Scope::Wipe(_) => Goal::Release,
+    };
+    call.observe_first(Some(&|vip| filter.is_on_link(vip).then_some(goal)))
 }
 
 /// The families with VIPs to assign or to normalize.
