@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::base::Protocol;
 use crate::base::{Family, Vip};
-use crate::core::{Answer, LateRoute, MatchContext, Progress, Rows};
+use crate::core::{Answer, LateRoute, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Next, Policy, Step, next};
 use crate::keeper::Keeper;
 use crate::link::{LinkKind, SourceAvoidance};
@@ -142,29 +142,89 @@ pub fn join(data: &[u8]) {
         return;
     };
     let [options, goal] = *options;
-    let bit = |place: u8| options & (1 << place) != 0;
-    let desired = PerFamily::from_fn(|family| DesiredRoute {
-        family,
-        link: INDEX,
-        source: (!bit(0)).then_some(match family {
-            Family::V4 => NODE_V4.into(),
-            Family::V6 => NODE_V6.into(),
-        }),
-        kernel_source: bit(0),
-        protocol: if bit(1) { 201 } else { 2 },
-        staged: if bit(1) { 201 } else { 251 },
-        address_protocol: bit(2).then_some(7),
-        deprecated: false,
-    });
+    let options = Options(options);
+    let desired = options.desired();
     let context = MatchContext {
         link: INDEX,
         desired: &desired,
         now: u32::from(goal),
     };
     let goals = [Goal::Assign, Goal::Normalize, Goal::Release, Goal::Look];
-    let goal = goals[usize::from(goal % 4)];
+    let rows = join_datagram(datagram, options, goals[usize::from(goal % 4)], &context);
+    assert!(
+        rows.as_slice().is_sorted_by(|a, b| a.vip < b.vip),
+        "each VIP is one row, in order"
+    );
+    for row in rows.iter() {
+        check_next(row, options.policy(row.goal));
+        // Each can be deleted.
+        let templates = Templates::new(&desired[row.vip.family()]);
+        for key in rows.others(row.vip) {
+            let mut out = Vec::new();
+            templates.push_delete_route(&mut out, 1, &row.vip.addr(), key);
+            assert!(!out.is_empty());
+        }
+    }
+}
+
+/// The options of [`join`], one a bit.
+#[derive(Clone, Copy)]
+struct Options(u8);
+
+impl Options {
+    fn has(self, place: u8) -> bool {
+        self.0 & (1 << place) != 0
+    }
+
+    fn kernel_source(self) -> bool {
+        self.has(0)
+    }
+
+    fn desired(self) -> PerFamily<DesiredRoute> {
+        PerFamily::from_fn(|family| DesiredRoute {
+            family,
+            link: INDEX,
+            source: (!self.kernel_source()).then_some(match family {
+                Family::V4 => NODE_V4.into(),
+                Family::V6 => NODE_V6.into(),
+            }),
+            kernel_source: self.kernel_source(),
+            protocol: if self.has(1) { 201 } else { 2 },
+            staged: if self.has(1) { 201 } else { 251 },
+            address_protocol: self.has(2).then_some(7),
+            deprecated: false,
+        })
+    }
+
+    fn discovers(self) -> bool {
+        self.has(3)
+    }
+
+    fn policy(self, goal: Goal) -> Policy {
+        Policy {
+            goal,
+            as_kernel: !self.has(1),
+            binding: if self.has(4) && !self.kernel_source() {
+                Binding::Route
+            } else {
+                Binding::Address
+            },
+            kernel_source: self.kernel_source(),
+        }
+    }
+}
+
+/// The rows of all VIPs, after one observation and the look-ups of a datagram.
+fn join_datagram(
+    datagram: &[u8],
+    options: Options,
+    goal: Goal,
+    context: &MatchContext<'_>,
+) -> Rows {
     let admit = |vip: Vip| vip.inadmissible().is_none().then_some(goal);
-    let admit = bit(3).then_some(&admit as crate::core::Admit<'_>);
+    let admit = options
+        .discovers()
+        .then_some(&admit as crate::core::Admit<'_>);
     let mut rows = Rows::default();
     for vip in vips() {
         rows.push(vip.into(), goal);
@@ -174,10 +234,10 @@ pub fn join(data: &[u8]) {
     let mut look_ups = Vec::new();
     for message in messages(datagram).flatten() {
         if let (libc::RTM_NEWADDR, Ok(Some(address))) = (message.kind, message.address()) {
-            rows.join_address(&address, &context, admit);
+            rows.join_address(&address, context, admit);
         }
         if let (libc::RTM_NEWROUTE, Ok(Some(route))) = (message.kind, message.route()) {
-            rows.join_route(&route, &context, admit);
+            rows.join_route(&route, context, admit);
         }
         if let libc::RTM_GETROUTE | NLMSG_ERROR = message.kind {
             look_ups.push(match message.route().ok().flatten() {
@@ -190,50 +250,27 @@ pub fn join(data: &[u8]) {
     rows.finish();
     rows.adopt();
     for (row, answer) in (0..).zip(&look_ups) {
-        rows.join_look_up(row, answer, &context);
+        rows.join_look_up(row, answer, context);
     }
-    let known: Vec<Vip> = rows.iter().map(|row| row.vip).collect();
-    assert!(
-        known.is_sorted_by(|a, b| a < b),
-        "each VIP is one row, in order"
-    );
-    for row in rows.iter() {
-        let family = row.vip.family();
-        let policy = Policy {
-            goal: row.goal,
-            as_kernel: !bit(1),
-            binding: if bit(4) && !bit(0) {
-                Binding::Route
-            } else {
-                Binding::Address
-            },
-            kernel_source: bit(0),
-        };
-        let drift = row.facts.drift(policy);
-        let begins = Progress::default();
-        let mut added = begins;
-        added.acked(Step::AddAddress);
-        let mut seen = added;
-        seen.late_route = LateRoute::Seen;
-        for progress in [begins, added, seen] {
-            match next(family, row.facts, progress, policy) {
-                Next::Steps(steps) => assert!(!steps.is_empty() && steps.len() <= 4),
-                Next::Done if row.goal == Goal::Assign => {
-                    assert!(drift.is_empty(), "done with {drift} ({:?})", row.facts);
-                }
-                Next::Done | Next::Wait | Next::Read | Next::Fail(_) => {}
+    rows
+}
+
+/// Checks what is planned for the row, whatever the call knows of the late route.
+fn check_next(row: &Row, policy: Policy) {
+    let drift = row.facts.drift(policy);
+    let begins = Progress::default();
+    let mut added = begins;
+    added.acked(Step::AddAddress);
+    let mut seen = added;
+    seen.late_route = LateRoute::Seen;
+    for progress in [begins, added, seen] {
+        match next(row.vip.family(), row.facts, progress, policy) {
+            Next::Steps(steps) => assert!(!steps.is_empty() && steps.len() <= 4),
+            Next::Done if row.goal == Goal::Assign => {
+                assert!(drift.is_empty(), "done with {drift} ({:?})", row.facts);
             }
+            Next::Done | Next::Wait | Next::Read | Next::Fail(_) => {}
         }
-        // Each can be deleted.
-        if rows.others(row.vip).next().is_none() {
-            continue;
-        }
-        let templates = Templates::new(&desired[family]);
-        let mut out = Vec::new();
-        for key in rows.others(row.vip) {
-            templates.push_delete_route(&mut out, 1, &row.vip.addr(), key);
-        }
-        assert!(!out.is_empty());
     }
 }
 

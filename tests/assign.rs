@@ -652,6 +652,7 @@ fn assign_under_a_rule_before_table_local_writes_only_new_vips() {
 
 /// As kube-vip leaves its addresses: what does not renew them ends them.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn assign_makes_an_expiring_address_permanent() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {

@@ -309,6 +309,7 @@ fn sourceless() -> VipManager {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn audit_without_a_source_reports_only_drift_from_every_source() {
     let net = Net::new();
     let vips = vips(6);
@@ -611,6 +612,7 @@ fn careless_dump(raw: &mut Raw) -> Vec<IpAddr> {
 const AUDITS: u32 = if cfg!(debug_assertions) { 20 } else { 100 };
 
 /// kernel-facts: route dumps skip and repeat entries while the table changes, and say nothing.
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn audits_beside_a_writer(rounds: u32, binding: Binding, writes_on_the_link: bool) {
     let net = Net::new();
     let vips = vips_v6(10_000);

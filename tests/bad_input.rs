@@ -321,6 +321,7 @@ fn mtu_below_1280_is_reported_as_the_reason() {
 
 /// Whatever the one family lacks, by every call that puts VIPs on a link or keeps them there.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn family_that_lacks_something_does_not_stop_the_other() {
     for family in [Family::V4, Family::V6] {
         let net = Net::new();

@@ -247,6 +247,7 @@ fn comes_back<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn calls_beside_an_adversary_end() {
     let _alone = alone();
     for (protocol, route_only) in [(PROTO_KERNEL, false), (201, true)] {
@@ -487,6 +488,7 @@ impl Drop for ChangingRules {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn calls_beside_changing_rules_and_churn_report_no_false_success() {
     let _alone = alone();
     for route_only in [false, true] {

@@ -122,6 +122,7 @@ fn signal_storm_interrupts_system_calls() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn signal_storm_changes_no_result() {
     let net = Net::new();
     let set = vips(1000);
@@ -197,6 +198,7 @@ fn signal_storm_changes_no_result() {
 /// Address dumps that the kernel itself calls interrupted: another thread's addresses come and go, on the
 /// link and elsewhere.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
     let net = Net::new();
     let link = net.vip_index();

@@ -349,6 +349,7 @@ fn another_devices_route_that_loses_is_no_conflict() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn keeper_restores_the_kernels_route() {
     for kept in FAMILIES {
         let net = Net::new();

@@ -173,6 +173,7 @@ struct Met {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn next_call_after_a_kill_converges_and_nothing_else_changes() {
     let mut random = Random::new();
     let settings = settings();

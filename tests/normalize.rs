@@ -334,6 +334,7 @@ type Made = (
 );
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
     const NODAD: AddressFlags = AddressFlags::Nodad;
     let home = NODAD | AddressFlags::Homeaddress;

@@ -108,6 +108,7 @@ fn assert_untouched(events: &[Event], vips: &BTreeSet<IpAddr>) {
 }
 
 /// A node full of other things, some of them about our VIPs.
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn full_node(net: &Net, vips: &[IpAddr]) {
     net.add_link(OTHER);
     net.add_link(RIVAL);
@@ -295,6 +296,7 @@ fn in_every_state() -> Vec<(IpAddr, State)> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn calls_change_nothing_else_on_a_full_node() {
     for protocol in PROTOCOLS {
         let net = Net::new();

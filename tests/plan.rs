@@ -440,6 +440,7 @@ fn plan_releases_routes_without_addresses() {
 /// In IPv4 many routes may stand in one place, in an order that no observation keeps, and a
 /// deletion may match several.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn plan_deletes_ipv4_duplicates_in_any_order() {
     let mut random = Random::new();
     for (protocol, binding) in PROTOCOLS
@@ -1072,6 +1073,7 @@ fn plan_adds_a_placeholder_before_the_last_ipv4_address_goes() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
     let of = |vip: IpAddr| {
         let state = common::net::ip_json(&format!("addr show dev {VIP_LINK} to {vip}"));

@@ -279,6 +279,7 @@ impl Foreign {
     }
 
     /// The commands that do it; a command that fails changes nothing. `kind`: of the links.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of change")]
     fn commands(self, kind: &str) -> Vec<String> {
         let link = |words: &str| format!("ip link set dev {VIP_LINK} {words}");
         let conf = |key: &str, value: u8| {
@@ -1251,6 +1252,7 @@ impl Party {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one rule after the other")]
     fn judge(
         &self,
         call: Call,
@@ -1859,6 +1861,7 @@ fn control_commands_remove_and_restore_the_link() {
 /// The control of the judge: what is broken by another writer after a call, or was never done, is
 /// seen.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn control_broken_promise_is_seen() {
     let tally = Tally::default();
     let case = Case {

@@ -146,6 +146,7 @@ fn assign_of_a_hundred_thousand() {
 
 /// What is wrong with a route that has no address.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn every_broken_state_is_reported_and_repaired() {
     for protocol in PROTOCOLS {
         let net = Net::new();

@@ -369,6 +369,7 @@ struct Soak {
 }
 
 /// Runs one. The last two answers of the keeper, and what happened between them.
+#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn soak(plan: Soak) -> Result<(Reading, Reading, Happened), String> {
     let Soak { pairs, drifts, .. } = plan;
     let mut random = Random::new();

@@ -155,6 +155,7 @@ impl Work {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one measurement, step by step")]
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(only) = &options.only {

@@ -141,6 +141,10 @@ const DRAWN: [(&str, RGBColor, &str); 6] = [
 type Lines = BTreeMap<(bool, String), Vec<(f64, f64, u32)>>;
 
 /// Draws one family: all ways by address, and route-only beside them.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one chart, from its frame to its legend"
+)]
 fn plot(family: &str, data: &str, file: &std::path::Path) {
     let mut lines: Lines = BTreeMap::new();
     for line in data.lines().filter(|line| line.starts_with(family)) {

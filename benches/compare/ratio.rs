@@ -81,6 +81,7 @@ const fn at_most(ratio: f64) -> Target {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one measurement, step by step")]
 fn main() {
     let mut options = Options::parse();
     if options.test {
@@ -340,6 +341,7 @@ impl Bench {
     }
 
     /// Reads VIPs that are right, on a node with so many other routes.
+    #[expect(clippy::too_many_lines, reason = "one measurement, step by step")]
     fn read(&mut self, family: &str, size: u32, vips: Vips, others: u32) {
         let work = match others {
             0 => format!("look, no other routes, {family}"),
@@ -657,6 +659,7 @@ impl Bench {
     }
 
     /// Runs the contestants and tells what came of it.
+    #[expect(clippy::too_many_lines, reason = "one measurement, step by step")]
     fn compare(
         &mut self,
         node: Option<&Node>,

@@ -58,6 +58,10 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a tour is read from its beginning to its end"
+)]
 fn tour(out: &mut impl Write) -> Outcome {
     writeln!(
         out,

@@ -72,6 +72,9 @@ bitflags::bitflags! {
             | Self::TENTATIVE.bits() | Self::DAD_FAILED.bits() | Self::RECENT.bits()
             | Self::OTHER_LENGTH.bits() | Self::MARKED.bits() | Self::ADDRESS_MARKED.bits()
             | Self::PEER.bits() | Self::EXPIRES.bits();
+        /// The facts that each address of the VIP replaces.
+        const OF_LAST_ADDRESS = Self::NO_PREFIX_ROUTE.bits() | Self::TENTATIVE.bits()
+            | Self::DAD_FAILED.bits() | Self::RECENT.bits();
         /// The differences of a route with the key of the desired route.
         const SAME_KEY_DIFFERS = Self::WRONG_SOURCE.bits() | Self::WRONG_PROTOCOL.bits()
             | Self::SAME_KEY_EXPIRES.bits();

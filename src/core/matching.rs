@@ -2,9 +2,11 @@
 
 use super::Facts;
 use crate::base::{
-    DesiredRoute, Family, IP6_USER_METRIC, PerFamily, RouteKey, TABLE_LOCAL, TABLE_MAIN,
+    AddressAttrs, DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS,
+    IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE,
+    IP6_USER_METRIC, PerFamily, RouteKey, TABLE_LOCAL, TABLE_MAIN,
 };
-use crate::netlink::decode::Route;
+use crate::netlink::decode::{Address, Route};
 
 /// The state that observed routes and addresses are compared with.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,46 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     }
 }
 
+/// The facts that a host address on the link shows of its VIP. Its peer is not among them.
+pub(super) fn meaning_of_address(address: &Address, context: &MatchContext<'_>) -> Facts {
+    let family = Family::of(&address.addr);
+    let has = |flag| address.flags & flag != 0;
+    let mark = context.desired[family].address_protocol;
+    let marked = mark.is_some() && address.protocol == mark;
+    let mut facts = Facts::ADDRESS;
+    facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));
+    facts.set(Facts::DAD_FAILED, has(IFA_F_DADFAILED));
+    facts.set(Facts::RECENT, is_recent(address.created, context.now));
+    facts.set(Facts::MARKED | Facts::ADDRESS_MARKED, marked);
+    facts.set(
+        Facts::NO_PREFIX_ROUTE,
+        family == Family::V4 || has(IFA_F_NOPREFIXROUTE),
+    );
+    facts.set(Facts::EXPIRES, expires(address));
+    facts
+}
+
+fn expires(address: &Address) -> bool {
+    address.valid != u32::MAX
+}
+
+/// The attributes that an update of the address must repeat, if it expires or has a metric.
+pub(super) fn attrs_to_repeat(address: &Address) -> Option<AddressAttrs> {
+    let expires = expires(address);
+    if !expires && address.rt_priority.is_none() {
+        return None;
+    }
+    let settable = IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_MCAUTOJOIN;
+    Some(AddressAttrs {
+        flags: address.flags & settable,
+        end: address.peer.unwrap_or(address.addr),
+        expires,
+        deprecated: address.flags & IFA_F_DEPRECATED != 0 || address.preferred == 0,
+        protocol: address.protocol,
+        rt_priority: address.rt_priority,
+    })
+}
+
 pub(super) fn key_of(route: &Route) -> RouteKey {
     RouteKey {
         table: route.table,
@@ -111,6 +153,6 @@ const RECENT_FOR: u32 = 150;
 /// How far the kernel's tick clock may be ahead of `CLOCK_MONOTONIC`, in hundredths of a second.
 const CLOCKS_DIFFER: u32 = 100;
 
-pub(super) fn is_recent(created: u32, now: u32) -> bool {
+fn is_recent(created: u32, now: u32) -> bool {
     now.wrapping_sub(created).wrapping_add(CLOCKS_DIFFER) < RECENT_FOR + CLOCKS_DIFFER
 }

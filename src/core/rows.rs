@@ -2,13 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::matching::{MatchContext, is_recent, key_of, meaning};
+use super::matching::{MatchContext, attrs_to_repeat, key_of, meaning, meaning_of_address};
 use super::{Cause, Facts, Goal, Row};
-use crate::base::{
-    AddressAttrs, Family, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS,
-    IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE,
-    IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip,
-};
+use crate::base::{AddressAttrs, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::netlink::decode::{Address, Route};
 
 /// The VIPs of a call, sorted, with their facts. All buffers are kept between calls.
@@ -275,16 +271,13 @@ impl Rows {
         }
         self.seen += 1;
         let vip = Vip::from(address.addr);
-        let is_host = address.prefix_length == vip.family().host_bits();
+        if address.prefix_length != vip.family().host_bits() {
+            return self.join_other_length(vip, admit.is_some());
+        }
         let row = match self.find(address.addr) {
             Some(at) => &mut self.rows[at],
             None => {
-                let goal = admit.filter(|_| is_host).and_then(|admit| admit(vip));
-                let Some(goal) = goal else {
-                    if admit.is_some() && !is_host {
-                        // The dump may show the same address as a host later.
-                        self.other_prefixes.push(vip);
-                    }
+                let Some(goal) = admit.and_then(|admit| admit(vip)) else {
                     self.unmanaged_v4 += usize::from(vip.family() == Family::V4);
                     return;
                 };
@@ -293,12 +286,6 @@ impl Rows {
                 &mut self.discovered[last]
             }
         };
-        if !is_host {
-            row.facts |= Facts::OTHER_LENGTH;
-            self.unmanaged_v4 += usize::from(vip.family() == Family::V4);
-            return;
-        }
-        let has = |flag| address.flags & flag != 0;
         if vip.family() == Family::V4 && (address.peer.is_some() || row.facts.contains(Facts::PEER))
         {
             // A deletion must name the peer.
@@ -309,33 +296,21 @@ impl Rows {
             self.peers.push((vip, address.peer.unwrap_or(vip.addr())));
         }
         row.order = self.seen;
-        row.facts |= Facts::ADDRESS;
-        row.facts.set(Facts::TENTATIVE, has(IFA_F_TENTATIVE));
-        row.facts.set(Facts::DAD_FAILED, has(IFA_F_DADFAILED));
-        row.facts
-            .set(Facts::RECENT, is_recent(address.created, context.now));
-        let mark = context.desired[vip.family()].address_protocol;
-        if mark.is_some() && address.protocol == mark {
-            row.facts |= Facts::MARKED | Facts::ADDRESS_MARKED;
-        }
-        let no_prefix_route = vip.family() == Family::V4 || has(IFA_F_NOPREFIXROUTE);
-        row.facts.set(Facts::NO_PREFIX_ROUTE, no_prefix_route);
-        let expires = address.valid != u32::MAX;
-        if expires {
-            row.facts |= Facts::EXPIRES;
-        }
-        if expires || address.rt_priority.is_some() {
-            let settable =
-                IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_MCAUTOJOIN;
-            let attrs = AddressAttrs {
-                flags: address.flags & settable,
-                end: address.peer.unwrap_or(vip.addr()),
-                expires,
-                deprecated: has(IFA_F_DEPRECATED) || address.preferred == 0,
-                protocol: address.protocol,
-                rt_priority: address.rt_priority,
-            };
+        row.facts.remove(Facts::OF_LAST_ADDRESS);
+        row.facts |= meaning_of_address(address, context);
+        if let Some(attrs) = attrs_to_repeat(address) {
             self.address_attrs.push((vip, attrs));
+        }
+    }
+
+    /// Joins an address that is no host's. With `discovers`, the dump may show the same address as a
+    /// host later.
+    fn join_other_length(&mut self, vip: Vip, discovers: bool) {
+        self.unmanaged_v4 += usize::from(vip.family() == Family::V4);
+        match self.find(vip.addr()) {
+            Some(at) => self.rows[at].facts |= Facts::OTHER_LENGTH,
+            None if discovers => self.other_prefixes.push(vip),
+            None => {}
         }
     }
 
@@ -460,68 +435,52 @@ impl Rows {
 
     /// Joins the answer to a row's look-up. The answer is newer than any dump.
     pub(crate) fn join_look_up(&mut self, row: u32, answer: &Answer, context: &MatchContext<'_>) {
-        let Some(Row { vip, facts, .. }) = self.get(row).copied() else {
+        let Some(Row { vip, facts, .. }) = self.get_mut(row) else {
             return;
         };
-        let (local, route) = match answer {
-            Answer::Local(route) => (Some(route), Some(route)),
-            Answer::NotLocal(route) => (None, route.as_ref()),
+        let vip = *vip;
+        let (is_local, route) = match answer {
+            Answer::Local(route) => (true, route),
+            Answer::NotLocal(Some(route)) => (false, route),
+            Answer::NotLocal(None) => {
+                return join_no_route(facts, vip.family(), context);
+            }
             Answer::Unknown => {
-                if let Some(row) = self.get_mut(row) {
-                    row.facts
-                        .set(Facts::UNREAD_ROUTE, !facts.intersects(Facts::IN_LOCAL));
-                }
-                return;
+                return facts.set(Facts::UNREAD_ROUTE, !facts.intersects(Facts::IN_LOCAL));
             }
         };
-        let fact = route
-            .and_then(|route| self.classify(route, context))
+        let shown = self
+            .classify(route, context)
             .map(|(_, fact)| fact)
             .unwrap_or_default();
         let extra = Facts::PREFIX | Facts::EXTRA;
         // A prefix route whose preferred source is the VIP shows an address of another length.
-        let of_prefix = |route: &Route| route.host().is_none() && route.prefsrc == Some(vip.addr());
+        let of_prefix = route.host().is_none() && route.prefsrc == Some(vip.addr());
         // A host route of a later table may hide routes through the link in table main.
-        let is_later = |route: &Route| route.table != TABLE_MAIN || route.host().is_some();
-        let inconclusive = fact.intersects(extra)
-            || route.is_some_and(of_prefix)
-            || local.is_none() && route.is_some_and(is_later);
-        let fact = if local.is_some() {
-            fact - extra
+        let is_later = route.table != TABLE_MAIN || route.host().is_some();
+        let inconclusive = shown.intersects(extra) || of_prefix || !is_local && is_later;
+        let fact = if is_local {
+            shown - extra
         } else {
             Facts::empty()
         };
-        // A look-up does not show the routes behind its answer. If they include the desired route,
-        // the facts seen before stay. IPv4 can have several routes of the same key.
-        let hides = local.is_some_and(|route| match route.family {
-            Family::V4 => route.metric == 0,
-            Family::V6 => {
-                route.metric <= IP6_USER_METRIC
-                    && !fact.intersects(Facts::DESIRED | Facts::SAME_KEY)
-            }
-        });
-        if let Some(route) = local.filter(|_| fact.contains(Facts::SAME_KEY)) {
+        if fact.contains(Facts::SAME_KEY) {
             let other = (vip, key_of(route));
             if let Err(place) = self.others.binary_search(&other) {
                 self.others.insert(place, other);
             }
         }
         let Some(row) = self.get_mut(row) else { return };
-        let seen = row
-            .facts
-            .intersects(Facts::DESIRED | Facts::SAME_KEY | Facts::KERNEL);
-        if route.is_none() && vip.family() == Family::V6 && seen {
-            // The kernel's own route was deleted and inserted again (`arp on`, `arp off`). It is
-            // still marked as being destroyed, so IPv6 answers "unreachable" for it, also to packets
-            // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). No other case hides the route:
-            // table local answered, and no rule. As the desired route it counts as missing,
-            // because it delivers nothing.
-            row.facts
-                .set(Facts::KERNEL, !context.keeps_kernels(vip.family()));
-            row.facts.remove(Facts::WINS);
-            return;
-        }
-        if !hides {
+        // A look-up does not show the routes behind its answer. If they include the desired route,
+        // the facts seen before stay. IPv4 can have several routes of the same key.
+        let hides = match vip.family() {
+            Family::V4 => route.metric == 0,
+            Family::V6 => {
+                route.metric <= IP6_USER_METRIC
+                    && !fact.intersects(Facts::DESIRED | Facts::SAME_KEY)
+            }
+        };
+        if !(is_local && hides) {
             row.facts.remove(Facts::LOOKED_UP);
         }
         let desired = context.desired_fact(vip.family());
@@ -535,6 +494,22 @@ impl Rows {
     fn classify(&mut self, route: &Route, context: &MatchContext<'_>) -> Option<(usize, Facts)> {
         let at = self.find(route.host()?)?;
         Some((at, meaning(route, context)?))
+    }
+}
+
+/// Joins the answer that no route leads to the VIP.
+fn join_no_route(facts: &mut Facts, family: Family, context: &MatchContext<'_>) {
+    facts.remove(Facts::WINS);
+    let seen = facts.intersects(Facts::DESIRED | Facts::SAME_KEY | Facts::KERNEL);
+    if family == Family::V6 && seen {
+        // The kernel's own route was deleted and inserted again (`arp on`, `arp off`). It is still
+        // marked as being destroyed, so IPv6 answers "unreachable" for it, also to packets
+        // (`fib6_destroying`, net/ipv6/route.c; seen on 6.18). No other case hides the route: table
+        // local answered, and no rule. As the desired route it counts as missing, because it delivers
+        // nothing.
+        facts.set(Facts::KERNEL, !context.keeps_kernels(family));
+    } else {
+        facts.remove(Facts::LOOKED_UP | Facts::LOOKUP_INCONCLUSIVE | Facts::UNREAD_ROUTE);
     }
 }
 

@@ -366,7 +366,6 @@ impl Course {
     /// Performs the next action. Returns false if the driver cannot act, for instance while it waits for a
     /// notification.
     fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
-        let seen = driver.saw_late_route();
         match &mut driver.at {
             At::Stage => match driver.engine.stage() {
                 Stage::ReadAll => driver.at = At::Routes(kernel.addresses),
@@ -393,60 +392,79 @@ impl Course {
                 let (addresses, extent) = (*addresses, self.extent(driver.main));
                 self.observed(kernel, driver, addresses, extent);
             }
-            At::Listen(awaited) => match *awaited {
-                // The late route comes before the quiet time ends.
-                Awaited::Quiet(QUIET) if kernel.late => return false,
-                Awaited::Quiet(quiet) => {
-                    driver.quiet = quiet;
-                    driver.end_wait(Waited::Progress);
-                }
-                _ if seen && !self.policy.kernel_source => {
-                    driver.end_wait(Waited::Progress);
-                }
-                // The kernel's work item runs before the address is no longer recent.
-                Awaited::Age if kernel.late => return false,
-                Awaited::Age => {
-                    if let Some(host) = &mut kernel.addresses.host {
-                        host.recent = false;
-                    }
-                    driver.end_wait(Waited::Progress);
-                }
-                Awaited::Kernel if seen => driver.end_wait(Waited::Progress),
-                Awaited::Kernel => driver.end_wait(Waited::Stalled),
-            },
-            At::Send(batch) => {
-                let message = batch.rest.pop().expect("a batch is not empty");
-                if self.adds_placeholder && message == Message::Step(Step::DeleteAddress) {
-                    kernel.last = false;
-                }
-                let answer = match fate {
-                    Fate { refused: true, .. } => Err(libc::ENOMEM),
-                    Fate { applied: false, .. } => Ok(()),
-                    _ => kernel.handle(message, &self.world),
-                };
-                if !fate.heard {
-                    batch.heard = Replies::Lost;
-                }
-                let step = match message {
-                    Message::Step(step) => step,
-                    Message::Delete(_) => Step::DeleteOthers,
-                };
-                if let Err(errno) = answer {
-                    batch.failed |= step.refused(errno) == Refusal::Final;
-                }
-                batch.replies.push(Reply {
-                    step,
-                    refused: answer.is_err(),
-                });
-                if batch.rest.is_empty() {
-                    let batch = batch.clone();
-                    driver.take_replies(&batch);
-                }
+            At::Listen(awaited) => {
+                let awaited = *awaited;
+                return self.end_listening(kernel, driver, awaited);
             }
+            At::Send(_) => self.send(kernel, driver, fate),
             At::EndRound => driver.end_round(0, false),
             At::Over(_) => return false,
         }
         true
+    }
+
+    /// Ends a wait, unless another event of the kernel precedes its end.
+    fn end_listening(
+        &mut self,
+        kernel: &mut Kernel,
+        driver: &mut Driver,
+        awaited: Awaited,
+    ) -> bool {
+        let seen = driver.saw_late_route();
+        match awaited {
+            // The late route comes before the quiet time ends.
+            Awaited::Quiet(QUIET) if kernel.late => return false,
+            Awaited::Quiet(quiet) => driver.quiet = quiet,
+            _ if seen && !self.policy.kernel_source => {}
+            // The kernel's work item runs before the address is no longer recent.
+            Awaited::Age if kernel.late => return false,
+            Awaited::Age => {
+                if let Some(host) = &mut kernel.addresses.host {
+                    host.recent = false;
+                }
+            }
+            Awaited::Kernel if seen => {}
+            Awaited::Kernel => {
+                driver.end_wait(Waited::Stalled);
+                return true;
+            }
+        }
+        driver.end_wait(Waited::Progress);
+        true
+    }
+
+    /// Sends the next message of the batch. After the last message, the replies arrive.
+    fn send(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) {
+        let At::Send(batch) = &mut driver.at else {
+            unreachable!("{driver:?}")
+        };
+        let message = batch.rest.pop().expect("a batch is not empty");
+        if self.adds_placeholder && message == Message::Step(Step::DeleteAddress) {
+            kernel.last = false;
+        }
+        let answer = match fate {
+            Fate { refused: true, .. } => Err(libc::ENOMEM),
+            Fate { applied: false, .. } => Ok(()),
+            _ => kernel.handle(message, &self.world),
+        };
+        if !fate.heard {
+            batch.heard = Replies::Lost;
+        }
+        let step = match message {
+            Message::Step(step) => step,
+            Message::Delete(_) => Step::DeleteOthers,
+        };
+        if let Err(errno) = answer {
+            batch.failed |= step.refused(errno) == Refusal::Final;
+        }
+        batch.replies.push(Reply {
+            step,
+            refused: answer.is_err(),
+        });
+        if batch.rest.is_empty() {
+            let batch = batch.clone();
+            driver.take_replies(&batch);
+        }
     }
 }
 
@@ -670,37 +688,7 @@ impl Walk {
             )
             | (Fault::Diverted, At::Stage) => self.act(moment, Some(fault)),
             (Fault::Interrupted | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
-                let addresses = *addresses;
-                let extent = Extent {
-                    interrupted: Some(moment.driver.row.progress),
-                    ..self.course.extent(moment.driver.main)
-                };
-                // A missed route of another device is equal to a later one: `Fault::Rival`. A look-up
-                // does not find a route behind an extra route, and no guarantee covers it.
-                let routes = moment.kernel.routes.iter().enumerate();
-                let missable = routes
-                    .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
-                    .filter(|(_, r)| r.device == Device::Link)
-                    .map(|(at, _)| Missed::One(at));
-                let missed: Vec<_> = match fault {
-                    Fault::Interrupted => vec![Missed::Nothing],
-                    Fault::Diverted => vec![Missed::Nothing, Missed::Local],
-                    _ => missable.collect(),
-                };
-                let diverted = fault == Fault::Diverted;
-                let mut runs = 0;
-                for missed in missed {
-                    let extent = Extent {
-                        missed,
-                        diverted,
-                        ..extent
-                    };
-                    let mut then = struck();
-                    self.course
-                        .observed(&then.kernel, &mut then.driver, addresses, extent);
-                    runs += self.follow(then);
-                }
-                runs
+                self.observe_in_part(&struck(), fault, *addresses)
             }
             // A deletion between the two dumps is equal to a deletion after both.
             (Fault::Deleted, at) if !matches!(at, At::Routes(_)) => {
@@ -738,6 +726,36 @@ impl Walk {
         }
     }
 
+    /// Follows a moment whose dump is interrupted, misses routes, or whose look-up is diverted.
+    fn observe_in_part(&mut self, moment: &Moment, fault: Fault, addresses: Addresses) -> u64 {
+        let extent = Extent {
+            interrupted: Some(moment.driver.row.progress),
+            diverted: fault == Fault::Diverted,
+            ..self.course.extent(moment.driver.main)
+        };
+        // A missed route of another device is equal to a later one: `Fault::Rival`. A look-up does not
+        // find a route behind an extra route, and no guarantee covers it.
+        let routes = moment.kernel.routes.iter().enumerate();
+        let missable = routes
+            .take_while(|(_, r)| r.table == TABLE_LOCAL && r.metric != EXTRA)
+            .filter(|(_, r)| r.device == Device::Link)
+            .map(|(at, _)| Missed::One(at));
+        let missed: Vec<_> = match fault {
+            Fault::Interrupted => vec![Missed::Nothing],
+            Fault::Diverted => vec![Missed::Nothing, Missed::Local],
+            _ => missable.collect(),
+        };
+        let mut runs = 0;
+        for missed in missed {
+            let extent = Extent { missed, ..extent };
+            let mut then = moment.clone();
+            self.course
+                .observed(&then.kernel, &mut then.driver, addresses, extent);
+            runs += self.follow(then);
+        }
+        runs
+    }
+
     /// Checks the end of a run, and follows the next call if the fault needs one.
     fn judge(&mut self, moment: &Moment, outcome: Outcome) -> u64 {
         let Moment {
@@ -761,30 +779,7 @@ impl Walk {
         let written = driver.has(Done::WRITTEN);
         let meddled = matches!(fault, Some(Fault::Deleted | Fault::Rival(_)));
         match outcome {
-            Outcome::Done => {
-                let good = match goal {
-                    Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
-                    Goal::Release => kernel.is_released(),
-                    Goal::Look => unreachable!("an audit sends nothing"),
-                };
-                if !good && *fault == Some(Fault::Missed) {
-                    // The next call observes the route that no look-up shows.
-                    let mut then = moment.clone();
-                    then.fault = Some(Fault::Killed);
-                    then.driver = Driver::new(&self.course.world, self.course.policy);
-                    return self.follow(then);
-                }
-                self.demand(good, "done, but not as desired");
-                let late = kernel.late && moment.added;
-                self.demand(!late, "done before the late route arrives");
-                let extent = self.course.extent(true);
-                let again = self
-                    .course
-                    .observe(kernel.addresses, &kernel.routes, extent)
-                    .facts;
-                let again = next(world.family, again, Progress::default(), self.course.policy);
-                self.demand(again == Next::Done, "not idempotent");
-            }
+            Outcome::Done => return self.judge_done(moment),
             Outcome::Conflict => {
                 let conflict = goal != Goal::Release && kernel.foreign().next().is_some();
                 self.demand(conflict, "no conflict");
@@ -798,38 +793,7 @@ impl Walk {
                     self.demand(!left, "the call left its own address or route");
                 }
             }
-            // The VIP is repaired, except for the lifetime, which stays.
-            Outcome::Unrepaired
-                if goal == Goal::Normalize
-                    && world.binding == Binding::Address
-                    && kernel.expires()
-                    && written =>
-            {
-                // Only a new address brings a missing kernel's route back.
-                let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
-                let good = unseen || kernel.is_single_route_for_now(&world);
-                self.demand(good, "an expiring address, and not as desired");
-            }
-            Outcome::Unrepaired => {
-                let hopeless = kernel.addresses.other_length
-                    || goal == Goal::Normalize && kernel.expires()
-                    || match world.binding {
-                        Binding::Address => {
-                            goal != Goal::Release && host.is_some_and(|host| host.dad_failed)
-                                || goal == Goal::Normalize && host.is_none()
-                        }
-                        Binding::Route => {
-                            // No look-up shows an extra route that an interrupted dump missed.
-                            let extra = |r: &Route| r.metric != user_metric(world.family);
-                            let missed = *fault == Some(Fault::Missed);
-                            goal == Goal::Normalize
-                                && host.is_none()
-                                && kernel.link_routes().all(|r| missed && extra(r))
-                        }
-                    };
-                self.demand(hopeless, "given up for no reason");
-                self.demand(meddled || !written, "written in spite of no hope");
-            }
+            Outcome::Unrepaired => self.judge_unrepaired(moment, meddled),
             Outcome::Pending => {
                 // The last observation was interrupted, or the awaited route came and went unseen.
                 // Only the next call can tell.
@@ -848,6 +812,65 @@ impl Walk {
             Outcome::Kernel => self.demand(false, "a final refusal"),
         }
         1
+    }
+
+    fn judge_done(&mut self, moment: &Moment) -> u64 {
+        let Moment { kernel, fault, .. } = moment;
+        let Course { world, policy, .. } = self.course;
+        let good = match policy.goal {
+            Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
+            Goal::Release => kernel.is_released(),
+            Goal::Look => unreachable!("an audit sends nothing"),
+        };
+        if !good && *fault == Some(Fault::Missed) {
+            // The next call observes the route that no look-up shows.
+            let mut then = moment.clone();
+            then.fault = Some(Fault::Killed);
+            then.driver = Driver::new(&world, policy);
+            return self.follow(then);
+        }
+        self.demand(good, "done, but not as desired");
+        let late = kernel.late && moment.added;
+        self.demand(!late, "done before the late route arrives");
+        let extent = self.course.extent(true);
+        let again = self
+            .course
+            .observe(kernel.addresses, &kernel.routes, extent)
+            .facts;
+        let again = next(world.family, again, Progress::default(), policy);
+        self.demand(again == Next::Done, "not idempotent");
+        1
+    }
+
+    fn judge_unrepaired(&self, moment: &Moment, meddled: bool) {
+        let Moment { kernel, fault, .. } = moment;
+        let Course { world, policy, .. } = self.course;
+        let host = kernel.addresses.host;
+        let written = moment.driver.has(Done::WRITTEN);
+        let keeps_lifetime = policy.goal == Goal::Normalize && kernel.expires();
+        if keeps_lifetime && world.binding == Binding::Address && written {
+            // The VIP is repaired, except for the lifetime, which stays. Only a new address brings a
+            // missing kernel's route back.
+            let unseen = matches!(fault, Some(Fault::Missed | Fault::Cleaned));
+            let good = unseen || kernel.is_single_route_for_now(&world);
+            return self.demand(good, "an expiring address, and not as desired");
+        }
+        let is_absent = policy.goal == Goal::Normalize && host.is_none();
+        let hopeless_binding = match world.binding {
+            Binding::Address => {
+                let dad_failed = host.is_some_and(|host| host.dad_failed);
+                policy.goal != Goal::Release && dad_failed || is_absent
+            }
+            Binding::Route => {
+                // No look-up shows an extra route that an interrupted dump missed.
+                let extra = |r: &Route| r.metric != user_metric(world.family);
+                let missed = *fault == Some(Fault::Missed);
+                is_absent && kernel.link_routes().all(|r| missed && extra(r))
+            }
+        };
+        let hopeless = kernel.addresses.other_length || keeps_lifetime || hopeless_binding;
+        self.demand(hopeless, "given up for no reason");
+        self.demand(meddled || !written, "written in spite of no hope");
     }
 }
 
@@ -915,9 +938,8 @@ impl States {
     }
 }
 
-/// Every state of one VIP in IPv6.
-fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
-    let family = Family::V6;
+/// An IPv6 VIP's address, whether its late route is due, and whether the kernel's route is there.
+fn bases_v6(small: bool) -> Vec<(Addresses, bool, bool)> {
     let none = Addresses {
         host: None,
         other_length: false,
@@ -926,7 +948,6 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
         host: Some(host),
         ..none
     };
-    // Address, whether the late route is due, whether the kernel's route is there.
     let mut bases = vec![(none, false, false)];
     for no_prefix_route in [true, false] {
         for recent in [true, false] {
@@ -973,12 +994,31 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
         };
         bases.extend([(other, false, true), (other, false, false)]);
     }
-    let other_protocol = if world.protocol == KERNEL {
-        STATIC
-    } else {
-        KERNEL
-    };
-    let same_keys = [
+    bases
+}
+
+/// A foreign route's metric, and whether the route precedes the link's routes of the same metric.
+const FOREIGN_AT: [Option<(u32, bool)>; 6] = [
+    None,
+    Some((0, true)),
+    Some((0, false)),
+    Some((1024, true)),
+    Some((1024, false)),
+    Some((2048, true)),
+];
+
+/// A protocol other than the desired route's.
+fn other_protocol(world: &World) -> u8 {
+    match world.protocol {
+        KERNEL => STATIC,
+        _ => KERNEL,
+    }
+}
+
+/// The routes that an IPv6 VIP can have with the desired route's key.
+fn same_keys_v6(world: &World) -> [Option<Route>; 8] {
+    let other_protocol = other_protocol(world);
+    [
         None,
         Some(world.desired_route()),
         Some(same_key(world, world.protocol, Source::Stray)),
@@ -987,29 +1027,23 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
         Some(same_key(world, STAGED, Source::Node)),
         Some(same_key(world, other_protocol, Source::Node)),
         Some(same_key(world, other_protocol, Source::Stray)),
-    ];
+    ]
+}
+
+/// Every state of one VIP in IPv6.
+fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
+    let family = Family::V6;
+    let same_keys = same_keys_v6(world);
     let prefix = Route {
         table: TABLE_MAIN,
         metric: 256,
         ..Kernel::own(family)
     };
-    // A foreign route's metric, and whether the route precedes the link's routes of the same metric.
-    let foreigns: &[_] = if small {
-        &[None]
-    } else {
-        &[
-            None,
-            Some((0, true)),
-            Some((0, false)),
-            Some((1024, true)),
-            Some((1024, false)),
-            Some((2048, true)),
-        ]
-    };
+    let foreigns = if small { &FOREIGN_AT[..1] } else { &FOREIGN_AT };
     let extras = extras(family);
     let extras = if small { &extras[..2] } else { &extras[..] };
     let mut states = States::default();
-    for (addresses, late, own) in bases {
+    for (addresses, late, own) in bases_v6(small) {
         for (same_key, foreign_at) in same_keys
             .iter()
             .flat_map(|s| foreigns.iter().map(move |f| (s, f)))
@@ -1053,14 +1087,28 @@ fn states_v6(world: &World, small: bool) -> Vec<Kernel> {
     states.list
 }
 
+/// Each order of up to three routes.
+fn orders(kinds: &[Route]) -> Vec<Vec<Route>> {
+    let mut orders: Vec<Vec<Route>> = vec![Vec::new()];
+    for length in 0..3 {
+        for shorter in orders.clone() {
+            if shorter.len() == length {
+                let longer = kinds.iter().filter(|kind| !shorter.contains(kind));
+                orders.extend(longer.map(|kind| {
+                    let mut longer = shorter.clone();
+                    longer.push(*kind);
+                    longer
+                }));
+            }
+        }
+    }
+    orders
+}
+
 /// Every state of one VIP in IPv4: up to three routes with the desired route's key.
 fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     let family = Family::V4;
-    let other_protocol = if world.protocol == KERNEL {
-        STATIC
-    } else {
-        KERNEL
-    };
+    let other_protocol = other_protocol(world);
     let kinds = [
         Kernel::own(family),
         world.desired_route(),
@@ -1070,19 +1118,6 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
         foreign(family),
     ];
     let kinds = if small { &kinds[..5] } else { &kinds[..] };
-    let mut places: Vec<Vec<Route>> = vec![Vec::new()];
-    for length in 0..3 {
-        for shorter in places.clone() {
-            if shorter.len() == length {
-                let longer = kinds.iter().filter(|kind| !shorter.contains(kind));
-                places.extend(longer.map(|kind| {
-                    let mut longer = shorter.clone();
-                    longer.push(*kind);
-                    longer
-                }));
-            }
-        }
-    }
     let expires = Address {
         expires: true,
         ..Address::OLD
@@ -1094,7 +1129,7 @@ fn states_v4(world: &World, small: bool) -> Vec<Kernel> {
     let all = extras(family);
     let [no_rival, both] = [&[None][..], &[None, Some(behind)]];
     let mut states = States::default();
-    for place in places {
+    for place in orders(kinds) {
         // A conflict forbids every write, so fewer extras suffice.
         let (extras, behinds) = if small || place.contains(&foreign(family)) {
             (&all[..2], no_rival)
@@ -1310,50 +1345,60 @@ impl Pair {
         if outcomes == [Some(Outcome::Done); 2] {
             self.finished += 1;
         } else {
-            let mut last_change = false;
-            for at in 0..2 {
-                if drivers[at].at == At::EndRound {
-                    let mut drivers = drivers.clone();
-                    drivers[at].end_round(MANY, false);
-                    self.follow(kernel.clone(), drivers);
-                    last_change = true;
-                }
-            }
-            for at in 0..2 {
-                let (mut then, mut drivers) = (kernel.clone(), drivers.clone());
-                let idle = |driver: &Driver| matches!(driver.at, At::Listen(_) | At::Over(_));
-                if matches!(drivers[at].at, At::Listen(Awaited::Kernel))
-                    && !drivers[at].saw_late_route()
-                    && (kernel.late || !idle(&drivers[1 - at]))
-                {
-                    // Every other event happens before a listener gives up.
-                    continue;
-                }
-                if self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
-                    last_change = true;
-                    self.stalls += usize::from(drivers[at].engine.is_stalled());
-                    if then.routes != kernel.routes && matches!(drivers[1 - at].at, At::Listen(_)) {
-                        let own = Kernel::own(Family::V6);
-                        if kernel.routes.contains(&own) && !then.routes.contains(&own) {
-                            drivers[1 - at].row.progress.late_route = LateRoute::Seen;
-                        }
-                        drivers[1 - at].quiet = Duration::ZERO;
-                        drivers[1 - at].end_wait(Waited::Progress);
-                    }
-                    self.follow(then, drivers);
-                }
-            }
-            if kernel.late {
-                for is_lost in [true, false] {
-                    let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
-                    arrive(&mut kernel, &mut drivers, is_lost);
-                    self.follow(kernel, drivers);
-                }
-                last_change = true;
-            }
-            assert!(last_change);
+            self.advance(&kernel, &drivers);
         }
         self.path.pop();
+    }
+
+    /// Follows each next event.
+    fn advance(&mut self, kernel: &Kernel, drivers: &[Driver; 2]) {
+        let mut last_change = kernel.late;
+        for at in 0..2 {
+            if drivers[at].at == At::EndRound {
+                let mut drivers = drivers.clone();
+                drivers[at].end_round(MANY, false);
+                self.follow(kernel.clone(), drivers);
+                last_change = true;
+            }
+        }
+        for at in 0..2 {
+            last_change |= self.act(at, kernel, drivers.clone());
+        }
+        if kernel.late {
+            for is_lost in [true, false] {
+                let (mut kernel, mut drivers) = (kernel.clone(), drivers.clone());
+                arrive(&mut kernel, &mut drivers, is_lost);
+                self.follow(kernel, drivers);
+            }
+        }
+        assert!(last_change);
+    }
+
+    /// Follows the next action of the driver at this index. Returns false if the driver cannot act.
+    fn act(&mut self, at: usize, kernel: &Kernel, mut drivers: [Driver; 2]) -> bool {
+        let mut then = kernel.clone();
+        let idle = |driver: &Driver| matches!(driver.at, At::Listen(_) | At::Over(_));
+        if matches!(drivers[at].at, At::Listen(Awaited::Kernel))
+            && !drivers[at].saw_late_route()
+            && (kernel.late || !idle(&drivers[1 - at]))
+        {
+            // Every other event happens before a listener gives up.
+            return false;
+        }
+        if !self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
+            return false;
+        }
+        self.stalls += usize::from(drivers[at].engine.is_stalled());
+        if then.routes != kernel.routes && matches!(drivers[1 - at].at, At::Listen(_)) {
+            let own = Kernel::own(Family::V6);
+            if kernel.routes.contains(&own) && !then.routes.contains(&own) {
+                drivers[1 - at].row.progress.late_route = LateRoute::Seen;
+            }
+            drivers[1 - at].quiet = Duration::ZERO;
+            drivers[1 - at].end_wait(Waited::Progress);
+        }
+        self.follow(then, drivers);
+        true
     }
 }
 

@@ -396,6 +396,14 @@ fn observe(call: &mut Call<'_>, scope: Scope<'_>, filter: &VipFilter<'_>) -> Res
     call.observe_first(Some(&|vip| filter.is_on_link(vip).then_some(goal)))
 }
 
+/// The desired set has VIPs, but none that can be served.
+pub(crate) fn no_admissible_vip() -> Error {
+    Error::new(
+        ErrorKind::EmptySet,
+        "the desired set has no admissible VIP, so nothing is released",
+    )
+}
+
 /// The families with VIPs to assign or to normalize.
 fn needs(rows: &Rows) -> PerFamily<bool> {
     PerFamily::from_fn(|family| rows.needs_source(family))

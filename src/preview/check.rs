@@ -89,12 +89,10 @@ fn play(world: &World, policy: Policy, start: &Kernel, predicted: &Predicted, la
     let mut kernel = start.clone();
     // The placeholder address stays on the link.
     kernel.last &= policy.binding == Binding::Address;
-    let waits = |(moves, _): &(Vec<Move>, Facts)| {
-        let wait = |what: &Move| matches!(what, Move::Wait { .. });
-        moves.iter().any(wait)
-    };
+    let mut moves = predicted.rounds.iter().flat_map(|(moves, _)| moves);
+    let waits = moves.any(|what| matches!(what, Move::Wait { .. }));
     let stays = policy.goal != Goal::Release && policy.binding == Binding::Address;
-    if stays && !predicted.rounds.iter().any(waits) {
+    if stays && !waits {
         // Only a second observation finds a late route that no fact shows.
         kernel.late = false;
     }

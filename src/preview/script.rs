@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 
-use super::plan::{Action, Likelihood, Plan, PlannedRoute, PlannedStep};
+use super::plan::{Action, Likelihood, Plan, PlannedRoute};
 use crate::base::{
     Family, IFA_F_HOMEADDRESS, IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, Protocol, Vip,
 };
@@ -33,8 +33,8 @@ impl<T: Display> Display for Keyword<T> {
     }
 }
 
-/// The flags of an address that an update must repeat.
-struct Flags(u32);
+/// The flags of an address of this family that an update must repeat.
+struct Flags(Family, u32);
 
 impl Display for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,8 +45,12 @@ impl Display for Flags {
             (IFA_F_MCAUTOJOIN, " autojoin"),
         ]
         .iter()
-        .filter(|(flag, _)| self.0 & flag != 0)
-        .try_for_each(|(_, word)| f.write_str(word))
+        .filter(|(flag, _)| self.1 & flag != 0)
+        .try_for_each(|(_, word)| f.write_str(word))?;
+        match self.0 {
+            Family::V4 => Ok(()),
+            Family::V6 => f.write_str(" noprefixroute"),
+        }
     }
 }
 
@@ -100,11 +104,8 @@ impl Display for Action {
                 prefix,
                 label,
             } => {
-                let link = Word(link);
-                write!(
-                    f,
-                    "ip addrlabel add prefix {prefix} dev {link} label {label}"
-                )
+                let (link, label) = (Word(link), Keyword("label", Some(label)));
+                write!(f, "ip addrlabel add prefix {prefix} dev {link}{label}")
             }
             Self::AddPlaceholder { link, address } => {
                 write!(f, "ip addr add {address}/32 dev {} scope host", Word(link))
@@ -115,13 +116,13 @@ impl Display for Action {
                 protocol,
                 deprecated,
             } => {
-                let flags = match vip.family() {
-                    Family::V4 => "scope link",
-                    Family::V6 => "nodad noprefixroute",
+                let address = ChangedAddress("add", *vip, None, link);
+                let (scope, flags) = match vip.family() {
+                    Family::V4 => (" scope link", Flags(Family::V4, 0)),
+                    Family::V6 => ("", Flags(Family::V6, IFA_F_NODAD)),
                 };
                 let preferred = Keyword(LIFETIME, deprecated.then_some("0"));
-                let address = ChangedAddress("add", *vip, None, link);
-                write!(f, "{address} {flags}{preferred}{}", proto(*protocol))
+                write!(f, "{address}{scope}{flags}{preferred}{}", proto(*protocol))
             }
             Self::UpdateAddress {
                 link,
@@ -133,13 +134,10 @@ impl Display for Action {
                 protocol,
             } => {
                 let address = ChangedAddress("change", *vip, *peer, link);
-                write!(f, "{address}{}", Flags(*flags))?;
-                if vip.family() == Family::V6 {
-                    f.write_str(" noprefixroute")?;
-                }
-                let preferred = Some(if *deprecated { "0" } else { "forever" });
-                Keyword(LIFETIME, preferred).fmt(f)?;
-                write!(f, "{}{}", Keyword("metric", *metric), proto(*protocol))
+                let flags = Flags(vip.family(), *flags);
+                let preferred = Keyword(LIFETIME, Some(if *deprecated { "0" } else { "forever" }));
+                let (metric, proto) = (Keyword("metric", *metric), proto(*protocol));
+                write!(f, "{address}{flags}{preferred}{metric}{proto}")
             }
             Self::DeleteAddress { link, vip, peer } => {
                 ChangedAddress("del", *vip, *peer, link).fmt(f)
@@ -244,6 +242,7 @@ may_come() {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Plain,
+    Optional,
     Gone,
     There,
     Came,
@@ -253,6 +252,8 @@ enum Manner {
 impl Action {
     fn manner(&self) -> Manner {
         match self {
+            // A node without IPv6 generates no IPv6 address.
+            Self::NoOwnAddress { .. } => Manner::Optional,
             Self::DeleteAddress { .. } | Self::DeleteRoute(_) => Manner::Gone,
             Self::AddPlaceholder { .. } | Self::AppendRoute(_) => Manner::There,
             Self::AwaitRoute { likelihood, .. } => match likelihood {
@@ -260,6 +261,22 @@ impl Action {
                 Likelihood::Possible => Manner::MayCome,
             },
             _ => Manner::Plain,
+        }
+    }
+
+    /// Writes the action as a command of the script.
+    fn write_command(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let function = match self.manner() {
+            Manner::Plain => return writeln!(f, "{self}"),
+            Manner::Optional => return writeln!(f, "{self} 2>/dev/null || :"),
+            Manner::Gone => "gone",
+            Manner::There => "there",
+            Manner::Came => "came",
+            Manner::MayCome => "may_come",
+        };
+        match self {
+            Self::AwaitRoute { link, vip, .. } => writeln!(f, "{function} {vip} {}", Word(link)),
+            _ => writeln!(f, "{function} {self}"),
         }
     }
 }
@@ -271,50 +288,25 @@ impl Display for Plan {
              all.\nset -eu\nexport LC_ALL=C\n",
         )?;
         let uses = |manner| self.steps.iter().any(|step| step.action.manner() == manner);
-        if uses(Manner::Gone) {
-            f.write_str(GONE)?;
-        }
-        if uses(Manner::There) {
-            f.write_str(THERE)?;
-        }
-        if uses(Manner::Came) || uses(Manner::MayCome) {
-            f.write_str(CAME)?;
-        }
-        if uses(Manner::MayCome) {
-            f.write_str(MAY_COME)?;
+        let functions = [
+            (GONE, uses(Manner::Gone)),
+            (THERE, uses(Manner::There)),
+            (CAME, uses(Manner::Came) || uses(Manner::MayCome)),
+            (MAY_COME, uses(Manner::MayCome)),
+        ];
+        for (function, _) in functions.iter().filter(|(_, used)| *used) {
+            f.write_str(function)?;
         }
         f.write_str("\n")?;
         for failure in &self.failures {
             writeln!(f, "# left as it is: {failure}")?;
         }
-        for PlannedStep {
-            vip,
-            action,
-            reason,
-        } in &self.steps
-        {
-            match vip {
-                Some(vip) => writeln!(f, "# {vip}: {reason}")?,
-                None => writeln!(f, "# {reason}")?,
+        for step in &self.steps {
+            match step.vip {
+                Some(vip) => writeln!(f, "# {vip}: {}", step.reason)?,
+                None => writeln!(f, "# {}", step.reason)?,
             }
-            let manner = action.manner();
-            match action {
-                Action::AwaitRoute { link, vip, .. } => {
-                    let wait = if manner == Manner::Came {
-                        "came"
-                    } else {
-                        "may_come"
-                    };
-                    writeln!(f, "{wait} {vip} {}", Word(link))?;
-                }
-                // A node without IPv6 generates no IPv6 address.
-                Action::NoOwnAddress { .. } => writeln!(f, "{action} 2>/dev/null || :")?,
-                _ => match manner {
-                    Manner::Gone => writeln!(f, "gone {action}")?,
-                    Manner::There => writeln!(f, "there {action}")?,
-                    _ => writeln!(f, "{action}")?,
-                },
-            }
+            step.action.write_command(f)?;
         }
         if self.is_empty() {
             f.write_str("# Nothing is to be done.\n")?;

@@ -264,6 +264,7 @@ fn source_of(vip: IpAddr) -> IpAddr {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each broken state")]
 fn routes_v4(vip: IpAddr, state: State, link: u32, protocol: u8, out: &mut Vec<Request>) {
     let desired = || raw::local_route(vip, link, Some(source_of(vip)), protocol);
     let kernels = || raw::local_route(vip, link, Some(vip), PROTO_KERNEL);

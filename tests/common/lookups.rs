@@ -96,6 +96,10 @@ impl LookUps {
 }
 
 /// Every second pass asks for the entry of the table, the others for the route itself.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one loop: look-ups, their answers, and what these show"
+)]
 fn ask(vips: &[IpAddr], of: Of, stop: &AtomicBool, passes: &AtomicU64) -> (u64, Vec<String>) {
     let mut socket = Raw::new();
     let by_entry: Vec<Request> = vips.iter().map(|vip| raw::fib_match(*vip)).collect();

@@ -488,6 +488,9 @@ pub(crate) enum Missed {
     Local,
 }
 
+/// The time of an observation, in hundredths of a second since boot.
+const NOW: u32 = 1_000_000;
+
 impl World {
     pub(crate) fn vip(&self) -> Vip {
         Vip::from(Source::Vip.addr(self.family).unwrap())
@@ -553,10 +556,28 @@ impl World {
         }
     }
 
+    fn dumped_address(&self, prefix_length: u8, host: Address) -> decode::Address {
+        let flag = |set, flag| if set { flag } else { 0 };
+        decode::Address {
+            addr: self.vip().addr(),
+            prefix_length,
+            flags: flag(host.no_prefix_route, IFA_F_NOPREFIXROUTE)
+                | flag(host.tentative, IFA_F_TENTATIVE)
+                | flag(host.dad_failed, IFA_F_DADFAILED),
+            link: LINK,
+            valid: if host.expires { 60 } else { u32::MAX },
+            preferred: u32::MAX,
+            created: if host.recent { NOW } else { NOW / 2 },
+            protocol: None,
+            rt_priority: None,
+            peer: None,
+            broadcast: None,
+        }
+    }
+
     /// An observation. The crate's own code joins what the kernel would send. The addresses may be older
     /// than the routes: they are two dumps.
     pub(crate) fn observe(&self, addresses: Addresses, routes: &[Route], extent: Extent) -> Seen {
-        const NOW: u32 = 1_000_000;
         let desired = self.desired();
         let context = MatchContext {
             link: LINK,
@@ -567,22 +588,7 @@ impl World {
         rows.push(self.vip(), Goal::Assign);
         rows.begin();
         let mut join = |prefix_length, host: Address| {
-            let flag = |set, flag| if set { flag } else { 0 };
-            let address = decode::Address {
-                addr: self.vip().addr(),
-                prefix_length,
-                flags: flag(host.no_prefix_route, IFA_F_NOPREFIXROUTE)
-                    | flag(host.tentative, IFA_F_TENTATIVE)
-                    | flag(host.dad_failed, IFA_F_DADFAILED),
-                link: LINK,
-                valid: if host.expires { 60 } else { u32::MAX },
-                preferred: u32::MAX,
-                created: if host.recent { NOW } else { NOW / 2 },
-                protocol: None,
-                rt_priority: None,
-                peer: None,
-                broadcast: None,
-            };
+            let address = self.dumped_address(prefix_length, host);
             rows.join_address(&address, &context, None);
         };
         if let Some(host) = addresses.host {
