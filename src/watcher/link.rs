@@ -60,12 +60,26 @@ impl Followed {
     }
 }
 
+/// Whether the followed link is still the manager's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Belief {
+    /// It is, unless a notification says otherwise.
+    Sure,
+    /// Notifications were lost. With them, perhaps a change of the link.
+    Lost,
+    /// The kernel was asked for the link, and has not answered yet.
+    Asked,
+}
+
 /// What the answer says to the question which link it is now, as an event where it is another one.
 pub(super) fn answer(
     message: &Message<'_>,
     followed: &mut Followed,
-    lost: &mut bool,
+    belief: &mut Belief,
 ) -> Result<Option<Event>, decode::Malformed> {
+    if *belief == Belief::Asked {
+        *belief = Belief::Sure;
+    }
     if message.kind == libc::RTM_NEWLINK {
         let seen = message.link()?;
         if !followed.is(&seen) {
@@ -84,7 +98,7 @@ pub(super) fn answer(
         return Ok(followed.link.take().map(|_| Event::LinkGone));
     }
     // It says nothing of the link.
-    *lost = true;
+    *belief = Belief::Lost;
     Ok(None)
 }
 

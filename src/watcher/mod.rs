@@ -26,7 +26,7 @@ use crate::sys::{Received, Socket, Woken, wait_readable};
 
 use burst::Burst;
 pub use event::{Change, Event, Origin};
-use link::{Followed, answer};
+use link::{Belief, Followed, answer};
 use notifications::tell;
 
 const RECEIVE_ROOM: usize = 64 * 1024;
@@ -65,10 +65,7 @@ const QUESTION: u32 = 0x7669_7072;
 pub struct Watcher {
     listener: Listener,
     followed: Followed,
-    /// Something was lost, and with it perhaps that the link is another one now.
-    lost: bool,
-    /// The kernel was asked, and has not answered yet.
-    asked: bool,
+    belief: Belief,
     /// The manager's requests. While this is open, no other socket can take its port id.
     requests: Arc<Socket>,
     receive: Box<[u8]>,
@@ -101,8 +98,7 @@ impl Watcher {
         Ok(Self {
             listener: Listener::new(socket, followed.interest())?,
             followed,
-            lost: false,
-            asked: false,
+            belief: Belief::Sure,
             requests,
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             burst: Burst::new(filter),
@@ -164,7 +160,7 @@ impl Watcher {
         for _ in 0..QUESTIONS {
             let (before, followed) = (*self.listener.interest(), self.followed.interest());
             let passes = before == followed || before.link.is_none();
-            if passes && !self.lost {
+            if passes && self.belief != Belief::Lost {
                 break;
             }
             // The answer is about a link, so every link passes before the question.
@@ -198,7 +194,7 @@ impl Watcher {
                 Received::Overflow => {
                     // What is still queued is older than the loss.
                     events.push(Event::Resync);
-                    self.lost = true;
+                    self.belief = Belief::Lost;
                     continue;
                 }
                 Received::Nothing => return Ok(()),
@@ -207,12 +203,11 @@ impl Watcher {
                 let event = message.and_then(|message| {
                     // A link may be made from another namespace. Its notification then bears the
                     // port id of a socket there, which may be the same number.
-                    if self.asked
+                    if self.belief != Belief::Sure
                         && message.port == self.listener.socket().port()
                         && message.sequence == QUESTION
                     {
-                        self.asked = false;
-                        return answer(&message, &mut self.followed, &mut self.lost);
+                        return answer(&message, &mut self.followed, &mut self.belief);
                     }
                     let own_port = self.requests.port();
                     tell(&message, &mut self.followed, own_port, &mut self.burst)
@@ -226,7 +221,7 @@ impl Watcher {
                     }
                     Err(decode::Malformed) => {
                         events.push(Event::Resync);
-                        self.lost = true;
+                        self.belief = Belief::Lost;
                     }
                 }
             }
@@ -241,7 +236,7 @@ impl Watcher {
             .socket()
             .send(&request)
             .map_err(|error| Error::io("cannot look up the link", &error))?;
-        (self.lost, self.asked) = (false, true);
+        self.belief = Belief::Asked;
         Ok(())
     }
 
