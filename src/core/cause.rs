@@ -7,11 +7,6 @@ use crate::core::ErrorKind;
 
 /// Why a VIP is not in the desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[cfg_attr(
-    feature = "serde",
-    serde(tag = "cause", content = "reason", rename_all = "snake_case")
-)]
 #[non_exhaustive]
 pub enum Cause {
     /// The address cannot be a VIP of this manager. Nothing was written for it.

@@ -85,11 +85,6 @@ impl PlannedStep {
 
 /// Why a step is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[cfg_attr(
-    feature = "serde",
-    serde(tag = "reason", content = "drift", rename_all = "snake_case")
-)]
 #[non_exhaustive]
 pub enum Reason {
     /// The VIP has this drift at the time of the step.
