@@ -82,6 +82,7 @@ fn proto(protocol: Option<Protocol>) -> Keyword<u8> {
 }
 
 impl Display for Action {
+    #[expect(clippy::too_many_lines, reason = "one command for each action")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink { link, kind } => {
