@@ -100,7 +100,7 @@ enum Command {
     /// Needs no --source; a source that is given is never treated as a VIP.
     #[command(after_help = EXIT_CODES, mut_arg("vips", |arg| arg.required(true)))]
     Release(Release),
-    /// Make VIPs exactly those on the link that are claimed: assign, repair and release
+    /// Assign VIPs and repair them, and release those that are claimed and not given
     #[command(
         after_help = EXIT_CODES,
         mut_arg("source", |arg| arg.required(true)),

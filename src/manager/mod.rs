@@ -166,9 +166,10 @@ impl VipManager {
         self.run(Scope::Given(Goal::Release))
     }
 
-    /// Makes the claimed VIPs on the link exactly `desired`. Assigns the missing VIPs, repairs the
-    /// drifted VIPs, and releases the claimed VIPs that are not desired, with routes that have lost
-    /// their address. Does not touch a VIP that is neither desired nor claimed.
+    /// Puts the desired VIPs on the link, claimed or not, and takes off the other VIPs that are claimed.
+    /// Assigns the missing VIPs, repairs the drifted VIPs, and releases the claimed VIPs that are not
+    /// desired, with routes that have lost their address. Does not touch a VIP that is neither desired nor
+    /// claimed.
     ///
     /// # Errors
     ///
