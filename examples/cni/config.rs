@@ -51,15 +51,6 @@ impl Place {
     }
 }
 
-/// The kind of the links.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    #[default]
-    Dummy,
-    Bridge,
-}
-
 /// The address of a VIP, in text with or without its prefix length.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -87,10 +78,9 @@ impl TryFrom<String> for Host {
 
 /// The plugin's own keys. A configuration has further keys, which are other programs'.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 struct Keys {
     place: Place,
-    link_kind: Kind,
     vips: Vec<Host>,
     sources: Vec<IpAddr>,
 }
@@ -99,7 +89,6 @@ struct Keys {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) place: Place,
-    pub(crate) kind: LinkKind,
     pub(crate) vips: Vec<Vip>,
     pub(crate) sources: Vec<IpAddr>,
 }
@@ -131,18 +120,14 @@ impl Config {
         vips.dedup();
         Ok(Self {
             place: keys.place,
-            kind: match keys.link_kind {
-                Kind::Dummy => LinkKind::Dummy,
-                Kind::Bridge => LinkKind::Bridge,
-            },
             vips,
             sources: keys.sources,
         })
     }
 
-    /// A manager of the attachment's link.
+    /// A manager of the attachment's link, which it brings up without further addresses.
     pub(crate) fn manager(&self, attachment: &Attachment) -> Result<VipManager, Error> {
-        self.open(VipManager::builder(attachment.link()).create_link(self.kind))
+        self.open(VipManager::builder(attachment.link()).create_link(LinkKind::Auto))
     }
 
     /// Opens a manager with the sources.

@@ -102,27 +102,32 @@ pub(crate) fn lock() -> Result<File, Error> {
     locked.map_err(|error| Error::IOFailure(format!("/proc/self/ns/net: {error}")))
 }
 
-/// Creates the attachment's link, which the library then brings up.
-pub(crate) fn create(attachment: &Attachment, kind: LinkKind) -> Result<(), Error> {
+/// Creates the attachment's link, down: a dummy, or a bridge if the kernel has no dummy driver.
+pub(crate) fn create(attachment: &Attachment) -> Result<(), Error> {
     if attachment.alias().len() > ALIAS_MAX {
         let text = "the names of network, container and interface are too long for a link's alias";
         return Err(Error::InvalidNetworkConfig(text.into()));
     }
     let name = attachment.link();
-    let mut message = LinkMessage::default();
+    let created = match create_as(LinkKind::Dummy, &name) {
+        Err(error) if is(&error, Errno::EOPNOTSUPP) => create_as(LinkKind::Bridge, &name),
+        created => created,
+    };
+    match created {
+        Err(error) if is(&error, Errno::EEXIST) => Err(failure::exists(&name)),
+        created => done(&format!("cannot create the link {name}"), created).map(drop),
+    }
+}
+
+fn create_as(kind: LinkKind, name: &str) -> io::Result<Vec<LinkMessage>> {
+    let mut message = named(name);
     // As the library creates links: without ARP, no duplicate address detection is done.
     message.header.flags = LinkFlags::Noarp;
     message.header.change_mask = LinkFlags::Noarp;
-    let info = LinkInfo::Kind(InfoKind::Other(kind.as_str().to_owned()));
-    message.attributes = vec![
-        LinkAttribute::IfName(name.clone()),
-        LinkAttribute::LinkInfo(vec![info]),
-    ];
+    let kind = LinkInfo::Kind(InfoKind::Other(kind.as_str().to_owned()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
     let message = RouteNetlinkMessage::NewLink(message);
-    match rtnetlink::request(message, NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(failure::exists(&name)),
-        created => done(&format!("cannot create a {kind} link"), created).map(drop),
-    }
+    rtnetlink::request(message, NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Sets the alias. The message that creates a link cannot set it (`rtnl_create_link`,
@@ -172,9 +177,13 @@ fn named(link: &str) -> LinkMessage {
 /// No link is the answer about a link that does not exist.
 fn unless_gone(answer: io::Result<Vec<LinkMessage>>) -> io::Result<Vec<LinkMessage>> {
     match answer {
-        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(Vec::new()),
+        Err(error) if is(&error, Errno::ENODEV) => Ok(Vec::new()),
         answer => answer,
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 fn done<T>(what: &str, result: io::Result<T>) -> Result<T, Error> {

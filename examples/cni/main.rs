@@ -43,7 +43,7 @@ impl Cni for Vips {
         let attachment = Attachment::of(&args)?;
         config.place.enter(args.netns())?;
         let _lock = links::lock()?;
-        links::create(&attachment, config.kind)?;
+        links::create(&attachment)?;
         links::label(&attachment)
             .and_then(|()| hold(&config, &attachment))
             .map_err(|error| match links::delete(&attachment.link()) {

@@ -41,8 +41,6 @@ fn call(verb: &'static str) -> Call {
             "cniVersion": "1.1.0",
             "name": "services",
             "type": "viproute",
-            // The kernel of every test machine has bridges.
-            "linkKind": "bridge",
             "vips": VIPS,
             "sources": SOURCES,
         }),
@@ -397,7 +395,6 @@ fn bad_input_is_refused_and_changes_nothing() {
             7,
         ),
         (add().conf(json!({"place": "guest"})), 7),
-        (add().conf(json!({"linkKind": "vlan"})), 7),
         (
             add().conf(json!({"runtimeConfig": {"ips": ["nonsense"]}})),
             7,
