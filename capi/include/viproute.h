@@ -101,7 +101,7 @@
 #define VIPROUTE_DRIFT_DIVERTED (1 << 20)
 
 // The state of the link for the VIPs of one family.
-typedef enum viproute_link_state {
+typedef enum {
   // A state that this library does not know.
   VIPROUTE_LINK_STATE_UNKNOWN = 0,
   // The link is up, and the family works on it.
@@ -119,7 +119,7 @@ typedef enum viproute_link_state {
 } viproute_link_state;
 
 // The state of the source of one family.
-typedef enum viproute_source_state {
+typedef enum {
   // A state that this library does not know.
   VIPROUTE_SOURCE_STATE_UNKNOWN = 0,
   // The source is an address of the node.
@@ -139,7 +139,7 @@ typedef enum viproute_source_state {
 } viproute_source_state;
 
 // What became of a call: 0, or why it failed. Later versions may add codes.
-typedef enum viproute_code {
+typedef enum {
   // The call did all that it was asked for.
   VIPROUTE_CODE_OK = 0,
   // An argument is NULL that must not be, a VIP has an unknown family, or a length is impossible. Nothing was done.
@@ -183,7 +183,7 @@ typedef enum viproute_code {
 } viproute_code;
 
 // What a call did for a VIP.
-typedef enum viproute_outcome_kind {
+typedef enum {
   // Nothing.
   VIPROUTE_OUTCOME_KIND_NONE = 0,
   // The VIP was not on the link.
@@ -195,7 +195,7 @@ typedef enum viproute_outcome_kind {
 } viproute_outcome_kind;
 
 // Why one VIP is not as desired. Later versions may add causes.
-typedef enum viproute_cause {
+typedef enum {
   // A cause that this library does not know.
   VIPROUTE_CAUSE_UNKNOWN = 0,
   // The address cannot be a VIP: `reason` says why.
@@ -227,7 +227,7 @@ typedef enum viproute_cause {
 } viproute_cause;
 
 // Why an address cannot be a VIP.
-typedef enum viproute_reject_reason {
+typedef enum {
   // The VIP was not rejected, or for a reason that this library does not know.
   VIPROUTE_REJECT_REASON_NONE = 0,
   // `::`, or an address in 0.0.0.0/8.
@@ -253,7 +253,7 @@ typedef enum viproute_reject_reason {
 } viproute_reject_reason;
 
 // A change that the kernel was asked for.
-typedef enum viproute_operation {
+typedef enum {
   // No operation failed, or an operation that this library does not know.
   VIPROUTE_OPERATION_NONE = 0,
   // Add the VIP's address.
@@ -288,7 +288,7 @@ typedef struct viproute_manager viproute_manager;
 typedef struct viproute_report viproute_report;
 
 // The state of the link and of the sources, on which all VIPs depend.
-typedef struct viproute_audit_state {
+typedef struct {
   // How many VIPs are on the link.
   uint64_t vips;
   // How many VIPs have drifted.
@@ -296,17 +296,17 @@ typedef struct viproute_audit_state {
   // 1 if no VIP has drifted, every VIP was judged, and link and sources serve the VIPs.
   uint32_t is_clean;
   // The link, for IPv4.
-  enum viproute_link_state link_ipv4;
+  viproute_link_state link_ipv4;
   // The link, for IPv6.
-  enum viproute_link_state link_ipv6;
+  viproute_link_state link_ipv6;
   // The IPv4 source.
-  enum viproute_source_state source_ipv4;
+  viproute_source_state source_ipv4;
   // The IPv6 source.
-  enum viproute_source_state source_ipv6;
+  viproute_source_state source_ipv6;
 } viproute_audit_state;
 
 // An address in network byte order, as `inet_pton(family, text, vip.address)` writes it.
-typedef struct viproute_vip {
+typedef struct {
   // AF_INET or AF_INET6.
   uint8_t family;
   // IPv4: the first four bytes, the others do not matter.
@@ -314,9 +314,9 @@ typedef struct viproute_vip {
 } viproute_vip;
 
 // The observed state of one VIP.
-typedef struct viproute_audited {
+typedef struct {
   // The VIP.
-  struct viproute_vip vip;
+  viproute_vip vip;
   // How it differs from its single-route state: flags VIPROUTE_DRIFT_*, or 0.
   uint32_t drift;
   // 0 if the VIP's source could not be judged, because none is configured.
@@ -324,7 +324,7 @@ typedef struct viproute_audited {
 } viproute_audited;
 
 // What a dispatch said beside its report.
-typedef struct viproute_dispatched {
+typedef struct {
   // 1 if more is due at once: dispatch again.
   uint32_t more;
   // 1 if something was written, a failure began, changed or ended, something else is missing or refused than before,
@@ -335,17 +335,17 @@ typedef struct viproute_dispatched {
   // How many failures ended.
   uint64_t recovered;
   // What both families lack, or VIPROUTE_CODE_OK.
-  enum viproute_code missing_link;
+  viproute_code missing_link;
   // What IPv4 lacks, or VIPROUTE_CODE_OK.
-  enum viproute_code missing_ipv4;
+  viproute_code missing_ipv4;
   // What IPv6 lacks, or VIPROUTE_CODE_OK.
-  enum viproute_code missing_ipv6;
+  viproute_code missing_ipv6;
   // Why claimed VIPs that are not desired are not released, or VIPROUTE_CODE_OK.
-  enum viproute_code refused;
+  viproute_code refused;
 } viproute_dispatched;
 
 // What a keeper has done so far. No counter ever decreases.
-typedef struct viproute_counters {
+typedef struct {
   // Notifications that concerned the link, its VIPs or the sources.
   uint64_t events;
   // VIPs that the keeper looked at one by one.
@@ -365,7 +365,7 @@ typedef struct viproute_counters {
 } viproute_counters;
 
 // How many VIPs a call served, and how.
-typedef struct viproute_counts {
+typedef struct {
   // VIPs that were not on the link.
   uint64_t assigned;
   // VIPs that were on the link, and had drifted.
@@ -385,31 +385,31 @@ typedef struct viproute_counts {
 } viproute_counts;
 
 // A VIP that a call brought into the desired state.
-typedef struct viproute_outcome {
+typedef struct {
   // The VIP.
-  struct viproute_vip vip;
+  viproute_vip vip;
   // What was done.
-  enum viproute_outcome_kind kind;
+  viproute_outcome_kind kind;
   // The drift that a repair ended: flags VIPROUTE_DRIFT_*.
   uint32_t cured;
 } viproute_outcome;
 
 // A VIP that is not in the desired state, and why.
-typedef struct viproute_failure {
+typedef struct {
   // The VIP.
-  struct viproute_vip vip;
+  viproute_vip vip;
   // Why it failed.
-  enum viproute_cause cause;
+  viproute_cause cause;
   // Why it was rejected, if it was.
-  enum viproute_reject_reason reason;
+  viproute_reject_reason reason;
   // What its family lacks, if the cause is VIPROUTE_CAUSE_MISSING; else VIPROUTE_CODE_OK.
-  enum viproute_code missing;
+  viproute_code missing;
   // The operation that failed.
-  enum viproute_operation operation;
+  viproute_operation operation;
   // The kernel's errno, or 0.
   int error_number;
   // What the call had begun to do for the VIP.
-  enum viproute_outcome_kind begun;
+  viproute_outcome_kind begun;
   // How the VIP differed when it was last seen: flags VIPROUTE_DRIFT_*.
   uint32_t drift;
   // The failure in words, with the VIP. The report owns the text.
@@ -425,103 +425,103 @@ const char *viproute_version(void);
 
 // Copies the audit's summary to `*summary`. `size` is `sizeof *summary`. NULL as `summary`: does nothing. NULL as
 // `audit`: every field is 0.
-void viproute_audit_summary(const struct viproute_audit_result *audit,
-                            struct viproute_audit_state *summary,
+void viproute_audit_summary(const viproute_audit_result *audit,
+                            viproute_audit_state *summary,
                             size_t size);
 
 // Copies at most `count` VIPs, from the VIP number `first` on, to the array `vips`. They are in the order of their
 // addresses, IPv4 first. `size` is `sizeof *vips`. Returns how many were copied. NULL as `audit` or `vips`: 0.
-size_t viproute_audit_vips(const struct viproute_audit_result *audit,
+size_t viproute_audit_vips(const viproute_audit_result *audit,
                            size_t first,
-                           struct viproute_audited *vips,
+                           viproute_audited *vips,
                            size_t size,
                            size_t count);
 
 // The audit as JSON, as the library's feature `serde` defines it. The audit owns the text. NULL: NULL.
-const char *viproute_audit_json(const struct viproute_audit_result *audit);
+const char *viproute_audit_json(const viproute_audit_result *audit);
 
 // Frees an audit and its JSON. NULL: does nothing.
-void viproute_audit_free(struct viproute_audit_result *audit);
+void viproute_audit_free(viproute_audit_result *audit);
 
 // The code that the call returned. NULL: VIPROUTE_CODE_OK.
-enum viproute_code viproute_error_code(const struct viproute_error *error);
+viproute_code viproute_error_code(const viproute_error *error);
 
 // The kernel's errno, or 0 if the error did not come from the kernel. NULL: 0.
-int viproute_error_errno(const struct viproute_error *error);
+int viproute_error_errno(const viproute_error *error);
 
 // The error in words, for people. The error owns the text. NULL: NULL.
-const char *viproute_error_message(const struct viproute_error *error);
+const char *viproute_error_message(const viproute_error *error);
 
 // Frees an error and its message. NULL: does nothing.
-void viproute_error_free(struct viproute_error *error);
+void viproute_error_free(viproute_error *error);
 
 // Opens a keeper, by a configuration as for viproute_open and a claim as for viproute_reconcile. Writes nothing to the
 // kernel. The keeper has no desired VIP yet. On success the caller owns `*keeper`, and frees it by
 // viproute_keeper_free. On failure `*keeper` is NULL. NULL as `config`, `claim` or `keeper`:
 // VIPROUTE_CODE_INVALID_ARGUMENT.
-enum viproute_code viproute_keeper_open(const char *config,
-                                        const char *claim,
-                                        struct viproute_keeper **keeper,
-                                        struct viproute_error **error);
+viproute_code viproute_keeper_open(const char *config,
+                                   const char *claim,
+                                   viproute_keeper **keeper,
+                                   viproute_error **error);
 
 // Frees a keeper, and closes its descriptor. The VIPs stay. No other thread may use the keeper during this call or
 // after it. Reports and errors of the keeper stay valid. NULL: does nothing.
-void viproute_keeper_free(struct viproute_keeper *keeper);
+void viproute_keeper_free(viproute_keeper *keeper);
 
 // As viproute_cancel: cancels the keeper's running dispatch, or else the next dispatch that looks at VIPs. Does not make
 // the keeper's descriptor readable. NULL: does nothing.
-void viproute_keeper_cancel(const struct viproute_keeper *keeper);
+void viproute_keeper_cancel(const viproute_keeper *keeper);
 
 // Sets the VIPs to keep from now on. The next dispatch assigns and releases. An empty set keeps nothing and releases
 // nothing. `vips` points to `count` VIPs; if `count` is 0, `vips` does not matter.
-enum viproute_code viproute_keeper_set(struct viproute_keeper *keeper,
-                                       const struct viproute_vip *vips,
-                                       size_t count,
-                                       struct viproute_error **error);
+viproute_code viproute_keeper_set(viproute_keeper *keeper,
+                                  const viproute_vip *vips,
+                                  size_t count,
+                                  viproute_error **error);
 
 // Keeps these VIPs from now on, too. `vips` as for viproute_keeper_set.
-enum viproute_code viproute_keeper_add(struct viproute_keeper *keeper,
-                                       const struct viproute_vip *vips,
-                                       size_t count,
-                                       struct viproute_error **error);
+viproute_code viproute_keeper_add(viproute_keeper *keeper,
+                                  const viproute_vip *vips,
+                                  size_t count,
+                                  viproute_error **error);
 
 // Keeps these VIPs no longer, and releases them, also the last one. The claim and its `at_most` do not stop it. VIPs that
 // are not desired are ignored. `vips` as for viproute_keeper_set.
-enum viproute_code viproute_keeper_remove(struct viproute_keeper *keeper,
-                                          const struct viproute_vip *vips,
-                                          size_t count,
-                                          struct viproute_error **error);
+viproute_code viproute_keeper_remove(viproute_keeper *keeper,
+                                     const viproute_vip *vips,
+                                     size_t count,
+                                     viproute_error **error);
 
 // Changes the source of its family. The next dispatch moves the VIPs, each in place. `source` points to one address.
 // NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
-enum viproute_code viproute_keeper_set_source(struct viproute_keeper *keeper,
-                                              const struct viproute_vip *source,
-                                              struct viproute_error **error);
+viproute_code viproute_keeper_set_source(viproute_keeper *keeper,
+                                         const viproute_vip *source,
+                                         viproute_error **error);
 
 // The keeper's descriptor, for poll(2) and epoll(7). Wait until it is readable or the deadline has come, then dispatch.
 // The keeper owns the descriptor: never read it nor close it. The same as long as the keeper lives. NULL: -1.
-int viproute_keeper_fd(const struct viproute_keeper *keeper);
+int viproute_keeper_fd(const viproute_keeper *keeper);
 
 // In how many milliseconds to dispatch even if the descriptor is not readable: the timeout of poll(2). 0: now. -1: never.
 // NULL: -1. Waits for a call of another thread.
-int viproute_keeper_deadline(const struct viproute_keeper *keeper);
+int viproute_keeper_deadline(const viproute_keeper *keeper);
 
 // Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the VIPs that drifted one by
 // one. Waits for no event, only for the kernel to carry out its requests. Dispatch once before the first wait.
 //
 // VIPs that failed are no error of the call: the report has them, and the keeper tries again. After an error the
 // keeper can go on. `size` is `sizeof *dispatched`. NULL as `dispatched`: what it would say is left out.
-enum viproute_code viproute_keeper_dispatch(struct viproute_keeper *keeper,
-                                            size_t max_vips,
-                                            struct viproute_dispatched *dispatched,
-                                            size_t size,
-                                            struct viproute_report **report,
-                                            struct viproute_error **error);
+viproute_code viproute_keeper_dispatch(viproute_keeper *keeper,
+                                       size_t max_vips,
+                                       viproute_dispatched *dispatched,
+                                       size_t size,
+                                       viproute_report **report,
+                                       viproute_error **error);
 
 // Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`: does nothing. NULL as
 // `keeper`: all counters are 0. Waits for a call of another thread.
-void viproute_keeper_counters(const struct viproute_keeper *keeper,
-                              struct viproute_counters *counters,
+void viproute_keeper_counters(const viproute_keeper *keeper,
+                              viproute_counters *counters,
                               size_t size);
 
 // Opens a manager by a configuration, which is a JSON object. Writes nothing to the kernel.
@@ -544,42 +544,42 @@ void viproute_keeper_counters(const struct viproute_keeper *keeper,
 //
 // An unknown key is an error. On success the caller owns `*manager`, and frees it by viproute_free. On
 // failure `*manager` is NULL. NULL as `config` or `manager`: VIPROUTE_CODE_INVALID_ARGUMENT.
-enum viproute_code viproute_open(const char *config,
-                                 struct viproute_manager **manager,
-                                 struct viproute_error **error);
+viproute_code viproute_open(const char *config,
+                            viproute_manager **manager,
+                            viproute_error **error);
 
 // Frees a manager. The VIPs stay. No other thread may use the manager during this call or after it. Reports,
 // audits and errors of the manager stay valid. NULL: does nothing.
-void viproute_free(struct viproute_manager *manager);
+void viproute_free(viproute_manager *manager);
 
 // Cancels the manager's running call, or else its next call, which ends with VIPROUTE_CODE_CANCELLED and
 // the report of what was done. Any thread may call this at any time while the manager lives. Does not wait.
 // It only writes to a socket, so a signal handler may call it; it may change errno. NULL: does nothing.
-void viproute_cancel(const struct viproute_manager *manager);
+void viproute_cancel(const viproute_manager *manager);
 
 // Puts VIPs on the link, each in its single-route state. Repairs the VIPs in another state.
 //
 // VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write. `vips` points
 // to `count` VIPs; if `count` is 0, `vips` does not matter, and the call does nothing.
-enum viproute_code viproute_assign(struct viproute_manager *manager,
-                                   const struct viproute_vip *vips,
-                                   size_t count,
-                                   struct viproute_report **report,
-                                   struct viproute_error **error);
+viproute_code viproute_assign(viproute_manager *manager,
+                              const viproute_vip *vips,
+                              size_t count,
+                              viproute_report **report,
+                              viproute_error **error);
 
 // Brings every VIP on the link into its single-route state, whichever program added the VIP. Never adds a
 // VIP.
-enum viproute_code viproute_normalize(struct viproute_manager *manager,
-                                      struct viproute_report **report,
-                                      struct viproute_error **error);
+viproute_code viproute_normalize(viproute_manager *manager,
+                                 viproute_report **report,
+                                 viproute_error **error);
 
 // Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is not on the
 // link counts as unchanged. `vips` as for viproute_assign.
-enum viproute_code viproute_release(struct viproute_manager *manager,
-                                    const struct viproute_vip *vips,
-                                    size_t count,
-                                    struct viproute_report **report,
-                                    struct viproute_error **error);
+viproute_code viproute_release(viproute_manager *manager,
+                               const viproute_vip *vips,
+                               size_t count,
+                               viproute_report **report,
+                               viproute_error **error);
 
 // Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs the drifted VIPs,
 // and releases the claimed VIPs that are not desired.
@@ -590,26 +590,26 @@ enum viproute_code viproute_release(struct viproute_manager *manager,
 //
 // A family without a desired VIP releases none, and an empty set fails with VIPROUTE_CODE_EMPTY_SET: see
 // viproute_release_all. `vips` as for viproute_assign.
-enum viproute_code viproute_reconcile(struct viproute_manager *manager,
-                                      const char *claim,
-                                      const struct viproute_vip *vips,
-                                      size_t count,
-                                      struct viproute_report **report,
-                                      struct viproute_error **error);
+viproute_code viproute_reconcile(viproute_manager *manager,
+                                 const char *claim,
+                                 const viproute_vip *vips,
+                                 size_t count,
+                                 viproute_report **report,
+                                 viproute_error **error);
 
 // Releases every claimed VIP on the link. `claim` as for viproute_reconcile.
-enum viproute_code viproute_release_all(struct viproute_manager *manager,
-                                        const char *claim,
-                                        struct viproute_report **report,
-                                        struct viproute_error **error);
+viproute_code viproute_release_all(viproute_manager *manager,
+                                   const char *claim,
+                                   viproute_report **report,
+                                   viproute_error **error);
 
 // Sets the source of its family, and moves every VIP on the link to it, each in place. The manager keeps the new
 // source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and VIPROUTE_CODE_INVALID_CONFIG.
 // `source` points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
-enum viproute_code viproute_set_source(struct viproute_manager *manager,
-                                       const struct viproute_vip *source,
-                                       struct viproute_report **report,
-                                       struct viproute_error **error);
+viproute_code viproute_set_source(viproute_manager *manager,
+                                  const viproute_vip *source,
+                                  viproute_report **report,
+                                  viproute_error **error);
 
 // Returns the drift of every VIP on the link, and the state of the link and of each source. Writes nothing and
 // needs no privilege.
@@ -617,10 +617,10 @@ enum viproute_code viproute_set_source(struct viproute_manager *manager,
 // `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other devices and
 // routes in other tables, and reads every route of the node. Another number: VIPROUTE_CODE_INVALID_ARGUMENT. On
 // success the caller owns `*audit`, and frees it by viproute_audit_free. NULL as `audit`: the audit is discarded.
-enum viproute_code viproute_audit(struct viproute_manager *manager,
-                                  uint32_t depth,
-                                  struct viproute_audit_result **audit,
-                                  struct viproute_error **error);
+viproute_code viproute_audit(viproute_manager *manager,
+                             uint32_t depth,
+                             viproute_audit_result **audit,
+                             viproute_error **error);
 
 // The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no code.
 const char *viproute_code_name(int32_t code);
@@ -630,32 +630,32 @@ const char *viproute_cause_name(int32_t cause);
 
 // Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does nothing. NULL as
 // `report`: all counts are 0.
-void viproute_report_counts(const struct viproute_report *report,
-                            struct viproute_counts *counts,
+void viproute_report_counts(const viproute_report *report,
+                            viproute_counts *counts,
                             size_t size);
 
 // Copies at most `count` outcomes, from the outcome number `first` on, to the array `outcomes`. They are in the order of
 // their addresses, IPv4 first. `size` is `sizeof *outcomes`. Returns how many were copied. NULL as `report` or
 // `outcomes`: 0.
-size_t viproute_report_outcomes(const struct viproute_report *report,
+size_t viproute_report_outcomes(const viproute_report *report,
                                 size_t first,
-                                struct viproute_outcome *outcomes,
+                                viproute_outcome *outcomes,
                                 size_t size,
                                 size_t count);
 
 // As viproute_report_outcomes, for the failures. Their messages live as long as the report.
-size_t viproute_report_failures(const struct viproute_report *report,
+size_t viproute_report_failures(const viproute_report *report,
                                 size_t first,
-                                struct viproute_failure *failures,
+                                viproute_failure *failures,
                                 size_t size,
                                 size_t count);
 
 // The report as JSON, as the library's feature `serde` defines it; of a dispatch, all of the dispatch, with the report in
 // the field "report". The report owns the text. NULL: NULL.
-const char *viproute_report_json(const struct viproute_report *report);
+const char *viproute_report_json(const viproute_report *report);
 
 // Frees a report, its JSON and the messages of its failures. NULL: does nothing.
-void viproute_report_free(struct viproute_report *report);
+void viproute_report_free(viproute_report *report);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,0 +1,35 @@
+//! How long `assign` takes from Rust, for new VIPs and for VIPs that are on the link already. `capi/bench` runs it.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use viproute::VipManager;
+
+fn main() -> Result<(), viproute::Error> {
+    let mut manager = VipManager::builder("kube-dummy-if")
+        .source([192, 0, 2, 10])
+        .open()?;
+    for (count, rounds) in [(1_u32, 300), (100, 100), (10_000, 5)] {
+        let first = u32::from(Ipv4Addr::new(10, 96, 0, 1));
+        let vips: Vec<_> = (first..first + count).map(Ipv4Addr::from).collect();
+        let (mut fresh, mut again) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            for times in [&mut fresh, &mut again] {
+                let began = Instant::now();
+                manager.assign(vips.iter().copied())?;
+                times.push(began.elapsed());
+            }
+            manager.release(vips.iter().copied())?;
+        }
+        print("new", count, fresh);
+        print("present", count, again);
+    }
+    Ok(())
+}
+
+/// Prints the least time in microseconds.
+fn print(what: &str, count: u32, mut times: Vec<Duration>) {
+    times.sort();
+    let least = times[0].as_secs_f64() * 1e6;
+    println!("Rust|{what}|{count}|{least:.1}");
+}

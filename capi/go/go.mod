@@ -1,0 +1,3 @@
+module viproute
+
+go 1.19
