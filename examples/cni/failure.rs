@@ -25,14 +25,17 @@ pub(crate) fn of_call(error: viproute::Error) -> Error {
         failures => list(failures),
     };
     let is_rejected = |failure: &Failure| matches!(failure.cause, Cause::Rejected(_));
-    let is_refused = |failure: &Failure| failure.cause == Cause::Kernel;
+    let is_lasting = |failure: &Failure| {
+        let lacks_ipv6 = Cause::Missing(ErrorKind::Ipv6Disabled);
+        failure.cause == Cause::Kernel || failure.cause == lacks_ipv6
+    };
     match error.kind() {
         ErrorKind::InvalidConfig => Error::InvalidNetworkConfig(text),
         ErrorKind::Incomplete if failures.iter().any(is_rejected) => {
             Error::InvalidNetworkConfig(text)
         }
         // Another device has the VIP, another writer interferes, or the source is yet to come.
-        ErrorKind::Incomplete if !failures.iter().any(is_refused) => Error::TryAgainLater(text),
+        ErrorKind::Incomplete if !failures.iter().any(is_lasting) => Error::TryAgainLater(text),
         // ADD has just created it: another program deleted it.
         ErrorKind::LinkNotFound => Error::TryAgainLater(text),
         _ => Error::Custom(FAILED, "Cannot hold the VIPs".into(), text),

@@ -330,6 +330,11 @@ fn failed_add_leaves_the_state_before() {
             7,
             "192.0.2.10",
         ),
+        (
+            with(json!(["10.96.0.10"]), json!(["192.0.2.99"])),
+            11,
+            "192.0.2.99",
+        ),
         // The family of the other VIPs has no source.
         (with(json!(VIPS), json!([NODE_V4])), 7, "2001:db8:42:1::1"),
     ] {
@@ -337,6 +342,10 @@ fn failed_add_leaves_the_state_before() {
         assert!(details.contains(words), "no {words} in {details}");
         assert_eq!(everything(), before);
     }
+    net.set_sysctl("ipv6/conf/default/disable_ipv6", "1");
+    let details = call("ADD").fails(100);
+    assert!(details.contains("IPv6"), "{details}");
+    assert_eq!(everything(), before);
     // The control: without the fault the same ADD succeeds.
     with(json!(["10.96.0.10"]), json!(SOURCES)).succeeds();
 }
@@ -636,6 +645,38 @@ fn of_many_adds_of_one_attachment_the_first_succeeds() {
         dels.into_iter().for_each(|del| drop(end(del).exits(0)));
         assert_eq!(everything(), before);
     }
+}
+
+#[test]
+fn add_killed_at_any_moment_leaves_what_gc_and_del_find() {
+    let net = Net::new();
+    let before = everything();
+    let vips = common::vips(100);
+    let add = call("ADD").conf(json!({"vips": vips}));
+    let link = add.link();
+    call("DEL").succeeds();
+    let mut delay = Duration::ZERO;
+    let mut with_vips = 0;
+    loop {
+        let mut add = add.start();
+        thread::sleep(delay);
+        add.kill().unwrap();
+        if add.wait().unwrap().success() {
+            break;
+        }
+        let state = net.local_state();
+        if vips.iter().any(|vip| !state.addresses_of(*vip).is_empty()) {
+            with_vips += 1;
+            // GC finds the link by its alias, which it has before the first VIP.
+            let none = json!({"cni.dev/valid-attachments": []});
+            call("GC").conf(none).succeeds();
+            net.local_state().assert_absent(&vips, &link);
+        }
+        call("DEL").succeeds();
+        assert_eq!(everything(), before, "killed after {delay:?}");
+        delay += delay / 20 + Duration::from_micros(50);
+    }
+    assert!(with_vips > 0, "no ADD was killed with a VIP on its link");
 }
 
 #[test]
