@@ -46,7 +46,7 @@ struct Args {
     /// The link that holds the VIPs
     #[arg(long, value_name = "NAME")]
     link: String,
-    /// The node's own address; one for each family
+    /// The node's own address, the source of its traffic to VIPs; once for each family
     #[arg(long, value_name = "IP", required = true, value_parser = parse::source)]
     source: Vec<IpAddr>,
     /// The desired VIPs, one a line; `#` begins a comment
@@ -67,13 +67,13 @@ struct Args {
     /// Create the link if there is none, and bring it up
     #[arg(long)]
     create_link: bool,
-    /// Take for VIPs only addresses in this range; may be repeated
+    /// Allow only VIPs in this range; may be repeated
     #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     allow: Vec<IpNet>,
-    /// Take no address in this range for a VIP, whatever else allows it; may be repeated
+    /// Refuse VIPs in this range, even if --allow admits them; may be repeated
     #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     deny: Vec<IpNet>,
-    /// Look at the file so often
+    /// How often to look at the file
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse::seconds)]
     poll: Duration,
     /// Release the claimed VIPs at the end

@@ -21,8 +21,7 @@ pub(crate) struct Common {
     /// The link that holds the VIPs
     #[arg(long, value_name = "NAME")]
     pub(crate) link: String,
-    /// The node's own address, with which the node's traffic to VIPs of its family shall leave;
-    /// one for each family
+    /// The node's own address, the source of its traffic to VIPs; once for each family
     #[arg(long, value_name = "IP", value_parser = parse::source)]
     pub(crate) source: Vec<IpAddr>,
     /// The protocol of the VIPs' routes (rtm_protocol), 1 to 255; 2 is `kernel`
@@ -34,21 +33,20 @@ pub(crate) struct Common {
     /// Bind VIPs by their routes alone, without an address on the link
     #[arg(long)]
     route_only: bool,
-    /// Take for VIPs only addresses in this range; may be repeated; required on `lo`, and for
-    /// 169.254.0.0/16
+    /// Allow only VIPs in this range; may be repeated; required on `lo`, and for 169.254.0.0/16
     #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     allow: Vec<IpNet>,
-    /// Take no address in this range for a VIP, whatever else allows it; may be repeated
+    /// Refuse VIPs in this range, even if --allow admits them; may be repeated
     #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
     deny: Vec<IpNet>,
     /// Work in this network namespace: its file (/run/netns/NAME), or the id of a process or
     /// thread in it
     #[arg(long, value_name = "PATH|PID")]
     netns: Option<String>,
-    /// Give up on VIPs after so long without a sign of progress from the kernel [default: 5]
+    /// Give up on VIPs after this time without a sign of progress from the kernel [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = parse::seconds, allow_negative_numbers = true)]
     stall_timeout: Option<Duration>,
-    /// Give up after so long altogether [default: while the kernel makes progress, never]
+    /// Give up after this time in all [default: while the kernel makes progress, never]
     #[arg(long, value_name = "SECONDS", value_parser = parse::seconds, allow_negative_numbers = true)]
     total_timeout: Option<Duration>,
     /// Print JSON instead of text for people: that of the library's feature `serde`

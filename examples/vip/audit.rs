@@ -20,8 +20,8 @@ use crate::tell::{self, complain, print_line};
 pub(crate) struct Audit {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Look for what other devices hold, into further tables, and for routing rules that divert
-    /// VIPs, too, which reads every route of the node
+    /// Read every route of the node, too: routes of other devices, in other tables, and routing
+    /// rules that divert VIPs
     #[arg(long)]
     deep: bool,
     /// Show all VIPs, and the state of the link and of each source, not only what is wrong; JSON

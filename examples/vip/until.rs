@@ -13,7 +13,7 @@ use crate::parse;
 
 #[derive(Debug, Args)]
 pub(crate) struct Until {
-    /// End after so long [default: at SIGINT or SIGTERM]
+    /// End after this time [default: at SIGINT or SIGTERM]
     #[arg(
         long = "for",
         value_name = "SECONDS",

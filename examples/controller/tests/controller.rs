@@ -156,6 +156,14 @@ fn empty_file_releases_nothing() {
         ("# none\n", "there is no VIP in it"),
         ("10.96.0.10\n10.96.0.1", "its last line is not ended"),
         ("10.96.0.10\n10.96.\n", "line 2: `10.96.`"),
+        (
+            "\u{feff}10.96.0.10\n",
+            "line 1: `\u{feff}10.96.0.10`: it has a byte order mark: give 10.96.0.10: the VIPs stay",
+        ),
+        (
+            "10.96.0.10:80\n",
+            "it has a port: give 10.96.0.10: the VIPs",
+        ),
         ("10.96.0.10\n", "2 VIPs would be released"),
         ("127.0.0.1\n", "no admissible VIP"),
     ] {
@@ -297,16 +305,50 @@ fn controller_creates_the_link_on_request() {
 #[test]
 fn wrong_usage_is_an_error() {
     let net = Net::new();
-    for args in [
-        "--file x",
-        "--link kube-dummy-if --file x",
-        "--link kube-dummy-if --source 192.0.2.10",
-        "--link kube-dummy-if --source 192.0.2.10 --source 192.0.2.11 --file x",
-        "--link kube-dummy-if --source 192.0.2.10 --file x --claim mark",
+    let usual = "--link kube-dummy-if --source 192.0.2.10 --file x";
+    for (args, message) in [
+        ("--file x", "provided:\n  --link <NAME>"),
+        (
+            "--link kube-dummy-if --file x",
+            "provided:\n  --source <IP>",
+        ),
+        (
+            "--link kube-dummy-if --source 192.0.2.10",
+            "provided:\n  --file <PATH>",
+        ),
+        (
+            &format!("{usual} --source 192.0.2.11"),
+            "more than one IPv4 source: give one",
+        ),
+        (
+            &format!("{usual} --source 192.0.2.10/24"),
+            "/32 or /128: give 192.0.2.10\n",
+        ),
+        (
+            &format!("{usual} --claim mark"),
+            "this controller sets no mark: give `link` or prefixes\n",
+        ),
+        (
+            &format!("{usual} --claim all"),
+            "to claim every VIP on the link, give `link`\n",
+        ),
+        (
+            &format!("{usual} --at-most x"),
+            "give a number of VIPs, like 20\n",
+        ),
+        (
+            &format!("{usual} --allow 10.96.0.10"),
+            "it has no prefix length: for this address alone, give 10.96.0.10/32\n",
+        ),
+        (
+            &format!("{usual} --nosuch"),
+            "unexpected argument '--nosuch' found\n\nUsage: ",
+        ),
     ] {
         let mut command = Command::new(example("controller"));
         let ran = Running::start(command.args(args.split_whitespace())).wait_for_end();
-        assert!(!ran.exits(2).err.is_empty());
+        let ran = ran.exits(2);
+        assert_eq!(ran.err.matches(message).count(), 1, "{args}: {}", ran.err);
     }
     drop(net);
 }
