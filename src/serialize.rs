@@ -326,6 +326,7 @@ mod tests {
                 ipv4: idle,
                 ipv6: waiting,
                 last_full_sync: Some(Duration::from_secs(2)),
+                last_dispatch: Some(Duration::from_secs(1)),
             },
         );
         check("counters", &Counters::default());

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use common::example::eventually;
 use common::{
     LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vip, vips,
 };
@@ -133,6 +134,23 @@ fn each_order_takes_effect() {
     let counters = handle.counters().unwrap();
     assert_eq!((counters.repairs, counters.released), (10, 2));
     assert_eq!(spawned.end().counters().repairs, 10);
+}
+
+#[test]
+fn order_without_a_vip_shows_that_the_thread_dispatches() {
+    let _net = Net::new();
+    let spawned = Spawned::new(keeper(Claim::link()));
+    let handle = &spawned.handle;
+    handle.set(vips(1)).unwrap();
+    spawned.next().unwrap();
+    let pause = Duration::from_millis(50);
+    std::thread::sleep(pause);
+    // Idle, it does not.
+    assert!(handle.status().unwrap().last_dispatch.unwrap() >= pause);
+    handle.add([IpAddr::V4(NODE_V4); 0]).unwrap();
+    eventually("a dispatch", || {
+        handle.status().unwrap().last_dispatch.unwrap() < pause
+    });
 }
 
 #[test]

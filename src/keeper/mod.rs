@@ -142,6 +142,7 @@ pub struct Keeper {
     said_refused: Option<(ErrorKind, Box<str>)>,
     last_success: PerFamily<Option<Instant>>,
     last_full_sync: Option<Instant>,
+    last_dispatch: Option<Instant>,
     /// When it is looked again at what the families wait for.
     again: Instant,
     releases: Releases,
@@ -189,6 +190,7 @@ impl Keeper {
             said_refused: None,
             last_success: PerFamily::splat(None),
             last_full_sync: None,
+            last_dispatch: None,
             again: Instant::now(),
             releases: Releases::default(),
             expected: true,
@@ -527,6 +529,7 @@ impl Keeper {
             ipv4,
             ipv6,
             last_full_sync: self.last_full_sync.map(|at| at.elapsed()),
+            last_dispatch: self.last_dispatch.map(|at| at.elapsed()),
         }
     }
 

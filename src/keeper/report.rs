@@ -101,6 +101,7 @@ impl Keeper {
     /// What a dispatch has to say that looked at these VIPs.
     pub(super) fn dispatched(&mut self, report: Report, look: Look<'_>) -> Dispatched {
         let is_order_new = std::mem::take(&mut self.is_order_new);
+        self.last_dispatch = Some(Instant::now());
         // Without the link no VIP was looked at.
         let looked = !self.link_state.is_waiting();
         let recovered = self.take_recovered(&report, look, is_order_new);

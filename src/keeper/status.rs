@@ -115,6 +115,14 @@ pub struct KeeperStatus {
         serde(rename = "last_full_sync_seconds", serialize_with = "seconds")
     )]
     pub last_full_sync: Option<Duration>,
+    /// How long ago the last dispatch without an error ended, also if it had nothing to do. `None`: never.
+    /// Idle, a keeper does not dispatch. [`KeeperHandle::add`](crate::KeeperHandle::add) without a VIP
+    /// makes it dispatch, so a caller can see that its thread is alive.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "last_dispatch_seconds", serialize_with = "seconds")
+    )]
+    pub last_dispatch: Option<Duration>,
 }
 
 impl KeeperStatus {
@@ -191,6 +199,7 @@ impl KeeperStatus {
     pub(super) fn older(mut self, by: Duration) -> Self {
         let later = |time: &mut Duration| *time += by;
         self.last_full_sync.iter_mut().for_each(later);
+        self.last_dispatch.iter_mut().for_each(later);
         for family in [&mut self.ipv4, &mut self.ipv6] {
             family.last_success.iter_mut().for_each(later);
             let waiting = family.waiting.iter_mut();
