@@ -1,4 +1,5 @@
-// How long viproute_assign takes from C, for new VIPs and for VIPs that are on the link already. capi/bench runs it.
+// How long viproute_assign takes from C, for new VIPs and for VIPs that are on the link already.
+// capi/bench runs it.
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-//! How long `assign` takes from Rust, for new VIPs and for VIPs that are on the link already. `capi/bench` runs it.
+//! How long `assign` takes from Rust, for new VIPs and for VIPs that are on the link already.
+//! `capi/bench` runs it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

@@ -40,8 +40,8 @@ func (code Code) Error() string {
 	return "viproute: unknown code"
 }
 
-// An Error is why a call failed. [errors.Is] compares it with a [Code], with the kernel's [syscall.Errno], and if the
-// context ended the call, with the context's error.
+// An Error is why a call failed. [errors.Is] compares it with a [Code], with the kernel's
+// [syscall.Errno], and if the context ended the call, with the context's error.
 type Error struct {
 	Code    Code
 	Message string

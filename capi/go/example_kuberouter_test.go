@@ -14,13 +14,15 @@ type service struct {
 	clusterIPs, externalIPs, loadBalancerIPs []netip.Addr
 }
 
-// A syncer replaces three parts of kube-router's service proxy: ipAddrAdd and ipAddrDel, which add and remove the VIPs of a Service one
-// by one, and cleanupStaleVIPs, which removes from kube-dummy-if what no Service has any more.
+// A syncer replaces three parts of kube-router's service proxy: ipAddrAdd and ipAddrDel, which add
+// and remove the VIPs of a Service one by one, and cleanupStaleVIPs, which removes from
+// kube-dummy-if what no Service has any more.
 type syncer struct {
 	vips *viproute.Manager
 }
 
-// sync makes the VIPs on the link those of the services, in one call. It returns the VIPs that failed; the others are verified.
+// sync makes the VIPs on the link those of the services, in one call. It returns the VIPs that
+// failed; the others are verified.
 func (s *syncer) sync(ctx context.Context, services []service) ([]viproute.Failure, error) {
 	var desired []netip.Addr
 	for _, service := range services {

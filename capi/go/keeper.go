@@ -22,8 +22,8 @@ import (
 	"unsafe"
 )
 
-// A Keeper holds a desired set of VIPs on the link, and repairs only what drifts. [Keeper.Run] does the work. The other
-// methods may be called from any goroutine.
+// A Keeper holds a desired set of VIPs on the link, and repairs only what drifts. [Keeper.Run] does
+// the work. The other methods may be called from any goroutine.
 type Keeper struct {
 	// Close takes it for writing, every other method for reading.
 	mutex  sync.RWMutex
@@ -36,12 +36,13 @@ type Keeper struct {
 // A Dispatched says what a keeper did.
 type Dispatched struct {
 	Report *Report
-	// News: something was written, a failure began, changed or ended, something else is missing or refused than
-	// before, or this is the first dispatch after an order.
+	// News: something was written, a failure began, changed or ended, something else is missing or
+	// refused than before, or this is the first dispatch after an order.
 	News bool
 	// More is due at once.
 	More bool
-	// MissingLink, MissingIPv4 and MissingIPv6 say what both families, or one, lack: a [Code], or 0.
+	// MissingLink, MissingIPv4 and MissingIPv6 say what both families, or one, lack: a [Code], or
+	// 0.
 	MissingLink, MissingIPv4, MissingIPv6 Code
 	// Refused is why claimed VIPs that are not desired are not released: a [Code], or 0.
 	Refused Code
@@ -168,11 +169,13 @@ func (keeper *Keeper) Counters() Counters {
 	}
 }
 
-// Run keeps the desired set until ctx ends, and calls each after every dispatch that has news; each may be nil, and may
-// give the keeper orders. While nothing happens, Run waits in poll(2), in a thread of its own.
+// Run keeps the desired set until ctx ends, and calls each after every dispatch that has news; each
+// may be nil, and may give the keeper orders. While nothing happens, Run waits in poll(2), in a
+// thread of its own.
 //
-// Run returns the context's error, [os.ErrClosed] after Close, or the error of a dispatch. VIPs that fail are no error:
-// they are in the report, and the keeper tries again. After an error, Run may be called again.
+// Run returns the context's error, [os.ErrClosed] after Close, or the error of a dispatch. VIPs
+// that fail are no error: they are in the report, and the keeper tries again. After an error, Run
+// may be called again.
 func (keeper *Keeper) Run(ctx context.Context, each func(Dispatched)) error {
 	ended, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -215,7 +218,8 @@ func (keeper *Keeper) dispatch(ctx context.Context) (Dispatched, error) {
 		size := C.size_t(unsafe.Sizeof(said))
 		code := C.viproute_keeper_dispatch(keeper.handle, C.SIZE_MAX, &said, size, &report, &failed)
 		if code == C.VIPROUTE_CODE_CANCELLED {
-			// By Close, by the context, or by the context of an earlier Run, which ended after its dispatch.
+			// By Close, by the context, or by the context of an earlier Run, which ended after its
+			// dispatch.
 			C.viproute_report_free(report)
 			C.viproute_error_free(failed)
 			continue

@@ -48,8 +48,8 @@ func ip(arguments string) (string, error) {
 	return string(output), nil
 }
 
-// addLinks makes what a node has: its addresses, and the link of the VIPs. A bridge without ports and ARP stands in for a dummy
-// link, which not every kernel has.
+// addLinks makes what a node has: its addresses, and the link of the VIPs. A bridge without ports
+// and ARP stands in for a dummy link, which not every kernel has.
 func addLinks() error {
 	for _, arguments := range []string{
 		"link set dev lo up",
@@ -70,7 +70,8 @@ func addLinks() error {
 // A node is a network namespace of a test's thread.
 type node struct{ *testing.T }
 
-// newNode moves the test's goroutine, with its thread, into a network namespace with links. The thread ends with the test.
+// newNode moves the test's goroutine, with its thread, into a network namespace with links. The
+// thread ends with the test.
 func newNode(t *testing.T) node {
 	t.Helper()
 	runtime.LockOSThread()
@@ -92,7 +93,8 @@ func (n node) ip(arguments string) string {
 	return output
 }
 
-// expectRoutes checks the local routes of the link, as ip(8) shows them: these VIPs, each with its source, and no others.
+// expectRoutes checks the local routes of the link, as ip(8) shows them: these VIPs, each with its
+// source, and no others.
 func (n node) expectRoutes(vips ...string) {
 	n.Helper()
 	if wrong := n.wrongRoutes(vips...); wrong != "" {

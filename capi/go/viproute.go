@@ -1,18 +1,19 @@
-// Package viproute puts service VIPs on a Linux link, each in its single-route state: one address on the link, and
-// exactly one route on the node, whose preferred source is the node's own address.
+// Package viproute puts service VIPs on a Linux link, each in its single-route state: one address
+// on the link, and exactly one route on the node, whose preferred source is the node's own address.
 //
-// A [Manager] carries out calls: [Manager.Assign], [Manager.Release], [Manager.Reconcile] and others. A call that
-// returns no error has seen every VIP in the desired state after its last write. A [Keeper] holds a desired set, and
-// repairs what drifts.
+// A [Manager] carries out calls: [Manager.Assign], [Manager.Release], [Manager.Reconcile] and
+// others. A call that returns no error has seen every VIP in the desired state after its last
+// write. A [Keeper] holds a desired set, and repairs what drifts.
 //
-// The package calls the C library libviproute. pkg-config finds the library as viproute, or with the build tag
-// viproute_static as viproute-static, which is then part of the program.
+// The package calls the C library libviproute. pkg-config finds the library as viproute, or with
+// the build tag viproute_static as viproute-static, which is then part of the program.
 //
 // # Network namespaces
 //
-// A manager or keeper works in the network namespace of the thread that opened it, or in [Config.Netns]. Goroutines
-// change threads: a program with threads in several namespaces sets [Config.Netns], or calls [runtime.LockOSThread]
-// before it opens the manager. Later calls may come from any goroutine.
+// A manager or keeper works in the network namespace of the thread that opened it, or in
+// [Config.Netns]. Goroutines change threads: a program with threads in several namespaces sets
+// [Config.Netns], or calls [runtime.LockOSThread] before it opens the manager. Later calls may come
+// from any goroutine.
 //
 // # Privilege
 //
@@ -109,7 +110,8 @@ func (config Config) text() ([]byte, error) {
 	})
 }
 
-// A Claim says which VIPs a call may remove because they are not desired. The zero Claim is no claim: calls refuse it.
+// A Claim says which VIPs a call may remove because they are not desired. The zero Claim is no
+// claim: calls refuse it.
 type Claim struct {
 	what   any
 	atMost *int
@@ -118,7 +120,8 @@ type Claim struct {
 // ClaimLink claims every VIP on the link.
 func ClaimLink() Claim { return Claim{what: "link"} }
 
-// ClaimMark claims the VIPs that bear the configured protocol.
+// ClaimMark claims the VIPs whose route has the configured Protocol, if that is not kernel, or whose
+// address has the configured AddressProtocol.
 func ClaimMark() Claim { return Claim{what: "mark"} }
 
 // ClaimRanges claims the VIPs in the ranges.
@@ -126,8 +129,8 @@ func ClaimRanges(ranges ...netip.Prefix) Claim {
 	return Claim{what: map[string][]netip.Prefix{"ranges": append([]netip.Prefix{}, ranges...)}}
 }
 
-// AtMost bounds how many VIPs a call releases. A call that would release more writes nothing, and returns
-// [ErrTooManyReleases].
+// AtMost bounds how many VIPs a call releases. A call that would release more writes nothing, and
+// returns [ErrTooManyReleases].
 func (claim Claim) AtMost(vips int) Claim {
 	claim.atMost = &vips
 	return claim
@@ -143,8 +146,8 @@ func (claim Claim) text() ([]byte, error) {
 // Version is the version of the C library.
 func Version() string { return C.GoString(C.viproute_version()) }
 
-// A Manager carries out calls on the VIPs of one link. Its methods may be called from any goroutine; they wait for
-// each other.
+// A Manager carries out calls on the VIPs of one link. Its methods may be called from any
+// goroutine; they wait for each other.
 type Manager struct {
 	// Close takes it for writing, every other method for reading.
 	mutex  sync.RWMutex
@@ -167,7 +170,8 @@ func Open(config Config) (*Manager, error) {
 	return manager, nil
 }
 
-// Close frees the manager, after the calls that run. The VIPs stay. Later calls return [os.ErrClosed].
+// Close frees the manager, after the calls that run. The VIPs stay. Later calls return
+// [os.ErrClosed].
 func (manager *Manager) Close() error {
 	manager.mutex.Lock()
 	defer manager.mutex.Unlock()
@@ -178,8 +182,8 @@ func (manager *Manager) Close() error {
 
 // Assign puts VIPs on the link, each in its single-route state.
 //
-// If some VIPs failed, the error is [ErrIncomplete], and the report has them. The others are verified. When ctx ends, the
-// call stops, and returns the report of what it did.
+// If some VIPs failed, the error is [ErrIncomplete], and the report has them. The others are
+// verified. When ctx ends, the call stops, and returns the report of what it did.
 func (manager *Manager) Assign(ctx context.Context, vips []netip.Addr) (*Report, error) {
 	array, count := toC(vips), C.size_t(len(vips))
 	return manager.call(ctx, func(report **C.viproute_report, failed **C.viproute_error) C.viproute_code {
@@ -302,7 +306,8 @@ func cancellable(
 		var report *C.viproute_report
 		var failed *C.viproute_error
 		code := run(&report, &failed)
-		// Another call's context ended when that call was over, so the cancellation came to this call.
+		// Another call's context ended when that call was over, so the cancellation came to this
+		// call.
 		if code == C.VIPROUTE_CODE_CANCELLED && ctx.Err() == nil {
 			C.viproute_report_free(report)
 			C.viproute_error_free(failed)

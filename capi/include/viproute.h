@@ -17,9 +17,9 @@
  * function takes NULL.
  *
  * Threads. Any function may be called from any thread. Calls with one manager or keeper wait for
- * each other, except viproute_cancel, viproute_keeper_cancel and viproute_keeper_fd, which never wait. Reports, audits and
- * errors never change. The caller ensures that no thread uses an object that another thread frees,
- * and that no object is freed twice.
+ * each other, except viproute_cancel, viproute_keeper_cancel and viproute_keeper_fd, which never
+ * wait. Reports, audits and errors never change. The caller ensures that no thread uses an object
+ * that another thread frees, and that no object is freed twice.
  *
  * Ownership. A call only reads the arrays, strings and structs that it is given, and only until it
  * returns. A string that a function returns belongs to the object that the function was called
@@ -142,7 +142,8 @@ typedef enum {
 typedef enum {
   // The call did all that it was asked for.
   VIPROUTE_CODE_OK = 0,
-  // An argument is NULL that must not be, a VIP has an unknown family, or a length is impossible. Nothing was done.
+  // An argument is NULL that must not be, a VIP has an unknown family, or a length is
+  // impossible. Nothing was done.
   VIPROUTE_CODE_INVALID_ARGUMENT = 1,
   // A fault of the library stopped the call. The handle can only be freed.
   VIPROUTE_CODE_PANIC = 2,
@@ -202,7 +203,8 @@ typedef enum {
   VIPROUTE_CAUSE_REJECTED = 1,
   // The VIP's family lacks something: `missing` says what.
   VIPROUTE_CAUSE_MISSING = 2,
-  // Another device, or a route that a deletion could hit, stands in the place of the desired route.
+  // Another device, or a route that a deletion could hit, stands in the place of the desired
+  // route.
   VIPROUTE_CAUSE_CONFLICT = 3,
   // The address is on the link with another prefix length.
   VIPROUTE_CAUSE_OTHER_PREFIX_LENGTH = 4,
@@ -276,12 +278,12 @@ typedef struct viproute_audit_result viproute_audit_result;
 // Why a call failed. Immutable, so several threads may read it at once.
 typedef struct viproute_error viproute_error;
 
-// Holds a desired set of VIPs on the link, and repairs what drifts. Several threads may call with one keeper; the
-// calls are carried out one after another.
+// Holds a desired set of VIPs on the link, and repairs what drifts. Several threads may call with
+// one keeper; the calls are carried out one after another.
 typedef struct viproute_keeper viproute_keeper;
 
-// Holds VIPs of one link in their single-route state. Several threads may call with one manager; the
-// calls are carried out one after another.
+// Holds VIPs of one link in their single-route state. Several threads may call with one manager;
+// the calls are carried out one after another.
 typedef struct viproute_manager viproute_manager;
 
 // What a call did, VIP by VIP. Immutable, so several threads may read it at once.
@@ -327,8 +329,8 @@ typedef struct {
 typedef struct {
   // 1 if more is due at once: dispatch again.
   uint32_t more;
-  // 1 if something was written, a failure began, changed or ended, something else is missing or refused than before,
-  // or this is the first dispatch after an order.
+  // 1 if something was written, a failure began, changed or ended, something else is missing or
+  // refused than before, or this is the first dispatch after an order.
   uint32_t has_news;
   // How many failures of the report are new.
   uint64_t new_failures;
@@ -423,21 +425,23 @@ extern "C" {
 // The version of the library, as "0.1.0". Lives as long as the program.
 const char *viproute_version(void);
 
-// Copies the audit's summary to `*summary`. `size` is `sizeof *summary`. NULL as `summary`: does nothing. NULL as
-// `audit`: every field is 0.
+// Copies the audit's summary to `*summary`. `size` is `sizeof *summary`. NULL as `summary`: does
+// nothing. NULL as `audit`: every field is 0.
 void viproute_audit_summary(const viproute_audit_result *audit,
                             viproute_audit_state *summary,
                             size_t size);
 
-// Copies at most `count` VIPs, from the VIP number `first` on, to the array `vips`. They are in the order of their
-// addresses, IPv4 first. `size` is `sizeof *vips`. Returns how many were copied. NULL as `audit` or `vips`: 0.
+// Copies at most `count` VIPs, from the VIP number `first` on, to the array `vips`. They are in
+// the order of their addresses, IPv4 first. `size` is `sizeof *vips`. Returns how many were
+// copied. NULL as `audit` or `vips`: 0.
 size_t viproute_audit_vips(const viproute_audit_result *audit,
                            size_t first,
                            viproute_audited *vips,
                            size_t size,
                            size_t count);
 
-// The audit as JSON, as the library's feature `serde` defines it. The audit owns the text. NULL: NULL.
+// The audit as JSON, as the library's feature `serde` defines it. The audit owns the text. NULL:
+// NULL.
 const char *viproute_audit_json(const viproute_audit_result *audit);
 
 // Frees an audit and its JSON. NULL: does nothing.
@@ -455,25 +459,26 @@ const char *viproute_error_message(const viproute_error *error);
 // Frees an error and its message. NULL: does nothing.
 void viproute_error_free(viproute_error *error);
 
-// Opens a keeper, by a configuration as for viproute_open and a claim as for viproute_reconcile. Writes nothing to the
-// kernel. The keeper has no desired VIP yet. On success the caller owns `*keeper`, and frees it by
-// viproute_keeper_free. On failure `*keeper` is NULL. NULL as `config`, `claim` or `keeper`:
-// VIPROUTE_CODE_INVALID_ARGUMENT.
+// Opens a keeper, by a configuration as for viproute_open and a claim as for viproute_reconcile.
+// Writes nothing to the kernel. The keeper has no desired VIP yet. On success the caller owns
+// `*keeper`, and frees it by viproute_keeper_free. On failure `*keeper` is NULL. NULL as `config`,
+// `claim` or `keeper`: VIPROUTE_CODE_INVALID_ARGUMENT.
 viproute_code viproute_keeper_open(const char *config,
                                    const char *claim,
                                    viproute_keeper **keeper,
                                    viproute_error **error);
 
-// Frees a keeper, and closes its descriptor. The VIPs stay. No other thread may use the keeper during this call or
-// after it. Reports and errors of the keeper stay valid. NULL: does nothing.
+// Frees a keeper, and closes its descriptor. The VIPs stay. No other thread may use the keeper
+// during this call or after it. Reports and errors of the keeper stay valid. NULL: does nothing.
 void viproute_keeper_free(viproute_keeper *keeper);
 
-// As viproute_cancel: cancels the keeper's running dispatch, or else the next dispatch that looks at VIPs. Does not make
-// the keeper's descriptor readable. NULL: does nothing.
+// As viproute_cancel: cancels the keeper's running dispatch, or else the next dispatch that looks
+// at VIPs. Does not make the keeper's descriptor readable. NULL: does nothing.
 void viproute_keeper_cancel(const viproute_keeper *keeper);
 
-// Sets the VIPs to keep from now on. The next dispatch assigns and releases. An empty set keeps nothing and releases
-// nothing. `vips` points to `count` VIPs; if `count` is 0, `vips` does not matter.
+// Sets the VIPs to keep from now on. The next dispatch assigns and releases. An empty set keeps
+// nothing and releases nothing. `vips` points to `count` VIPs; if `count` is 0, `vips` does not
+// matter.
 viproute_code viproute_keeper_set(viproute_keeper *keeper,
                                   const viproute_vip *vips,
                                   size_t count,
@@ -485,32 +490,35 @@ viproute_code viproute_keeper_add(viproute_keeper *keeper,
                                   size_t count,
                                   viproute_error **error);
 
-// Keeps these VIPs no longer, and releases them, also the last one. The claim and its `at_most` do not stop it. VIPs that
-// are not desired are ignored. `vips` as for viproute_keeper_set.
+// Keeps these VIPs no longer, and releases them, also the last one. The claim and its `at_most` do
+// not stop it. VIPs that are not desired are ignored. `vips` as for viproute_keeper_set.
 viproute_code viproute_keeper_remove(viproute_keeper *keeper,
                                      const viproute_vip *vips,
                                      size_t count,
                                      viproute_error **error);
 
-// Changes the source of its family. The next dispatch moves the VIPs, each in place. `source` points to one address.
-// NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
+// Changes the source of its family. The next dispatch moves the VIPs, each in place. `source`
+// points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
 viproute_code viproute_keeper_set_source(viproute_keeper *keeper,
                                          const viproute_vip *source,
                                          viproute_error **error);
 
-// The keeper's descriptor, for poll(2) and epoll(7). Wait until it is readable or the deadline has come, then dispatch.
-// The keeper owns the descriptor: never read it nor close it. The same as long as the keeper lives. NULL: -1.
+// The keeper's descriptor, for poll(2) and epoll(7). Wait until it is readable or the deadline has
+// come, then dispatch. The keeper owns the descriptor: never read it nor close it. The same as
+// long as the keeper lives. NULL: -1.
 int viproute_keeper_fd(const viproute_keeper *keeper);
 
-// In how many milliseconds to dispatch even if the descriptor is not readable: the timeout of poll(2). 0: now. -1: never.
-// NULL: -1. Waits for a call of another thread.
+// In how many milliseconds to dispatch even if the descriptor is not readable: the timeout of
+// poll(2). 0: now. -1: never. NULL: -1. Waits for a call of another thread.
 int viproute_keeper_deadline(const viproute_keeper *keeper);
 
-// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the VIPs that drifted one by
-// one. Waits for no event, only for the kernel to carry out its requests. Dispatch once before the first wait.
+// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
+// VIPs that drifted one by one. Waits for no event, only for the kernel to carry out its requests.
+// Dispatch once before the first wait.
 //
-// VIPs that failed are no error of the call: the report has them, and the keeper tries again. After an error the
-// keeper can go on. `size` is `sizeof *dispatched`. NULL as `dispatched`: what it would say is left out.
+// VIPs that failed are no error of the call: the report has them, and the keeper tries again.
+// After an error the keeper can go on. `size` is `sizeof *dispatched`. NULL as `dispatched`: what
+// it would say is left out.
 viproute_code viproute_keeper_dispatch(viproute_keeper *keeper,
                                        size_t max_vips,
                                        viproute_dispatched *dispatched,
@@ -518,8 +526,8 @@ viproute_code viproute_keeper_dispatch(viproute_keeper *keeper,
                                        viproute_report **report,
                                        viproute_error **error);
 
-// Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`: does nothing. NULL as
-// `keeper`: all counters are 0. Waits for a call of another thread.
+// Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`:
+// does nothing. NULL as `keeper`: all counters are 0. Waits for a call of another thread.
 void viproute_keeper_counters(const viproute_keeper *keeper,
                               viproute_counters *counters,
                               size_t size);
@@ -528,9 +536,10 @@ void viproute_keeper_counters(const viproute_keeper *keeper,
 //
 // - "link": the name or the index of the link. The only key that must be given.
 // - "netns": the path of the network namespace; without it, the calling thread's.
-// - "sources": an array of the node's addresses, at most one a family. VIPs of a family need a source or
-//   "kernel_source".
-// - "kernel_source": an array of "ipv4", "ipv6": the families that keep the kernel's own local route.
+// - "sources": an array of the node's addresses, at most one a family. VIPs of a family need a
+//   source or "kernel_source".
+// - "kernel_source": an array of "ipv4", "ipv6": the families that keep the kernel's own local
+//   route.
 // - "protocol": the number of the routes' protocol. Default: 2, kernel.
 // - "address_protocol": the number by which added addresses are marked. Linux 5.18.
 // - "binding": "address" (the default) or "route".
@@ -542,54 +551,56 @@ void viproute_keeper_counters(const viproute_keeper *keeper,
 // - "total_timeout_seconds": how long a call may take. Default: no limit.
 // - "receive_buffer": bytes. Default: 1048576.
 //
-// An unknown key is an error. On success the caller owns `*manager`, and frees it by viproute_free. On
-// failure `*manager` is NULL. NULL as `config` or `manager`: VIPROUTE_CODE_INVALID_ARGUMENT.
-viproute_code viproute_open(const char *config,
-                            viproute_manager **manager,
-                            viproute_error **error);
+// An unknown key is an error. On success the caller owns `*manager`, and frees it by
+// viproute_free. On failure `*manager` is NULL. NULL as `config` or `manager`:
+// VIPROUTE_CODE_INVALID_ARGUMENT.
+viproute_code viproute_open(const char *config, viproute_manager **manager, viproute_error **error);
 
-// Frees a manager. The VIPs stay. No other thread may use the manager during this call or after it. Reports,
-// audits and errors of the manager stay valid. NULL: does nothing.
+// Frees a manager. The VIPs stay. No other thread may use the manager during this call or after
+// it. Reports, audits and errors of the manager stay valid. NULL: does nothing.
 void viproute_free(viproute_manager *manager);
 
-// Cancels the manager's running call, or else its next call, which ends with VIPROUTE_CODE_CANCELLED and
-// the report of what was done. Any thread may call this at any time while the manager lives. Does not wait.
-// It only writes to a socket, so a signal handler may call it; it may change errno. NULL: does nothing.
+// Cancels the manager's running call, or else its next call, which ends with
+// VIPROUTE_CODE_CANCELLED and the report of what was done. Any thread may call this at any time
+// while the manager lives. Does not wait. It only writes to a socket, so a signal handler may call
+// it; it may change errno. NULL: does nothing.
 void viproute_cancel(const viproute_manager *manager);
 
 // Puts VIPs on the link, each in its single-route state. Repairs the VIPs in another state.
 //
-// VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write. `vips` points
-// to `count` VIPs; if `count` is 0, `vips` does not matter, and the call does nothing.
+// VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write.
+// `vips` points to `count` VIPs; if `count` is 0, `vips` does not matter.
 viproute_code viproute_assign(viproute_manager *manager,
                               const viproute_vip *vips,
                               size_t count,
                               viproute_report **report,
                               viproute_error **error);
 
-// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never adds a
-// VIP.
+// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never
+// adds a VIP.
 viproute_code viproute_normalize(viproute_manager *manager,
                                  viproute_report **report,
                                  viproute_error **error);
 
-// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is not on the
-// link counts as unchanged. `vips` as for viproute_assign.
+// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is
+// not on the link counts as unchanged. `vips` as for viproute_assign.
 viproute_code viproute_release(viproute_manager *manager,
                                const viproute_vip *vips,
                                size_t count,
                                viproute_report **report,
                                viproute_error **error);
 
-// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs the drifted VIPs,
-// and releases the claimed VIPs that are not desired.
+// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs
+// the drifted VIPs, and releases the claimed VIPs that are not desired.
 //
-// `claim` is a JSON object. "claim": "link" (every VIP on the link), {"ranges": [prefix, ...]}, or "mark" (VIPs
-// that bear the configured protocol). "at_most": how many VIPs the call may release; if there are more, it
-// writes nothing and fails with VIPROUTE_CODE_TOO_MANY_RELEASES. An unknown key is an error.
+// `claim` is a JSON object. "claim": "link" (every VIP on the link), {"ranges": [prefix, ...]},
+// or "mark" (VIPs whose route has the configured "protocol", if that is not kernel, or whose
+// address has the configured "address_protocol"). "at_most": how many VIPs the call may release; if
+// there are more, it writes nothing and fails with VIPROUTE_CODE_TOO_MANY_RELEASES. An unknown key
+// is an error.
 //
-// A family without a desired VIP releases none, and an empty set fails with VIPROUTE_CODE_EMPTY_SET: see
-// viproute_release_all. `vips` as for viproute_assign.
+// A family without a desired VIP releases none, and an empty set fails with
+// VIPROUTE_CODE_EMPTY_SET: see viproute_release_all. `vips` as for viproute_assign.
 viproute_code viproute_reconcile(viproute_manager *manager,
                                  const char *claim,
                                  const viproute_vip *vips,
@@ -603,40 +614,42 @@ viproute_code viproute_release_all(viproute_manager *manager,
                                    viproute_report **report,
                                    viproute_error **error);
 
-// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager keeps the new
-// source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and VIPROUTE_CODE_INVALID_CONFIG.
-// `source` points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
+// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager
+// keeps the new source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+// VIPROUTE_CODE_INVALID_CONFIG. `source` points to one address. NULL:
+// VIPROUTE_CODE_INVALID_ARGUMENT.
 viproute_code viproute_set_source(viproute_manager *manager,
                                   const viproute_vip *source,
                                   viproute_report **report,
                                   viproute_error **error);
 
-// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes nothing and
-// needs no privilege.
+// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
+// nothing and needs no privilege.
 //
-// `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other devices and
-// routes in other tables, and reads every route of the node. Another number: VIPROUTE_CODE_INVALID_ARGUMENT. On
-// success the caller owns `*audit`, and frees it by viproute_audit_free. NULL as `audit`: the audit is discarded.
+// `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other
+// devices and routes in other tables, and reads every route of the node. Another number:
+// VIPROUTE_CODE_INVALID_ARGUMENT. On success the caller owns `*audit`, and frees it by
+// viproute_audit_free. NULL as `audit`: the audit is discarded.
 viproute_code viproute_audit(viproute_manager *manager,
                              uint32_t depth,
                              viproute_audit_result **audit,
                              viproute_error **error);
 
-// The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no code.
+// The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no
+// code.
 const char *viproute_code_name(int32_t code);
 
-// The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no cause.
+// The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no
+// cause.
 const char *viproute_cause_name(int32_t cause);
 
-// Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does nothing. NULL as
-// `report`: all counts are 0.
-void viproute_report_counts(const viproute_report *report,
-                            viproute_counts *counts,
-                            size_t size);
+// Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does
+// nothing. NULL as `report`: all counts are 0.
+void viproute_report_counts(const viproute_report *report, viproute_counts *counts, size_t size);
 
-// Copies at most `count` outcomes, from the outcome number `first` on, to the array `outcomes`. They are in the order of
-// their addresses, IPv4 first. `size` is `sizeof *outcomes`. Returns how many were copied. NULL as `report` or
-// `outcomes`: 0.
+// Copies at most `count` outcomes, from the outcome number `first` on, to the array `outcomes`.
+// They are in the order of their addresses, IPv4 first. `size` is `sizeof *outcomes`. Returns how
+// many were copied. NULL as `report` or `outcomes`: 0.
 size_t viproute_report_outcomes(const viproute_report *report,
                                 size_t first,
                                 viproute_outcome *outcomes,
@@ -650,8 +663,8 @@ size_t viproute_report_failures(const viproute_report *report,
                                 size_t size,
                                 size_t count);
 
-// The report as JSON, as the library's feature `serde` defines it; of a dispatch, all of the dispatch, with the report in
-// the field "report". The report owns the text. NULL: NULL.
+// The report as JSON, as the library's feature `serde` defines it; of a dispatch, all of the
+// dispatch, with the report in the field "report". The report owns the text. NULL: NULL.
 const char *viproute_report_json(const viproute_report *report);
 
 // Frees a report, its JSON and the messages of its failures. NULL: does nothing.

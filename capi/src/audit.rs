@@ -80,8 +80,8 @@ impl From<&viproute::Audited> for Audited {
     }
 }
 
-/// Copies the audit's summary to `*summary`. `size` is `sizeof *summary`. NULL as `summary`: does nothing. NULL as
-/// `audit`: every field is 0.
+/// Copies the audit's summary to `*summary`. `size` is `sizeof *summary`. NULL as `summary`: does
+/// nothing. NULL as `audit`: every field is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_audit_summary(
     audit: *const Audit,
@@ -97,8 +97,9 @@ pub unsafe extern "C" fn viproute_audit_summary(
     });
 }
 
-/// Copies at most `count` VIPs, from the VIP number `first` on, to the array `vips`. They are in the order of their
-/// addresses, IPv4 first. `size` is `sizeof *vips`. Returns how many were copied. NULL as `audit` or `vips`: 0.
+/// Copies at most `count` VIPs, from the VIP number `first` on, to the array `vips`. They are in
+/// the order of their addresses, IPv4 first. `size` is `sizeof *vips`. Returns how many were
+/// copied. NULL as `audit` or `vips`: 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_audit_vips(
     audit: *const Audit,
@@ -117,7 +118,8 @@ pub unsafe extern "C" fn viproute_audit_vips(
     .unwrap_or(0)
 }
 
-/// The audit as JSON, as the library's feature `serde` defines it. The audit owns the text. NULL: NULL.
+/// The audit as JSON, as the library's feature `serde` defines it. The audit owns the text. NULL:
+/// NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_audit_json(audit: *const Audit) -> *const c_char {
     // SAFETY: NULL or an audit that lives, by the contract.

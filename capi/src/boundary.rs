@@ -101,7 +101,8 @@ pub(crate) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str
 
 /// # Safety
 ///
-/// `vips` points to `count` VIPs that nobody changes until the call returns; if `count` is 0, it may be anything.
+/// `vips` points to `count` VIPs that nobody changes until the call returns; if `count` is 0, it
+/// may be anything.
 pub(crate) unsafe fn vips(vips: *const Vip, count: usize) -> Result<Vec<viproute::Vip>, Error> {
     if count == 0 {
         return Ok(Vec::new());
@@ -116,8 +117,8 @@ pub(crate) unsafe fn vips(vips: *const Vip, count: usize) -> Result<Vec<viproute
             "count is {count}: no array is so long"
         )));
     }
-    // SAFETY: not null, of a size that a slice can have, and `Vip` has the alignment 1; the rest is the
-    // caller's promise.
+    // SAFETY: not null, of a size that a slice can have, and `Vip` has the alignment 1; the rest is
+    // the caller's promise.
     let vips = unsafe { std::slice::from_raw_parts(vips, count) };
     let converted = vips.iter().enumerate().map(|(at, vip)| {
         let error = |family| Error::argument(format!("VIP {at}: {family} is no address family"));
@@ -126,8 +127,9 @@ pub(crate) unsafe fn vips(vips: *const Vip, count: usize) -> Result<Vec<viproute
     converted.collect()
 }
 
-/// Copies a struct to the caller, whose header may have an older or a newer definition of the struct. Fields that
-/// the caller does not know are left out; fields that this library does not know are zero.
+/// Copies a struct to the caller, whose header may have an older or a newer definition of the
+/// struct. Fields that the caller does not know are left out; fields that this library does not
+/// know are zero.
 ///
 /// # Safety
 ///
@@ -145,7 +147,8 @@ pub(crate) unsafe fn fill<T: Copy>(to: *mut T, size: usize, value: &T) {
     unsafe { rest.write_bytes(0, size - known) };
 }
 
-/// As [`fill`], for an array of `count` structs that are `size` bytes apart. Returns how many were written.
+/// As [`fill`], for an array of `count` structs that are `size` bytes apart. Returns how many were
+/// written.
 ///
 /// # Safety
 ///

@@ -72,7 +72,8 @@ pub unsafe extern "C" fn viproute_error_errno(error: *const Error) -> c_int {
 pub unsafe extern "C" fn viproute_error_message(error: *const Error) -> *const c_char {
     // SAFETY: NULL or an error that lives, by the contract.
     let error = unsafe { error.as_ref() };
-    error.map_or(std::ptr::null(), |error| error.message.as_ptr())
+    let message = guard(|| error.map(|error| error.message.as_ptr()));
+    message.flatten().unwrap_or(std::ptr::null())
 }
 
 /// Frees an error and its message. NULL: does nothing.

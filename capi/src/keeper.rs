@@ -9,8 +9,8 @@ use viproute::{Canceller, Family};
 use crate::boundary::{Locked, Out, call, fill, free, guard, shared, text, vips as read_vips};
 use crate::{Code, Error, Report, Vip, config};
 
-/// Holds a desired set of VIPs on the link, and repairs what drifts. Several threads may call with one keeper; the
-/// calls are carried out one after another.
+/// Holds a desired set of VIPs on the link, and repairs what drifts. Several threads may call with
+/// one keeper; the calls are carried out one after another.
 #[derive(Debug)]
 pub struct Keeper {
     keeper: Locked<viproute::Keeper>,
@@ -24,8 +24,8 @@ pub struct Keeper {
 pub struct Dispatched {
     /// 1 if more is due at once: dispatch again.
     pub more: u32,
-    /// 1 if something was written, a failure began, changed or ended, something else is missing or refused than before,
-    /// or this is the first dispatch after an order.
+    /// 1 if something was written, a failure began, changed or ended, something else is missing or
+    /// refused than before, or this is the first dispatch after an order.
     pub has_news: u32,
     /// How many failures of the report are new.
     pub new_failures: u64,
@@ -98,16 +98,17 @@ impl From<viproute::Counters> for Counters {
     }
 }
 
-/// The time until a deadline in milliseconds, rounded up, so that the deadline has come when poll(2) returns. -1: no deadline.
+/// The time until a deadline in milliseconds, rounded up, so that the deadline has come when
+/// poll(2) returns. -1: no deadline.
 pub(crate) fn poll_timeout(left: Option<Duration>) -> c_int {
     let Some(left) = left else { return -1 };
     c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
 }
 
-/// Opens a keeper, by a configuration as for viproute_open and a claim as for viproute_reconcile. Writes nothing to the
-/// kernel. The keeper has no desired VIP yet. On success the caller owns `*keeper`, and frees it by
-/// viproute_keeper_free. On failure `*keeper` is NULL. NULL as `config`, `claim` or `keeper`:
-/// VIPROUTE_CODE_INVALID_ARGUMENT.
+/// Opens a keeper, by a configuration as for viproute_open and a claim as for viproute_reconcile.
+/// Writes nothing to the kernel. The keeper has no desired VIP yet. On success the caller owns
+/// `*keeper`, and frees it by viproute_keeper_free. On failure `*keeper` is NULL. NULL as `config`,
+/// `claim` or `keeper`: VIPROUTE_CODE_INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_open(
     config: *const c_char,
@@ -134,24 +135,25 @@ pub unsafe extern "C" fn viproute_keeper_open(
     })
 }
 
-/// Frees a keeper, and closes its descriptor. The VIPs stay. No other thread may use the keeper during this call or
-/// after it. Reports and errors of the keeper stay valid. NULL: does nothing.
+/// Frees a keeper, and closes its descriptor. The VIPs stay. No other thread may use the keeper
+/// during this call or after it. Reports and errors of the keeper stay valid. NULL: does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_free(keeper: *mut Keeper) {
     // SAFETY: NULL or a keeper that the caller owns, by the contract.
     unsafe { free(keeper) };
 }
 
-/// As viproute_cancel: cancels the keeper's running dispatch, or else the next dispatch that looks at VIPs. Does not make
-/// the keeper's descriptor readable. NULL: does nothing.
+/// As viproute_cancel: cancels the keeper's running dispatch, or else the next dispatch that looks
+/// at VIPs. Does not make the keeper's descriptor readable. NULL: does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_cancel(keeper: *const Keeper) {
     // SAFETY: NULL or a keeper that lives, by the contract.
     guard(|| unsafe { keeper.as_ref() }.map(|keeper| keeper.canceller.cancel()));
 }
 
-/// Sets the VIPs to keep from now on. The next dispatch assigns and releases. An empty set keeps nothing and releases
-/// nothing. `vips` points to `count` VIPs; if `count` is 0, `vips` does not matter.
+/// Sets the VIPs to keep from now on. The next dispatch assigns and releases. An empty set keeps
+/// nothing and releases nothing. `vips` points to `count` VIPs; if `count` is 0, `vips` does not
+/// matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_set(
     keeper: *mut Keeper,
@@ -191,8 +193,8 @@ pub unsafe extern "C" fn viproute_keeper_add(
     }
 }
 
-/// Keeps these VIPs no longer, and releases them, also the last one. The claim and its `at_most` do not stop it. VIPs that
-/// are not desired are ignored. `vips` as for viproute_keeper_set.
+/// Keeps these VIPs no longer, and releases them, also the last one. The claim and its `at_most` do
+/// not stop it. VIPs that are not desired are ignored. `vips` as for viproute_keeper_set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_remove(
     keeper: *mut Keeper,
@@ -232,8 +234,8 @@ unsafe fn order(
     })
 }
 
-/// Changes the source of its family. The next dispatch moves the VIPs, each in place. `source` points to one address.
-/// NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
+/// Changes the source of its family. The next dispatch moves the VIPs, each in place. `source`
+/// points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_set_source(
     keeper: *mut Keeper,
@@ -250,16 +252,17 @@ pub unsafe extern "C" fn viproute_keeper_set_source(
     })
 }
 
-/// The keeper's descriptor, for poll(2) and epoll(7). Wait until it is readable or the deadline has come, then dispatch.
-/// The keeper owns the descriptor: never read it nor close it. The same as long as the keeper lives. NULL: -1.
+/// The keeper's descriptor, for poll(2) and epoll(7). Wait until it is readable or the deadline has
+/// come, then dispatch. The keeper owns the descriptor: never read it nor close it. The same as
+/// long as the keeper lives. NULL: -1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_fd(keeper: *const Keeper) -> c_int {
     // SAFETY: NULL or a keeper that lives, by the contract.
     guard(|| unsafe { keeper.as_ref() }.map_or(-1, |keeper| keeper.fd)).unwrap_or(-1)
 }
 
-/// In how many milliseconds to dispatch even if the descriptor is not readable: the timeout of poll(2). 0: now. -1: never.
-/// NULL: -1. Waits for a call of another thread.
+/// In how many milliseconds to dispatch even if the descriptor is not readable: the timeout of
+/// poll(2). 0: now. -1: never. NULL: -1. Waits for a call of another thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_deadline(keeper: *const Keeper) -> c_int {
     guard(|| {
@@ -278,11 +281,13 @@ pub unsafe extern "C" fn viproute_keeper_deadline(keeper: *const Keeper) -> c_in
     .unwrap_or(-1)
 }
 
-/// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the VIPs that drifted one by
-/// one. Waits for no event, only for the kernel to carry out its requests. Dispatch once before the first wait.
+/// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
+/// VIPs that drifted one by one. Waits for no event, only for the kernel to carry out its requests.
+/// Dispatch once before the first wait.
 ///
-/// VIPs that failed are no error of the call: the report has them, and the keeper tries again. After an error the
-/// keeper can go on. `size` is `sizeof *dispatched`. NULL as `dispatched`: what it would say is left out.
+/// VIPs that failed are no error of the call: the report has them, and the keeper tries again.
+/// After an error the keeper can go on. `size` is `sizeof *dispatched`. NULL as `dispatched`: what
+/// it would say is left out.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_dispatch(
     keeper: *mut Keeper,
@@ -312,8 +317,8 @@ pub unsafe extern "C" fn viproute_keeper_dispatch(
     })
 }
 
-/// Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`: does nothing. NULL as
-/// `keeper`: all counters are 0. Waits for a call of another thread.
+/// Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`:
+/// does nothing. NULL as `keeper`: all counters are 0. Waits for a call of another thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_keeper_counters(
     keeper: *const Keeper,

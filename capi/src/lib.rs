@@ -7,11 +7,12 @@
 //!
 //! * Only `boundary` and the exported functions have unsafe code. An exported function only turns
 //!   its pointers into references and results; the rest of it is safe.
-//! * The safety conditions of an exported function are its contract in the header. Each unsafe block names the
-//!   condition that it relies on.
-//! * What can be checked is checked: a null pointer, a length that no array can have, an unknown family, text
-//!   that is no UTF-8 are errors with a message, never assertions.
-//! * No panic crosses the border: every exported function runs in `boundary::guard`.
+//! * The safety conditions of an exported function are its contract in the header. Each unsafe
+//!   block names the condition that it relies on.
+//! * What can be checked is checked: a null pointer, a length that no array can have, an unknown
+//!   family, text that is no UTF-8 are errors with a message, never assertions.
+//! * No panic crosses the border: every exported function that runs more than a look-up of a constant
+//!   does so in `boundary::guard`.
 //! * A handle holds its object in a mutex, so calls from several threads are no data race.
 //! * No integer from C becomes a Rust enum without a check. No enum is taken as an argument.
 // The contract in the header says what the caller must keep to.
@@ -41,6 +42,16 @@ pub use report::*;
 pub use vip::*;
 
 use std::ffi::c_char;
+
+// Any thread may use any object, and several threads may use the same one.
+const _: () = {
+    const fn assert<T: Send + Sync>() {}
+    assert::<Manager>();
+    assert::<Keeper>();
+    assert::<Report>();
+    assert::<Audit>();
+    assert::<Error>();
+};
 
 /// The version of the library, as "0.1.0". Lives as long as the program.
 #[unsafe(no_mangle)]

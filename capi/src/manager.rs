@@ -7,8 +7,8 @@ use viproute::{Canceller, VipManager};
 use crate::boundary::{Locked, Out, call, free, guard, shared, text, vips as read_vips};
 use crate::{Audit, Code, Error, Report, Vip, config};
 
-/// Holds VIPs of one link in their single-route state. Several threads may call with one manager; the
-/// calls are carried out one after another.
+/// Holds VIPs of one link in their single-route state. Several threads may call with one manager;
+/// the calls are carried out one after another.
 #[derive(Debug)]
 pub struct Manager {
     manager: Locked<VipManager>,
@@ -40,9 +40,10 @@ pub(crate) fn report_of(
 ///
 /// - "link": the name or the index of the link. The only key that must be given.
 /// - "netns": the path of the network namespace; without it, the calling thread's.
-/// - "sources": an array of the node's addresses, at most one a family. VIPs of a family need a source or
-///   "kernel_source".
-/// - "kernel_source": an array of "ipv4", "ipv6": the families that keep the kernel's own local route.
+/// - "sources": an array of the node's addresses, at most one a family. VIPs of a family need a
+///   source or "kernel_source".
+/// - "kernel_source": an array of "ipv4", "ipv6": the families that keep the kernel's own local
+///   route.
 /// - "protocol": the number of the routes' protocol. Default: 2, kernel.
 /// - "address_protocol": the number by which added addresses are marked. Linux 5.18.
 /// - "binding": "address" (the default) or "route".
@@ -54,8 +55,9 @@ pub(crate) fn report_of(
 /// - "total_timeout_seconds": how long a call may take. Default: no limit.
 /// - "receive_buffer": bytes. Default: 1048576.
 ///
-/// An unknown key is an error. On success the caller owns `*manager`, and frees it by viproute_free. On
-/// failure `*manager` is NULL. NULL as `config` or `manager`: VIPROUTE_CODE_INVALID_ARGUMENT.
+/// An unknown key is an error. On success the caller owns `*manager`, and frees it by
+/// viproute_free. On failure `*manager` is NULL. NULL as `config` or `manager`:
+/// VIPROUTE_CODE_INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_open(
     config: *const c_char,
@@ -79,17 +81,18 @@ pub unsafe extern "C" fn viproute_open(
     })
 }
 
-/// Frees a manager. The VIPs stay. No other thread may use the manager during this call or after it. Reports,
-/// audits and errors of the manager stay valid. NULL: does nothing.
+/// Frees a manager. The VIPs stay. No other thread may use the manager during this call or after
+/// it. Reports, audits and errors of the manager stay valid. NULL: does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_free(manager: *mut Manager) {
     // SAFETY: NULL or a manager that the caller owns, by the contract.
     unsafe { free(manager) };
 }
 
-/// Cancels the manager's running call, or else its next call, which ends with VIPROUTE_CODE_CANCELLED and
-/// the report of what was done. Any thread may call this at any time while the manager lives. Does not wait.
-/// It only writes to a socket, so a signal handler may call it; it may change errno. NULL: does nothing.
+/// Cancels the manager's running call, or else its next call, which ends with
+/// VIPROUTE_CODE_CANCELLED and the report of what was done. Any thread may call this at any time
+/// while the manager lives. Does not wait. It only writes to a socket, so a signal handler may call
+/// it; it may change errno. NULL: does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_cancel(manager: *const Manager) {
     // SAFETY: NULL or a manager that lives, by the contract.
@@ -98,8 +101,8 @@ pub unsafe extern "C" fn viproute_cancel(manager: *const Manager) {
 
 /// Puts VIPs on the link, each in its single-route state. Repairs the VIPs in another state.
 ///
-/// VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write. `vips` points
-/// to `count` VIPs; if `count` is 0, `vips` does not matter, and the call does nothing.
+/// VIPROUTE_CODE_OK means that every VIP was seen in the single-route state after the last write.
+/// `vips` points to `count` VIPs; if `count` is 0, `vips` does not matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_assign(
     manager: *mut Manager,
@@ -117,8 +120,8 @@ pub unsafe extern "C" fn viproute_assign(
     })
 }
 
-/// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never adds a
-/// VIP.
+/// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never
+/// adds a VIP.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_normalize(
     manager: *mut Manager,
@@ -134,8 +137,8 @@ pub unsafe extern "C" fn viproute_normalize(
     })
 }
 
-/// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is not on the
-/// link counts as unchanged. `vips` as for viproute_assign.
+/// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is
+/// not on the link counts as unchanged. `vips` as for viproute_assign.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_release(
     manager: *mut Manager,
@@ -153,15 +156,17 @@ pub unsafe extern "C" fn viproute_release(
     })
 }
 
-/// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs the drifted VIPs,
-/// and releases the claimed VIPs that are not desired.
+/// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs
+/// the drifted VIPs, and releases the claimed VIPs that are not desired.
 ///
-/// `claim` is a JSON object. "claim": "link" (every VIP on the link), {"ranges": [prefix, ...]}, or "mark" (VIPs
-/// that bear the configured protocol). "at_most": how many VIPs the call may release; if there are more, it
-/// writes nothing and fails with VIPROUTE_CODE_TOO_MANY_RELEASES. An unknown key is an error.
+/// `claim` is a JSON object. "claim": "link" (every VIP on the link), {"ranges": [prefix, ...]},
+/// or "mark" (VIPs whose route has the configured "protocol", if that is not kernel, or whose
+/// address has the configured "address_protocol"). "at_most": how many VIPs the call may release; if
+/// there are more, it writes nothing and fails with VIPROUTE_CODE_TOO_MANY_RELEASES. An unknown key
+/// is an error.
 ///
-/// A family without a desired VIP releases none, and an empty set fails with VIPROUTE_CODE_EMPTY_SET: see
-/// viproute_release_all. `vips` as for viproute_assign.
+/// A family without a desired VIP releases none, and an empty set fails with
+/// VIPROUTE_CODE_EMPTY_SET: see viproute_release_all. `vips` as for viproute_assign.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_reconcile(
     manager: *mut Manager,
@@ -201,9 +206,10 @@ pub unsafe extern "C" fn viproute_release_all(
     })
 }
 
-/// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager keeps the new
-/// source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and VIPROUTE_CODE_INVALID_CONFIG.
-/// `source` points to one address. NULL: VIPROUTE_CODE_INVALID_ARGUMENT.
+/// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager
+/// keeps the new source also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+/// VIPROUTE_CODE_INVALID_CONFIG. `source` points to one address. NULL:
+/// VIPROUTE_CODE_INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_set_source(
     manager: *mut Manager,
@@ -221,12 +227,13 @@ pub unsafe extern "C" fn viproute_set_source(
     })
 }
 
-/// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes nothing and
-/// needs no privilege.
+/// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
+/// nothing and needs no privilege.
 ///
-/// `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other devices and
-/// routes in other tables, and reads every route of the node. Another number: VIPROUTE_CODE_INVALID_ARGUMENT. On
-/// success the caller owns `*audit`, and frees it by viproute_audit_free. NULL as `audit`: the audit is discarded.
+/// `depth` is VIPROUTE_AUDIT_LINK, or VIPROUTE_AUDIT_NODE, which also finds conflicts with other
+/// devices and routes in other tables, and reads every route of the node. Another number:
+/// VIPROUTE_CODE_INVALID_ARGUMENT. On success the caller owns `*audit`, and frees it by
+/// viproute_audit_free. NULL as `audit`: the audit is discarded.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_audit(
     manager: *mut Manager,

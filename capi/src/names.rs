@@ -9,7 +9,8 @@ pub enum Code {
     /// The call did all that it was asked for.
     #[default]
     Ok = 0,
-    /// An argument is NULL that must not be, a VIP has an unknown family, or a length is impossible. Nothing was done.
+    /// An argument is NULL that must not be, a VIP has an unknown family, or a length is
+    /// impossible. Nothing was done.
     InvalidArgument = 1,
     /// A fault of the library stopped the call. The handle can only be freed.
     Panic = 2,
@@ -60,7 +61,8 @@ pub enum Cause {
     Rejected = 1,
     /// The VIP's family lacks something: `missing` says what.
     Missing = 2,
-    /// Another device, or a route that a deletion could hit, stands in the place of the desired route.
+    /// Another device, or a route that a deletion could hit, stands in the place of the desired
+    /// route.
     Conflict = 3,
     /// The address is on the link with another prefix length.
     OtherPrefixLength = 4,
@@ -258,7 +260,8 @@ fn name_of(names: impl IntoIterator<Item = (i32, &'static CStr)>, number: i32) -
     name.map_or(std::ptr::null(), |(_, name)| name.as_ptr())
 }
 
-/// The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no code.
+/// The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no
+/// code.
 #[unsafe(no_mangle)]
 pub extern "C" fn viproute_code_name(code: i32) -> *const c_char {
     name_of(
@@ -267,7 +270,8 @@ pub extern "C" fn viproute_code_name(code: i32) -> *const c_char {
     )
 }
 
-/// The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no cause.
+/// The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no
+/// cause.
 #[unsafe(no_mangle)]
 pub extern "C" fn viproute_cause_name(cause: i32) -> *const c_char {
     name_of(

@@ -176,8 +176,8 @@ impl From<(&viproute::Failure, &CString)> for Failure {
     }
 }
 
-/// Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does nothing. NULL as
-/// `report`: all counts are 0.
+/// Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does
+/// nothing. NULL as `report`: all counts are 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_report_counts(
     report: *const Report,
@@ -193,9 +193,9 @@ pub unsafe extern "C" fn viproute_report_counts(
     });
 }
 
-/// Copies at most `count` outcomes, from the outcome number `first` on, to the array `outcomes`. They are in the order of
-/// their addresses, IPv4 first. `size` is `sizeof *outcomes`. Returns how many were copied. NULL as `report` or
-/// `outcomes`: 0.
+/// Copies at most `count` outcomes, from the outcome number `first` on, to the array `outcomes`.
+/// They are in the order of their addresses, IPv4 first. `size` is `sizeof *outcomes`. Returns how
+/// many were copied. NULL as `report` or `outcomes`: 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_report_outcomes(
     report: *const Report,
@@ -235,8 +235,8 @@ pub unsafe extern "C" fn viproute_report_failures(
     .unwrap_or(0)
 }
 
-/// The report as JSON, as the library's feature `serde` defines it; of a dispatch, all of the dispatch, with the report in
-/// the field "report". The report owns the text. NULL: NULL.
+/// The report as JSON, as the library's feature `serde` defines it; of a dispatch, all of the
+/// dispatch, with the report in the field "report". The report owns the text. NULL: NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_report_json(report: *const Report) -> *const c_char {
     // SAFETY: NULL or a report that lives, by the contract.

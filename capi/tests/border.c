@@ -1,11 +1,13 @@
-// Every function with NULL, wrong values, empty arrays and in odd orders, at random and from two threads.
-// Run by tests/library.rs in a network namespace: border ROUNDS.
+// Every function with NULL, wrong values, empty arrays and in odd orders, at random and from two
+// threads. Run by tests/library.rs in a network namespace: border ROUNDS.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <viproute.h>
 
 #define CHECK(what) \
@@ -30,7 +32,8 @@ static viproute_vip vip(const char *text) {
     return vip;
 }
 
-// Takes over what a call gave. An error comes exactly with a code, and both free functions take NULL.
+// Takes over what a call gave. An error comes exactly with a code, and both free functions take
+// NULL.
 static viproute_code done(viproute_code code, viproute_report *report, viproute_error *error) {
     CHECK((code == VIPROUTE_CODE_OK) == (error == NULL));
     CHECK(viproute_error_code(error) == code);
@@ -133,6 +136,20 @@ static void odd_orders(void) {
     viproute_error_free(error);
 }
 
+// In a child process a handle says that it is the parent's.
+static void forked(void) {
+    viproute_manager *manager = NULL;
+    viproute_vip one = vip("10.96.0.1");
+    int status = 0;
+    CHECK(viproute_open(CONFIG, &manager, NULL) == VIPROUTE_CODE_OK);
+    pid_t child = fork();
+    if (child == 0) _exit((int)viproute_assign(manager, &one, 1, NULL, NULL));
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == VIPROUTE_CODE_OTHER_PROCESS);
+    CHECK(viproute_assign(manager, &one, 1, NULL, NULL) == VIPROUTE_CODE_OK);
+    viproute_free(manager);
+}
+
 // What the threads share.
 static viproute_manager *manager;
 static viproute_keeper *keeper;
@@ -193,6 +210,7 @@ int main(int argc, char **argv) {
     unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 100;
     all_null();
     odd_orders();
+    forked();
     CHECK(viproute_open(CONFIG, &manager, NULL) == VIPROUTE_CODE_OK);
     CHECK(viproute_keeper_open(CONFIG, CLAIM, &keeper, NULL) == VIPROUTE_CODE_OK);
     pthread_t threads[2];

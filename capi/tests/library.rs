@@ -1,5 +1,5 @@
-//! The installed library as packagers and C programs have it: soname, symbols, pkg-config, the C example, and
-//! `border.c` under AddressSanitizer and valgrind.
+//! The installed library as packagers and C programs have it: soname, symbols, pkg-config, the C
+//! example, and `border.c` under AddressSanitizer and valgrind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../../tests/common/mod.rs"]

@@ -1,4 +1,5 @@
-// Command cost measures how long Assign takes from Go, for new VIPs and for VIPs that are on the link already. capi/bench runs it.
+// Command cost measures how long Assign takes from Go, for new VIPs and for VIPs that are on the
+// link already. capi/bench runs it.
 package main
 
 import (

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peers are ways to put the same VIPs on the link with the package netlink. Neither verifies anything.
+// peers are ways to put the same VIPs on the link with the package netlink. Neither verifies
+// anything.
 func peers() []way {
 	dummy, err := netlink.LinkByName(link)
 	check(err)
