@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::{DesiredRoute, Family, PerFamily, Vip};
 use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
-use crate::engine::decide::{Clock, Decision, Engine, MANY, Method, Replies, Reply, Stage};
+use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
 use crate::engine::send::template_of;
 use crate::netlink::batch::Batch;
 use crate::netlink::decode;
@@ -119,40 +119,44 @@ impl Pure {
         while let Stage::Plan(_) = engine.stage() {
             self.batch.begin(1);
             for at in 0..u32::try_from(self.rows.len()).unwrap_or(u32::MAX) {
-                let Some(row) = self.rows.get_mut(at) else {
-                    continue;
-                };
-                let Decision::Steps(steps) = engine.plan(row, &Still) else {
-                    continue;
-                };
-                let templates = &self.templates[row.vip.family()];
-                let vip = row.vip.addr();
-                for step in steps {
-                    if self.batch.len() == BATCH {
-                        bytes += self.batch.seal().bytes().len();
-                        self.batch.begin(1);
-                    }
-                    row.note_sent(*step);
-                    let tag = Tag {
-                        row: at,
-                        step: *step,
-                    };
-                    self.batch.push(tag, |out, sequence| {
-                        if let Some(template) = template_of(templates, *step) {
-                            template.push(out, sequence, &vip);
-                        }
-                    });
-                    let reply = Reply {
-                        step: *step,
-                        refused: false,
-                    };
-                    engine.replied(row, reply, Replies::Complete);
-                }
+                while self.encode_steps(&mut engine, at, &mut bytes) {}
             }
             bytes += self.batch.seal().bytes().len();
-            engine.end_round(self.rows.as_mut_slice(), MANY, false, &Still);
+            engine.end_round(self.rows.as_slice(), false, &Still);
         }
         bytes
+    }
+
+    /// Encodes the next steps of a row. Returns whether the row goes on from their acks.
+    fn encode_steps(&mut self, engine: &mut Engine, at: u32, bytes: &mut usize) -> bool {
+        let Some(row) = self.rows.get_mut(at) else {
+            return false;
+        };
+        let Decision::Steps(steps) = engine.plan(row, &Still) else {
+            return false;
+        };
+        let templates = &self.templates[row.vip.family()];
+        let vip = row.vip.addr();
+        let mut goes_on = false;
+        for step in steps.iter().copied() {
+            if self.batch.len() == BATCH {
+                *bytes += self.batch.seal().bytes().len();
+                self.batch.begin(1);
+            }
+            row.note_sent(step);
+            self.batch.push(Tag { row: at, step }, |out, sequence| {
+                if let Some(template) = template_of(templates, step) {
+                    template.push(out, sequence, &vip);
+                }
+            });
+            let reply = Reply {
+                step,
+                refused: false,
+            };
+            engine.replied(row, reply, Replies::Complete);
+            goes_on |= engine.goes_on(row, reply, Replies::Complete);
+        }
+        goes_on && row.trust_ack()
     }
 
     fn engine(&self) -> Engine {

@@ -6,6 +6,7 @@ mod common;
 mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -715,4 +716,41 @@ fn assign_makes_an_expiring_address_permanent() {
         assert!(shown.contains("metric 77"), "{shown}");
         assert_eq!(vips.assign(&set).unwrap().writes, 0);
     }
+}
+
+/// Each address of ten thousand takes the kernel longer than the one before, so the first VIP must not wait for
+/// the last address.
+#[test]
+fn new_ipv6_vips_are_right_before_the_last_address_is_there() {
+    let _alone = alone();
+    let net = Net::new();
+    let set = vips_v6(3000);
+    let ip = |words: &str| {
+        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let source = format!("src {NODE_V6} ");
+    let last = format!(" {}/128 ", set[set.len() - 1]);
+    let mut vips = builder().open().unwrap();
+    let is_over = AtomicBool::new(false);
+    let was_early = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // An address that is missing after the look at the routes was missing before it.
+                let routes = ip(&format!(
+                    "-6 route show table local dev {VIP_LINK} type local"
+                ));
+                let addresses = ip(&format!("-6 addr show dev {VIP_LINK}"));
+                if routes.contains(&source) && !addresses.contains(&last) {
+                    return true;
+                }
+            }
+            false
+        });
+        assert_eq!(vips.assign(&set).unwrap().assigned, set.len());
+        is_over.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert!(was_early);
+    net.assert_single_route(&set, PROTO_KERNEL);
 }

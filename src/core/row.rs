@@ -172,7 +172,8 @@ impl Row {
         self.facts.is_unread() && self.goal != Goal::Look && !self.has_failed()
     }
 
-    /// Continues from an acked address without an observation. Returns whether that is safe.
+    /// Goes on from an acked step without an observation. Returns whether that is safe: nothing but the
+    /// late route may be what a blind deletion finds.
     #[inline]
     pub(crate) fn trust_ack(&mut self) -> bool {
         if self.progress.late_route != LateRoute::Seen {

@@ -137,10 +137,6 @@ impl Rows {
         &self.rows
     }
 
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [Row] {
-        &mut self.rows
-    }
-
     pub(crate) fn iter_mut(&mut self) -> std::slice::IterMut<'_, Row> {
         self.rows.iter_mut()
     }

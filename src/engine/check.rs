@@ -19,8 +19,7 @@ use self::model::{
     STATIC, Seen, Source, World, user_metric,
 };
 use super::decide::{
-    Awaited, Basis, Clock, Decision, Engine, MANY, Method, QUIET, Replies, Reply, Stage, Verdict,
-    Waited,
+    Awaited, Clock, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
 };
 use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
@@ -125,8 +124,11 @@ enum At {
     /// Listen to notifications.
     Listen(Awaited),
     Send(Batch),
-    /// End a round with messages. Other rows decide whether acks are trusted.
-    EndRound,
+    /// End a round with messages.
+    EndRound {
+        /// The row may go on from its acks instead. The driver decides by the number of rows.
+        goes_on: bool,
+    },
     Over(Outcome),
 }
 
@@ -201,11 +203,19 @@ impl Driver {
         self.at = At::Stage;
     }
 
-    /// Ends a round. `made`: other rows may allow the engine to trust acks.
-    fn end_round(&mut self, made: usize, waits: bool) {
-        let rows = std::slice::from_mut(&mut self.row);
+    /// Goes on from acks in the same round, if the row may.
+    fn go_on(&mut self) -> bool {
+        let goes_on = self.at == At::EndRound { goes_on: true } && self.row.trust_ack();
+        if goes_on {
+            self.plan(&[]);
+        }
+        goes_on
+    }
+
+    fn end_round(&mut self, waits: bool) {
+        let rows = std::slice::from_ref(&self.row);
         let time = Time(self.quiet);
-        let verdict = self.engine.end_round(rows, made, waits, &time);
+        let verdict = self.engine.end_round(rows, waits, &time);
         self.at = match (verdict, self.engine.stage()) {
             (Verdict::GiveUp(cause), _) => {
                 assert_eq!(cause, Cause::Pending);
@@ -219,8 +229,8 @@ impl Driver {
     /// Plans the row. `others` are the deletions of its extra routes.
     fn plan(&mut self, others: &[Message]) {
         let steps = match self.engine.plan(&mut self.row, &Time(self.quiet)) {
-            Decision::Nothing => return self.end_round(0, false),
-            Decision::Wait => return self.end_round(0, true),
+            Decision::Nothing => return self.end_round(false),
+            Decision::Wait => return self.end_round(true),
             Decision::Fail(Cause::Conflict) => return self.at = At::Over(Outcome::Conflict),
             Decision::Fail(cause) if cause.is_not_ours_to_change() => {
                 return self.at = At::Over(Outcome::Unrepaired);
@@ -254,13 +264,15 @@ impl Driver {
 
     /// Takes the replies to a batch.
     fn take_replies(&mut self, batch: &Batch) {
+        let mut goes_on = false;
         for reply in &batch.replies {
             self.engine.replied(&mut self.row, *reply, batch.heard);
+            goes_on |= self.engine.goes_on(&self.row, *reply, batch.heard);
         }
         self.at = if batch.failed {
             At::Over(Outcome::Kernel)
         } else {
-            At::EndRound
+            At::EndRound { goes_on }
         };
     }
 }
@@ -375,7 +387,6 @@ impl Course {
                         other_length: false,
                     });
                 }
-                Stage::Plan(Basis::Acks) => driver.plan(&[]),
                 Stage::Wait => {
                     let facts = driver.row.facts;
                     let routes = &kernel.routes;
@@ -397,7 +408,7 @@ impl Course {
                 return self.end_listening(kernel, driver, awaited);
             }
             At::Send(_) => self.send(kernel, driver, fate),
-            At::EndRound => driver.end_round(0, false),
+            At::EndRound { .. } => driver.end_round(false),
             At::Over(_) => return false,
         }
         true
@@ -598,9 +609,8 @@ impl Walk {
             });
             runs += self.follow(then);
         }
-        if moment.driver.at == At::EndRound {
-            let mut then = moment.clone();
-            then.driver.end_round(MANY, false);
+        let mut then = moment.clone();
+        if then.driver.go_on() {
             runs += self.follow(then);
         }
         runs += self.act(moment, None);
@@ -1354,9 +1364,8 @@ impl Pair {
     fn advance(&mut self, kernel: &Kernel, drivers: &[Driver; 2]) {
         let mut last_change = kernel.late;
         for at in 0..2 {
-            if drivers[at].at == At::EndRound {
-                let mut drivers = drivers.clone();
-                drivers[at].end_round(MANY, false);
+            let mut drivers = drivers.clone();
+            if drivers[at].go_on() {
                 self.follow(kernel.clone(), drivers);
                 last_change = true;
             }
@@ -1462,7 +1471,7 @@ fn one_written_row_makes_the_call_read_all() {
             };
             engine.replied(row, reply, Replies::Complete);
         }
-        engine.end_round(&mut rows, 0, false, &Time(Duration::ZERO));
+        engine.end_round(&rows, false, &Time(Duration::ZERO));
         assert_eq!(engine.stage(), stage, "{steps:?}");
     }
 }
@@ -1489,7 +1498,7 @@ fn acked_address_is_observed_before_the_call_ends() {
             };
             engine.replied(&mut rows[0], reply, Replies::Complete);
         }
-        engine.end_round(&mut rows, 0, false, &Time(QUIET));
+        engine.end_round(&rows, false, &Time(QUIET));
         engine.stage()
     };
     let desired = Facts::ADDRESS | Facts::DESIRED;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, Facts, LateRoute, Next, Policy, Row, Step, next};
-use crate::engine::lookup::LOOKUP_MAX;
 
 /// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
 /// six.
@@ -34,9 +33,6 @@ pub(super) const BRIEF: Duration = Duration::from_millis(100);
 /// The longest wait for quiet, as a multiple of that time. A writer that never pauses would otherwise
 /// keep the call waiting forever.
 const RESTLESS: u32 = 4;
-
-/// With this many new addresses without a route, the kernel's work queue has had time for the first.
-pub(crate) const MANY: usize = LOOKUP_MAX + 1;
 
 /// The least time that a call waits for recent addresses to age, without progress.
 const AGES: Duration = Duration::from_secs(2);
@@ -66,8 +62,6 @@ pub(crate) enum Basis {
     Observed,
     /// The routes were observed. New addresses are known by their acks.
     AckedAddresses,
-    /// No observation since the last acks.
-    Acks,
 }
 
 /// How rows are observed.
@@ -86,14 +80,6 @@ enum Written {
     /// Only new IPv6 addresses, all acked, and blind deletions of the kernel's routes for them.
     NewAddresses,
     Other,
-}
-
-/// Whether the kernel's routes may be deleted right behind the acked addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum BlindDeletion {
-    Possible,
-    /// A blind deletion found no route: the kernel's work queue is late.
-    TooEarly,
 }
 
 /// How the replies to a batch arrived.
@@ -165,7 +151,6 @@ pub(crate) struct Engine {
     stage: Stage,
     method: Method,
     written: Written,
-    blind: BlindDeletion,
     /// Whether the last wait ended without progress, with no write since.
     stalled: bool,
     /// Successive rounds with an unread row.
@@ -189,7 +174,6 @@ impl Engine {
             stage: Stage::read(method),
             method,
             written: Written::Nothing,
-            blind: BlindDeletion::Possible,
             stalled: false,
             unread: 0,
         }
@@ -244,9 +228,6 @@ impl Engine {
             Next::Done | Next::Wait => Decision::Wait,
             Next::Read => Decision::Nothing,
             Next::Fail(cause) => Decision::Fail(cause),
-            Next::Steps([Step::DeleteKernelBlind]) if self.blind == BlindDeletion::TooEarly => {
-                Decision::Wait
-            }
             Next::Steps(_) if row.attempts >= ATTEMPTS => Decision::Exhausted,
             Next::Steps(steps) => {
                 row.attempts += 1;
@@ -271,29 +252,28 @@ impl Engine {
         self.written = self.written.max(written);
         self.stalled = false;
         match (replies, reply.refused) {
-            (Replies::Complete, true) => {
-                if reply.step == Step::DeleteKernelBlind {
-                    self.blind = BlindDeletion::TooEarly;
-                }
-            }
             (Replies::Complete, false) => row.progress.acked(reply.step),
             (Replies::Lost, _) => row.progress.reply_lost(reply.step),
-            (Replies::NotSent, _) => {}
+            (Replies::Complete, true) | (Replies::NotSent, _) => {}
         }
     }
 
-    /// Ends a round, after every row was planned and every reply taken. `made`: the number of addresses
-    /// without a route that this call has made. `waits`: a row waits.
+    /// Whether a row may go on from this reply in the same round, without an observation: the kernel
+    /// acked its new address or the blind deletion of its late route. The kernel refuses a blind deletion
+    /// that comes too early, and the row waits for the observation.
+    #[inline]
+    pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
+        row.vip.family() == Family::V6
+            && matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
+            && (replies, reply.refused) == (Replies::Complete, false)
+            && self.seeks_desired()
+    }
+
+    /// Ends a round, after every row was planned and every reply taken. `waits`: a row waits.
     ///
     /// Unread rows come before waiting rows: the call waits, and gives up on waiting rows, only when no
     /// row is unread. So the rows of a verdict are of one kind.
-    pub(crate) fn end_round(
-        &mut self,
-        rows: &mut [Row],
-        made: usize,
-        waits: bool,
-        clock: &impl Clock,
-    ) -> Verdict {
+    pub(crate) fn end_round(&mut self, rows: &[Row], waits: bool, clock: &impl Clock) -> Verdict {
         let Stage::Plan(basis) = self.stage else {
             return Verdict::GoOn;
         };
@@ -309,9 +289,6 @@ impl Engine {
             _ => Verdict::GiveUp(Cause::Unread),
         };
         self.stage = match (self.written, waits) {
-            (Written::NewAddresses, _) if made >= MANY && self.trusts_acks(rows) => {
-                Stage::Plan(Basis::Acks)
-            }
             (Written::NewAddresses, _) if self.method == Method::Dumps && self.seeks_desired() => {
                 Stage::ReadRoutes
             }
@@ -391,17 +368,6 @@ impl Engine {
     /// observation is needed.
     fn seeks_desired(&self) -> bool {
         !self.policies[Family::V6].kernel_source
-    }
-
-    /// Whether to delete the kernel's routes blind, behind acked addresses: the kernel refuses a
-    /// deletion that finds no route.
-    fn trusts_acks(&self, rows: &mut [Row]) -> bool {
-        if self.blind == BlindDeletion::TooEarly || !self.seeks_desired() {
-            return false;
-        }
-        rows.iter_mut()
-            .filter(|row| row.is_in_the_making() && !row.has_failed())
-            .all(Row::trust_ack)
     }
 }
 

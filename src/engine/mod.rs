@@ -2,9 +2,10 @@
 //! desired or has failed.
 //!
 //! [`decide`] chooses the next action without I/O. This file drives that action. Observing is in
-//! [`read`], [`lookup`] and [`answer`], sending in [`send`], waiting in [`wait`], and the report in
+//! [`read`], [`lookup`] and [`answer`], sending in [`send`] and [`acked`], waiting in [`wait`], and the report in
 //! [`summary`].
 
+mod acked;
 mod answer;
 mod arrival;
 #[cfg(test)]
@@ -30,9 +31,11 @@ use crate::netlink::connection::{Connection, Failed, Groups};
 use crate::netlink::encode::Templates;
 use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
-use decide::{Clock, Engine, MANY, Method, PATIENT_AFTER, Stage, Verdict};
+use acked::Acked;
+use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
 use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
 use read::Observer;
+use send::BATCH;
 
 /// Identifies a message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,7 @@ pub(crate) struct Buffers {
     batch: Batch<Tag>,
     /// Address deletions and updates, which follow all routes.
     deferred: Vec<(u32, Step)>,
+    acked: Acked,
     /// The kernel's refusals, in order.
     refusals: Vec<Refused<'static, Tag>>,
     texts: Vec<(usize, Box<str>)>,
@@ -83,6 +87,7 @@ impl Buffers {
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.deferred.clear();
+        self.acked.clear();
         self.refusals.clear();
         self.texts.clear();
         self.failed.clear();
@@ -142,6 +147,7 @@ impl Buffers {
         self.rows.shrink_to(rows);
         self.batch.shrink_to(rows.saturating_mul(64));
         self.deferred.shrink_to(rows);
+        self.acked.shrink_to(rows);
         self.refusals.shrink_to(0);
         self.texts.shrink_to(0);
         self.failed.shrink_to(0);
@@ -452,11 +458,8 @@ impl<'a> Call<'a> {
         if contended || !self.engine.holds_releases(rows, &self.clock) {
             waits |= self.work(|goal| goal == Goal::Release)?;
         }
-        let rows = &mut self.buffers.rows;
-        let made = rows.iter().filter(|row| row.is_in_the_making());
-        let made = made.take(MANY).count();
-        let rows = rows.as_mut_slice();
-        match self.engine.end_round(rows, made, waits, &self.clock) {
+        let rows = self.buffers.rows.as_slice();
+        match self.engine.end_round(rows, waits, &self.clock) {
             Verdict::GoOn => {}
             Verdict::Pause(time) => self.pause(time)?,
             Verdict::GiveUp(cause) => {
@@ -475,18 +478,25 @@ impl<'a> Call<'a> {
     /// Plans the rows whose goal `is_due`, and sends their steps. Returns whether one of the rows waits.
     fn work(&mut self, is_due: impl Fn(Goal) -> bool) -> Result<bool, Stop> {
         let mut waits = false;
+        let mut are_many = false;
         for at in self.indices() {
-            if self
-                .buffers
-                .rows
-                .get(at)
-                .is_some_and(|row| is_due(row.goal))
-            {
+            let row = self.buffers.rows.get(at);
+            if row.is_some_and(|row| is_due(row.goal)) {
                 waits |= self.advance(at)?;
+            }
+            if self.buffers.acked.are_due() {
+                are_many = true;
+                waits |= self.go_on(BATCH)?;
             }
         }
         self.queue_deferred()?;
         self.flush()?;
+        are_many |= self.buffers.acked.len() > LOOKUP_MAX;
+        while are_many && self.buffers.acked.len() > 0 {
+            waits |= self.go_on(usize::MAX)?;
+            self.flush()?;
+        }
+        self.buffers.acked.clear();
         Ok(waits)
     }
 

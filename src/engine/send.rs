@@ -15,7 +15,7 @@ use crate::outcome::Error;
 
 /// The most messages in one send. The cost of a message is flat from 32 upward; a longer batch only
 /// delays a cancellation.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 impl Call<'_> {
     /// Plans one row and queues its messages. Returns whether the row waits.
@@ -231,6 +231,7 @@ impl Call<'_> {
             batch,
             refusals,
             texts,
+            acked,
             ..
         } = &mut *self.buffers;
         if batch.len() == 0 {
@@ -265,6 +266,9 @@ impl Call<'_> {
                     refused: entry.refused,
                 };
                 self.engine.replied(row, reply, replies);
+                if self.engine.goes_on(row, reply, replies) {
+                    acked.push(entry.tag.row, reply.step);
+                }
             }
         }
         batch.begin(0);

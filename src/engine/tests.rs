@@ -49,7 +49,7 @@ fn round(engine: &mut Engine, rows: &mut [Row]) -> Verdict {
             other => panic!("{other:?}"),
         }
     }
-    let verdict = engine.end_round(rows, 0, waits, &Still);
+    let verdict = engine.end_round(rows, waits, &Still);
     if let Verdict::GiveUp(cause) = verdict {
         for row in rows {
             if engine.gives_up(row, cause) {
