@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::base::{DesiredRoute, Family, PerFamily, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, SourcePolicy, Vip};
 use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
 use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
@@ -60,8 +60,7 @@ impl Pure {
         let desired = PerFamily::from_fn(|family| DesiredRoute {
             family,
             link,
-            source: Some(sources[family as usize]),
-            kernel_source: false,
+            source: SourcePolicy::Address(sources[family as usize]),
             protocol: libc::RTPROT_KERNEL,
             staged: libc::RTPROT_STATIC,
             address_protocol: None,

@@ -11,7 +11,7 @@ mod keeper;
 mod kit;
 mod late;
 
-use crate::base::{DesiredRoute, RouteKey};
+use crate::base::{DesiredRoute, RouteKey, SourcePolicy};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -609,8 +609,7 @@ fn deletions() -> (Templates, Vec<IpAddr>) {
     let templates = Templates::new(&DesiredRoute {
         family: Family::V4,
         link: 1,
-        source: None,
-        kernel_source: false,
+        source: SourcePolicy::Unset,
         protocol: 2,
         staged: 251,
         address_protocol: None,

@@ -3,7 +3,7 @@
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
-use crate::base::{DesiredRoute, PerFamily, TABLE_LOCAL};
+use crate::base::{DesiredRoute, PerFamily, SourcePolicy, TABLE_LOCAL};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -184,11 +184,11 @@ impl Options {
         PerFamily::from_fn(|family| DesiredRoute {
             family,
             link: INDEX,
-            source: (!self.kernel_source()).then_some(match family {
-                Family::V4 => NODE_V4.into(),
-                Family::V6 => NODE_V6.into(),
-            }),
-            kernel_source: self.kernel_source(),
+            source: match family {
+                _ if self.kernel_source() => SourcePolicy::Kernel,
+                Family::V4 => SourcePolicy::Address(NODE_V4.into()),
+                Family::V6 => SourcePolicy::Address(NODE_V6.into()),
+            },
             protocol: if self.has(1) { 201 } else { 2 },
             staged: if self.has(1) { 201 } else { 251 },
             address_protocol: self.has(2).then_some(7),
@@ -551,12 +551,11 @@ pub fn watch(data: &[u8]) {
     };
     let filter = VipFilter {
         sources: PerFamily::from_fn(|family| {
-            Some(match family {
+            SourcePolicy::Address(match family {
                 Family::V4 => NODE_V4.into(),
                 Family::V6 => NODE_V6.into(),
             })
         }),
-        kernel_source: PerFamily::splat(false),
         ranges: &ranges,
     };
     let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {

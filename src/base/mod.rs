@@ -14,8 +14,8 @@ pub(crate) use kernel::*;
 pub use number::{InvalidProtocol, Metric, Protocol, RouteType, Table};
 pub(crate) use per_family::PerFamily;
 pub(crate) use route::{
-    AddressAttrs, DesiredRoute, RouteKey, desired_key, kernel_key, prefix_key, staged_key,
-    staged_lifetime,
+    AddressAttrs, DesiredRoute, RouteKey, SourcePolicy, desired_key, kernel_key, prefix_key,
+    staged_key, staged_lifetime,
 };
 pub use vip::{Family, ParseVipError, RejectReason, Vip};
 

@@ -31,15 +31,37 @@ pub(crate) struct AddressAttrs {
     pub(crate) rt_priority: Option<u32>,
 }
 
+/// The desired preferred source of a family's routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SourcePolicy {
+    /// None is given, so no route is the desired one. A release needs none.
+    #[default]
+    Unset,
+    /// An address of the node.
+    Address(IpAddr),
+    /// The kernel's own route is the desired route.
+    Kernel,
+}
+
+impl SourcePolicy {
+    pub(crate) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address),
+            Self::Unset | Self::Kernel => None,
+        }
+    }
+
+    pub(crate) fn is_kernel(self) -> bool {
+        self == Self::Kernel
+    }
+}
+
 /// The desired route of one family through the link, and the attributes of new addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DesiredRoute {
     pub(crate) family: Family,
     pub(crate) link: u32,
-    /// The desired preferred source. Without it no route is the desired one. A release needs no source.
-    pub(crate) source: Option<IpAddr>,
-    /// The kernel's own route is the desired route. There is no source then.
-    pub(crate) kernel_source: bool,
+    pub(crate) source: SourcePolicy,
     pub(crate) protocol: u8,
     /// The protocol of the staged route. If it equals `protocol`, the staged route has a lifetime
     /// instead (see [`staged_lifetime`]).
@@ -61,7 +83,7 @@ pub(crate) fn desired_key(want: &DesiredRoute) -> RouteKey {
         protocol: want.protocol,
         kind: libc::RTN_LOCAL,
         tos: 0,
-        prefsrc: want.source,
+        prefsrc: want.source.address(),
     }
 }
 

@@ -1,10 +1,8 @@
 //! Which addresses are VIPs of a manager.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
-use crate::base::{Family, PerFamily, RejectReason, Vip};
+use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
 use crate::core::Cause;
 use crate::core::Row;
 
@@ -42,8 +40,7 @@ fn is_link_local_v4(range: &IpNet) -> bool {
 /// Which addresses are VIPs of this manager.
 #[derive(Clone, Copy)]
 pub(crate) struct VipFilter<'a> {
-    pub(crate) sources: PerFamily<Option<IpAddr>>,
-    pub(crate) kernel_source: PerFamily<bool>,
+    pub(crate) sources: PerFamily<SourcePolicy>,
     pub(crate) ranges: &'a Ranges,
 }
 
@@ -67,7 +64,7 @@ impl VipFilter<'_> {
     }
 
     fn has_source(&self, family: Family) -> bool {
-        self.sources[family].is_some() || self.kernel_source[family]
+        self.sources[family] != SourcePolicy::Unset
     }
 
     /// Whether the manager is configured for VIPs of this family. Its source may be missing on the node
@@ -77,7 +74,7 @@ impl VipFilter<'_> {
     }
 
     fn reject_vip(&self, vip: Vip) -> Option<RejectReason> {
-        if self.sources.contains(&Some(vip.addr())) {
+        if self.sources.contains(&SourcePolicy::Address(vip.addr())) {
             return Some(RejectReason::IsSource);
         }
         self.ranges.reject(vip)

@@ -22,7 +22,7 @@ pub(crate) struct MatchContext<'a> {
 impl MatchContext<'_> {
     /// Whether the kernel's own route is the desired route of a family.
     pub(crate) fn keeps_kernels(&self, family: Family) -> bool {
-        self.desired[family].kernel_source
+        self.desired[family].source.is_kernel()
     }
 
     /// The fact that a VIP of this family has the desired route.
@@ -76,7 +76,8 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     }
     let local = route.kind == libc::RTN_LOCAL;
     // Without a desired source no source is wrong, but no route is the desired one either.
-    let from_source = desired.source.is_none() || route.prefsrc == desired.source;
+    let source = desired.source.address();
+    let from_source = source.is_none() || route.prefsrc == source;
     let mut fact = Facts::empty();
     let form_fits = local && scope_fits;
     fact.set(Facts::WRONG_SOURCE, !form_fits || !from_source);
@@ -88,7 +89,7 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     } else {
         Facts::empty()
     };
-    if fact.is_empty() && desired.source.is_some() {
+    if fact.is_empty() && source.is_some() {
         Facts::DESIRED | mark
     } else {
         fact | Facts::SAME_KEY | mark

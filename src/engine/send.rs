@@ -333,7 +333,7 @@ impl Call<'_> {
             return Ok(false);
         };
         for family in Family::ALL.into_iter().filter(|f| families[*f]) {
-            let source = self.desired[family].source;
+            let source = self.desired[family].source.address();
             let found = trouble::of_family(self.connection, family, Some(&link), false, source);
             let Some(trouble) = found.map_err(Stop::Error)? else {
                 continue;

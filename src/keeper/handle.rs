@@ -10,7 +10,7 @@ use super::report::Dispatched;
 use super::run::Wait;
 use super::status::{Counters, KeeperStatus};
 use super::{Keeper, sorted};
-use crate::base::{Family, PerFamily, Vip};
+use crate::base::{Family, PerFamily, SourcePolicy, Vip};
 use crate::core::{Ranges, VipFilter};
 use crate::manager::{VipManager, check_config_source, no_admissible_vip};
 use crate::outcome::{Error, ErrorKind, Failure};
@@ -88,8 +88,7 @@ struct Seen {
 /// Which VIPs the keeper admits once it has taken all orders.
 #[derive(Debug)]
 struct Admission {
-    sources: PerFamily<Option<IpAddr>>,
-    kernel_source: PerFamily<bool>,
+    sources: PerFamily<SourcePolicy>,
     ranges: Ranges,
 }
 
@@ -98,7 +97,6 @@ impl Admission {
         let filter = manager.filter();
         Self {
             sources: filter.sources,
-            kernel_source: filter.kernel_source,
             ranges: filter.ranges.clone(),
         }
     }
@@ -106,15 +104,12 @@ impl Admission {
     fn filter(&self) -> VipFilter<'_> {
         VipFilter {
             sources: self.sources,
-            kernel_source: self.kernel_source,
             ranges: &self.ranges,
         }
     }
 
     fn set_source(&mut self, source: IpAddr) {
-        let family = Family::of(&source);
-        self.sources[family] = Some(source);
-        self.kernel_source[family] = false;
+        self.sources[Family::of(&source)] = SourcePolicy::Address(source);
     }
 }
 

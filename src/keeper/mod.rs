@@ -690,7 +690,7 @@ fn interest(manager: &VipManager, link: Option<u32>) -> Interest {
             LinkRef::Name(_) => link,
             LinkRef::Index(index) => Some(index.get()),
         },
-        elsewhere: Elsewhere::Only(*manager.sources()),
+        elsewhere: Elsewhere::Only(PerFamily::from_fn(|f| manager.sources()[f].address())),
     }
 }
 
@@ -735,7 +735,7 @@ impl VipManager {
     /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
     /// without [`VipManagerBuilder::netns`](crate::VipManagerBuilder::netns) in another network namespace than the calling thread's.
     pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
-        check_claim(&claim, &self.config)?;
+        check_claim(&claim, &self.config, &self.sources)?;
         let socket = self.open_listener()?;
         Keeper::new(self, claim, socket)
     }

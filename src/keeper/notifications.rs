@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Counters, Dirty, Keeper};
-use crate::base::{Family, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
 use crate::manager::VipManager;
 use crate::netlink::decode::{self, LinkTraits, Message, Route};
@@ -105,7 +105,11 @@ impl NotificationHandler<'_> {
             return Ok(Heard::Noted);
         };
         let there = message.kind == libc::RTM_NEWADDR;
-        if self.manager.sources().contains(&Some(address.addr)) {
+        if self
+            .manager
+            .sources()
+            .contains(&SourcePolicy::Address(address.addr))
+        {
             // With the source go, or come, the routes of a whole family.
             self.counters.events += 1;
             return Ok(Heard::Resync);

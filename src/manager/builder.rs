@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::VipManager;
-use crate::base::{DesiredRoute, Family, PerFamily, Protocol, Vip};
+use crate::base::{DesiredRoute, Family, PerFamily, Protocol, SourcePolicy, Vip};
 use crate::core::{Binding, Goal, Policy, Ranges, VipFilter};
 use crate::engine::{Buffers, Limits, Setup};
 use crate::link::label::SourceAvoidance;
@@ -301,27 +301,28 @@ impl VipManagerBuilder {
                 format!("{NO_LABEL} is no address label: give a lower one"),
             ));
         }
-        let mut sources = PerFamily::splat(None);
+        let mut sources = PerFamily::splat(SourcePolicy::Unset);
         for source in &self.sources {
             check_config_source(*source)?;
             let place = &mut sources[Family::of(source)];
-            if place.is_some_and(|other| other != *source) {
+            if place.address().is_some_and(|other| other != *source) {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
                     format!("more than one {} source: give one", Family::of(source)),
                 ));
             }
-            *place = Some(*source);
+            *place = SourcePolicy::Address(*source);
         }
-        for family in Family::ALL {
-            if self.kernel_source[family] && sources[family].is_some() {
+        for family in Family::ALL.into_iter().filter(|f| self.kernel_source[*f]) {
+            if sources[family] != SourcePolicy::Unset {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
                     format!("{family} has a source and shall keep the kernel's: take one of them"),
                 ));
             }
+            sources[family] = SourcePolicy::Kernel;
         }
-        self.check_binding(self.binding)?;
+        check_binding(self.binding, &sources)?;
         let cannot = |error| Error::io("cannot open a netlink socket", &error);
         let mut connection = Connection::open(|| self.open_socket())?;
         if let LinkRef::Index(index) = &self.link {
@@ -343,14 +344,13 @@ impl VipManagerBuilder {
     /// The desired route of each family through the link with this index.
     pub(crate) fn desired(
         &self,
-        sources: &PerFamily<Option<IpAddr>>,
+        sources: &PerFamily<SourcePolicy>,
         link: u32,
     ) -> PerFamily<DesiredRoute> {
         PerFamily::from_fn(|family| DesiredRoute {
             family,
             link,
             source: sources[family],
-            kernel_source: self.kernel_source[family],
             protocol: self.protocol.get(),
             staged: staged(self.protocol),
             address_protocol: self.address_protocol.map(Protocol::get),
@@ -359,13 +359,13 @@ impl VipManagerBuilder {
     }
 
     /// The configuration of a call on this link.
-    pub(crate) fn setup(&self, sources: &PerFamily<Option<IpAddr>>, link: u32) -> Setup {
+    pub(crate) fn setup(&self, sources: &PerFamily<SourcePolicy>, link: u32) -> Setup {
         let desired = self.desired(sources, link);
         let policies = PerFamily::from_fn(|family| Policy {
             goal: Goal::Look,
             as_kernel: self.protocol == Protocol::KERNEL,
             binding: self.binding,
-            kernel_source: desired[family].kernel_source,
+            kernel_source: desired[family].source.is_kernel(),
         });
         Setup {
             link,
@@ -376,24 +376,10 @@ impl VipManagerBuilder {
         }
     }
 
-    /// Refuses [`Binding::Route`] with [`kernel_source`](Self::kernel_source): the kernel makes its routes
-    /// for addresses only.
-    pub(super) fn check_binding(&self, binding: Binding) -> Result<(), Error> {
-        if binding == Binding::Route && self.kernel_source.any() {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "the kernel makes its route for an address, which a VIP bound by its route has not: \
-                 give a source, or bind by addresses",
-            ));
-        }
-        Ok(())
-    }
-
     /// Decides which addresses are VIPs.
-    pub(crate) fn filter(&self, sources: PerFamily<Option<IpAddr>>) -> VipFilter<'_> {
+    pub(crate) fn filter(&self, sources: PerFamily<SourcePolicy>) -> VipFilter<'_> {
         VipFilter {
             sources,
-            kernel_source: self.kernel_source,
             ranges: &self.ranges,
         }
     }
@@ -436,6 +422,21 @@ impl VipManagerBuilder {
         };
         socket.map_err(|error| Error::io("cannot open a netlink socket", &error))
     }
+}
+
+/// Refuses [`Binding::Route`] with the kernel's own route: the kernel makes its routes for addresses only.
+pub(super) fn check_binding(
+    binding: Binding,
+    sources: &PerFamily<SourcePolicy>,
+) -> Result<(), Error> {
+    if binding == Binding::Route && sources.contains(&SourcePolicy::Kernel) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "the kernel makes its route for an address, which a VIP bound by its route has not: \
+             give a source, or bind by addresses",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses an impossible source.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub(crate) use crate::core::{Ranges, VipFilter};
 pub use builder::VipManagerBuilder;
 
-use crate::base::{Family, PerFamily, RejectReason, Vip};
+use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Drift, Facts, Row};
 use crate::engine::lookup::Notified;
@@ -25,6 +25,7 @@ use crate::outcome::{Audit, Audited};
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::Socket;
+use builder::check_binding;
 pub(crate) use builder::check_config_source;
 pub(crate) use prepare::{Leaving, Mode, Scope, check_claim, no_admissible_vip};
 pub(crate) use ready::find_link;
@@ -42,7 +43,7 @@ pub(crate) use ready::find_link;
 /// manager may [`audit`](Self::audit) or [`plan`](Self::plan) beside a [`Keeper`](crate::Keeper).
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
-    pub(crate) sources: PerFamily<Option<IpAddr>>,
+    pub(crate) sources: PerFamily<SourcePolicy>,
     pub(crate) connection: Connection,
     cancelled: Cancelled,
     buffers: Buffers,
@@ -264,7 +265,7 @@ impl VipManager {
     /// family has [`kernel_source`](VipManagerBuilder::kernel_source). After any other error the
     /// manager keeps the new binding.
     pub fn set_binding(&mut self, binding: Binding) -> Result<Report, Error> {
-        self.config.check_binding(binding)?;
+        check_binding(binding, &self.sources)?;
         self.config.binding = binding;
         self.buffers.clear();
         self.run(Scope::Rebind)
@@ -378,7 +379,7 @@ impl VipManager {
         &self.config
     }
 
-    pub(crate) fn sources(&self) -> &PerFamily<Option<IpAddr>> {
+    pub(crate) fn sources(&self) -> &PerFamily<SourcePolicy> {
         &self.sources
     }
 
@@ -405,9 +406,7 @@ impl VipManager {
     /// Sets the source of its family.
     pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
         check_config_source(source)?;
-        let family = Family::of(&source);
-        self.sources[family] = Some(source);
-        self.config.kernel_source[family] = false;
+        self.sources[Family::of(&source)] = SourcePolicy::Address(source);
         Ok(())
     }
 
@@ -436,7 +435,7 @@ impl VipManager {
             Depth::Link => Vec::new(),
             Depth::Node => call.observe_node()?,
         };
-        let sources = source_statuses(&self.config, &self.sources, call.connection)?;
+        let sources = source_statuses(&self.sources, call.connection)?;
         let policies = *call.engine.policies();
         let is_judged = |row: &Row| sources[row.vip.family()] != SourceStatus::NotGiven;
         let drift_of = |row: &Row| {
@@ -488,16 +487,15 @@ enum Depth {
 
 /// The state of each family's source.
 fn source_statuses(
-    config: &VipManagerBuilder,
-    sources: &PerFamily<Option<IpAddr>>,
+    sources: &PerFamily<SourcePolicy>,
     connection: &mut Connection,
 ) -> Result<PerFamily<SourceStatus>, Error> {
     let mut statuses = PerFamily::splat(SourceStatus::NotGiven);
     for family in Family::ALL {
         statuses[family] = match sources[family] {
-            _ if config.kernel_source[family] => SourceStatus::Kernel,
-            None => SourceStatus::NotGiven,
-            Some(source) => link::source_status(connection, &source)
+            SourcePolicy::Kernel => SourceStatus::Kernel,
+            SourcePolicy::Unset => SourceStatus::NotGiven,
+            SourcePolicy::Address(source) => link::source_status(connection, &source)
                 .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?,
         };
     }

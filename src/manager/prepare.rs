@@ -1,13 +1,11 @@
 //! The preparation of a call, before its first write to a VIP.
 
-use std::net::IpAddr;
-
 use ipnet::Ipv6Net;
 
 use super::VipManager;
 use super::builder::VipManagerBuilder;
 use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Count, Family, PerFamily, Protocol, RouteKey, TABLE_LOCAL, Vip};
+use crate::base::{Count, Family, PerFamily, Protocol, RouteKey, SourcePolicy, TABLE_LOCAL, Vip};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
@@ -182,7 +180,7 @@ impl LinkUse {
 /// A call during its preparation.
 struct Preparation<'m, 's> {
     config: &'m VipManagerBuilder,
-    sources: &'m PerFamily<Option<IpAddr>>,
+    sources: &'m PerFamily<SourcePolicy>,
     connection: &'m mut Connection,
     cancelled: &'m Cancelled,
     buffers: &'m mut Buffers,
@@ -211,7 +209,7 @@ impl<'m, 's> Preparation<'m, 's> {
         rows.sort();
         rows.reject(|row| filter.reject(row), rejected);
         if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Lookup(leaving) = &scope {
-            check_claim(leaving.claim, config)?;
+            check_claim(leaving.claim, config, sources)?;
         }
         let needed = needs(rows);
         if let Scope::Claimed(leaving) = &mut scope {
@@ -413,18 +411,18 @@ fn needs(rows: &Rows) -> PerFamily<bool> {
 fn trouble_of(
     family: Family,
     config: &VipManagerBuilder,
-    sources: &PerFamily<Option<IpAddr>>,
+    sources: &PerFamily<SourcePolicy>,
     connection: &mut Connection,
     link: Option<&LinkState>,
 ) -> Result<Option<Trouble>, Error> {
-    let source = sources[family];
+    let source = sources[family].address();
     trouble::of_family(connection, family, link, may_bring_up(config), source)
 }
 
 /// Fails the VIPs of these families if a fault keeps the family from being served.
 fn exclude(
     config: &VipManagerBuilder,
-    sources: &PerFamily<Option<IpAddr>>,
+    sources: &PerFamily<SourcePolicy>,
     connection: &mut Connection,
     buffers: &mut Buffers,
     families: PerFamily<bool>,
@@ -499,9 +497,14 @@ fn label(
 }
 
 /// Refuses a claim by mark of a manager that sets no mark.
-pub(crate) fn check_claim(claim: &Claim, config: &VipManagerBuilder) -> Result<(), Error> {
+pub(crate) fn check_claim(
+    claim: &Claim,
+    config: &VipManagerBuilder,
+    sources: &PerFamily<SourcePolicy>,
+) -> Result<(), Error> {
     // The kernel's own routes have no mark.
-    let marks_routes = config.protocol != Protocol::KERNEL && !config.kernel_source.any();
+    let marks_routes =
+        config.protocol != Protocol::KERNEL && !sources.contains(&SourcePolicy::Kernel);
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
     if claim.needs_mark() && !marks_routes && !marks_addresses {
         return Err(Error::new(

@@ -168,7 +168,7 @@ impl Templates {
     pub(crate) fn new(want: &DesiredRoute) -> Self {
         let DesiredRoute { family, link, .. } = *want;
         let route = |flags, key: &RouteKey, life: Option<u32>| {
-            let protocol = if want.kernel_source {
+            let protocol = if want.source.is_kernel() {
                 libc::RTPROT_KERNEL
             } else {
                 key.protocol
@@ -180,7 +180,7 @@ impl Templates {
                 &route_attributes(want, life),
             )
             .vip_first(RTMSG);
-            if want.kernel_source {
+            if want.source.is_kernel() {
                 template.vip_twice(family)
             } else {
                 template
@@ -391,7 +391,7 @@ fn route_attributes(want: &DesiredRoute, life: Option<u32>) -> Vec<RouteAttribut
     let mut attributes = vec![
         RouteAttribute::Destination(RouteAddress::from(zero_address(want.family))),
         RouteAttribute::PrefSource(RouteAddress::from(
-            want.source.unwrap_or(zero_address(want.family)),
+            want.source.address().unwrap_or(zero_address(want.family)),
         )),
         RouteAttribute::Oif(want.link),
     ];

@@ -49,8 +49,7 @@ fn desired(family: Family) -> DesiredRoute {
     DesiredRoute {
         family,
         link: LINK,
-        source: Some(source(family)),
-        kernel_source: false,
+        source: SourcePolicy::Address(source(family)),
         protocol: 2,
         staged: 251,
         address_protocol: None,
@@ -296,8 +295,7 @@ fn route_templates_match_netlink_packet_route() {
 fn kernel_source_ipv4_route_equals_the_kernels() {
     let of = Family::V4;
     let templates = Templates::new(&DesiredRoute {
-        source: None,
-        kernel_source: true,
+        source: SourcePolicy::Kernel,
         protocol: 201,
         ..desired(of)
     });

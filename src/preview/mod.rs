@@ -195,7 +195,7 @@ fn update(vip: Vip, keep: &AddressAttrs, link: &Arc<str>) -> Action {
 fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Action {
     let link = link.clone();
     let written = |key: &RouteKey| {
-        if desired.kernel_source {
+        if desired.source.is_kernel() {
             return named(&kernel_key(&vip.addr()), vip, &link);
         }
         named(key, vip, &link)

@@ -163,7 +163,7 @@ impl Simulation {
             }
             Step::DeleteAddress | Step::RenewAddress => self.delete_address(),
             Step::AddRoute | Step::AppendRoute => {
-                self.facts |= Facts::desired(desired.kernel_source);
+                self.facts |= Facts::desired(desired.source.is_kernel());
             }
             Step::AddStaged | Step::ReplaceStaged => {
                 self.clear_same_key();
@@ -226,14 +226,14 @@ impl Simulation {
     /// simulation keeps all of them, and a planned deletion may find nothing.
     fn replace_route(&mut self, desired: &DesiredRoute) {
         let kernels = self.facts.contains(Facts::KERNEL);
-        self.facts |= Facts::desired(desired.kernel_source);
+        self.facts |= Facts::desired(desired.source.is_kernel());
         let same_keys = self
             .others
             .iter()
             .filter(|key| has_same_key(key, self.family));
         match (self.family, same_keys.count()) {
             (Family::V6, _) => self.clear_same_key(),
-            (Family::V4, 0) if !desired.kernel_source => self.facts.remove(Facts::KERNEL),
+            (Family::V4, 0) if !desired.source.is_kernel() => self.facts.remove(Facts::KERNEL),
             (Family::V4, 1) if !kernels => self.clear_same_key(),
             (Family::V4, _) => {}
         }
@@ -253,7 +253,7 @@ impl Simulation {
             let any_source = key.prefsrc.is_none();
             let hits_desired = desired_route
                 && key.protocol == desired.protocol
-                && (any_source || key.prefsrc == desired.source);
+                && (any_source || key.prefsrc == desired.source.address());
             let hits_kernels = kernel && key.protocol == libc::RTPROT_KERNEL && any_source;
             let local = key.kind == libc::RTN_LOCAL && has_same_key(key, family);
             family == Family::V4 && local && (hits_desired || hits_kernels)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::base::{Family, PerFamily, Vip};
+use crate::base::{Family, PerFamily, SourcePolicy, Vip};
 use crate::manager::{Ranges, VipFilter};
 use crate::netlink::decode::{Address, Route};
 
@@ -11,7 +11,7 @@ use super::{Change, Event, Origin};
 
 /// The changes of one burst, and what is needed to judge them.
 pub(super) struct Burst {
-    sources: PerFamily<Option<IpAddr>>,
+    sources: PerFamily<SourcePolicy>,
     ranges: Ranges,
     /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
     /// kernel's own route goes after its address.
@@ -43,8 +43,6 @@ impl Burst {
     pub(super) fn note(&mut self, addr: IpAddr, change: Change, origin: Origin) {
         let filter = VipFilter {
             sources: self.sources,
-            // Only of those that a call is about.
-            kernel_source: PerFamily::splat(false),
             ranges: &self.ranges,
         };
         let vip = Vip::from(addr);

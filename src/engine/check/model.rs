@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::base::{
     DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, PerFamily,
-    RouteKey, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
+    RouteKey, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
 };
 use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Step};
@@ -513,8 +513,11 @@ impl World {
         PerFamily::from_fn(|family| DesiredRoute {
             family,
             link: LINK,
-            source: Source::Node.addr(family).filter(|_| !self.kernel_source),
-            kernel_source: self.kernel_source,
+            source: match Source::Node.addr(family) {
+                _ if self.kernel_source => SourcePolicy::Kernel,
+                Some(node) => SourcePolicy::Address(node),
+                None => SourcePolicy::Unset,
+            },
             protocol: self.protocol,
             staged: match self.protocol {
                 KERNEL => STAGED,
