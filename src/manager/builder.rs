@@ -41,6 +41,17 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// manager also needs the family's [`source`](Self::source) or [`kernel_source`](Self::kernel_source).
 /// A service proxy that owns its link usually adds [`create_link`](Self::create_link). Every other
 /// setting has a default.
+///
+/// ```
+/// use viproute::{LinkKind, Protocol, VipManager};
+///
+/// let vips = VipManager::builder("kube-dummy-if")
+///     .source([192, 0, 2, 10])
+///     .create_link(LinkKind::Dummy)
+///     .protocol(Protocol::try_from(201)?)
+///     .open()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct VipManagerBuilder {
@@ -87,6 +98,20 @@ impl VipManagerBuilder {
     }
 
     /// Works in this network namespace instead of the calling thread's.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::Netns;
+    ///
+    /// let namespace = _sandbox.netns().try_clone_to_owned()?;
+    /// let mut vips = VipManager::builder("vips")
+    ///     .netns(Netns::try_from(namespace)?)
+    ///     .source([192, 0, 2, 10])
+    ///     .create_link(LinkKind::Bridge)
+    ///     .open()?;
+    /// assert_eq!(vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?.assigned, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn netns(mut self, netns: Netns) -> Self {
         self.netns = Some(Arc::new(netns));
         self
@@ -95,6 +120,15 @@ impl VipManagerBuilder {
     /// Sets the source of a family: the node's own address, and the preferred source of the VIPs'
     /// routes. Traffic from the node to a VIP has this source address. Each family with VIPs needs one
     /// source, or [`kernel_source`](Self::kernel_source).
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .source("2001:db8::10".parse::<std::net::IpAddr>()?)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
         self.sources.push(source.into());
         self
@@ -111,7 +145,7 @@ impl VipManagerBuilder {
     /// If an IPv6 VIP has lost the kernel's route, the manager deletes the address and adds it again:
     /// only then does the kernel make the route.
     ///
-    /// ```no_run
+    /// ```
     /// use viproute::{Family, VipManager};
     ///
     /// let mut vips = VipManager::builder("kube-dummy-if")
@@ -129,12 +163,36 @@ impl VipManagerBuilder {
     ///
     /// Another protocol marks the routes. But systemd-networkd removes foreign routes whose protocol is
     /// not `kernel`, unless it is configured with `ManageForeignRoutes=no`.
+    ///
+    /// ```
+    /// # use viproute::{Claim, VipManager};
+    /// use viproute::Protocol;
+    ///
+    /// // The routes bear this mark, and the claim is of the VIPs with the mark.
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .protocol(Protocol::try_from(201)?)
+    ///     .open()?;
+    /// let claim = Claim::mark();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
     }
 
     /// Sets how the VIPs are bound to the link. Default: [`Binding::Address`].
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// use viproute::Binding;
+    ///
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .binding(Binding::Route)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn binding(mut self, binding: Binding) -> Self {
         self.binding = binding;
         self
@@ -143,6 +201,17 @@ impl VipManagerBuilder {
     /// Marks the addresses that the manager adds with this protocol, so that
     /// [`Claim::mark`](crate::Claim::mark) claims them. Needs Linux 5.18 (`IFA_PROTO`); older kernels
     /// ignore the mark.
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// use viproute::Protocol;
+    ///
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .address_protocol(Protocol::try_from(201)?)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn address_protocol(mut self, protocol: Protocol) -> Self {
         self.address_protocol = Some(protocol);
         self
@@ -156,7 +225,7 @@ impl VipManagerBuilder {
     /// another program added with scope global keeps its scope and may be chosen. [`Binding::Route`]
     /// does not need this either: its VIPs are no addresses.
     ///
-    /// ```no_run
+    /// ```
     /// # use std::net::Ipv6Addr;
     /// use viproute::{SourceAvoidance, VipManager};
     ///
@@ -174,6 +243,15 @@ impl VipManagerBuilder {
     /// As [`avoid_as_source`](Self::avoid_as_source) with [`SourceAvoidance::AddressLabel`], with this
     /// label instead of [`SourceAvoidance::LABEL`], which another program may use. No destination may
     /// have the label (`ip addrlabel`).
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source("2001:db8::10".parse::<std::net::IpAddr>()?)
+    ///     .address_label(4711)
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn address_label(mut self, label: u32) -> Self {
         self.label = label;
         self.avoid_as_source(SourceAvoidance::AddressLabel)
@@ -185,6 +263,18 @@ impl VipManagerBuilder {
     ///
     /// A range within 169.254.0.0/16 admits link-local IPv4 addresses, as Kubernetes' node-local-dns
     /// needs. A wider range admits no link-local address.
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// use ipnet::IpNet;
+    /// use viproute::{RejectReason, Vip};
+    ///
+    /// let services: IpNet = "10.96.0.0/12".parse()?;
+    /// let vips = VipManager::builder("lo").source([192, 0, 2, 10]).allow(services).open()?;
+    /// assert_eq!(vips.check("10.96.0.10".parse::<Vip>()?), Ok(()));
+    /// assert_eq!(vips.check("192.0.2.77".parse::<Vip>()?), Err(RejectReason::OutsideAllowed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn allow(mut self, range: impl Into<IpNet>) -> Self {
         self.ranges.allowed.push(range.into());
         self
@@ -197,7 +287,7 @@ impl VipManagerBuilder {
     /// that node any more. Kubernetes nodes have lost each other this way, through external IPs of
     /// Services.
     ///
-    /// ```no_run
+    /// ```
     /// use ipnet::IpNet;
     /// use viproute::VipManager;
     ///
@@ -220,6 +310,18 @@ impl VipManagerBuilder {
     ///
     /// The link is down until it is configured. An existing link of this kind that is down and without
     /// ARP may be the rest of a killed call, and is configured too.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # drop(manager);
+    /// let mut vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .create_link(LinkKind::Auto)
+    ///     .open()?;
+    /// // The first assignment creates the link.
+    /// assert_eq!(vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?.assigned, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create_link(mut self, kind: LinkKind) -> Self {
         self.create = Some(kind);
         self
@@ -236,6 +338,19 @@ impl VipManagerBuilder {
 
     /// Sets how long a call waits for the kernel without progress. Then the waiting VIPs fail as
     /// [`Cause::Pending`](crate::Cause::Pending). Default: 5 seconds.
+    ///
+    /// ```
+    /// # use viproute::VipManager;
+    /// use std::time::Duration;
+    ///
+    /// // A node agent that must answer within a minute.
+    /// let vips = VipManager::builder("kube-dummy-if")
+    ///     .source([192, 0, 2, 10])
+    ///     .stall_timeout(Duration::from_secs(10))
+    ///     .total_timeout(Duration::from_secs(60))
+    ///     .open()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.stall = time;
         self
@@ -267,6 +382,18 @@ impl VipManagerBuilder {
     /// Checks the configuration and opens the sockets, in the calling thread's network namespace or in
     /// the namespace of [`netns`](Self::netns). Writes nothing. The link need not exist yet, unless it
     /// is given by index: no later call finds a link that gets the index afterwards.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::{ErrorKind, Vip};
+    ///
+    /// # let manager = VipManager::builder("vips").source([192, 0, 2, 10]);
+    /// let mut vips = manager.open()?;
+    /// // The link need not exist until a call needs it.
+    /// let error = vips.assign(["10.96.0.10".parse::<Vip>()?]).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::LinkNotFound);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -77,6 +77,14 @@ impl VipManager {
     /// call serves the link that had the index when the manager was [opened](VipManagerBuilder::open),
     /// under any name. Once that link is deleted or moved to another namespace, every call fails with
     /// [`ErrorKind::LinkNotFound`], even if another link gets the index.
+    ///
+    /// ```
+    /// use viproute::VipManager;
+    ///
+    /// // A manager without a source audits and releases. The link need not exist yet.
+    /// let vips = VipManager::builder("kube-dummy-if").open()?;
+    /// # Ok::<(), viproute::Error>(())
+    /// ```
     pub fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
         VipManagerBuilder::new(link.into())
     }
@@ -90,6 +98,18 @@ impl VipManager {
     /// link. A look-up does not show an IPv4 route with a type of service (`ip route … tos`), nor an
     /// IPv4 address with another prefix length that has no route. [`normalize`](Self::normalize) finds
     /// both.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// let set = [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)];
+    /// let report = vips.assign(set)?;
+    /// assert_eq!((report.assigned, report.unchanged), (2, 0));
+    /// // The set is as desired, so the next call writes nothing.
+    /// let report = vips.assign(set)?;
+    /// assert_eq!((report.unchanged, report.writes), (2, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -118,6 +138,20 @@ impl VipManager {
     /// [`assign`](Self::assign) and [`reconcile`](Self::reconcile), which name their VIPs, make the
     /// address permanent.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use std::process::Command;
+    ///
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// // Another program adds a VIP, and the kernel chooses the source of its route.
+    /// let add = ["addr", "add", "10.96.0.20/32", "dev", "vips"];
+    /// assert!(Command::new("ip").args(add).status()?.success());
+    /// let report = vips.normalize()?;
+    /// assert_eq!((report.repaired, report.unchanged), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
@@ -129,6 +163,19 @@ impl VipManager {
     /// As [`normalize`](Self::normalize), for these VIPs only. Never adds a VIP: a VIP that is not on the
     /// link fails as [`Cause::NotOnLink`](crate::Cause::NotOnLink). An expiring address keeps its
     /// lifetime.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::Cause;
+    ///
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// let set = [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 20)];
+    /// let report = vips.normalize_only(set).unwrap_err().into_report().unwrap_or_default();
+    /// assert_eq!(report.unchanged, 1);
+    /// assert_eq!(report.failures[0].cause, Cause::NotOnLink);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -155,6 +202,15 @@ impl VipManager {
     /// (`fib_inetaddr_event`, net/ipv4/fib_frontend.c). If other programs have IPv4 routes through the
     /// link, keep another address on it.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// let report = vips.release([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)])?;
+    /// assert_eq!((report.released, report.unchanged), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
@@ -172,6 +228,17 @@ impl VipManager {
     /// desired, with routes that have lost their address. Does not touch a VIP that is neither desired nor
     /// claimed.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)])?;
+    /// // All VIPs on this link are the caller's.
+    /// let desired = [Ipv4Addr::new(10, 96, 0, 11), Ipv4Addr::new(10, 96, 0, 12)];
+    /// let report = vips.reconcile(&Claim::link(), desired)?;
+    /// assert_eq!((report.released, report.unchanged, report.assigned), (1, 1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`assign`](Self::assign). A claimed VIP whose family has no desired VIP stays and fails
@@ -188,6 +255,14 @@ impl VipManager {
     }
 
     /// Releases every claimed VIP on the link.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)])?;
+    /// assert_eq!(vips.release_all(&Claim::link())?.released, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -214,6 +289,21 @@ impl VipManager {
     /// showed has [`Drift::UNREAD`](crate::Drift::UNREAD). The drift of a reported VIP is therefore
     /// true. Under changes without a pause, an audit may rarely miss a VIP that has only a route.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use std::process::Command;
+    /// use viproute::Drift;
+    ///
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)])?;
+    /// let delete = ["route", "del", "local", "10.96.0.11", "dev", "vips", "table", "local"];
+    /// assert!(Command::new("ip").args(delete).status()?.success());
+    /// let audit = vips.audit()?;
+    /// assert_eq!((audit.vips.len(), audit.drifted().count()), (2, 1));
+    /// assert!(audit.vips[1].drift.contains(Drift::MISSING_ROUTE));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
@@ -230,6 +320,21 @@ impl VipManager {
     /// microseconds a VIP. The kernel decides for unmarked, unbound traffic of this user. Rules by
     /// mark, interface, source, protocol, port or another user stay unseen.
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use std::process::Command;
+    /// use viproute::Drift;
+    ///
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// assert!(vips.audit_deep()?.is_clean());
+    /// // Another device takes the VIP.
+    /// let steal = ["route", "prepend", "local", "10.96.0.10", "dev", "lo", "table", "local"];
+    /// assert!(Command::new("ip").args(steal).status()?.success());
+    /// assert!(vips.audit_deep()?.vips[0].drift.contains(Drift::CONFLICT));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`audit`](Self::audit).
@@ -240,6 +345,14 @@ impl VipManager {
     /// Sets the source of its family, and moves every VIP on the link to it. Each route is replaced in
     /// place, so a VIP is local at every instant. Ends
     /// [`kernel_source`](VipManagerBuilder::kernel_source) for the family.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// assert_eq!(vips.set_source([192, 0, 2, 11])?.repaired, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -258,6 +371,16 @@ impl VipManager {
     ///
     /// A VIP with an expiring address fails, as in [`normalize`](Self::normalize), and keeps the
     /// address.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::Binding;
+    ///
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// assert_eq!(vips.set_binding(Binding::Route)?.repaired, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -295,6 +418,19 @@ impl VipManager {
     }
 
     /// Returns a handle that cancels this manager's calls from another thread.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// use viproute::ErrorKind;
+    ///
+    /// # let mut vips = manager;
+    /// vips.canceller().cancel();
+    /// let vip = [Ipv4Addr::new(10, 96, 0, 10)];
+    /// assert_eq!(vips.assign(vip).unwrap_err().kind(), ErrorKind::Cancelled);
+    /// // One cancellation stops one call.
+    /// assert_eq!(vips.assign(vip)?.assigned, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.cancelled.canceller()
@@ -302,6 +438,16 @@ impl VipManager {
 
     /// Frees the buffers' memory beyond the need of `vips` VIPs. Buffers grow to the largest call and
     /// are kept between calls.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// let many = (0..10_000).map(|n| Ipv4Addr::from(0x0a60_0001 + n));
+    /// vips.plan_assign(many)?;
+    /// // The next calls are small.
+    /// vips.shrink_to(100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shrink_to(&mut self, vips: usize) {
         self.buffers.shrink_to(vips);
     }
