@@ -76,6 +76,21 @@ const LO: u32 = 1;
 /// The process cannot go back. Files of other users show as the overflow user's, and the process has no
 /// rights of root over them.
 ///
+/// ```
+/// use viproute::sandbox::{self, Sandbox};
+///
+/// // First of all, before the process has a second thread.
+/// if let Err(error) = sandbox::enter() {
+///     eprintln!("SKIPPED: {error}");
+///     return Ok(());
+/// }
+/// let sandbox = Sandbox::new()?;
+/// std::process::Command::new("ip").args(["link", "add", "vips", "type", "bridge"]).status()?;
+/// // The link goes with the sandbox.
+/// sandbox.leave()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// `EINVAL` if the process has a second thread. `EPERM` or `ENOSPC` if user namespaces are forbidden and

@@ -6,6 +6,16 @@ use crate::base::RejectReason;
 use crate::core::ErrorKind;
 
 /// Why a VIP is not in the desired state.
+///
+/// ```
+#[doc = include_str!("../keeper/example.txt")]
+/// use viproute::{Cause, RejectReason};
+///
+/// # let mut vips = manager;
+/// let report = vips.assign([Ipv4Addr::LOCALHOST]).unwrap_err().into_report().unwrap_or_default();
+/// assert_eq!(report.failures[0].cause, Cause::Rejected(RejectReason::Loopback));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {

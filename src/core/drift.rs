@@ -4,6 +4,14 @@ use std::fmt;
 
 bitflags::bitflags! {
     /// How a VIP differs from its single-route state. Empty: it does not.
+    ///
+    /// ```
+    /// use viproute::Drift;
+    ///
+    /// let drift = Drift::WRONG_SOURCE | Drift::DUPLICATE;
+    /// assert!(drift.contains(Drift::DUPLICATE));
+    /// assert_eq!(drift.iter_names().map(|(name, _)| name).collect::<Vec<_>>(), ["WRONG_SOURCE", "DUPLICATE"]);
+    /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Drift: u32 {
         /// The VIP's address is not on the link.

@@ -3,6 +3,14 @@
 use std::fmt;
 
 /// What kind of failure an [`Error`](crate::Error) is, and how to mend it.
+///
+/// ```
+/// use viproute::{ErrorKind, VipManager};
+///
+/// let error = VipManager::builder("a name too long for a link").open().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+/// assert_eq!(error.kind().as_str(), "invalid_config");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -23,6 +23,20 @@ impl Goal {
 }
 
 /// How a VIP is bound to its link.
+///
+/// ```
+#[doc = include_str!("../keeper/example.txt")]
+/// use viproute::Binding;
+///
+/// assert_eq!(Binding::default(), Binding::Address);
+/// let mut vips = VipManager::builder("vips")
+///     .source([192, 0, 2, 10])
+///     .create_link(LinkKind::Bridge)
+///     .binding(Binding::Route)
+///     .open()?;
+/// assert_eq!(vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?.assigned, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Binding {

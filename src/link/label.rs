@@ -23,6 +23,16 @@ use crate::outcome::{Error, ErrorKind};
 /// | costs | one message for each link and prefix, once; each call reads the table | adding a VIP takes about twice the time |
 /// | is stored in | the namespace's table of address labels | the address |
 /// | covers | every address on the link | addresses that the manager adds |
+///
+/// ```
+/// use viproute::{SourceAvoidance, VipManager};
+///
+/// let vips = VipManager::builder("kube-dummy-if")
+///     .source("2001:db8::10".parse::<std::net::IpAddr>()?)
+///     .avoid_as_source(SourceAvoidance::AddressLabel)
+///     .open()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceAvoidance {

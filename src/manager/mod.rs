@@ -41,6 +41,15 @@ pub(crate) use ready::find_link;
 ///
 /// A manager remembers no VIP between calls. Several managers may therefore serve one link, and a
 /// manager may [`audit`](Self::audit) or [`plan`](Self::plan) beside a [`Keeper`](crate::Keeper).
+///
+/// ```
+#[doc = include_str!("../keeper/example.txt")]
+/// # let mut vips = manager;
+/// let report = vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+/// assert_eq!(report.assigned, 1);
+/// assert!(vips.audit()?.is_clean());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
     pub(crate) sources: PerFamily<SourcePolicy>,

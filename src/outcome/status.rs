@@ -3,6 +3,19 @@
 use std::fmt;
 
 /// The state of the link for the VIPs of one family.
+///
+/// ```
+#[doc = include_str!("../keeper/example.txt")]
+/// use viproute::{Family, LinkStatus, SourceStatus};
+///
+/// # let mut vips = manager;
+/// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+/// let audit = vips.audit()?;
+/// assert_eq!(audit.link(Family::V4), LinkStatus::Up);
+/// assert_eq!(audit.source(Family::V4), SourceStatus::Present);
+/// assert_eq!(audit.source(Family::V6), SourceStatus::NotGiven);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkStatus {
@@ -52,6 +65,8 @@ impl fmt::Display for LinkStatus {
 }
 
 /// The state of a family's source: whether the kernel accepts it as the preferred source of a route.
+///
+/// See the example of [`LinkStatus`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceStatus {

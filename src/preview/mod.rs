@@ -300,6 +300,21 @@ impl VipManager {
     /// Writes nothing, creates no link and needs no privilege. A plan is a preview: no call executes it.
     /// See [`Plan`].
     ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut vips = manager;
+    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
+    /// let desired = [Ipv4Addr::new(10, 96, 0, 11)];
+    /// let plan = vips.plan(&Claim::link(), desired)?;
+    /// assert!(!plan.is_empty());
+    /// // A script of `ip` commands, each with its reason.
+    /// println!("{plan}");
+    /// // After the call, nothing is left to do.
+    /// vips.reconcile(&Claim::link(), desired)?;
+    /// assert!(vips.plan(&Claim::link(), desired)?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The errors of `reconcile` before its first write. A VIP that would fail is no error; see
