@@ -45,9 +45,14 @@ fn add_uplink(net: &Net) {
     net.ip(&format!(
         "link add dev {UPLINK} type veth peer name {UPLINK}p"
     ));
-    net.ip(&format!("link set dev {UPLINK} addrgenmode none"));
-    net.ip(&format!("link set dev {UPLINK} up"));
-    net.ip(&format!("link set dev {UPLINK}p up"));
+    for end in [UPLINK, &format!("{UPLINK}p")] {
+        net.ip(&format!("link set dev {end} addrgenmode none"));
+        net.ip(&format!("link set dev {end} up"));
+    }
+    // The kernel reports the carrier from a work queue, which would change a snapshot.
+    while net.ip("link show type veth").contains("NO-CARRIER") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     net.ip(&format!("-4 route add default dev {UPLINK}"));
     net.ip(&format!("-6 route add default dev {UPLINK}"));
 }
