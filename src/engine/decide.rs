@@ -213,6 +213,11 @@ impl Engine {
             .for_each(|row| row.progress.observed(row.facts));
     }
 
+    /// Whether nothing was written since the last observation.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.written == Written::Nothing
+    }
+
     /// Decides for one row, and marks the row if it fails.
     #[inline]
     pub(crate) fn plan(&self, row: &mut Row, clock: &impl Clock) -> Decision {

@@ -93,10 +93,12 @@ impl Call<'_> {
         if self.observed && !(stopped && written) && next == Next::Done {
             return None;
         }
-        Some(match next {
-            Next::Wait => Cause::Pending,
-            _ if stopped => Cause::NotReached,
-            _ => Cause::Pending,
+        // Only an observation shows that the kernel has not finished.
+        let is_pending = next == Next::Wait && self.engine.is_observed();
+        Some(if stopped && !is_pending {
+            Cause::NotReached
+        } else {
+            Cause::Pending
         })
     }
 
