@@ -17,6 +17,8 @@
 mod file;
 #[path = "../vip/parse.rs"]
 mod parse;
+#[path = "../vip/usage.rs"]
+mod usage;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -121,7 +123,7 @@ enum Wake {
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => parse::without_tip(error).exit(),
+        Err(error) => usage::without_tip(error).exit(),
     };
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

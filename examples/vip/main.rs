@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod tell;
 mod until;
+mod usage;
 mod watch;
 
 use std::io;
@@ -175,7 +176,7 @@ struct Reconcile {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return print_usage(&parse::without_tip(error)),
+        Err(error) => return print_usage(&usage::without_tip(error)),
     };
     match cli.command.run() {
         Ok(code) => code,

@@ -4,7 +4,6 @@ use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ipnet::IpNet;
 use viproute::{Claim, Vip};
 
@@ -54,7 +53,9 @@ fn mend(text: &str) -> String {
         .iter()
         .find_map(|(what, strip)| Some((what, strip(inner)?)))
     {
-        around.push(*what);
+        if !around.contains(what) {
+            around.push(*what);
+        }
         inner = rest;
     }
     match inner.parse::<IpAddr>() {
@@ -236,12 +237,4 @@ pub(crate) fn vips(input: impl BufRead, vips: &mut Vec<Vip>) -> Result<(), BadLi
         }
     }
     Ok(())
-}
-
-/// An error of usage, without clap's tip to pass an unknown option as a value: no VIP begins with `-`.
-pub(crate) fn without_tip(mut error: clap::Error) -> clap::Error {
-    if error.kind() == ErrorKind::UnknownArgument {
-        error.insert(ContextKind::Suggested, ContextValue::None);
-    }
-    error
 }

@@ -55,6 +55,24 @@ fn one(text: &str) {
     } else {
         assert_eq!(addr.is_ok(), vip.is_ok());
     }
+    match parse::vip(text) {
+        Ok(said) => assert_eq!(vip.as_ref(), Ok(&said)),
+        Err(why) => {
+            assert!(vip.is_err() && !why.is_empty());
+            // What it advises is an address.
+            if let Some(mended) = why
+                .strip_prefix("it has ")
+                .map(|why| why.rsplit(' ').next())
+            {
+                assert!(
+                    mended.is_some_and(|mended| mended.parse::<IpAddr>().is_ok()),
+                    "{why}"
+                );
+            }
+        }
+    }
+    assert_eq!(parse::range(text).is_ok(), net.is_ok());
+    let _ = parse::count(text);
     let _ = parse::claim(text).map(|claim| format!("{claim:?}"));
     let time = parse::seconds(text);
     assert!(time.is_err() || time.is_ok_and(|time| !time.is_zero()));
