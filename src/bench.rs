@@ -175,6 +175,7 @@ impl Pure {
             link: self.link,
             desired: &self.desired,
             now: u32::MAX / 2,
+            keeps_flags: false,
         };
         self.rows.begin();
         let (mut addresses, mut routes) = (Addresses::default(), Routes::default());

@@ -16,7 +16,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
@@ -27,6 +28,7 @@ use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
 use crate::netlink::encode::{HEADER, Templates};
 use crate::sandbox::{self, Sandbox};
+use crate::sys::fault::Line;
 use crate::sys::{Socket, Strictness};
 use crate::{
     Cause, Claim, ErrorKind, Family, Operation, Protocol, Report, Vip, VipManager,
@@ -775,4 +777,44 @@ fn what_a_call_by_mark_leaves_bears_the_mark() {
         }
         assert!(ended_early > 1);
     }
+}
+
+/// Counts the dumps of routes that a socket asks for.
+struct RouteDumps(Arc<AtomicUsize>);
+
+impl Line for RouteDumps {
+    fn send(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
+        let dumps = split(&mut bytes.to_vec())
+            .filter(|message| {
+                let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
+                kind(message) == libc::RTM_GETROUTE
+                    && flags & netlink_packet_core::NLM_F_DUMP == netlink_packet_core::NLM_F_DUMP
+            })
+            .count();
+        self.0.fetch_add(dumps, Ordering::Relaxed);
+        None
+    }
+}
+
+#[test]
+fn an_audit_of_right_vips_alone_dumps_no_routes() {
+    let _node = node();
+    let mut manager = manager(1 << 20);
+    let all = [v4(200), v6(200)].concat();
+    manager.assign(&all).unwrap();
+    let dumps = Arc::new(AtomicUsize::new(0));
+    let line = RouteDumps(Arc::clone(&dumps));
+    manager.connection_mut().request_socket().fault.put(line);
+    let mut dumps_of = |vips: &[IpAddr]| {
+        assert!(manager.audit_only(vips).unwrap().is_clean());
+        dumps.swap(0, Ordering::Relaxed)
+    };
+    for vips in [&all[..1], &all[399..], &all[150..250]] {
+        assert_eq!(dumps_of(vips), 0, "{vips:?}");
+    }
+    // Look-ups of many VIPs cost more than dumps.
+    assert!(dumps_of(&all[..101]) > 0);
+    ip(&format!("addr del {}/32 dev {LINK}", all[0]));
+    assert!(!manager.audit_only(&all[..1]).unwrap().is_clean());
+    assert!(dumps.swap(0, Ordering::Relaxed) > 0);
 }

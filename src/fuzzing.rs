@@ -148,6 +148,7 @@ pub fn join(data: &[u8]) {
         link: INDEX,
         desired: &desired,
         now: u32::from(goal),
+        keeps_flags: false,
     };
     let goals = [Goal::Assign, Goal::Normalize, Goal::Release, Goal::Look];
     let rows = join_datagram(datagram, options, goals[usize::from(goal % 4)], &context);

@@ -34,8 +34,10 @@
 //!   [`release`](VipManager::release) change the given VIPs, or those on the link.
 //! * [`reconcile`](VipManager::reconcile) makes the VIPs on the link equal a desired set. It removes only
 //!   VIPs that a [`Claim`] covers.
-//! * [`audit`](VipManager::audit) and [`plan`](VipManager::plan) change nothing.
-//! * [`watcher`](VipManager::watcher) reports changes as events. A [`Keeper`] repairs them.
+//! * [`audit`](VipManager::audit), [`audit_only`](VipManager::audit_only), [`plan`](VipManager::plan),
+//!   [`plan_assign`](VipManager::plan_assign) and [`plan_release`](VipManager::plan_release) change nothing.
+//! * [`watcher`](VipManager::watcher) reports changes as events. A [`Keeper`] repairs them, in an event loop
+//!   or on a thread of its own ([`KeeperHandle`]).
 //!
 //! A [`Binding`] holds a VIP by an address and a route, or by a route alone.
 //!
@@ -95,7 +97,7 @@ mod serialize;
 mod sys;
 mod watcher;
 
-pub use crate::core::{Binding, Cause, Drift, Operation};
+pub use crate::core::{AddressFlags, Binding, Cause, Drift, Operation};
 pub use base::{
     Family, InvalidProtocol, Metric, ParseVipError, Protocol, RejectReason, RouteType, Table, Vip,
 };

@@ -7,7 +7,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base::{Family, RejectReason, Vip};
-use crate::core::{Binding, Cause, Drift, Operation};
+use crate::core::{AddressFlags, Binding, Cause, Drift, Operation};
 use crate::link::{LinkKind, SourceAvoidance};
 use crate::outcome::{Error, ErrorKind, LinkStatus, OutcomeKind, SourceStatus};
 use crate::preview::{Likelihood, Reason};
@@ -47,7 +47,7 @@ macro_rules! flags {
         }
     )*};
 }
-flags!(Change, Drift, Origin);
+flags!(AddressFlags, Change, Drift, Origin);
 
 impl Serialize for Vip {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -205,6 +205,9 @@ mod tests {
             vip,
             drift,
             is_judged: true,
+            source: Some([192, 0, 2, 10].into()),
+            protocol: Some(Protocol::KERNEL),
+            address: Some(AddressFlags::PERMANENT | AddressFlags::NO_DAD),
         };
         let mut audit = Audit {
             vips: vec![

@@ -28,7 +28,10 @@ use common::{
     vips, vips_v4, vips_v6,
 };
 use rules::{Churn, Diversion};
-use viproute::{Audit, Binding, Drift, ErrorKind, Family, LinkStatus, SourceStatus, VipManager};
+use viproute::{
+    AddressFlags, Audit, Binding, Drift, ErrorKind, Family, LinkStatus, Protocol, SourceStatus,
+    VipManager,
+};
 
 const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
@@ -774,4 +777,167 @@ fn audit_reports_expiring_addresses_and_routes() {
         "addr change {vip}/32 dev {VIP_LINK} valid_lft forever preferred_lft 60"
     ));
     assert_eq!(drifts(&manager.audit().unwrap())[&vip], Drift::empty());
+}
+
+/// VIPs in every state that [`State`] knows, and what an audit of the link says of them.
+fn every_state(net: &Net) -> Vec<(IpAddr, State)> {
+    let v4 = vips_v4(40).into_iter().zip(State::V4);
+    let v6 = vips_v6(40).into_iter().zip(State::V6);
+    let all: Vec<_> = v4.chain(v6).collect();
+    put(net, &all, PROTO_KERNEL);
+    RouteWatcher::new().rest();
+    all
+}
+
+/// Compared with what `ip` shows of the VIP's address and of the routes in the desired route's place.
+#[test]
+fn audit_reports_source_protocol_and_flags_of_each_vip() {
+    let net = Net::new();
+    let all = every_state(&net);
+    let deprecated = all[0].0;
+    net.ip(&format!(
+        "addr change {deprecated}/32 dev {VIP_LINK} preferred_lft 0 valid_lft forever"
+    ));
+    let audit = manager(PROTO_KERNEL).audit().unwrap();
+    let state = net.local_state();
+    let mut kernels = 0;
+    for (vip, put) in &all {
+        let audited = audit.get(*vip).unwrap();
+        assert_eq!(audited.vip.addr(), *vip);
+        let addresses = state.addresses_of(*vip);
+        let flags = audited.address;
+        assert_eq!(flags.is_some(), !addresses.is_empty(), "{vip} {put:?}");
+        if let (Some(flags), Some(address)) = (flags, addresses.first()) {
+            for (flag, is_set) in [
+                (AddressFlags::TENTATIVE, address.tentative),
+                (AddressFlags::NO_DAD, address.nodad),
+                (AddressFlags::NO_PREFIX_ROUTE, address.noprefixroute),
+                (AddressFlags::PERMANENT, !address.expires),
+                (AddressFlags::DEPRECATED, *vip == deprecated),
+            ] {
+                assert_eq!(flags.contains(flag), is_set, "{vip} {put:?}: {flags}");
+            }
+        }
+        let seen = (audited.source, audited.protocol.map_or(0, Protocol::get));
+        let own = (Some(*vip).filter(IpAddr::is_ipv4), PROTO_KERNEL);
+        let routes: Vec<_> = state
+            .routes_of(*vip)
+            .iter()
+            .filter(|route| route.table == 255 && route.dev == VIP_LINK)
+            .map(|route| {
+                let protocol = u8::try_from(route.protocol).unwrap();
+                (route.metric, (route.prefsrc, protocol))
+            })
+            .collect();
+        let metric = if vip.is_ipv4() { 0 } else { 1024 };
+        let is_in_place = |(of, route): &&(u32, _)| *of == metric && *route != own;
+        let in_place: Vec<_> = routes.iter().filter(is_in_place).map(|r| r.1).collect();
+        if in_place.is_empty() {
+            let is_kernels = routes.iter().any(|(_, route)| *route == own);
+            kernels += usize::from(is_kernels);
+            assert_eq!(
+                seen,
+                if is_kernels { own } else { (None, 0) },
+                "{vip} {put:?}"
+            );
+        } else {
+            assert!(
+                in_place.contains(&seen),
+                "{vip} {put:?}: {seen:?} {routes:?}"
+            );
+        }
+        if !audited.drift.contains(Drift::MISSING_ROUTE) {
+            let source = SOURCES[usize::from(vip.is_ipv6())];
+            assert_eq!(seen, (Some(source), PROTO_KERNEL), "{vip} {put:?}");
+        }
+    }
+    assert!(kernels > 1);
+    assert_eq!(audit.get("10.97.0.1".parse::<IpAddr>().unwrap()), None);
+}
+
+/// VIP by VIP, and all at once. A look-up shows no route behind the desired one.
+#[test]
+fn audit_only_agrees_with_audit() {
+    let net = Net::new();
+    let all = every_state(&net);
+    let mut manager = manager(PROTO_KERNEL);
+    let audit = manager.audit().unwrap();
+    let hidden = Drift::DUPLICATE | Drift::PREFIX_ROUTE | Drift::KERNEL_LOCAL_ROUTE;
+    let mut right = 0;
+    for (vip, put) in &all {
+        let one = manager.audit_only([vip]).unwrap();
+        assert_eq!(one.vips.len(), 1);
+        let (one, of_link) = (one.get(vip).unwrap(), audit.get(vip).unwrap());
+        let mut behind = hidden;
+        if of_link.drift.contains(Drift::DUPLICATE) {
+            behind |= Drift::WRONG_SOURCE | Drift::WRONG_PROTOCOL;
+        }
+        if one.drift.is_empty() && behind.contains(of_link.drift) {
+            right += 1;
+            assert_eq!((one.source, one.address), (of_link.source, of_link.address));
+        } else {
+            assert_eq!(one, of_link, "{put:?}");
+        }
+    }
+    assert!(right > 1);
+    let absent: IpAddr = "10.97.0.1".parse().unwrap();
+    let names = all.iter().map(|(vip, _)| *vip).chain([absent, all[0].0]);
+    let together = manager.audit_only(names).unwrap();
+    assert_eq!(together.vips.len(), all.len() + 1);
+    for (vip, put) in &all {
+        assert_eq!(together.get(*vip), audit.get(*vip), "{put:?}");
+    }
+    let drift = together.get(absent).unwrap().drift;
+    assert_eq!(drift, Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE);
+    for family in [Family::V4, Family::V6] {
+        assert_eq!(together.link(family), audit.link(family));
+        assert_eq!(together.source(family), audit.source(family));
+    }
+    drop(net);
+}
+
+/// Each fault of a VIP that is not a route behind the desired one.
+#[test]
+fn audit_only_reports_what_a_look_up_must_not_hide() {
+    let net = Net::new();
+    let [four, six] = [vips_v4(1)[0], vips_v6(1)[0]];
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign([four, six]).unwrap();
+    assert!(manager.audit_only([four, six]).unwrap().is_clean());
+    for (breakage, vip, drift) in [
+        (
+            format!("addr add {four}/24 dev {VIP_LINK}"),
+            four,
+            Drift::WRONG_PREFIX_LENGTH,
+        ),
+        (
+            format!("addr change {six}/128 dev {VIP_LINK} valid_lft 900 preferred_lft 900"),
+            six,
+            Drift::EXPIRING_ADDRESS,
+        ),
+        (
+            format!("route add local {four} dev {NODE_LINK} table local src {NODE_V4} metric 1"),
+            four,
+            Drift::empty(),
+        ),
+        (
+            format!("addr del {four}/32 dev {VIP_LINK}"),
+            four,
+            Drift::MISSING_ADDRESS,
+        ),
+    ] {
+        net.ip(&breakage);
+        let audit = manager.audit_only([vip]).unwrap();
+        assert!(
+            audit.get(vip).unwrap().drift.contains(drift),
+            "{breakage}: {audit}"
+        );
+        assert_eq!(
+            audit.get(vip),
+            manager.audit_only([four, six]).unwrap().get(vip)
+        );
+    }
+    net.ip(&format!("link del {VIP_LINK}"));
+    let gone = manager.audit_only([four]).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::LinkNotFound);
 }

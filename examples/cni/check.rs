@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rscni_plugin::error::Error;
-use viproute::{Audit, SourceStatus, Vip, VipManager};
+use viproute::{Audit, Audited, Drift, SourceStatus, Vip, VipManager};
 
 use crate::config::Config;
 use crate::failure;
@@ -20,7 +20,7 @@ pub(crate) fn await_vips(config: &Config, attachment: &Attachment) -> Result<(),
     let mut manager = config.manager(attachment)?;
     let end = Instant::now() + CONVERGENCE;
     loop {
-        let audit = manager.audit().map_err(failure::of_call)?;
+        let audit = manager.audit_only(&config.vips).map_err(failure::of_call)?;
         let wrong: Vec<_> = config
             .vips
             .iter()
@@ -39,7 +39,9 @@ pub(crate) fn await_vips(config: &Config, attachment: &Attachment) -> Result<(),
 /// What is wrong with a VIP.
 fn difference(audit: &Audit, vip: Vip) -> Option<String> {
     let family = vip.family();
-    let Some(audited) = audit.vips.iter().find(|audited| audited.vip == vip) else {
+    let absent = Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE;
+    let on_link = |audited: &&Audited| !audited.drift.contains(absent);
+    let Some(audited) = audit.get(vip).filter(on_link) else {
         return Some(format!("{vip}: not on the link"));
     };
     if !audited.drift.is_empty() {

@@ -17,6 +17,8 @@ pub(crate) struct MatchContext<'a> {
     pub(crate) desired: &'a PerFamily<DesiredRoute>,
     /// Hundredths of a second since boot.
     pub(crate) now: u32,
+    /// Whether the flags of addresses are kept, for an audit.
+    pub(crate) keeps_flags: bool,
 }
 
 impl MatchContext<'_> {

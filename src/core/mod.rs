@@ -4,6 +4,7 @@
 //! A [`Row`] holds the [`Facts`] that an observation showed of a VIP, and the [`Progress`] of this call.
 //! [`next`] returns the next steps for a row under a [`Policy`].
 
+mod address_flags;
 mod cause;
 mod drift;
 mod error_kind;
@@ -18,6 +19,7 @@ mod row_tests;
 mod rows;
 mod step;
 
+pub use address_flags::AddressFlags;
 pub use cause::{Cause, Operation};
 pub use drift::Drift;
 pub(crate) use drift::write_names;

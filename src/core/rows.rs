@@ -18,6 +18,8 @@ pub(crate) struct Rows {
     /// The peers of IPv4 addresses, of VIPs that have an address with a peer. An address without a
     /// peer has the VIP here.
     peers: Vec<(Vip, IpAddr)>,
+    /// The flags of addresses, if they are kept (see [`MatchContext::keeps_flags`]).
+    address_flags: Vec<(Vip, u32)>,
     /// Rows that a discovery found and [`adopt`](Self::adopt) adds.
     discovered: Vec<Row>,
     /// VIPs without a row that are on the link with another prefix length.
@@ -117,6 +119,7 @@ impl Rows {
         self.others.clear();
         self.address_attrs.clear();
         self.peers.clear();
+        self.address_flags = Vec::new();
         self.rows.shrink_to(rows);
         self.others.shrink_to(rows);
         self.address_attrs.shrink_to(rows);
@@ -179,6 +182,11 @@ impl Rows {
         of_vip(&self.address_attrs, vip)
     }
 
+    /// The flags of a VIP's address, if they were kept.
+    pub(crate) fn address_flags(&self, vip: Vip) -> Option<u32> {
+        nth_of_vip(&self.address_flags, vip, 0)
+    }
+
     /// The peers of a VIP's addresses, if any of the addresses has a peer.
     pub(crate) fn peers(&self, vip: Vip) -> impl Iterator<Item = &IpAddr> {
         of_vip(&self.peers, vip)
@@ -198,6 +206,7 @@ impl Rows {
         self.begin_routes(|_| Facts::empty());
         self.address_attrs.clear();
         self.peers.clear();
+        self.address_flags.clear();
         self.other_prefixes.clear();
         self.seen = 0;
         self.unmanaged_v4 = 0;
@@ -226,6 +235,7 @@ impl Rows {
             .dedup_by_key(|(vip, attrs)| (*vip, attrs.end));
         self.peers.sort_unstable();
         self.peers.dedup();
+        self.address_flags.sort_unstable();
     }
 
     /// The row of an address. Dumps are nearly sorted, ascending or (IPv6 addresses, newest first)
@@ -290,6 +300,9 @@ impl Rows {
             }
             row.facts |= Facts::PEER;
             self.peers.push((vip, address.peer.unwrap_or(vip.addr())));
+        }
+        if context.keeps_flags {
+            self.address_flags.push((vip, address.flags));
         }
         row.order = self.seen;
         row.facts.remove(Facts::OF_LAST_ADDRESS);

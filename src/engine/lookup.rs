@@ -2,8 +2,8 @@
 
 use super::arrival::note_arrival;
 use super::read::Observer;
-use crate::base::{Family, IP6_USER_METRIC, TABLE_MAIN, Vip, is_shortage};
-use crate::core::{Binding, Done, Facts, Goal, Row, Rows};
+use crate::base::{Family, IP6_USER_METRIC, PerFamily, TABLE_MAIN, Vip, is_shortage};
+use crate::core::{Binding, Done, Facts, Goal, Policy, Row, Rows};
 use crate::netlink::connection::{Dumped, Failed};
 use crate::netlink::decode::{Address, Message, Route};
 use crate::netlink::encode::get_address_message;
@@ -144,6 +144,31 @@ impl Observer<'_> {
             } else {
                 !self.is_hidden(row)
             }
+        }))
+    }
+
+    /// Observes the rows by look-ups, but for the addresses of IPv4, which are dumped. Returns whether that
+    /// shows every row in its single-route state. A look-up does not show a route behind its answer.
+    pub(crate) fn observe_given(&mut self, policies: &PerFamily<Policy>) -> Result<bool, Failed> {
+        self.rows.begin();
+        let mut known =
+            !self.rows.has(Family::V4) || self.dump_addresses(Family::V4)? == Dumped::Complete;
+        for at in 0..self.rows.len() {
+            let row = self.rows.iter().nth(at).copied();
+            if let Some(row) = row.filter(|row| row.vip.family() == Family::V6) {
+                known &= self.join_one_address(&row, None)?;
+            }
+        }
+        self.rows.finish();
+        if !known {
+            return Ok(false);
+        }
+        self.look_up(|_| true)?;
+        Ok(self.rows.iter().all(|row| {
+            row.facts.drift(policies[row.vip.family()]).is_empty()
+                && row.facts.contains(Facts::WINS)
+                && !row.facts.contains(Facts::LOOKUP_INCONCLUSIVE)
+                && !may_have_prefix_route(row)
         }))
     }
 

@@ -314,6 +314,25 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    /// Observes the rows of an audit without reading the routes of the link, if that shows every row in
+    /// its single-route state, and otherwise by dumps.
+    pub(crate) fn observe_given(&mut self) -> Result<(), Error> {
+        let policies = *self.engine.policies();
+        let shown = self.observer(None).observe_given(&policies);
+        let shown = shown.and_then(|shown| {
+            self.connection.check_link()?;
+            Ok(shown)
+        });
+        match shown {
+            Ok(true) => Ok(()),
+            Ok(false) => self.observe_first(None),
+            Err(failed) => match Stop::from(failed) {
+                Stop::Error(error) => Err(error),
+                _ => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+            },
+        }
+    }
+
     /// Observes the routes of other devices. Returns the VIPs to which the link has routes in
     /// tables other than local and main.
     pub(crate) fn observe_node(&mut self) -> Result<Vec<Vip>, Error> {
@@ -526,6 +545,7 @@ impl<'a> Call<'a> {
                 link: self.link,
                 desired: &self.desired,
                 now: hundredths_since_boot(),
+                keeps_flags: self.read_only,
             },
             templates: &self.templates,
             read_only: self.read_only,

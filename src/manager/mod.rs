@@ -1,5 +1,6 @@
 //! The public calls of a manager, on top of the engine.
 
+mod audit;
 mod builder;
 mod prepare;
 mod ready;
@@ -11,17 +12,15 @@ pub(crate) use crate::core::{Ranges, VipFilter};
 pub use builder::VipManagerBuilder;
 
 use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
+use crate::core::Done;
 use crate::core::{Binding, Goal};
-use crate::core::{Done, Drift, Facts, Row};
 use crate::engine::lookup::Notified;
-use crate::engine::{Buffers, Call, decide::PATIENT_AFTER};
+use crate::engine::{Buffers, decide::PATIENT_AFTER};
 use crate::link::{self, LinkRef, LinkState};
-use crate::netlink::connection::{Connection, Groups};
+use crate::netlink::connection::Connection;
 use crate::outcome::Claim;
 use crate::outcome::Netns;
 use crate::outcome::Report;
-use crate::outcome::SourceStatus;
-use crate::outcome::{Audit, Audited};
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::Socket;
@@ -281,76 +280,6 @@ impl VipManager {
         self.run(Scope::Wipe(Leaving::all(claim)))
     }
 
-    /// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
-    /// nothing and needs no privilege.
-    ///
-    /// The kernel filters the dumps, so the cost depends on the link's addresses and routes, not on the
-    /// node's. An audit does not show the routes of other devices; see
-    /// [`audit_deep`](Self::audit_deep). It reads table main only if an IPv6 address lacks
-    /// `IFA_F_NOPREFIXROUTE` and so may have made a prefix route. The kernel then walks all of table
-    /// main: about ten milliseconds for 50,000 routes, while an audit otherwise takes less than one.
-    /// The source of a VIP is [not judged](Audited::is_judged) if its family has neither a source nor
-    /// [`kernel_source`](VipManagerBuilder::kernel_source).
-    ///
-    /// While other writers change the tables, a dump may miss entries. The audit repeats an interrupted
-    /// dump a limited number of times, and then looks up each discovered VIP. If a routing rule
-    /// precedes the rule for table local, a look-up proves nothing, and a VIP whose routes no dump
-    /// showed has [`Drift::UNREAD`](crate::Drift::UNREAD). The drift of a reported VIP is therefore
-    /// true. Under changes without a pause, an audit may rarely miss a VIP that has only a route.
-    ///
-    /// ```
-    #[doc = include_str!("../keeper/example.txt")]
-    /// use std::process::Command;
-    /// use viproute::Drift;
-    ///
-    /// # let mut vips = manager;
-    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)])?;
-    /// let delete = ["route", "del", "local", "10.96.0.11", "dev", "vips", "table", "local"];
-    /// assert!(Command::new("ip").args(delete).status()?.success());
-    /// let audit = vips.audit()?;
-    /// assert_eq!((audit.vips.len(), audit.drifted().count()), (2, 1));
-    /// assert!(audit.vips[1].drift.contains(Drift::MISSING_ROUTE));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
-    pub fn audit(&mut self) -> Result<Audit, Error> {
-        self.audit_to(Depth::Link)
-    }
-
-    /// As [`audit`](Self::audit), and also finds conflicts with other devices, and routes through the
-    /// link in other tables. Reads every route of the node: about a hundred milliseconds for 200,000
-    /// routes.
-    ///
-    /// Also finds VIPs whose traffic a routing rule (`ip rule`) [diverts](crate::Drift::DIVERTED). If a
-    /// rule precedes the rule for table local, the audit looks up each VIP, which takes 2 to 4
-    /// microseconds a VIP. The kernel decides for unmarked, unbound traffic of this user. Rules by
-    /// mark, interface, source, protocol, port or another user stay unseen.
-    ///
-    /// ```
-    #[doc = include_str!("../keeper/example.txt")]
-    /// use std::process::Command;
-    /// use viproute::Drift;
-    ///
-    /// # let mut vips = manager;
-    /// vips.assign([Ipv4Addr::new(10, 96, 0, 10)])?;
-    /// assert!(vips.audit_deep()?.is_clean());
-    /// // Another device takes the VIP.
-    /// let steal = ["route", "prepend", "local", "10.96.0.10", "dev", "lo", "table", "local"];
-    /// assert!(Command::new("ip").args(steal).status()?.success());
-    /// assert!(vips.audit_deep()?.vips[0].drift.contains(Drift::CONFLICT));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`audit`](Self::audit).
-    pub fn audit_deep(&mut self) -> Result<Audit, Error> {
-        self.audit_to(Depth::Node)
-    }
-
     /// Sets the source of its family, and moves every VIP on the link to it. Each route is replaced in
     /// place, so a VIP is local at every instant. Ends
     /// [`kernel_source`](VipManagerBuilder::kernel_source) for the family.
@@ -569,90 +498,4 @@ impl VipManager {
     pub(crate) fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
         link::find(&mut self.connection, &self.config.link)
     }
-
-    /// Audits the link, or the whole node.
-    fn audit_to(&mut self, depth: Depth) -> Result<Audit, Error> {
-        self.buffers.clear();
-        self.connection
-            .listen_to(Groups::empty())
-            .map_err(|error| Error::listening(&error))?;
-        let filter = self.config.filter(self.sources);
-        let link = find_link(&mut self.connection, &self.config)?;
-        let mut call = Call::new(
-            self.config.setup(&self.sources, link.index),
-            &mut self.connection,
-            &mut self.buffers,
-            &self.cancelled,
-        );
-        call.read_only = true;
-        call.observe_first(Some(&|vip| filter.is_on_link(vip).then_some(Goal::Look)))?;
-        let elsewhere = match depth {
-            Depth::Link => Vec::new(),
-            Depth::Node => call.observe_node()?,
-        };
-        let sources = source_statuses(&self.sources, call.connection)?;
-        let policies = *call.engine.policies();
-        let is_judged = |row: &Row| sources[row.vip.family()] != SourceStatus::NotGiven;
-        let drift_of = |row: &Row| {
-            let policy = policies[row.vip.family()];
-            if is_judged(row) {
-                row.facts.drift(policy)
-            } else {
-                row.facts.drift_of_any_source(policy)
-            }
-        };
-        let has_route = |row: &Row| {
-            let desired = Facts::desired(policies[row.vip.family()].kernel_source);
-            let any = Facts::KERNEL | Facts::SAME_KEY;
-            let desired = if is_judged(row) { desired } else { any };
-            row.facts.intersects(desired)
-        };
-        let diverted = match depth {
-            Depth::Link => Vec::new(),
-            Depth::Node => call.observe_diverted(has_route)?,
-        };
-        let rows = self.buffers.rows.iter();
-        // A VIP that disappeared during the observation is not on the link.
-        let is_there = |row: &&Row| row.facts.on_link() || row.facts.is_unread();
-        let vips = rows.filter(is_there).map(|row| {
-            let is_among = |vips: &[Vip]| vips.binary_search(&row.vip).is_ok();
-            let mut drift = drift_of(row);
-            drift.set(Drift::OTHER_TABLE, is_among(&elsewhere));
-            drift.set(Drift::DIVERTED, is_among(&diverted));
-            Audited {
-                vip: row.vip,
-                drift,
-                is_judged: is_judged(row),
-            }
-        });
-        Ok(Audit {
-            vips: vips.collect(),
-            links: PerFamily::from_fn(|family| link.status(family)),
-            sources,
-        })
-    }
-}
-
-/// The extent of an audit.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    Link,
-    Node,
-}
-
-/// The state of each family's source.
-fn source_statuses(
-    sources: &PerFamily<SourcePolicy>,
-    connection: &mut Connection,
-) -> Result<PerFamily<SourceStatus>, Error> {
-    let mut statuses = PerFamily::splat(SourceStatus::NotGiven);
-    for family in Family::ALL {
-        statuses[family] = match sources[family] {
-            SourcePolicy::Kernel => SourceStatus::Kernel,
-            SourcePolicy::Unset => SourceStatus::NotGiven,
-            SourcePolicy::Address(source) => link::source_status(connection, &source)
-                .map_err(|failed| failed.into_error(format!("cannot look up source {source}")))?,
-        };
-    }
-    Ok(statuses)
 }

@@ -1,9 +1,10 @@
 //! The result of an audit of the link.
 
 use std::fmt;
+use std::net::IpAddr;
 
-use crate::base::{Count, Family, PerFamily, Vip};
-use crate::core::Drift;
+use crate::base::{Count, Family, PerFamily, Protocol, Vip};
+use crate::core::{AddressFlags, Drift};
 use crate::outcome::{LinkStatus, SourceStatus};
 
 /// The VIPs on the link, each with its drift from the single-route state, and the state of the
@@ -47,6 +48,13 @@ pub struct Audited {
     /// Whether the desired preferred source is known. Without it, a VIP's route may have any source,
     /// and `drift` says only what is wrong with every source.
     pub is_judged: bool,
+    /// The preferred source of the VIP's route: of the desired route, else of the route in its place.
+    /// `None`: table local has neither, or the route has no preferred source.
+    pub source: Option<IpAddr>,
+    /// The protocol of that route. `None`: table local has no route, or its protocol is 0.
+    pub protocol: Option<Protocol>,
+    /// The flags of the VIP's address. `None`: no address of the VIP was seen.
+    pub address: Option<AddressFlags>,
 }
 
 impl Audit {
@@ -56,6 +64,25 @@ impl Audit {
     pub fn is_clean(&self) -> bool {
         let stands = |family| self.is_judged(family) && self.is_usable(family);
         self.drifted().next().is_none() && Family::ALL.into_iter().all(stands)
+    }
+
+    /// The observed state of this VIP. `None`: the VIP is not on the link.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut manager = manager;
+    /// let vip = Ipv4Addr::new(10, 96, 0, 10);
+    /// manager.assign([vip])?;
+    /// let audit = manager.audit()?;
+    /// let audited = audit.get(vip).ok_or("not on the link")?;
+    /// assert_eq!(audited.source, Some([192, 0, 2, 10].into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn get(&self, vip: impl Into<Vip>) -> Option<&Audited> {
+        let vip = vip.into();
+        let at = self.vips.binary_search_by_key(&vip, |audited| audited.vip);
+        at.ok().map(|at| &self.vips[at])
     }
 
     /// The VIPs that differ from their single-route state.

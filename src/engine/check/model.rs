@@ -586,6 +586,7 @@ impl World {
             link: LINK,
             desired: &desired,
             now: NOW,
+            keeps_flags: false,
         };
         let mut rows = Rows::default();
         rows.push(self.vip(), Goal::Assign);
@@ -639,6 +640,7 @@ impl World {
             link: LINK,
             desired: &desired,
             now: 0,
+            keeps_flags: false,
         };
         let mut rows = Rows::default();
         rows.push(self.vip(), Goal::Assign);
