@@ -326,7 +326,10 @@ fn audit_in_json() {
     net.ip(&format!("addr add 10.96.0.98/24 dev {VIP_LINK}"));
     let ran = usually("audit", "--json 2001:db8:42:1::d45a 10.96.0.98 10.96.0.99").exits(1);
     let drift = json!(["missing_route"]);
-    let row = json!({ "vip": "2001:db8:42:1::d45a", "drift": drift, "is_judged": true });
+    let row = json!({
+        "vip": "2001:db8:42:1::d45a", "drift": drift, "is_judged": true, "source": null,
+        "protocol": null, "address": ["no_dad", "permanent", "no_prefix_route"],
+    });
     assert_eq!(ran.json()["vips"], json!([row]));
     let lines: Vec<_> = ran.err.lines().collect();
     assert_eq!(lines.len(), 2, "{ran:?}");
