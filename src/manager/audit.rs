@@ -84,7 +84,7 @@ impl VipManager {
         self.audit_to(Extent::Node)
     }
 
-    /// As [`audit`](Self::audit), of these VIPs alone. Each has its entry in the audit, also if it is not
+    /// As [`audit`](Self::audit), of the given VIPs alone. Each has its entry in the audit, also if it is not
     /// on the link.
     ///
     /// VIPs that are right cost one look-up each, or two in IPv6, whatever else is on the link; only the
