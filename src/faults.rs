@@ -31,7 +31,7 @@ use crate::sandbox::{self, Sandbox};
 use crate::sys::fault::Line;
 use crate::sys::{Socket, Strictness};
 use crate::{
-    Cause, Claim, ErrorKind, Family, Operation, Protocol, Report, Vip, VipManager,
+    Cause, Claim, ErrorKind, Failure, Family, Operation, Protocol, Report, Vip, VipManager,
     VipManagerBuilder,
 };
 
@@ -51,7 +51,7 @@ const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 
 fn ip(line: &str) -> String {
     let output = Command::new("ip")
-        .args(line.split(' '))
+        .args(line.split_whitespace())
         .output()
         .expect("iproute2 is needed");
     assert!(
@@ -62,15 +62,18 @@ fn ip(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+fn add_link(name: &str, options: &str) {
+    ip(&format!("link add dev {name} {options} type bridge"));
+    ip(&format!("link set {name} arp off up"));
+}
+
 /// A namespace with the VIP link and the node's addresses.
 fn node() -> Sandbox {
     let entered = ENTERED.get().expect("the constructor ran");
     assert!(entered.is_ok(), "no sandbox: {entered:?}");
     let sandbox = Sandbox::new().unwrap();
-    for link in [LINK, "node0"] {
-        ip(&format!("link add {link} type bridge"));
-        ip(&format!("link set {link} arp off up"));
-    }
+    add_link(LINK, "");
+    add_link("node0", "");
     ip(&format!("addr add {NODE_V4}/32 dev node0"));
     ip(&format!("addr add {NODE_V6}/128 dev node0 nodad"));
     sandbox
@@ -157,14 +160,23 @@ fn assert_accounted(report: &Report, vips: usize) {
 /// for; and the smallest possible buffer.
 const BUFFERS: [usize; 3] = [212_992 / 2, 1 << 20, 1];
 
-/// Whether the kernel gives its reason when it refuses an address: since 6.6.
-fn says_why_no_address() -> bool {
-    kernel_since(6, 6)
+/// The kernel refused the prefix length of the address that was to be added.
+fn assert_refused_address(failure: &Failure) {
+    // Since Linux 6.6 the kernel gives its reason.
+    let says_why = kernel_since(6, 6);
+    assert_eq!(failure.cause, Cause::Kernel);
+    assert_eq!(failure.operation, Some(Operation::AddAddress));
+    assert_eq!(failure.errno, Some(libc::EINVAL));
+    assert_eq!(failure.text.is_some(), says_why, "{failure}");
+    let text = failure.text.as_deref().unwrap_or_default();
+    assert!(
+        !says_why || text.to_lowercase().contains("invalid prefix length"),
+        "{text:?}"
+    );
 }
 
 #[test]
 fn a_thousand_refused_are_a_thousand_failures() {
-    let says_why = says_why_no_address();
     for buffer in BUFFERS {
         let _node = node();
         let mut vips = manager(buffer);
@@ -182,15 +194,7 @@ fn a_thousand_refused_are_a_thousand_failures() {
             let failed: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
             assert_eq!(failed, set);
             for failure in &report.failures {
-                assert_eq!(failure.cause, Cause::Kernel);
-                assert_eq!(failure.operation, Some(Operation::AddAddress));
-                assert_eq!(failure.errno, Some(libc::EINVAL));
-                assert_eq!(failure.text.is_some(), says_why, "{failure}");
-                let text = failure.text.as_deref().unwrap_or_default();
-                assert!(
-                    !says_why || text.to_lowercase().contains("invalid prefix length"),
-                    "{text:?}"
-                );
+                assert_refused_address(failure);
             }
             assert_eq!(on_link(), BTreeSet::new());
         }
@@ -204,7 +208,6 @@ fn a_thousand_refused_are_a_thousand_failures() {
 
 #[test]
 fn three_hundred_of_five_thousand_fail_and_no_other() {
-    let says_why = says_why_no_address();
     let _node = node();
     let set = v4(5000);
     let bad: BTreeSet<IpAddr> = set.iter().copied().skip(7).step_by(16).take(300).collect();
@@ -235,15 +238,7 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     assert_eq!(report.outcomes.capacity(), 4700);
     for failure in &report.failures {
         assert_eq!(failure.begun, Some(OutcomeKind::Assigned), "{failure}");
-        assert_eq!(failure.cause, Cause::Kernel);
-        assert_eq!(failure.operation, Some(Operation::AddAddress));
-        assert_eq!(failure.errno, Some(libc::EINVAL));
-        assert_eq!(failure.text.is_some(), says_why, "{failure}");
-        let text = failure.text.as_deref().unwrap_or_default();
-        assert!(
-            !says_why || text.to_lowercase().contains("invalid prefix length"),
-            "{text:?}"
-        );
+        assert_refused_address(failure);
     }
     let good: BTreeSet<IpAddr> = set
         .iter()
@@ -400,8 +395,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
         assert_eq!(refused.len() + rest, 2000);
         // A link of that name again, another index: the next call is good.
         vips.connection_mut().tamper.0 = None;
-        ip(&format!("link add {LINK} type bridge"));
-        ip(&format!("link set {LINK} arp off up"));
+        add_link(LINK, "");
         assert_eq!(vips.assign(&set[..100]).unwrap().assigned, 100);
     }
 }
@@ -411,8 +405,7 @@ fn pass_index_on() {
     let links = ip(&format!("-oneline link show dev {LINK}"));
     let (index, _) = links.split_once(':').unwrap();
     ip(&format!("link del {LINK}"));
-    ip(&format!("link add dev {LINK} index {index} type bridge"));
-    ip(&format!("link set {LINK} arp off up"));
+    add_link(LINK, &format!("index {index}"));
 }
 
 #[test]

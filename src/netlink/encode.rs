@@ -41,8 +41,10 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    fn new(kind: u16, flags: u16, body: usize, emit: impl FnOnce(&mut [u8])) -> Self {
-        let length = HEADER + body;
+    /// A message of a family's fixed part (`ifaddrmsg`, `rtmsg`) and attributes.
+    fn new(kind: u16, flags: u16, fixed: &impl Emitable, attrs: &impl Emitable) -> Self {
+        let attrs_at = HEADER + fixed.buffer_len();
+        let length = attrs_at + attrs.buffer_len();
         let mut bytes = vec![0; length];
         let mut header = NetlinkHeader::default();
         // A template is a few dozen bytes long.
@@ -50,32 +52,9 @@ impl Template {
         header.message_type = kind;
         header.flags = NLM_F_REQUEST | flags;
         header.emit(&mut bytes);
-        emit(&mut bytes[HEADER..]);
+        fixed.emit(&mut bytes[HEADER..]);
+        attrs.emit(&mut bytes[attrs_at..]);
         Self { bytes, vip: [0; 2] }
-    }
-
-    fn address(kind: u16, flags: u16, header: &AddressHeader, attrs: &[AddressAttribute]) -> Self {
-        Self::new(
-            kind,
-            flags,
-            header.buffer_len() + attrs.buffer_len(),
-            |body| {
-                header.emit(body);
-                attrs.emit(&mut body[IFADDRMSG..]);
-            },
-        )
-    }
-
-    fn route(kind: u16, flags: u16, header: &RouteHeader, attrs: &[RouteAttribute]) -> Self {
-        Self::new(
-            kind,
-            flags,
-            header.buffer_len() + attrs.buffer_len(),
-            |body| {
-                header.emit(body);
-                attrs.emit(&mut body[RTMSG..]);
-            },
-        )
     }
 
     /// Sets the position of the VIP: the value of the first attribute.
@@ -173,11 +152,11 @@ impl Templates {
             } else {
                 key.protocol
             };
-            let template = Template::route(
+            let template = Template::new(
                 libc::RTM_NEWROUTE,
                 flags,
                 &route_header(family, protocol, RouteType::Local),
-                &route_attributes(want, life),
+                &route_attributes(want, life).as_slice(),
             )
             .vip_first(RTMSG);
             if want.source.is_kernel() {
@@ -191,14 +170,14 @@ impl Templates {
         Self {
             link,
             family,
-            add_address: Template::address(
+            add_address: Template::new(
                 libc::RTM_NEWADDR,
                 NLM_F_CREATE | NLM_F_EXCL,
                 &address_header(family, link),
-                &add_attributes(want),
+                &add_attributes(want).as_slice(),
             )
             .vip_first(IFADDRMSG),
-            delete_address: Template::address(
+            delete_address: Template::new(
                 libc::RTM_DELADDR,
                 0,
                 &address_header(family, link),
@@ -207,7 +186,8 @@ impl Templates {
                 &[
                     AddressAttribute::Local(zero_address(family)),
                     AddressAttribute::Address(zero_address(family)),
-                ],
+                ]
+                .as_slice(),
             )
             .vip_first(IFADDRMSG)
             .vip_twice(family),
@@ -451,7 +431,7 @@ fn look_up(of: Family) -> Template {
         ..RouteHeader::default()
     };
     let destination = RouteAttribute::Destination(RouteAddress::from(zero_address(of)));
-    Template::route(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
+    Template::new(libc::RTM_GETROUTE, 0, &header, &[destination].as_slice()).vip_first(RTMSG)
 }
 
 /// Requests the kernel's routing decision for traffic to one address, with the table of the route

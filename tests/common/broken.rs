@@ -93,7 +93,8 @@ pub enum State {
 use State::*;
 
 impl State {
-    pub const V4: [Self; 17] = [
+    /// The states of both families.
+    const BOTH: [Self; 12] = [
         Fine,
         KernelOnly,
         NoRoute,
@@ -106,25 +107,15 @@ impl State {
         OtherMetrics,
         OnlyOtherMetric,
         Stale,
+    ];
+    pub const V4: [Self; 17] = Self::both_and(&[
         Pair,
         PairReversed,
         OtherTos,
         FourInOnePlace,
         FourInOnePlaceReversed,
-    ];
-    pub const V6: [Self; 19] = [
-        Fine,
-        KernelOnly,
-        NoRoute,
-        SourceMissing,
-        SourceOther,
-        SourceGone,
-        OtherProtocol,
-        WrongType,
-        MainUnicast,
-        OtherMetrics,
-        OnlyOtherMetric,
-        Stale,
+    ]);
+    pub const V6: [Self; 19] = Self::both_and(&[
         Plain,
         ThreeRoutes,
         KernelBeside,
@@ -132,7 +123,20 @@ impl State {
         KernelBesideOtherSource,
         PrefixBeside,
         PrefixOnly,
-    ];
+    ]);
+
+    const fn both_and<const N: usize>(more: &[Self]) -> [Self; N] {
+        let mut all = [Fine; N];
+        let mut at = 0;
+        while at < N {
+            all[at] = match at.checked_sub(Self::BOTH.len()) {
+                Some(behind) => more[behind],
+                None => Self::BOTH[at],
+            };
+            at += 1;
+        }
+        all
+    }
 
     /// Those of a family, and for IPv4 `Broadcast`, which the library cannot delete for good.
     pub fn of(vip: IpAddr) -> Vec<Self> {
