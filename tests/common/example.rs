@@ -250,6 +250,11 @@ impl Running {
         }
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     #[allow(unsafe_code)]
     pub fn signal(&self, signal: i32) {

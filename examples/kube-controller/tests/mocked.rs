@@ -316,6 +316,25 @@ fn list_that_lacks_too_many_services_releases_none() {
 }
 
 #[test]
+fn vips_of_before_are_left_at_the_start_if_they_are_too_many() {
+    let before = [A, B, ("d", "10.96.0.4"), ("e", "10.96.0.5")];
+    let cluster = Cluster::with(&before);
+    let all = before.map(|(_, ip)| ip);
+    cluster.run("", async |cluster| cluster.await_vips(&all).await);
+    cluster.serve(&[A, ("f", "10.96.0.6")]);
+    cluster.run("--at-most 2", async |cluster| {
+        cluster
+            .await_vips(&[&all[..], &["10.96.0.6"]].concat())
+            .await;
+        cluster.await_endpoint("/readyz", 200).await;
+        cluster.await_metric("viproute_refused_sets_total 1").await;
+    });
+    cluster.run("--at-most 3", async |cluster| {
+        cluster.await_vips(&[A.1, "10.96.0.6"]).await;
+    });
+}
+
+#[test]
 fn vips_follow_the_addresses_of_the_node() {
     let cluster = Cluster::with(&[A, C]);
     cluster.mock.list("nodes", &[node(&[])]);

@@ -7,6 +7,7 @@ mod server;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -60,6 +61,15 @@ struct Cluster {
     services: Api<Service>,
     nodes: Api<Node>,
     client: Client,
+    /// Where a controller notifies systemd.
+    notified: UnixDatagram,
+    notify_path: PathBuf,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.notify_path);
+    }
 }
 
 impl Cluster {
@@ -68,7 +78,15 @@ impl Cluster {
         net.ip("link set dev lo up");
         let server = Server::start(programs, name).await;
         let client = server.client();
+        // A path of a socket must be short.
+        let id = std::process::id();
+        let notify_path = std::env::temp_dir().join(format!("viproute-notify-{id}"));
+        let _ = std::fs::remove_file(&notify_path);
+        let notified = UnixDatagram::bind(&notify_path).unwrap();
+        notified.set_nonblocking(true).unwrap();
         let cluster = Self {
+            notified,
+            notify_path,
             net,
             server,
             services: Api::default_namespaced(client.clone()),
@@ -138,8 +156,19 @@ impl Cluster {
                 .args(["--node", "node-1", "--listen", LISTEN])
                 .args(["--range", "10.96.0.0/16,2001:db8:42:1::/112,203.0.113.0/24"])
                 .args(args.split_whitespace())
-                .env("KUBECONFIG", self.server.kubeconfig()),
+                .env("KUBECONFIG", self.server.kubeconfig())
+                .env("NOTIFY_SOCKET", &self.notify_path),
         )
+    }
+
+    /// What the controller has notified to systemd since the last call.
+    fn notifications(&self) -> Vec<String> {
+        let mut buffer = [0; 256];
+        let next = || {
+            let length = self.notified.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+        };
+        std::iter::from_fn(next).collect()
     }
 
     /// Creates numbered Services; every second Service has both families.
@@ -432,16 +461,14 @@ fn services_of_a_real_api_server_are_held() {
         node_moves(&cluster).await;
 
         // The end, and another controller, which takes over.
-        controller.signal(libc::SIGTERM);
-        assert_eq!(controller.wait_for_end().code, Some(0));
+        end(&cluster, controller);
         let sources = [IpAddr::from([192, 0, 2, 11]), IpAddr::V6(NODE_V6)];
         let held = cluster.await_all("without a controller", &sources).await;
         controller = cluster.start("--release-on-exit");
         eventually("ready", is_ready).await;
         assert_eq!(metric("viproute_repairs_total").await, 0);
         assert_eq!(metric("viproute_adopted_total").await, held as u64);
-        controller.signal(libc::SIGTERM);
-        assert_eq!(controller.wait_for_end().code, Some(0));
+        end(&cluster, controller);
         let state = cluster.net.local_state();
         let on_link = state
             .addresses
@@ -450,6 +477,18 @@ fn services_of_a_real_api_server_are_held() {
             .filter(|one| one.dev == VIP_LINK);
         assert_eq!(on_link.filter(|one| !is_link_local(&one.local)).count(), 0);
     });
+}
+
+/// Ends a controller as systemd or a kubelet does. Each line of its log is JSON.
+fn end(cluster: &Cluster, controller: Running) {
+    assert_eq!(cluster.notifications(), ["READY=1"]);
+    controller.signal(libc::SIGTERM);
+    let ended = controller.wait_for_end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for line in ended.err.lines() {
+        serde_json::from_str::<Value>(line).expect(line);
+    }
+    assert_eq!(cluster.notifications(), ["STOPPING=1"]);
 }
 
 /// The server is killed: all VIPs stay, and are mended. Restarted, it is followed again.
@@ -514,4 +553,78 @@ async fn node_moves(cluster: &Cluster) {
     cluster
         .await_all("the node has another address", &sources)
         .await;
+}
+
+/// Processor time of all threads of a process so far.
+fn cpu(process: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let of_thread = |thread: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(threads.filter_map(of_thread).sum())
+}
+
+/// A line of /proc/PID/status in MiB.
+fn memory(process: u32, line: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let value = status
+        .lines()
+        .find_map(|text| text.strip_prefix(line))
+        .unwrap();
+    let kib: f64 = value.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024.0
+}
+
+/// The share of a processor, in percent, that a process takes while the steps go on.
+async fn load(process: u32, steps: impl Future<Output = ()>) -> f64 {
+    let (begun, before) = (Instant::now(), cpu(process));
+    steps.await;
+    (cpu(process) - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0
+}
+
+/// Ten changes a second: a Service is created, and deleted by the next change.
+async fn changes(cluster: &Cluster, time: Duration) {
+    let mut beats = tokio::time::interval(Duration::from_millis(100));
+    for number in 0..time.as_millis() / 200 {
+        let number = 100_000 + usize::try_from(number).unwrap();
+        beats.tick().await;
+        cluster.create(number..number + 1).await;
+        beats.tick().await;
+        cluster.delete(number..number + 1).await;
+    }
+}
+
+/// The table of the README, a row a size.
+#[test]
+#[ignore = "measures, for minutes: tests/k8s/run --measure"]
+fn measured() {
+    const TIME: Duration = Duration::from_secs(20);
+    let programs = programs("measured").unwrap();
+    block_on(async {
+        let cluster = Cluster::new(&programs, "k8s-measured").await;
+        println!(
+            "| Services | VIPs | cold start to ready | memory (peak) | CPU idle | CPU at 10 changes/s |"
+        );
+        println!("|---|---|---|---|---|---|");
+        let mut created = 0;
+        for count in [100, 1_000, 10_000] {
+            cluster.create(created..count).await;
+            created = count;
+            let begun = Instant::now();
+            let controller = cluster.start("--release-on-exit");
+            eventually("ready", is_ready).await;
+            let start = begun.elapsed();
+            let vips = cluster.await_all("measured", &SOURCES).await;
+            let process = controller.id();
+            let idle = load(process, tokio::time::sleep(TIME)).await;
+            let busy = load(process, changes(&cluster, TIME)).await;
+            let (now, peak) = (memory(process, "VmRSS"), memory(process, "VmHWM"));
+            println!(
+                "| {count} | {vips} | {:.2} s | {now:.0} MiB ({peak:.0}) | {idle:.2} % | {busy:.2} % |",
+                start.as_secs_f64()
+            );
+            end(&cluster, controller);
+        }
+    });
 }
