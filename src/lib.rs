@@ -50,6 +50,31 @@
 //! sysctl, brings no asynchronous runtime, and does not count references to shared VIPs. It spawns
 //! no process, reads no environment variable and keeps no state on disk.
 //!
+//! # VIPs with several owners
+//!
+//! The library counts no references. It keeps no state, so after a restart it would not know the owners of
+//! a VIP, and a count that is one too low takes the VIP away from its last owner. The program that knows
+//! the owners keeps a set for each, and gives the library the union. A VIP then goes with its last owner:
+//!
+//! ```
+#![doc = include_str!("keeper/example.txt")]
+#![doc = include_str!("keeper/example_keeper.txt")]
+//! use std::collections::{BTreeMap, BTreeSet};
+//!
+//! let [shared, own] = [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)];
+//! let mut owners = BTreeMap::from([
+//!     ("dns", BTreeSet::from([shared])),
+//!     ("web", BTreeSet::from([shared, own])),
+//! ]);
+//! keeper.set_desired(owners.values().flatten());
+//! assert_eq!(keeper.dispatch(usize::MAX)?.report.assigned, 2);
+//! owners.remove("web");
+//! keeper.set_desired(owners.values().flatten());
+//! // The other owner still has the shared VIP.
+//! assert_eq!(keeper.dispatch(usize::MAX)?.report.released, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Privilege
 //!
 //! Calls that write need `CAP_NET_ADMIN` in the user namespace that owns the network namespace. A

@@ -108,6 +108,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// }
 /// ```
 ///
+/// Many links or namespaces need a keeper each, and one thread for all: it polls their descriptors until
+/// the earliest of their deadlines, and dispatches each keeper that is readable or due.
+/// `tests/many.rs` is that program, and prints what it costs. For 100 namespaces of 10 VIPs, not optimized
+/// and with [receive buffers](crate::VipManagerBuilder::receive_buffer) of 64 KiB
+/// (`VIPROUTE_NAMESPACES=100 cargo test --test many -- --nocapture`): 40 kB and 8 descriptors a keeper,
+/// 1.5 ms for its first dispatch, and 35 microseconds for a wait that finds no keeper due.
+/// [`spawn`](Self::spawn) instead costs a thread each, and no namespace then waits for the kernel's work
+/// in another one.
+///
 /// The example `controller` is a whole program that takes orders while it keeps.
 ///
 /// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP

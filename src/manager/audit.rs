@@ -22,8 +22,8 @@ impl VipManager {
     /// [`audit_deep`](Self::audit_deep). It reads table main only if an IPv6 address lacks
     /// `IFA_F_NOPREFIXROUTE` and so may have made a prefix route. The kernel then walks all of table
     /// main: about ten milliseconds for 50,000 routes, while an audit otherwise takes less than one.
-    /// The source of a VIP is [not judged](Audited::is_judged) if its family has neither a source nor
-    /// [`kernel_source`](VipManagerBuilder::kernel_source).
+    /// The source of a VIP is [not judged](crate::Audited::is_judged) if its family has neither a source nor
+    /// [`kernel_source`](crate::VipManagerBuilder::kernel_source).
     ///
     /// While other writers change the tables, a dump may miss entries. The audit repeats an interrupted
     /// dump a limited number of times, and then looks up each discovered VIP. If a routing rule
@@ -48,7 +48,7 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::LinkNotFound`]; [`ErrorKind::System`] if the kernel cannot be read.
+    /// [`ErrorKind::LinkNotFound`](crate::ErrorKind::LinkNotFound); [`ErrorKind::System`](crate::ErrorKind::System) if the kernel cannot be read.
     pub fn audit(&mut self) -> Result<Audit, Error> {
         self.audit_to(Extent::Link)
     }
