@@ -789,6 +789,28 @@ fn every_state(net: &Net) -> Vec<(IpAddr, State)> {
     all
 }
 
+/// The flags of an audited address are those that `ip` shows.
+#[track_caller]
+fn assert_flags(flags: Option<AddressFlags>, addresses: &[common::Address], is_deprecated: bool) {
+    assert_eq!(flags.is_some(), !addresses.is_empty(), "{addresses:?}");
+    let (Some(flags), Some(address)) = (flags, addresses.first()) else {
+        return;
+    };
+    for (flag, is_set) in [
+        (AddressFlags::TENTATIVE, address.tentative),
+        (AddressFlags::NO_DAD, address.nodad),
+        (AddressFlags::NO_PREFIX_ROUTE, address.noprefixroute),
+        (AddressFlags::PERMANENT, !address.expires),
+        (AddressFlags::DEPRECATED, is_deprecated),
+    ] {
+        assert_eq!(
+            flags.contains(flag),
+            is_set,
+            "{flag} of {address:?}: {flags}"
+        );
+    }
+}
+
 /// Compared with what `ip` shows of the VIP's address and of the routes in the desired route's place.
 #[test]
 fn audit_reports_source_protocol_and_flags_of_each_vip() {
@@ -805,19 +827,7 @@ fn audit_reports_source_protocol_and_flags_of_each_vip() {
         let audited = audit.get(*vip).unwrap();
         assert_eq!(audited.vip.addr(), *vip);
         let addresses = state.addresses_of(*vip);
-        let flags = audited.address;
-        assert_eq!(flags.is_some(), !addresses.is_empty(), "{vip} {put:?}");
-        if let (Some(flags), Some(address)) = (flags, addresses.first()) {
-            for (flag, is_set) in [
-                (AddressFlags::TENTATIVE, address.tentative),
-                (AddressFlags::NO_DAD, address.nodad),
-                (AddressFlags::NO_PREFIX_ROUTE, address.noprefixroute),
-                (AddressFlags::PERMANENT, !address.expires),
-                (AddressFlags::DEPRECATED, *vip == deprecated),
-            ] {
-                assert_eq!(flags.contains(flag), is_set, "{vip} {put:?}: {flags}");
-            }
-        }
+        assert_flags(audited.address, addresses, *vip == deprecated);
         let seen = (audited.source, audited.protocol.map_or(0, Protocol::get));
         let own = (Some(*vip).filter(IpAddr::is_ipv4), PROTO_KERNEL);
         let routes: Vec<_> = state
