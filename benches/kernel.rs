@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use common::floor::{self, Floor};
 use common::time::timed;
-use common::{LINK, NODE_V4, NODE_V6, Node};
+use common::{Node, manager};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use viproute::{Binding, Claim, VipManager, sandbox};
+use viproute::{Binding, Claim, sandbox};
 
 fn main() {
     sandbox::enter().expect("a private namespace");
@@ -55,15 +55,6 @@ fn main() {
 struct Bench<'a> {
     criterion: &'a mut Criterion,
     family: &'a str,
-}
-
-fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
 }
 
 impl Bench<'_> {

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
-use viproute::LinkKind;
 use viproute::sandbox::Sandbox;
+use viproute::{Binding, LinkKind, VipManager};
 
 /// The link that holds the VIPs.
 pub const LINK: &str = "kube-dummy-if";
@@ -62,6 +62,16 @@ fn told_by_ip(line: &str) -> String {
     let output = Command::new("ip").args(line.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {line}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A manager of [`LINK`], with the node's sources.
+pub fn manager(binding: Binding) -> VipManager {
+    VipManager::builder(LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .binding(binding)
+        .open()
+        .unwrap()
 }
 
 /// A node of its own: a network namespace with the sources on a link.

@@ -18,8 +18,8 @@ use std::time::Duration;
 use allocation_counter::measure;
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use common::{LINK, NODE_V4, NODE_V6, Node};
-use viproute::{Binding, Claim, VipManager};
+use common::{Node, manager};
+use viproute::{Binding, Claim};
 
 /// Measures what calls cost the process itself.
 #[derive(Parser)]
@@ -135,15 +135,6 @@ impl Work {
             }
         }
     }
-}
-
-fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
 }
 
 fn main() {

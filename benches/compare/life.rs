@@ -19,7 +19,7 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use common::floor::{self, Floor, Messages};
 use common::time::timed;
-use common::{FAMILIES, LINK, NODE_V4, NODE_V6, Node, Vips};
+use common::{FAMILIES, LINK, Node, Vips, manager};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
 use operations::{Group, Op, Op::*};
 use viproute::{Binding, Claim, Report, VipManager};
@@ -97,15 +97,6 @@ struct Work {
     call: fn(&mut VipManager, &Set) -> Report,
     operations: fn(&Set) -> Vec<Group>,
     end: fn(&Set) -> End,
-}
-
-fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
 }
 
 fn all_right(set: &Set) -> End {

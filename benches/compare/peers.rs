@@ -20,7 +20,7 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use common::floor::{self, Floor};
 use common::time::{Time, timed};
-use common::{LINK, NODE_V4, NODE_V6, Node, Vips};
+use common::{Node, Vips, manager};
 use contest::{Contestant, Figures, contestant, floor, race, ratio};
 use others::Rtnetlink;
 use viproute::{Binding, VipManager};
@@ -108,15 +108,6 @@ fn main() {
     if let Some(data) = &bench.options.data {
         std::fs::write(data, &bench.data).unwrap();
     }
-}
-
-fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
 }
 
 /// How many came out wrong, once the kernel has done what it does late.

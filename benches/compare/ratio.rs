@@ -22,7 +22,7 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use common::floor::{self, Floor};
 use common::time::{Time, timed};
-use common::{LINK, NODE_V4, NODE_V6, Node, Vips};
+use common::{Node, Vips, manager};
 use contest::{Contestant, Figures, contestant, floor, race, ratio};
 use viproute::{Binding, Claim, VipManager};
 
@@ -160,15 +160,6 @@ struct Bench {
     options: Options,
     table: Table,
     targets: Table,
-}
-
-fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
 }
 
 /// Who looks at the end state.
