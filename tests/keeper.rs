@@ -18,8 +18,8 @@ use common::{
 };
 use rules::Diversion;
 use viproute::{
-    Binding, Canceller, Cause, Claim, Counters, Dispatched, ErrorKind, Family, Keeper, LinkKind,
-    Report, SourceAvoidance, VipManager, VipManagerBuilder,
+    Binding, Canceller, Cause, Claim, Counters, Dispatched, Drift, ErrorKind, Family, Keeper,
+    LinkKind, Report, SourceAvoidance, VipManager, VipManagerBuilder,
 };
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
@@ -558,6 +558,126 @@ fn dispatch_looks_first_at_the_vip_that_changed_first() {
     assert_eq!(repaired, 1);
 }
 
+/// Only time proves an IPv6 VIP right whose route another process deleted. Every dispatch writes for the
+/// next VIP, and none waits for the one before: so no VIP is reported before all have their routes.
+#[test]
+fn dispatch_repairs_deleted_ipv6_routes_without_waiting_between_them() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    let vips = vips_v6(40);
+    keeper.set_desired(&vips);
+    let mut adopted = 0;
+    while adopted < vips.len() {
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        adopted += done.report.assigned;
+        wait_until_due(&keeper);
+    }
+    // No address is recent any more, and nothing is left to look at.
+    std::thread::sleep(Duration::from_secs(3));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    net.ip_batch(vips.iter().map(|vip| {
+        format!("route del local {vip} dev {VIP_LINK} table local proto kernel metric 1024")
+    }));
+    let before = keeper.counters();
+    for _ in &vips {
+        let report = keeper.dispatch(1).unwrap().report;
+        assert_eq!((report.writes, report.repaired), (1, 0), "{report}");
+        assert_eq!(
+            (report.unchanged, report.failures.len()),
+            (0, 0),
+            "{report}"
+        );
+    }
+    net.assert_single_route(&vips, PROTO_KERNEL);
+    assert_eq!((keeper.counters() - before).repairs, 0);
+    // Each is looked at again, and reported once.
+    let mut repaired = Vec::new();
+    while repaired.len() < vips.len() {
+        wait_until_due(&keeper);
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert_eq!(
+            (done.report.writes, done.report.unchanged),
+            (0, 0),
+            "{done}"
+        );
+        assert_eq!(
+            done.resting,
+            vips.len() - repaired.len() - done.report.repaired
+        );
+        assert_eq!(done.has_news, !done.report.outcomes.is_empty(), "{done}");
+        for outcome in &done.report.outcomes {
+            assert_eq!(outcome.cured, Drift::MISSING_ROUTE, "{outcome}");
+            repaired.push(outcome.vip.addr());
+        }
+    }
+    repaired.sort_unstable();
+    assert_eq!(repaired, vips);
+    assert_eq!((keeper.counters() - before).repairs, vips.len() as u64);
+    assert_eq!(keeper.next_deadline(), None);
+}
+
+/// A VIP that rests is repaired once more if something happens to it, and reported once.
+#[test]
+fn vip_that_changes_while_it_rests_is_repaired_again() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    let vips = vips_v6(1);
+    let vip = vips[0];
+    keeper.set_desired(&vips);
+    while keeper.status().ipv6.last_success.is_none() {
+        keeper.dispatch(1).unwrap();
+        wait_until_due(&keeper);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    while keeper.dispatch(1).unwrap().more {}
+    let before = keeper.counters();
+    let delete = format!("route del local {vip} dev {VIP_LINK} table local proto kernel");
+    for _ in 0..2 {
+        net.ip(&delete);
+        let done = keeper.dispatch(1).unwrap();
+        assert_eq!((done.report.writes, done.resting), (1, 1), "{done}");
+        assert_eq!((keeper.counters() - before).repairs, 0, "{done}");
+        net.assert_single_route(&vips, PROTO_KERNEL);
+    }
+    // A change without drift proves nothing.
+    net.ip(&format!(
+        "addr change {vip}/128 dev {VIP_LINK} noprefixroute"
+    ));
+    let done = keeper.dispatch(1).unwrap();
+    assert_eq!((done.report.writes, done.resting), (0, 1), "{done}");
+    assert_eq!((keeper.counters() - before).repairs, 0, "{done}");
+    // The kernel's route comes late.
+    net.ip(&format!("addr del {vip}/128 dev {VIP_LINK}"));
+    net.ip(&format!(
+        "addr add {vip}/128 dev {VIP_LINK} nodad noprefixroute"
+    ));
+    while (keeper.counters() - before).repairs == 0 {
+        wait_until_due(&keeper);
+        keeper.dispatch(1).unwrap();
+    }
+    net.assert_single_route(&vips, PROTO_KERNEL);
+    assert_eq!((keeper.counters() - before).repairs, 1);
+}
+
+/// Until time has proven right what was written; returns the last dispatch.
+fn dispatch_until_proven(keeper: &mut Keeper) -> Dispatched {
+    loop {
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        if done.resting == 0 && !done.more {
+            return done;
+        }
+        wait_until_due(keeper);
+    }
+}
+
+/// Waits until the keeper is to be called.
+fn wait_until_due(keeper: &Keeper) {
+    let Some(at) = keeper.next_deadline() else {
+        return;
+    };
+    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
 #[test]
 fn keeper_repairs_after_ipv6_is_disabled_and_enabled() {
     for_both(|kept| {
@@ -896,8 +1016,14 @@ fn keeper_repairs_one_of_ten_thousand_at_the_cost_of_one() {
         println!("{what}: {writes} writes, {before:?} to {after:?}");
         assert!(writes >= 1 && writes <= most, "{what}: {writes} writes");
         assert_eq!(after.resyncs, before.resyncs, "{what}: all was read");
-        assert!(after.looks - before.looks <= 3, "{what}: {after:?}");
+        // An IPv6 VIP is looked at until time has proven it right.
+        let most = if vip.is_ipv6() { 6 } else { 2 };
+        let looks = after.looks - before.looks;
+        assert!(looks <= most, "{what}: {after:?}");
         net.assert_single_route(&[vip], PROTO_KERNEL);
+        // The notifications of the keeper's own IPv6 addresses cost looks, too.
+        std::thread::sleep(Duration::from_millis(200));
+        quiet(&mut keeper);
     }
     // Idle: when the last notifications are in, there is nothing more to do, ever.
     std::thread::sleep(Duration::from_millis(200));
@@ -914,11 +1040,16 @@ fn keeper_repairs_one_of_ten_thousand_at_the_cost_of_one() {
 fn idle_keeper_uses_no_processor_time() {
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
-    std::thread::sleep(Duration::from_millis(300));
-    let before = kept.wakes();
+    // Until it has read what its own changes caused.
+    let mut before = String::new();
+    while before != kept.wakes() {
+        before = kept.wakes();
+        std::thread::sleep(Duration::from_millis(500));
+    }
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(kept.wakes(), before, "it woke up for nothing");
+    let after = kept.wakes();
     let counters = kept.stop();
+    assert_eq!(after, before, "it woke up for nothing: {counters}");
     assert_eq!(counters.backoffs, 0, "{counters:?}");
 }
 
@@ -1132,7 +1263,7 @@ fn keeper_retries_a_failed_release() {
         net.assert_absent(&[vip]);
         net.assert_single_route(&set()[1..], PROTO_KERNEL);
         std::thread::sleep(Duration::from_millis(100));
-        while keeper.dispatch(usize::MAX).unwrap().more {}
+        dispatch_until_proven(&mut keeper);
         assert_eq!(keeper.next_deadline(), None, "there is nothing left to do");
     }
 }
@@ -1359,11 +1490,11 @@ fn keeper_serves_one_family_while_the_other_lacks_something() {
             "route del local {} dev {VIP_LINK} table local",
             others[1]
         ));
-        let done = keeper.dispatch(usize::MAX).unwrap();
+        let done = dispatch_until_proven(&mut keeper);
         assert!(waits(&done), "{kind:?}: {done:?}");
         assert_eq!(done.report.repaired, 1, "{kind:?}: {done:?}");
         keeper.add_desired([new]);
-        let done = keeper.dispatch(usize::MAX).unwrap();
+        let done = dispatch_until_proven(&mut keeper);
         assert!(waits(&done), "{kind:?}: {done:?}");
         assert_eq!(done.report.assigned, 1, "{kind:?}: {done:?}");
         net.assert_single_route(&[&others[..], &[new]].concat(), PROTO_KERNEL);
@@ -1491,7 +1622,7 @@ fn keeper_waits_for_the_end_of_a_conflict() {
     }
     assert_eq!(keeper.counters().backoffs, 0);
     std::thread::sleep(Duration::from_millis(100));
-    keeper.dispatch(usize::MAX).unwrap();
+    dispatch_until_proven(&mut keeper);
     assert_eq!(
         keeper.next_deadline(),
         None,

@@ -21,6 +21,8 @@ bitflags::bitflags! {
         const RENEWED = 1 << 5;
         /// The VIP is released because of its mark, which must be deleted last.
         const BY_MARK = 1 << 6;
+        /// The call ended before time had proven the VIP right. The caller looks at it again.
+        const POSTPONED = 1 << 7;
     }
 }
 

@@ -30,9 +30,12 @@ pub(super) const QUIET: Duration = Duration::from_millis(500);
 /// ten busy processes on two cores, 2 of 180 late routes took more than 50 ms, and none took 100 ms.
 pub(super) const BRIEF: Duration = Duration::from_millis(100);
 
+/// How often a wait checks the age of a recent address.
+pub(super) const AGING: Duration = Duration::from_millis(100);
+
 /// The longest wait for quiet, as a multiple of that time. A writer that never pauses would otherwise
 /// keep the call waiting forever.
-const RESTLESS: u32 = 4;
+pub(crate) const RESTLESS: u32 = 4;
 
 /// The least time that a call waits for recent addresses to age, without progress.
 const AGES: Duration = Duration::from_secs(2);
@@ -133,6 +136,34 @@ pub(crate) enum Awaited {
     Quiet(Duration),
 }
 
+/// A wait for time to pass, and not for the kernel. It takes up to seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LongWait {
+    /// [`Awaited::Age`].
+    Age,
+    /// [`Awaited::Quiet`]: the VIP looks as desired.
+    Rest(Duration),
+}
+
+impl LongWait {
+    /// After how long the VIP is looked at again.
+    pub(crate) fn duration(self) -> Duration {
+        match self {
+            Self::Age => AGING,
+            Self::Rest(quiet) => quiet,
+        }
+    }
+}
+
+/// Who waits until time has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LongWaits {
+    /// The call.
+    InCall,
+    /// The caller, who then looks at the VIPs again. The call ends once only they wait.
+    Postponed,
+}
+
 /// The times on which decisions depend.
 pub(crate) trait Clock {
     /// The time since this call last wrote, or saw a route to a row change.
@@ -155,6 +186,7 @@ pub(crate) struct Engine {
     stalled: bool,
     /// Successive rounds with an unread row.
     unread: u8,
+    long_waits: LongWaits,
 }
 
 /// What the driver does at the end of a round.
@@ -176,7 +208,13 @@ impl Engine {
             written: Written::Nothing,
             stalled: false,
             unread: 0,
+            long_waits: LongWaits::InCall,
         }
+    }
+
+    /// Leaves it to the caller to wait until time has passed.
+    pub(crate) fn postpone_long_waits(&mut self) {
+        self.long_waits = LongWaits::Postponed;
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -230,6 +268,7 @@ impl Engine {
         }
         let decision = match self.next(row) {
             Next::Done if has_rested(quiet_for(row), clock) => Decision::Nothing,
+            Next::Done | Next::Wait if self.postpones(row).is_some() => Decision::Nothing,
             Next::Done | Next::Wait => Decision::Wait,
             Next::Read => Decision::Nothing,
             Next::Fail(cause) => Decision::Fail(cause),
@@ -331,7 +370,10 @@ impl Engine {
     pub(crate) fn gives_up(&self, row: &Row, cause: Cause) -> bool {
         match cause {
             Cause::Unread => row.is_to_be_read(),
-            _ => !row.has_failed() && self.next(row) == Next::Wait,
+            _ => {
+                let waits = !row.has_failed() && self.next(row) == Next::Wait;
+                waits && self.postpones(row).is_none()
+            }
         }
     }
 
@@ -351,8 +393,26 @@ impl Engine {
         self.stalled
     }
 
-    /// The event that a row waits for, if any.
+    /// The event that the call waits for, for a row, if any.
     pub(crate) fn awaits(&self, row: &Row) -> Option<Awaited> {
+        self.event(row)
+            .filter(|event| *event == Awaited::Kernel || self.long_waits == LongWaits::InCall)
+    }
+
+    /// What the caller waits for, for a row, if anything: see [`LongWaits::Postponed`].
+    pub(crate) fn postpones(&self, row: &Row) -> Option<LongWait> {
+        if self.long_waits == LongWaits::InCall {
+            return None;
+        }
+        match self.event(row)? {
+            Awaited::Kernel => None,
+            Awaited::Age => Some(LongWait::Age),
+            Awaited::Quiet(quiet) => Some(LongWait::Rest(quiet)),
+        }
+    }
+
+    /// The event that a row waits for, if any.
+    fn event(&self, row: &Row) -> Option<Awaited> {
         if row.has_failed() || row.facts.contains(Facts::KERNEL) {
             return None;
         }

@@ -29,10 +29,10 @@ use crate::link::trouble::{Trouble, Troubles};
 use crate::netlink::batch::{Batch, Refused};
 use crate::netlink::connection::{Connection, Failed, Groups};
 use crate::netlink::encode::Templates;
-use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Report};
+use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Outcome, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
 use acked::Acked;
-use decide::{Clock, Engine, Method, PATIENT_AFTER, Stage, Verdict};
+use decide::{Clock, Engine, LongWait, Method, PATIENT_AFTER, Stage, Verdict};
 use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
 use read::Observer;
 use send::BATCH;
@@ -64,6 +64,15 @@ pub(crate) struct Limits {
     pub(crate) deadline: Option<Instant>,
 }
 
+/// A VIP that only time can prove right: the report of the call does not count it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Postponed {
+    pub(crate) vip: Vip,
+    pub(crate) wait: LongWait,
+    /// What the call did for the VIP.
+    pub(crate) outcome: Option<Outcome>,
+}
+
 /// Buffers of a call, kept between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
@@ -76,6 +85,8 @@ pub(crate) struct Buffers {
     refusals: Vec<Refused<'static, Tag>>,
     texts: Vec<(usize, Box<str>)>,
     failed: Vec<(u32, Cause)>,
+    /// VIPs that the caller is to look at again.
+    pub(crate) postponed: Vec<Postponed>,
     /// VIPs that the call does not serve, sorted, with the cause.
     pub(crate) rejected: Vec<(Vip, Cause)>,
     /// The fault of each family that the call cannot serve.
@@ -91,6 +102,7 @@ impl Buffers {
         self.refusals.clear();
         self.texts.clear();
         self.failed.clear();
+        self.postponed.clear();
         self.rejected.clear();
         self.troubles = Troubles::default();
         // A stopped call leaves its queued messages in the batch.
@@ -151,6 +163,7 @@ impl Buffers {
         self.refusals.shrink_to(0);
         self.texts.shrink_to(0);
         self.failed.shrink_to(0);
+        self.postponed.shrink_to(0);
         self.rejected.shrink_to(0);
     }
 }

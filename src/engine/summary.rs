@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, Tag};
+use super::{Call, Postponed, Tag};
 use crate::base::PerFamily;
 use crate::core::{Cause, Done, Drift, Goal, Next, Policy, Refusal, Row};
 use crate::netlink::batch::Refused;
@@ -18,25 +18,28 @@ fn kind(row: &Row) -> Option<OutcomeKind> {
     }
 }
 
-/// The outcomes of the rows that did not fail: one allocation, because their number is known.
+/// The same, as the report has it.
+fn outcome(row: &Row, policies: PerFamily<Policy>) -> Option<Outcome> {
+    let kind = kind(row)?;
+    let cured = match kind {
+        OutcomeKind::Repaired => row.before.drift(policies[row.vip.family()]),
+        OutcomeKind::Assigned | OutcomeKind::Released => Drift::empty(),
+    };
+    Some(Outcome {
+        vip: row.vip,
+        kind,
+        cured,
+    })
+}
+
+/// The outcomes of the rows that neither failed nor were postponed: one allocation, because their number
+/// is known.
 fn outcomes(rows: &[Row], policies: PerFamily<Policy>, count: usize) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(count);
-    outcomes.extend(
-        rows.iter()
-            .filter(|row| !row.has_failed())
-            .filter_map(|row| {
-                let kind = kind(row)?;
-                let cured = match kind {
-                    OutcomeKind::Repaired => row.before.drift(policies[row.vip.family()]),
-                    OutcomeKind::Assigned | OutcomeKind::Released => Drift::empty(),
-                };
-                Some(Outcome {
-                    vip: row.vip,
-                    kind,
-                    cured,
-                })
-            }),
-    );
+    let counted = rows
+        .iter()
+        .filter(|row| !row.progress.done.intersects(Done::FAILED | Done::POSTPONED));
+    outcomes.extend(counted.filter_map(|row| outcome(row, policies)));
     outcomes
 }
 
@@ -64,15 +67,16 @@ impl Call<'_> {
             if row.has_failed() {
                 continue;
             }
+            if !stopped && self.postpone(at, &row) {
+                continue;
+            }
             if let Some(cause) = self.unproven(&row, stopped) {
                 self.fail(at, cause);
                 continue;
             }
             *match kind(&row) {
                 None => &mut report.unchanged,
-                Some(OutcomeKind::Released) => &mut report.released,
-                Some(OutcomeKind::Assigned) => &mut report.assigned,
-                Some(OutcomeKind::Repaired) => &mut report.repaired,
+                Some(kind) => report.count(kind),
             } += 1;
         }
         let written = report.assigned + report.repaired + report.released;
@@ -82,6 +86,23 @@ impl Call<'_> {
             self.report_failures(&mut report.failures);
         }
         report
+    }
+
+    /// Leaves a VIP to the caller if only time can prove it right. Returns whether it does.
+    #[inline]
+    fn postpone(&mut self, at: u32, row: &Row) -> bool {
+        let Some(wait) = self.engine.postpones(row) else {
+            return false;
+        };
+        self.buffers.postponed.push(Postponed {
+            vip: row.vip,
+            wait,
+            outcome: outcome(row, *self.engine.policies()),
+        });
+        if let Some(row) = self.buffers.rows.get_mut(at) {
+            row.progress.done |= Done::POSTPONED;
+        }
+        true
     }
 
     /// Why a VIP that did not fail is not proven to be as desired, if so. Only an observation after the

@@ -5,16 +5,13 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::arrival::{Arrival, note_arrival};
-use super::decide::{Awaited, Clock, Waited};
+use super::decide::{AGING, Awaited, Clock, Waited};
 use super::{Call, Stop};
 use crate::netlink::connection::{Dumped, Groups};
 use crate::sys::{Woken, wait_readable};
 
 /// How long a wait continues after progress, so that one observation serves more rows.
 const GATHER: Duration = Duration::from_millis(2);
-
-/// How often a wait checks the age of a recent address.
-const AGING: Duration = Duration::from_millis(100);
 
 /// The events that the rows wait for.
 #[derive(Default)]

@@ -8,6 +8,7 @@ use super::state::{Missing, ReleaseChange};
 use super::{Keeper, LOOKUP_MAX, RETRY};
 use crate::base::{Family, PerFamily, Vip};
 use crate::core::Cause;
+use crate::engine::lookup::Notified;
 use crate::manager::Leaving;
 use crate::outcome::{Error, ErrorKind, Failure, Report};
 
@@ -104,6 +105,8 @@ impl Keeper {
         let releases = !self.releases.are_refused() && !self.desired.is_empty();
         let waits = PerFamily::from_fn(|family| self.waits(family));
         let (desired, leaving) = (&self.desired, &self.leaving);
+        self.resting
+            .retain(|vip| desired.binary_search(vip).is_ok());
         self.dirty.retain(|vip| {
             if desired.binary_search(vip).is_ok() {
                 // When its family is back, everything is looked at.
@@ -117,6 +120,9 @@ impl Keeper {
                 .get(vip)
                 .is_none_or(|backoff| backoff.until <= now)
         };
+        for vip in self.resting.due(now) {
+            self.dirty.look_again(vip);
+        }
         let mut due = self.dirty.by_age(free);
         if due.is_empty() {
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
@@ -128,15 +134,7 @@ impl Keeper {
         due.truncate(max_vips.min(LOOKUP_MAX));
         due.sort_unstable();
         let due = due.as_slice();
-        let mut all_notified = Vec::with_capacity(due.len());
-        for vip in due {
-            if let Some(mut notified) = self.dirty.remove(*vip) {
-                if self.is_desired(*vip) {
-                    self.add_known(*vip, &mut notified);
-                }
-                all_notified.push((*vip, notified));
-            }
-        }
+        let all_notified = self.take_notified(due);
         self.counters.looks += due.len() as u64;
         let leaving = Leaving {
             claim: &self.claim,
@@ -160,6 +158,22 @@ impl Keeper {
         self.conclude(result, Look::At(due), true)
     }
 
+    /// Takes what is known of VIPs that are looked at now.
+    fn take_notified(&mut self, due: &[Vip]) -> Vec<(Vip, Notified)> {
+        let mut all_notified = Vec::with_capacity(due.len());
+        for vip in due {
+            if !self.dirty.has_changed(*vip) {
+                self.resting.note_passed(*vip);
+            }
+            let mut notified = self.dirty.remove(*vip).unwrap_or_default();
+            if self.is_desired(*vip) {
+                self.add_known(*vip, &mut notified);
+            }
+            all_notified.push((*vip, notified));
+        }
+        all_notified
+    }
+
     /// Takes note of the outcome of a call. `watch`: also of the VIPs that were repaired.
     fn conclude(
         &mut self,
@@ -167,7 +181,7 @@ impl Keeper {
         look: Look<'_>,
         watch: bool,
     ) -> Result<Dispatched, Error> {
-        let report = match result {
+        let mut report = match result {
             Ok(report) => report,
             Err(error) => match error.kind() {
                 ErrorKind::Incomplete => error.into_report().unwrap_or_default(),
@@ -192,6 +206,11 @@ impl Keeper {
         if matches!(look, Look::All) {
             self.note_full_sync(&report, now);
         }
+        let desired = &self.desired;
+        self.resting
+            .retain(|vip| desired.binary_search(vip).is_ok());
+        let postponed = self.manager.postponed();
+        self.resting.conclude(&mut report, look, postponed, now);
         let fails = |vip: &Vip| {
             let failure = failure_of(&report, vip);
             failure.is_some_and(|failure| !matches!(failure.cause, Cause::Rejected(_)))
@@ -215,6 +234,7 @@ impl Keeper {
 
     /// Nothing can be kept until the link is there, and then everything is looked at.
     fn await_link(&mut self, error: Error) -> Dispatched {
+        self.resting.clear();
         if error.kind() == ErrorKind::LinkNotFound {
             // The VIPs to release went with the link.
             self.leaving.clear();
@@ -312,7 +332,8 @@ impl Keeper {
                 Look::All => self.desired.iter().any(has_family),
                 Look::At(vips) => vips.iter().any(has_family),
             };
-            if is_seen && !self.failing.keys().any(has_family) {
+            let mut open = self.failing.keys().chain(self.resting.vips());
+            if is_seen && !open.any(has_family) {
                 self.last_success[family] = Some(now);
             }
         }

@@ -1,6 +1,6 @@
 //! Holding a desired set against whatever happens to it.
 //!
-//! `state` has what the keeper waits for, `notifications` what it hears, `dirty` what it is to look at,
+//! `state` has what the keeper waits for, `notifications` what it hears, `dirty` what it is to look at, `resting` what only time proves right,
 //! `dispatch` what it does, `backoff` when it pauses, `report` what it says and `status` how it stands. `run`
 //! is its loop, and `handle` gives orders to the loop of another thread.
 
@@ -10,6 +10,7 @@ mod dispatch;
 mod handle;
 mod notifications;
 mod report;
+mod resting;
 mod run;
 mod state;
 mod status;
@@ -40,6 +41,7 @@ pub use handle::KeeperHandle;
 use notifications::RECEIVE_ROOM;
 pub use report::Dispatched;
 use report::Look;
+use resting::Resting;
 pub use state::Missing;
 use state::{Keeping, ReleaseChange, Releases};
 pub use status::{Counters, FamilyStatus, KeeperStatus, Waiting};
@@ -59,8 +61,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// edge-triggered; call it once before the first wait. Idle, it uses no processor time.
 ///
 /// A call blocks while the kernel carries out its requests: a moment for one VIP, about a second for
-/// ten thousand, up to two where another process has deleted the route of an IPv6 address that was
-/// added a moment before. A program that does other things too gives the keeper a thread of its own, and
+/// ten thousand. Only a reading of the whole link also waits, up to two seconds, until time has proven an
+/// IPv6 VIP right. A dispatch that mends VIPs one by one writes, returns, and looks again later
+/// ([`Dispatched::resting`]). A program that does other things too gives the keeper a thread of its own, and
 /// orders by a [`KeeperHandle`]:
 ///
 /// ```no_run
@@ -158,6 +161,7 @@ pub struct Keeper {
     /// What the next reading finds to do was asked for, and is no repair.
     expected: bool,
     dirty: Dirty,
+    resting: Resting,
     backoffs: BTreeMap<Vip, Backoff>,
     /// Of the link as a whole: readings of it that found something to repair.
     link_backoff: Option<Backoff>,
@@ -204,6 +208,7 @@ impl Keeper {
             releases: Releases::default(),
             expected: true,
             dirty: Dirty::default(),
+            resting: Resting::default(),
             backoffs: BTreeMap::new(),
             link_backoff: None,
             counters: Counters::default(),
@@ -558,7 +563,8 @@ impl Keeper {
         let dirty = self.dirty.vips().map(|vip| self.free_at(*vip)).min();
         let waits = self.families.iter().any(Keeping::is_waiting);
         let again = waits.then_some(self.again);
-        let due = [self.full, again, dirty.flatten()];
+        let resting = self.resting.next(|vip| !self.dirty.contains(*vip));
+        let due = [self.full, again, dirty.flatten(), resting];
         due.into_iter().flatten().min()
     }
 
@@ -671,6 +677,7 @@ impl Keeper {
             *at -= by;
         }
         self.again -= by;
+        self.resting.age(by);
     }
 
     pub(crate) fn manager_mut(&mut self) -> &mut VipManager {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Keeper;
 use super::state::{Keeping, Missing};
-use crate::base::Vip;
+use crate::base::{Count, Vip};
 use crate::outcome::{ErrorKind, Failure, Report};
 
 /// What one [`Keeper::dispatch`] did.
@@ -36,7 +36,8 @@ pub struct Dispatched {
     /// The failures that ended, each as it was: the VIP is in its single-route state, or no longer
     /// desired. While the link is missing, no failure ends.
     pub recovered: Vec<Failure>,
-    /// Whether this dispatch has news: something was written, a failure began, changed or ended,
+    /// Whether this dispatch has news: something was written or proven right, a failure began, changed or
+    /// ended,
     /// something else is missing or refused than before, or it is the first one after an order: a
     /// desired set, VIPs added or removed, a source.
     /// [`Keeper::run`] calls back for these.
@@ -51,6 +52,10 @@ pub struct Dispatched {
     pub refused: Option<ErrorKind>,
     /// The latter in full: how many would have gone, of which family none is desired.
     pub detail: Option<String>,
+    /// How many VIPs the keeper looks at again at [`Keeper::next_deadline`], because only time proves them
+    /// right: the kernel may still add its own route to an IPv6 VIP. The report of that dispatch counts
+    /// them.
+    pub resting: usize,
     /// Whether more is due at once: call again.
     pub more: bool,
 }
@@ -64,6 +69,13 @@ impl fmt::Display for Dispatched {
         fmt::Display::fmt(&self.report, f)?;
         for missing in &self.missing {
             write!(f, "; waiting for {missing}")?;
+        }
+        if self.resting > 0 {
+            write!(
+                f,
+                "; {} looked at again",
+                Count(self.resting, "VIP is", "VIPs are")
+            )?;
         }
         match (self.refused, &self.detail) {
             (Some(_), Some(detail)) => write!(f, "; refused: {detail}"),
@@ -119,6 +131,7 @@ impl Keeper {
         let refused = refused.map(|(kind, detail)| (kind, Box::from(detail)));
         let has_news = is_order_new
             || report.writes > 0
+            || !report.outcomes.is_empty()
             || !new_failures.is_empty()
             || !recovered.is_empty()
             || missing != self.said_missing
@@ -135,6 +148,7 @@ impl Keeper {
             missing,
             refused: refused.as_ref().map(|(kind, _)| *kind),
             detail: refused.map(|(_, detail)| detail.into()),
+            resting: self.resting.len(),
             more: next.is_some_and(|at| at <= Instant::now()),
         }
     }
@@ -147,7 +161,9 @@ impl Keeper {
         look: Look<'_>,
         is_order_new: bool,
     ) -> Vec<Failure> {
-        let fails = |vip: &Vip| failure_of(report, vip).is_some();
+        // A VIP that rests may fail yet.
+        let resting = &self.resting;
+        let fails = |vip: &Vip| failure_of(report, vip).is_some() || resting.contains(*vip);
         match look {
             Look::At(vips) if !is_order_new => vips
                 .iter()
@@ -196,7 +212,8 @@ impl Keeper {
         };
         let mut adopted = 0;
         self.unseen.retain(|vip| {
-            let is_right = look.is_at(*vip) && failure_of(report, vip).is_none();
+            let is_open = failure_of(report, vip).is_some() || self.resting.contains(*vip);
+            let is_right = look.is_at(*vip) && !is_open;
             adopted += u64::from(is_right && !is_written(vip));
             !is_right
         });

@@ -15,7 +15,7 @@ use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
 use crate::core::Done;
 use crate::core::{Binding, Goal};
 use crate::engine::lookup::Notified;
-use crate::engine::{Buffers, decide::PATIENT_AFTER};
+use crate::engine::{Buffers, Postponed, decide::PATIENT_AFTER};
 use crate::link::{self, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
 use crate::outcome::Claim;
@@ -435,7 +435,8 @@ impl VipManager {
     }
 
     /// Repairs VIPs by look-ups, from the notifications in `all_notified`. Assigns the desired VIPs, and
-    /// releases the other VIPs that are named or claimed. Does not read the rest of the link.
+    /// releases the other VIPs that are named or claimed. Does not read the rest of the link, nor
+    /// wait until time proves a VIP right: see [`postponed`](Self::postponed).
     pub(crate) fn mend(
         &mut self,
         leaving: Leaving<'_>,
@@ -447,8 +448,14 @@ impl VipManager {
             let goal = if desired { Goal::Assign } else { Goal::Release };
             self.buffers.rows.push(vip, goal);
         }
-        self.prepare(Scope::Lookup(leaving), Mode::Mend(all_notified))?
-            .run()
+        let mut call = self.prepare(Scope::Lookup(leaving), Mode::Mend(all_notified))?;
+        call.engine.postpone_long_waits();
+        call.run()
+    }
+
+    /// The VIPs of the last [`mend`](Self::mend) that its caller is to look at again.
+    pub(crate) fn postponed(&self) -> &[Postponed] {
+        &self.buffers.postponed
     }
 
     /// The VIPs that the last call wrote for. True if another writer undid the writes: the VIP took more

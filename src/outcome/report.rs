@@ -159,6 +159,17 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The number of VIPs with this outcome.
+    pub(crate) fn count(&mut self, kind: OutcomeKind) -> &mut usize {
+        match kind {
+            OutcomeKind::Assigned => &mut self.assigned,
+            OutcomeKind::Repaired => &mut self.repaired,
+            OutcomeKind::Released => &mut self.released,
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -1,0 +1,216 @@
+//! The VIPs that a dispatch wrote for or looked at, and that only time can prove right. The keeper looks at
+//! each again when its time has come, and reports the VIP only then.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::report::{Look, failure_of};
+use crate::base::Vip;
+use crate::engine::Postponed;
+use crate::engine::decide::{LongWait, RESTLESS};
+use crate::outcome::{Outcome, OutcomeKind, Report};
+
+/// How long a VIP still waits.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Until(Instant),
+    /// The time has passed, and nothing has happened to the VIP. The next look decides.
+    Passed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    began: Instant,
+    wait: LongWait,
+    state: State,
+    /// What was done for the VIP, which is reported once the VIP is proven right.
+    outcome: Option<Outcome>,
+}
+
+impl Rest {
+    /// Waits anew, because something has happened to the VIP. A writer that never pauses does not keep it
+    /// waiting forever; returns whether that limit has passed.
+    fn begin_again(&mut self, wait: LongWait, now: Instant) -> bool {
+        self.wait = wait;
+        self.state = State::Until(now + wait.duration());
+        now >= self.began + wait.duration() * RESTLESS
+    }
+}
+
+/// VIPs to look at again.
+#[derive(Debug, Default)]
+pub(super) struct Resting {
+    vips: BTreeMap<Vip, Rest>,
+}
+
+impl Resting {
+    pub(super) fn contains(&self, vip: Vip) -> bool {
+        self.vips.contains_key(&vip)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.vips.len()
+    }
+
+    pub(super) fn vips(&self) -> impl Iterator<Item = &Vip> {
+        self.vips.keys()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.vips.clear();
+    }
+
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&Vip) -> bool) {
+        self.vips.retain(|vip, _| is_kept(vip));
+    }
+
+    /// When the first VIP that `is_asked` picks is due.
+    pub(super) fn next(&self, is_asked: impl Fn(&Vip) -> bool) -> Option<Instant> {
+        let asked = self.vips.iter().filter(|(vip, _)| is_asked(vip));
+        asked.map(|(_, rest)| rest.until()).min()
+    }
+
+    /// The VIPs whose time has come.
+    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = Vip> {
+        let due = self
+            .vips
+            .iter()
+            .filter(move |(_, rest)| rest.until() <= now);
+        due.map(|(vip, _)| *vip)
+    }
+
+    /// Takes note that the VIP, if it rests, has not changed, and is looked at now.
+    pub(super) fn note_passed(&mut self, vip: Vip) {
+        if let Some(rest) = self.vips.get_mut(&vip) {
+            rest.state = State::Passed;
+        }
+    }
+
+    /// As if that time had passed.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: std::time::Duration) {
+        for rest in self.vips.values_mut() {
+            rest.began -= by;
+            if let State::Until(until) = &mut rest.state {
+                *until -= by;
+            }
+        }
+    }
+
+    /// Takes the outcome of a look. Moves what is not proven yet out of the report, and what is proven now
+    /// into it.
+    pub(super) fn conclude(
+        &mut self,
+        report: &mut Report,
+        look: Look<'_>,
+        postponed: &[Postponed],
+        now: Instant,
+    ) {
+        let mut proven = Vec::new();
+        self.vips.retain(|vip, rest| {
+            if !look.is_at(*vip) {
+                return true;
+            }
+            let again = postponed.iter().find(|postponed| postponed.vip == *vip);
+            let goes_on = rest.goes_on(report, *vip, again, now);
+            if !goes_on && failure_of(report, vip).is_none() {
+                proven.extend(rest.outcome);
+            }
+            goes_on
+        });
+        for new in postponed {
+            self.vips.entry(new.vip).or_insert(Rest {
+                began: now,
+                wait: new.wait,
+                state: State::Until(now + new.wait.duration()),
+                outcome: new.outcome,
+            });
+        }
+        for outcome in proven {
+            add_outcome(report, outcome);
+        }
+    }
+}
+
+impl Rest {
+    fn until(&self) -> Instant {
+        match self.state {
+            State::Until(until) => until,
+            State::Passed => self.began,
+        }
+    }
+
+    /// Whether the VIP still waits after this look at it.
+    fn goes_on(
+        &mut self,
+        report: &mut Report,
+        vip: Vip,
+        again: Option<&Postponed>,
+        now: Instant,
+    ) -> bool {
+        let is_written = report
+            .outcomes
+            .binary_search_by_key(&vip, |outcome| outcome.vip)
+            .is_ok();
+        if is_written || failure_of(report, &vip).is_some() {
+            return false;
+        }
+        let has_rested = matches!(self.state, State::Passed);
+        let looked_right = matches!(self.wait, LongWait::Rest(_));
+        match again {
+            // The call saw nothing that speaks against it.
+            None if has_rested || !looked_right => false,
+            None => {
+                let is_over = self.begin_again(self.wait, now);
+                // Counted again once the VIP is proven right.
+                report.unchanged = report.unchanged.saturating_sub(usize::from(!is_over));
+                !is_over
+            }
+            Some(again) => {
+                let looks_right = matches!(again.wait, LongWait::Rest(_));
+                let is_quiet = again.outcome.is_none() && looks_right && looked_right;
+                let is_over = self.begin_again(again.wait, now) && is_quiet;
+                self.outcome = merged(self.outcome, again.outcome);
+                if has_rested && is_quiet || is_over {
+                    // No call counted it.
+                    report.unchanged += 1;
+                    return false;
+                }
+                true
+            }
+        }
+    }
+}
+
+/// What was done for one VIP in two calls.
+fn merged(earlier: Option<Outcome>, later: Option<Outcome>) -> Option<Outcome> {
+    match (earlier, later) {
+        (Some(earlier), Some(later)) => Some(Outcome {
+            cured: match earlier.kind {
+                OutcomeKind::Repaired => earlier.cured | later.cured,
+                _ => earlier.cured,
+            },
+            ..earlier
+        }),
+        (earlier, later) => earlier.or(later),
+    }
+}
+
+/// Adds what was done for a VIP before the call that the report is of.
+fn add_outcome(report: &mut Report, earlier: Outcome) {
+    let place = report
+        .outcomes
+        .binary_search_by_key(&earlier.vip, |outcome| outcome.vip);
+    match place {
+        Ok(at) => {
+            let later = report.outcomes[at];
+            *report.count(later.kind) -= 1;
+            report.outcomes[at] = merged(Some(earlier), Some(later)).unwrap_or(later);
+        }
+        Err(at) => {
+            report.unchanged = report.unchanged.saturating_sub(1);
+            report.outcomes.insert(at, earlier);
+        }
+    }
+    *report.count(earlier.kind) += 1;
+}
