@@ -165,18 +165,7 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
         return Next::Steps(&[Step::DeleteKernelBlind]);
     }
     let kernel = facts.contains(Facts::KERNEL);
-    let new = progress.has(Done::ADDRESS_IS_NEW) || facts.contains(Facts::RECENT);
-    let knows_late_route = progress.knows_late_route();
-    let is_from_elsewhere =
-        facts.contains(Facts::WRONG_SOURCE) && !progress.has(Done::ADDRESS_IS_NEW);
-    let waits = new && !kernel && !knows_late_route && !is_from_elsewhere;
-    if waits && !facts.contains(Facts::DESIRED) {
-        // The late route will come. The desired route now would leave two routes, and a deletion
-        // would hit the desired route or nothing. If the desired route exists, another writer has
-        // usually completed the whole sequence. Another writer's route with another source proves
-        // nothing of the late route, and is replaced at once. If the outcome of a blind deletion is
-        // unknown, add the desired route. In each case, accept the desired route only after it has
-        // stayed unchanged.
+    if !facts.intersects(Facts::DESIRED | Facts::KERNEL) && waits_for_late_route(facts, progress) {
         return Next::Wait;
     }
     if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) {
@@ -212,6 +201,20 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
         (true, _, true) => Next::Steps(&[Step::AddStaged]),
         (true, _, false) => Next::Steps(&[Step::AddRoute]),
     }
+}
+
+/// Whether the late route will come before the desired route may. The desired route now would leave two
+/// routes, and a deletion would hit the desired route or nothing.
+///
+/// If the desired route exists, another writer has usually completed the whole sequence. Another writer's
+/// route with another source proves nothing of the late route, and is replaced at once. If the outcome of a
+/// blind deletion is unknown, add the desired route. In each case, accept the desired route only after it
+/// has stayed unchanged.
+fn waits_for_late_route(facts: Facts, progress: Progress) -> bool {
+    let is_own = progress.has(Done::ADDRESS_IS_NEW);
+    let is_others = facts.contains(Facts::RECENT) && !facts.contains(Facts::WRONG_SOURCE);
+    let knows_late_route = progress.knows_late_route();
+    (is_own || is_others) && !knows_late_route
 }
 
 /// The address, with the kernel's own route as the desired route.
