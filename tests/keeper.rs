@@ -1040,16 +1040,14 @@ fn keeper_repairs_one_of_ten_thousand_at_the_cost_of_one() {
 fn idle_keeper_uses_no_processor_time() {
     let net = Net::new();
     let kept = Kept::start(&net, builder(Binding::Address), Binding::Address, set());
-    // Until it has read what its own changes caused.
-    let mut before = String::new();
-    while before != kept.wakes() {
-        before = kept.wakes();
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    let after = kept.wakes();
+    // A busy machine may let it wait before it has read what its own changes caused.
+    let has_rested = (0..15).any(|_| {
+        let before = kept.wakes();
+        std::thread::sleep(Duration::from_secs(2));
+        kept.wakes() == before
+    });
     let counters = kept.stop();
-    assert_eq!(after, before, "it woke up for nothing: {counters}");
+    assert!(has_rested, "it wakes up for nothing: {counters}");
     assert_eq!(counters.backoffs, 0, "{counters:?}");
 }
 
