@@ -5,6 +5,7 @@
 mod common;
 mod mock;
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-const LISTEN: &str = "127.0.0.1:9412";
-
 /// A node, its API server, and the endpoints of its controller.
 struct Cluster {
     net: Net,
     mock: Mock,
+    /// Where the controller listens. Each run has a port of its own: a process that another test forks has
+    /// the socket of the last run open until it executes its program.
+    port: Cell<u16>,
 }
 
 impl Cluster {
@@ -35,7 +37,8 @@ impl Cluster {
             "nodes",
             &[node(&[&NODE_V4.to_string(), &NODE_V6.to_string()])],
         );
-        Self { net, mock }
+        let port = Cell::new(9411);
+        Self { net, mock, port }
     }
 
     /// With these Services, each a name and an address.
@@ -55,8 +58,10 @@ impl Cluster {
 
     /// Runs the controller with these words while the steps go on; then it ends.
     fn run(&self, args: &str, steps: impl AsyncFnOnce(&Self)) {
+        self.port.set(self.port.get() + 1);
+        let port = self.port.get();
         let args = format!(
-            "kube-controller --node node-1 --listen {LISTEN} \
+            "kube-controller --node node-1 --listen 127.0.0.1:{port} \
              --range 10.96.0.0/16,2001:db8:42:1::/112,203.0.113.0/24 {args}"
         );
         let args = Args::parse_from(args.split_whitespace());
@@ -69,13 +74,15 @@ impl Cluster {
             let stopped = async {
                 let _ = stopped.await;
             };
-            let controller = run(self.mock.client(), &args, stopped);
+            let controller = async {
+                let client = self.mock.client();
+                run(client, &args, stopped).await.expect("the controller");
+            };
             let steps = async {
                 steps(self).await;
                 drop(stop);
             };
-            let (ended, ()) = tokio::join!(controller, steps);
-            ended.unwrap();
+            tokio::join!(controller, steps);
         });
     }
 
@@ -101,17 +108,45 @@ impl Cluster {
         held
     }
 
+    /// The mock, once a watch of this resource is open: what is sent before is lost.
+    async fn watched(&self, resource: &str) -> &Mock {
+        let is_open = || async { self.mock.watches(resource) == 1 };
+        eventually(&format!("a watch of {resource}"), is_open).await;
+        &self.mock
+    }
+
+    /// The status and the body.
+    async fn get(&self, path: &str) -> (u16, String) {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port.get()));
+        let Ok(mut connection) = TcpStream::connect(address).await else {
+            return (0, String::new());
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+
     async fn await_endpoint(&self, path: &str, status: u16) -> String {
         eventually(&format!("{status} of {path}"), || async {
-            get(path).await.0 == status
+            self.get(path).await.0 == status
         })
         .await;
-        get(path).await.1
+        self.get(path).await.1
     }
 
     /// Waits until a metric has this value.
     async fn await_metric(&self, line: &str) {
-        let has_line = || async { get("/metrics").await.1.lines().any(|other| other == line) };
+        let has_line = || async {
+            self.get("/metrics")
+                .await
+                .1
+                .lines()
+                .any(|other| other == line)
+        };
         eventually(line, has_line).await;
     }
 
@@ -133,21 +168,6 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut(
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// The status and the body.
-async fn get(path: &str) -> (u16, String) {
-    let address: SocketAddr = LISTEN.parse().unwrap();
-    let Ok(mut connection) = TcpStream::connect(address).await else {
-        return (0, String::new());
-    };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap();
-    (status.parse().unwrap(), body.to_owned())
 }
 
 fn node(addresses: &[&str]) -> Value {
@@ -201,10 +221,12 @@ fn vips_of_services_are_held_and_shown_by_the_endpoints() {
         let selector = "fieldSelector=metadata.name%3Dnode-1";
         assert_eq!(cluster.mock.requests(selector), all("nodes"));
         cluster
-            .mock
+            .watched("services")
+            .await
             .change("services", "MODIFIED", service("a", B.1));
         cluster
-            .mock
+            .watched("services")
+            .await
             .change("services", "DELETED", service("c", C.1));
         cluster.await_vips(&[B.1, "10.96.0.4", "203.0.113.4"]).await;
     });
@@ -226,7 +248,7 @@ fn list_that_breaks_off_changes_nothing() {
             breaks_after: Some(1),
         };
         cluster.mock.list_as("services", broken);
-        cluster.mock.expire("services");
+        cluster.watched("services").await.expire("services");
         eventually("a list that breaks off", || async {
             cluster.mock.requests("continue=next") > 0
         })
@@ -243,12 +265,12 @@ fn watch_that_breaks_is_resumed() {
     let cluster = Cluster::with(&[A]);
     cluster.run("", async |cluster| {
         cluster.await_vips(&[A.1]).await;
-        let is_open = || async { cluster.mock.watches("services") == 1 };
-        eventually("a watch", is_open).await;
-        cluster.mock.break_watches("services");
+        cluster.watched("services").await.break_watches("services");
         cluster.assert_stays(&[A.1]).await;
-        eventually("another watch", is_open).await;
-        cluster.mock.change("services", "ADDED", service("b", B.1));
+        cluster
+            .watched("services")
+            .await
+            .change("services", "ADDED", service("b", B.1));
         cluster.await_vips(&[A.1, B.1]).await;
         cluster
             .await_metric("viproute_desired_vips{family=\"ipv4\"} 2")
@@ -267,17 +289,16 @@ fn event_counts_when_all_of_it_has_come() {
     let cluster = Cluster::with(&[A, B]);
     cluster.run("", async |cluster| {
         cluster.await_vips(&[A.1, B.1]).await;
-        eventually("a watch", || async {
-            cluster.mock.watches("services") == 1
-        })
-        .await;
         let mut gone = service("a", A.1);
         gone["metadata"]["resourceVersion"] = json!("1000");
         let line = json!({ "type": "DELETED", "object": gone }).to_string();
         let (first, second) = line.split_at(line.len() / 2);
-        cluster.mock.send("services", first);
+        cluster.watched("services").await.send("services", first);
         cluster.assert_stays(&[A.1, B.1]).await;
-        cluster.mock.send("services", &format!("{second}\n"));
+        cluster
+            .watched("services")
+            .await
+            .send("services", &format!("{second}\n"));
         cluster.await_vips(&[B.1]).await;
     });
 }
@@ -290,12 +311,8 @@ fn list_that_lacks_too_many_services_releases_none() {
     let cluster = Cluster::with(&all);
     cluster.run("--at-most 2", async |cluster| {
         cluster.await_vips(&services).await;
-        eventually("a watch", || async {
-            cluster.mock.watches("services") == 1
-        })
-        .await;
         cluster.serve(&[all[0], ("e", "10.96.0.5")]);
-        cluster.mock.expire("services");
+        cluster.watched("services").await.expire("services");
         // Three would go. The new one is held all the same.
         cluster
             .await_vips(&[&services[..], &["10.96.0.5"]].concat())
@@ -303,12 +320,9 @@ fn list_that_lacks_too_many_services_releases_none() {
         cluster.await_metric("viproute_refused_sets_total 1").await;
         // What is deleted by its name is released without a bound.
         for (name, ip) in [all[0], ("e", "10.96.0.5")] {
-            eventually("a watch", || async {
-                cluster.mock.watches("services") == 1
-            })
-            .await;
             cluster
-                .mock
+                .watched("services")
+                .await
                 .change("services", "DELETED", service(name, ip));
         }
         cluster.await_vips(&services[1..]).await;
@@ -340,9 +354,9 @@ fn vips_follow_the_addresses_of_the_node() {
     cluster.mock.list("nodes", &[node(&[])]);
     cluster.run("", async |cluster| {
         // Without an address of the node nothing can be held.
-        eventually("a watch", || async { cluster.mock.watches("nodes") == 1 }).await;
+        cluster.watched("nodes").await;
         cluster.assert_stays(&[]).await;
-        cluster.mock.change(
+        cluster.watched("nodes").await.change(
             "nodes",
             "MODIFIED",
             node(&[&NODE_V4.to_string(), &NODE_V6.to_string()]),
@@ -351,7 +365,7 @@ fn vips_follow_the_addresses_of_the_node() {
         cluster
             .net
             .ip(&format!("addr add 192.0.2.11/32 dev {NODE_LINK}"));
-        cluster.mock.change(
+        cluster.watched("nodes").await.change(
             "nodes",
             "MODIFIED",
             node(&["192.0.2.11", &NODE_V6.to_string()]),
@@ -414,20 +428,21 @@ fn policy_local_holds_vips_with_an_endpoint_on_the_node() {
     };
     cluster.run("--local-policies", async |cluster| {
         // The Services alone are not the whole truth.
-        eventually("a watch", || async {
-            cluster.mock.watches("services") == 1
-        })
-        .await;
+        cluster.watched("services").await;
         cluster.assert_stays(&[]).await;
         cluster.mock.list("endpointslices", &[slice("node-2")]);
         cluster.await_vips(&[A.1]).await;
-        cluster
-            .mock
-            .change("endpointslices", "MODIFIED", slice("node-1"));
+        cluster.watched("endpointslices").await.change(
+            "endpointslices",
+            "MODIFIED",
+            slice("node-1"),
+        );
         cluster.await_vips(&[A.1, "203.0.113.5"]).await;
-        cluster
-            .mock
-            .change("endpointslices", "DELETED", slice("node-1"));
+        cluster.watched("endpointslices").await.change(
+            "endpointslices",
+            "DELETED",
+            slice("node-1"),
+        );
         cluster.await_vips(&[A.1]).await;
     });
     // Without the flag slices are not even read.
