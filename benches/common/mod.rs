@@ -3,6 +3,7 @@
 
 //! What the benches share: a node of its own, VIPs, the floor, and a witness of the end state.
 
+pub mod batch;
 pub mod dump;
 pub mod floor;
 pub mod time;

@@ -390,7 +390,7 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
             let groups = (work.operations)(set);
             let lines = operations::lines(&groups);
             watcher.begin();
-            operations::ip_batch(&lines)
+            common::batch::ip_batch(&lines)
         }
         Way::Messages => {
             let mut floor = Floor::new();

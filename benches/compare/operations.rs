@@ -3,14 +3,11 @@
 //! Operations of the kernel, as lines of `ip -batch` and as messages.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 
 use crate::common::floor::{self, Messages};
-use crate::common::time::{Time, timed};
 use crate::common::{LINK, source};
 
 /// One operation on one VIP.
@@ -113,22 +110,4 @@ pub fn lines(groups: &[Group]) -> String {
         writeln!(lines, "{line}").unwrap();
     }
     lines
-}
-
-/// Runs the lines by one process. The end state shows refusals.
-pub fn ip_batch(lines: &str) -> Time {
-    let path = std::env::temp_dir().join(format!("viproute-life-{}", std::process::id()));
-    let mut file = std::fs::File::create(&path).unwrap();
-    file.write_all(lines.as_bytes()).unwrap();
-    let time = timed(|| {
-        Command::new("ip")
-            .args(["-force", "-batch"])
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-    });
-    std::fs::remove_file(&path).unwrap();
-    time
 }

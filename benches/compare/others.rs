@@ -3,9 +3,7 @@
 //! How others would do it. Each is asked for the same end state and given its best way to it.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
 use futures_util::StreamExt;
 use netlink_packet_core::NLM_F_REPLACE;
@@ -43,24 +41,6 @@ pub fn lines_for_ip(vips: &[IpAddr]) -> String {
         .unwrap();
     }
     lines
-}
-
-/// Runs the lines by one process. Refusals are left for the end state to tell.
-pub fn ip_batch(lines: &str) -> Time {
-    let path = std::env::temp_dir().join(format!("viproute-peers-{}", std::process::id()));
-    let mut file = std::fs::File::create(&path).unwrap();
-    file.write_all(lines.as_bytes()).unwrap();
-    let time = timed(|| {
-        Command::new("ip")
-            .args(["-force", "-batch"])
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-    });
-    std::fs::remove_file(&path).unwrap();
-    time
 }
 
 /// The crate `rtnetlink`, with 64 VIPs at once on one connection. The messages are the floor's.

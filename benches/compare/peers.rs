@@ -142,7 +142,7 @@ impl Bench {
                     (time, wrong(&set, true))
                 }),
                 contestant("ip -batch", |_| {
-                    let time = others::ip_batch(&others::lines_for_ip(&set));
+                    let time = common::batch::ip_batch(&others::lines_for_ip(&set));
                     (time, wrong(&set, true))
                 }),
             ];
