@@ -1,5 +1,5 @@
 //! Puts service VIPs on a Linux link and brings each into its *single-route state*: one address on
-//! the link, and exactly one route on the node,
+//! the link, and in tables local and main exactly one route through the link to the VIP,
 //!
 //! ```text
 //! local VIP dev kube-dummy-if table local proto kernel scope host src NODE_IP

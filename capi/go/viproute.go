@@ -1,5 +1,6 @@
 // Package viproute puts service VIPs on a Linux link, each in its single-route state: one address
-// on the link, and exactly one route on the node, whose preferred source is the node's own address.
+// on the link, and in tables local and main exactly one route through the link to the VIP, whose
+// preferred source is the node's own address.
 //
 // A [Manager] carries out calls: [Manager.Assign], [Manager.Release], [Manager.Reconcile] and
 // others. A call that returns no error has seen every VIP in the desired state after its last

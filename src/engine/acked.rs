@@ -1,5 +1,5 @@
-//! IPv6 rows that go on from acks in the same round: a new VIP is right some sends after its address, not
-//! after the addresses of all VIPs.
+//! Plans the next step of a new IPv6 row as soon as the kernel acks the last one, without an observation. A new
+//! VIP is right a few sends after its address, not after the addresses of all VIPs.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,10 @@ use super::send::BATCH;
 use super::{Call, Stop};
 use crate::core::{Row, Step};
 
-/// The rows with an ack to go on from ([`Engine::goes_on`](super::decide::Engine::goes_on)).
+/// Rows whose last step was acked, oldest first ([`Engine::goes_on`](super::decide::Engine::goes_on)).
 #[derive(Debug, Default)]
 pub(super) struct Acked {
-    /// The address was acked. The late route comes from a work queue (`addrconf_dad_work`,
+    /// The new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
     /// net/ipv6/addrconf.c).
     made: VecDeque<u32>,
     /// The deletion of the late route was acked.
@@ -29,8 +29,8 @@ impl Acked {
         self.made.len() + self.freed.len()
     }
 
-    /// Whether rows can go on. While another send of addresses is at work, the kernel inserts the late
-    /// routes of the send before.
+    /// Whether rows are to be planned now. Rows in `made` wait until two sends of addresses were acked: while
+    /// the kernel worked on the second send, it inserted the late routes of the first.
     pub(super) fn are_due(&self) -> bool {
         !self.freed.is_empty() || self.made.len() >= 2 * BATCH
     }
@@ -47,8 +47,8 @@ impl Acked {
 }
 
 impl Call<'_> {
-    /// Plans the next steps of rows without their late route, and of at most `most` rows with a new
-    /// address. Returns whether a row waits.
+    /// Plans the next step of every row whose late route was deleted, and of at most `most` rows whose address
+    /// was added. Returns whether a row waits.
     pub(super) fn go_on(&mut self, most: usize) -> Result<bool, Stop> {
         let mut waits = false;
         while let Some(at) = self.buffers.acked.freed.pop_front() {

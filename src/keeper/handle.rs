@@ -29,8 +29,8 @@ const STACK: usize = 2 << 20;
 ///
 /// Any number of clones, on any threads, serve one keeper. An order returns at once: the thread takes it
 /// before its next dispatch. No order cancels a dispatch, and orders take effect in the order in which
-/// they were given. Drop the last handle to end the thread: it carries out the orders that it has, and
-/// the VIPs stay on the link.
+/// they were given. Drop the last handle to end the thread. The thread first carries out the queued
+/// orders. The VIPs stay on the link.
 ///
 /// After the thread has ended for another reason, which is an error, a panic of the callback or a
 /// cancellation by [`Keeper::canceller`], every call returns [`ErrorKind::KeeperStopped`] with the reason.
@@ -70,12 +70,13 @@ const _: () = {
 /// What the handles and the thread have in common.
 #[derive(Debug)]
 struct Shared {
-    /// The thread's end. It is here so that a handle never writes to a closed socket (SIGPIPE).
+    /// The socket that the thread reads. The handles share it, so that they never write to a closed socket
+    /// (SIGPIPE).
     wakes: Wakes,
     seen: Mutex<Seen>,
 }
 
-/// What the handles know of the keeper.
+/// The state of the keeper that the handles report.
 #[derive(Debug)]
 struct Seen {
     admission: Admission,
@@ -165,11 +166,11 @@ fn stopped(why: &str) -> Error {
 impl KeeperHandle {
     /// Sets the VIPs to keep from now on: as [`Keeper::set_desired`].
     ///
-    /// The keeper refuses a set without an admissible VIP ([`ErrorKind::EmptySet`]), and a set by which it
+    /// The keeper refuses a set whose VIPs are all inadmissible ([`ErrorKind::EmptySet`]), and a set by which it
     /// would release more VIPs than the claim's [bound](crate::Claim::at_most)
-    /// ([`ErrorKind::TooManyReleases`]). A refused set changes nothing: the set before it is kept, with
-    /// the VIPs that were added or removed since. The refusal is an error of this call if the call can
-    /// know it, and otherwise goes to the callback.
+    /// ([`ErrorKind::TooManyReleases`]). After a refusal the keeper keeps the previous set, with the
+    /// VIPs that were added or removed since. This call returns the first refusal; the second goes to the
+    /// callback. An empty set is no error: it releases nothing, and nothing is kept.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -346,11 +347,11 @@ impl Keeper {
     /// orders from the [`KeeperHandle`]. Begins with the [desired](Self::set_desired) set of now.
     ///
     /// The thread calls `each` with every dispatch that [has news](Dispatched::has_news), and with an
-    /// error for every refused set ([`KeeperHandle::set`]), after which it goes on. A call that blocks
-    /// holds up the keeper. A handle in the callback keeps the thread from its end.
+    /// error for every refused set ([`KeeperHandle::set`]), after which it goes on. A callback that
+    /// blocks delays the keeper. Do not move a handle into the callback: the thread would never end.
     ///
-    /// The thread ends when the last handle is dropped, when a [`Canceller`](crate::Canceller) of before
-    /// cancels, or after an error. Its join returns the keeper or the error. The VIPs stay on the link.
+    /// The thread ends when the last handle is dropped, when a [`Canceller`](crate::Canceller) from
+    /// [`Keeper::canceller`] cancels, or after an error. `join` returns the keeper or the error. The VIPs stay on the link.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -574,7 +575,7 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
         is_more
     }
 
-    /// Goes back to the set of before, and reports the refusal. Returns whether more is due.
+    /// Restores the set that stood before the refused set, and reports the refusal. Returns whether more is due.
     fn refuse(&mut self, error: Error) -> bool {
         if let Some(before) = self.before.take() {
             self.keeper.set_desired(before);

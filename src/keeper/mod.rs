@@ -1,8 +1,9 @@
-//! Holding a desired set against whatever happens to it.
+//! A keeper holds a desired set: it repairs every change of a VIP.
 //!
-//! `state` has what the keeper waits for, `notifications` what it hears, `dirty` what it is to look at, `resting` what only time proves right,
-//! `dispatch` what it does, `backoff` when it pauses, `report` what it says and `status` how it stands. `run`
-//! is its loop, and `handle` gives orders to the loop of another thread.
+//! `notifications` reads the kernel's notifications. `dirty` has the VIPs to look up, `resting` the repaired
+//! IPv6 VIPs whose late route may still come. `dispatch` repairs, `backoff` delays repairs that another writer
+//! undoes, `state` has what is missing, `report` and `status` the results. `run` is the loop, `handle` the
+//! thread.
 
 mod backoff;
 mod dirty;
@@ -46,10 +47,10 @@ pub use state::Missing;
 use state::{Keeping, ReleaseChange, Releases};
 pub use status::{Counters, FamilyStatus, KeeperStatus, Waiting};
 
-/// VIPs that are mended one by one at the most; above that the link is read as a whole.
+/// The most VIPs that are looked up one by one. For more, the keeper reads the whole link.
 const LOOKUP_MAX: usize = 64;
 
-/// How often the keeper looks for what is missing, where no event says that it is back.
+/// How often the keeper checks for a missing link or source that no event announces.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Holds a desired set of VIPs on the link until it is cancelled, and repairs only what drifted.
@@ -60,10 +61,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// [`dispatch`](Self::dispatch), which reads all that is there to be read, so that the loop may be
 /// edge-triggered; call it once before the first wait. Idle, it uses no processor time.
 ///
-/// A call blocks while the kernel carries out its requests: a moment for one VIP, about a second for
-/// ten thousand. Only a reading of the whole link also waits, up to two seconds, until time has proven an
-/// IPv6 VIP right. A dispatch that mends VIPs one by one writes, returns, and looks again later
-/// ([`Dispatched::resting`]). A program that does other things too gives the keeper a thread of its own, and
+/// A dispatch blocks while the kernel carries out its requests: a moment for one VIP, about a second for
+/// ten thousand. A dispatch that reads the whole link may wait up to two seconds more for the late routes of
+/// IPv6 VIPs. A dispatch that repairs VIPs one by one does not wait: it returns, and a dispatch at
+/// [`next_deadline`](Self::next_deadline) reads those VIPs again ([`Dispatched::resting`]). A program that does other things too gives the keeper a thread of its own, and
 /// orders by a [`KeeperHandle`]:
 ///
 /// ```no_run
@@ -83,9 +84,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// An asynchronous program does the same: [`spawn`](Self::spawn) shows it on tokio. It needs no unsafe
-/// code, and no call of it blocks the runtime. A loop that waits for the keeper's descriptor itself, here
-/// on tokio, blocks it during each dispatch:
+/// An asynchronous program uses [`spawn`](Self::spawn), which shows it on tokio: no unsafe code, and no call of
+/// the handle blocks the runtime. A program can also wait for the keeper's descriptor in a loop of its own, here
+/// on tokio. Each dispatch then blocks the loop:
 ///
 /// ```no_run
 /// use tokio::io::unix::AsyncFd;
@@ -238,9 +239,9 @@ impl Keeper {
     /// Sets the VIPs to keep from now on. The next [`dispatch`](Self::dispatch) assigns and releases.
     /// Where a few VIPs come or go, it looks at those alone.
     ///
-    /// An empty set keeps nothing and releases nothing ([`Dispatched::refused`]), and so does one
-    /// without a VIP of a family, for that family. [`remove_desired`](Self::remove_desired) releases
-    /// the last one, too. To wipe, call [`release_all`](VipManager::release_all) on the manager
+    /// An empty set releases nothing, and the keeper keeps nothing from then on ([`Dispatched::refused`]). The
+    /// same holds for each family alone: a set without an IPv6 VIP releases no IPv6 VIP. To release the last
+    /// VIP, name it in [`remove_desired`](Self::remove_desired). To wipe, call [`release_all`](VipManager::release_all) on the manager
     /// ([`into_manager`](Self::into_manager)).
     ///
     /// ```
@@ -249,7 +250,7 @@ impl Keeper {
     /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)]);
     /// let done = keeper.dispatch(usize::MAX)?;
     /// assert_eq!(done.report.assigned, 2);
-    /// // The set of before counts no longer.
+    /// // The previous set is replaced.
     /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 11)]);
     /// let done = keeper.dispatch(usize::MAX)?;
     /// assert_eq!(done.report.released, 1);
@@ -283,8 +284,8 @@ impl Keeper {
         }
     }
 
-    /// Keeps these from now on, too. Like [`set_desired`](Self::set_desired) with these and those
-    /// of before, without going through all of them.
+    /// Adds VIPs to the desired set: as [`set_desired`](Self::set_desired) with the union, without a
+    /// comparison of the whole sets.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -321,8 +322,8 @@ impl Keeper {
         self.begin_set(are_noted);
     }
 
-    /// Keeps these no longer, and releases them, also the last one: neither the claim nor its bound
-    /// stops what is removed by its name. VIPs that are not desired are ignored.
+    /// Removes VIPs from the desired set and releases them, the last VIP too. The claim and its bound do not
+    /// limit a release by name. VIPs that are not desired are ignored.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -506,7 +507,7 @@ impl Keeper {
     }
 
     /// The VIPs that failed when the keeper last looked at them, in order of address. While the link
-    /// is missing, these are the failures of before.
+    /// is missing, the failures from before it went missing.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -547,7 +548,8 @@ impl Keeper {
         }
     }
 
-    /// When [`dispatch`](Self::dispatch) is to be called even if nothing happens. `None`: never.
+    /// The latest time at which [`dispatch`](Self::dispatch) must be called, even without an event. `None`: there
+    /// is no deadline.
     ///
     /// ```
     #[doc = include_str!("example.txt")]
@@ -631,8 +633,9 @@ impl Keeper {
     /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidConfig`], [`ErrorKind::EmptySet`] (VIPs are
     /// desired, but no admissible one), [`ErrorKind::Cancelled`] and [`ErrorKind::System`]; and
     /// [`ErrorKind::TooManyReleases`] for a set that is new: nothing was written, and a better set can
-    /// be given. Whatever it was, the keeper can go on, and but for an empty set it tries again. What is
-    /// merely missing, and VIPs that failed, are no errors: see [`Dispatched`].
+    /// be given. After any error the keeper can be dispatched again. It tries again by itself, except
+    /// after [`ErrorKind::EmptySet`]. A missing link or source, and VIPs that failed, are no errors: see
+    /// [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if !self.is_at_work() {

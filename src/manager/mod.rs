@@ -281,7 +281,8 @@ impl VipManager {
     }
 
     /// Sets the source of its family, and moves every VIP on the link to it. Each route is replaced in
-    /// place, so a VIP is local at every instant. Ends
+    /// place. An IPv4 VIP is local at every instant; the kernel can miss an IPv6 route for a moment while
+    /// it is replaced. Ends
     /// [`kernel_source`](VipManagerBuilder::kernel_source) for the family.
     ///
     /// ```
