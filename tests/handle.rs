@@ -344,6 +344,49 @@ fn refused_set_changes_nothing_and_ends_nothing() {
     net.assert_absent(&all[..1]);
 }
 
+/// The refused set and the end come in one turn of the thread.
+#[test]
+fn orders_behind_a_refused_set_are_carried_out_before_the_end() {
+    let net = Net::new();
+    // The callback waits until each call is received.
+    let (send, calls) = mpsc::sync_channel(0);
+    let (handle, thread) = keeper(Claim::link().at_most(1))
+        .spawn(move |done| send.send(done).unwrap())
+        .unwrap();
+    let (all, more) = (vips(3), vip("10.97.0.1"));
+    handle.set(&all).unwrap();
+    await_single_route(&net, &all);
+    handle.set(&all[..2]).unwrap();
+    handle.add([more]).unwrap();
+    drop(handle);
+    let refused = calls.iter().find_map(Result::err).unwrap();
+    assert_eq!(refused.kind(), ErrorKind::TooManyReleases, "{refused}");
+    for done in calls {
+        done.unwrap();
+    }
+    thread.join().unwrap().unwrap();
+    net.assert_single_route(&all, PROTO_KERNEL);
+    net.assert_single_route(&[more], PROTO_KERNEL);
+}
+
+/// A repair that only time proves is reported before the thread ends.
+#[test]
+fn repair_that_rests_is_reported_before_the_end() {
+    let net = Net::new();
+    let spawned = Spawned::new(keeper(Claim::link()));
+    let all = common::vips_v6(1);
+    spawned.handle.set(&all).unwrap();
+    assert_eq!(spawned.did(), [1, 0, 0]);
+    // The address is no longer recent.
+    std::thread::sleep(Duration::from_secs(2));
+    net.ip(&format!(
+        "route del local {} dev {VIP_LINK} table local proto kernel",
+        all[0]
+    ));
+    await_single_route(&net, &all);
+    assert_eq!(spawned.end().counters().repairs, 2);
+}
+
 /// The directory of the calling thread below /proc.
 fn own_task() -> PathBuf {
     PathBuf::from("/proc").join(std::fs::read_link("/proc/thread-self").unwrap())

@@ -678,6 +678,40 @@ fn wait_until_due(keeper: &Keeper) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
+/// The keeper looks again at a new IPv6 VIP, because it hears of its own address.
+#[test]
+fn new_ipv6_vip_rests_once() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(vips_v6(1));
+    // Until the address is no longer recent.
+    for _ in 0..30 {
+        keeper.dispatch(usize::MAX).unwrap();
+        std::thread::sleep(Duration::from_millis(70));
+    }
+    net.assert_single_route(&vips_v6(1), PROTO_KERNEL);
+    // When it is heard of, and after the rest. The kernel may tell twice.
+    assert!(
+        (1..=4).contains(&keeper.counters().looks),
+        "{}",
+        keeper.counters()
+    );
+    assert!(keeper.status().ipv6.last_success.is_some());
+}
+
+#[test]
+fn empty_set_ends_the_rests() {
+    let _net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    keeper.set_desired(vips_v6(1));
+    while keeper.dispatch(usize::MAX).unwrap().resting == 0 {
+        wait_until_due(&keeper);
+    }
+    keeper.set_desired([IpAddr::V4(NODE_V4); 0]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!((done.resting, keeper.next_deadline()), (0, None), "{done}");
+}
+
 #[test]
 fn keeper_repairs_after_ipv6_is_disabled_and_enabled() {
     for_both(|kept| {

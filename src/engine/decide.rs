@@ -38,7 +38,7 @@ pub(super) const AGING: Duration = Duration::from_millis(100);
 pub(crate) const RESTLESS: u32 = 4;
 
 /// The least time that a call waits for recent addresses to age, without progress.
-const AGES: Duration = Duration::from_secs(2);
+pub(crate) const AGES: Duration = Duration::from_secs(2);
 
 /// The next action, the same for all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -310,6 +310,7 @@ impl Engine {
         row.vip.family() == Family::V6
             && matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
             && (replies, reply.refused) == (Replies::Complete, false)
+            && self.method == Method::Dumps
             && self.seeks_desired()
     }
 

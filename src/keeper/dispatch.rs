@@ -128,7 +128,9 @@ impl Keeper {
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         let is_hidden = |vip: &Vip| !self.is_desired(*vip) && self.is_mark_hidden(*vip);
-        if due.len() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
+        // A reading proves nothing of a VIP that rests.
+        let changed = due.iter().filter(|vip| self.dirty.has_changed(**vip));
+        if changed.count() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
             return self.keep_all();
         }
         due.truncate(max_vips.min(LOOKUP_MAX));
@@ -161,8 +163,11 @@ impl Keeper {
     /// Takes what is known of VIPs that are looked at now.
     fn take_notified(&mut self, due: &[Vip]) -> Vec<(Vip, Notified)> {
         let mut all_notified = Vec::with_capacity(due.len());
+        let now = Instant::now();
         for vip in due {
-            if !self.dirty.has_changed(*vip) {
+            if self.dirty.has_changed(*vip) {
+                self.resting.note_change(*vip, now);
+            } else {
                 self.resting.note_passed(*vip);
             }
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
@@ -189,6 +194,7 @@ impl Keeper {
                     return Ok(self.await_link(error));
                 }
                 kind => {
+                    self.resting.put_off(Instant::now() + RETRY);
                     match kind {
                         // The next dispatch begins where this one ended.
                         ErrorKind::Cancelled => self.resync(Instant::now()),

@@ -29,8 +29,9 @@ const STACK: usize = 2 << 20;
 ///
 /// Any number of clones, on any threads, serve one keeper. An order returns at once: the thread takes it
 /// before its next dispatch. No order cancels a dispatch, and orders take effect in the order in which
-/// they were given. Drop the last handle to end the thread. The thread first carries out the queued
-/// orders. The VIPs stay on the link.
+/// they were given. The queue has no limit: a callback that blocks lets it grow. Drop the last
+/// handle to end the thread. The thread first carries out the queued orders, and reports the VIPs that
+/// [rest](Dispatched::resting). The VIPs stay on the link.
 ///
 /// After the thread has ended for another reason, which is an error, a panic of the callback or a
 /// cancellation by [`Keeper::canceller`], every call returns [`ErrorKind::KeeperStopped`] with the reason.
@@ -503,12 +504,20 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
                     _ => return Err(error),
                 },
             };
-            match queue {
-                Queue::Closed if !is_more && failures == 0 => return Ok(()),
-                Queue::Empty if !is_more => {}
-                _ => continue,
+            if is_more || queue == Queue::Filled {
+                if self.keeper.manager.cancelled().take() {
+                    return Ok(());
+                }
+                continue;
             }
-            if self.keeper.wait(&self.shared.wakes)? == Wait::Cancelled {
+            let waited = match queue {
+                Queue::Closed if failures > 0 => continue,
+                Queue::Closed if self.keeper.resting.len() == 0 => return Ok(()),
+                // Without handles there are no orders. The cancellation stands in their place.
+                Queue::Closed => self.keeper.wait(self.keeper.manager.cancelled()),
+                _ => self.keeper.wait(&self.shared.wakes),
+            };
+            if waited? == Wait::Cancelled {
                 return Ok(());
             }
         }
@@ -577,13 +586,15 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
 
     /// Restores the set that stood before the refused set, and reports the refusal. Returns whether more is due.
     fn refuse(&mut self, error: Error) -> bool {
-        if let Some(before) = self.before.take() {
+        let before = self.before.take();
+        let is_more = before.is_some();
+        if let Some(before) = before {
             self.keeper.set_desired(before);
             // The caller knows that set already.
             self.keeper.is_order_new = false;
         }
         self.shared.lock().last = Snapshot::of(&self.keeper);
         (self.each)(Err(error));
-        false
+        is_more
     }
 }

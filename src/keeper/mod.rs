@@ -640,6 +640,7 @@ impl Keeper {
         self.listen()?;
         if !self.is_at_work() {
             self.dirty.clear();
+            self.resting.clear();
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         self.look_again();

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use super::report::{Look, failure_of};
 use crate::base::Vip;
+use crate::core::Cause;
 use crate::engine::Postponed;
-use crate::engine::decide::{LongWait, RESTLESS};
-use crate::outcome::{Outcome, OutcomeKind, Report};
+use crate::engine::decide::{AGES, LongWait, RESTLESS};
+use crate::outcome::{Failure, Outcome, OutcomeKind, Report};
 
 /// How long a VIP still waits.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,22 @@ impl Resting {
         }
     }
 
+    /// Takes note that something has happened to the VIP, if it rests.
+    pub(super) fn note_change(&mut self, vip: Vip, now: Instant) {
+        if let Some(rest) = self.vips.get_mut(&vip) {
+            rest.state = State::Until(now + rest.wait.duration());
+        }
+    }
+
+    /// No look came about. Looks again then at VIPs whose time has passed.
+    pub(super) fn put_off(&mut self, until: Instant) {
+        for rest in self.vips.values_mut() {
+            if matches!(rest.state, State::Passed) {
+                rest.state = State::Until(until);
+            }
+        }
+    }
+
     /// As if that time had passed.
     #[cfg(test)]
     pub(super) fn age(&mut self, by: std::time::Duration) {
@@ -106,19 +123,27 @@ impl Resting {
         postponed: &[Postponed],
         now: Instant,
     ) {
+        let is_new = |postponed: &&Postponed| !self.vips.contains_key(&postponed.vip);
+        let new: Vec<&Postponed> = postponed.iter().filter(is_new).collect();
         let mut proven = Vec::new();
         self.vips.retain(|vip, rest| {
             if !look.is_at(*vip) {
                 return true;
             }
             let again = postponed.iter().find(|postponed| postponed.vip == *vip);
-            let goes_on = rest.goes_on(report, *vip, again, now);
-            if !goes_on && failure_of(report, vip).is_none() {
-                proven.extend(rest.outcome);
+            let verdict = rest.judge(report, *vip, again, now);
+            match verdict {
+                Verdict::Rests | Verdict::Failed => {}
+                Verdict::GivenUp => {
+                    let failures = &mut report.failures;
+                    let at = failures.partition_point(|failure| failure.vip < *vip);
+                    failures.insert(at, Failure::new(*vip, Cause::Pending, None));
+                }
+                Verdict::Proven => proven.extend(rest.outcome),
             }
-            goes_on
+            verdict == Verdict::Rests
         });
-        for new in postponed {
+        for new in new {
             self.vips.entry(new.vip).or_insert(Rest {
                 began: now,
                 wait: new.wait,
@@ -140,46 +165,64 @@ impl Rest {
         }
     }
 
-    /// Whether the VIP still waits after this look at it.
-    fn goes_on(
+    /// Judges the VIP after this look at it.
+    fn judge(
         &mut self,
         report: &mut Report,
         vip: Vip,
         again: Option<&Postponed>,
         now: Instant,
-    ) -> bool {
+    ) -> Verdict {
         let is_written = report
             .outcomes
             .binary_search_by_key(&vip, |outcome| outcome.vip)
             .is_ok();
-        if is_written || failure_of(report, &vip).is_some() {
-            return false;
+        if failure_of(report, &vip).is_some() {
+            return Verdict::Failed;
+        }
+        if is_written {
+            return Verdict::Proven;
         }
         let has_rested = matches!(self.state, State::Passed);
         let looked_right = matches!(self.wait, LongWait::Rest(_));
         match again {
             // The call saw nothing that speaks against it.
-            None if has_rested || !looked_right => false,
+            None if has_rested || !looked_right || self.begin_again(self.wait, now) => {
+                Verdict::Proven
+            }
             None => {
-                let is_over = self.begin_again(self.wait, now);
                 // Counted again once the VIP is proven right.
-                report.unchanged = report.unchanged.saturating_sub(usize::from(!is_over));
-                !is_over
+                report.unchanged = report.unchanged.saturating_sub(1);
+                Verdict::Rests
             }
             Some(again) => {
                 let looks_right = matches!(again.wait, LongWait::Rest(_));
                 let is_quiet = again.outcome.is_none() && looks_right && looked_right;
-                let is_over = self.begin_again(again.wait, now) && is_quiet;
+                let is_over = self.begin_again(again.wait, now);
                 self.outcome = merged(self.outcome, again.outcome);
-                if has_rested && is_quiet || is_over {
+                if is_quiet && (has_rested || is_over) {
                     // No call counted it.
                     report.unchanged += 1;
-                    return false;
+                    Verdict::Proven
+                } else if !looks_right && now >= self.began + AGES * 2 {
+                    Verdict::GivenUp
+                } else {
+                    Verdict::Rests
                 }
-                true
             }
         }
     }
+}
+
+/// What a look at a VIP that rests leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Rests,
+    Proven,
+    /// The report has the failure.
+    Failed,
+    /// Another writer keeps adding the address anew.
+    GivenUp,
 }
 
 /// What was done for one VIP in two calls.

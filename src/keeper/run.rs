@@ -44,6 +44,9 @@ impl Keeper {
                         each(&done);
                     }
                     if done.more {
+                        if self.manager.cancelled().take() {
+                            return Ok(());
+                        }
                         continue;
                     }
                 }

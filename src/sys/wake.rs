@@ -1,7 +1,9 @@
 //! Wakes a thread that waits for descriptors.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+#![allow(unsafe_code)]
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -13,7 +15,18 @@ impl Waker {
     pub(crate) fn wake(&self) {
         // A full socket means that earlier bytes are still unread, and a closed socket that nothing
         // waits for them. Neither needs a further byte.
-        let _ = (&*self.0).write(&[1]);
+        //
+        // `Write` sends without MSG_NOSIGNAL before Rust 1.90: the closed socket would raise SIGPIPE.
+        let byte = [1_u8];
+        // SAFETY: the descriptor is open as long as the stream lives, and the byte outlives the call.
+        unsafe {
+            libc::send(
+                self.0.as_raw_fd(),
+                byte.as_ptr().cast(),
+                byte.len(),
+                libc::MSG_NOSIGNAL,
+            );
+        }
     }
 }
 

@@ -163,6 +163,8 @@ impl Watcher {
             if passes && self.belief != Belief::Lost {
                 break;
             }
+            // Until the answer has come, also if one of these steps fails.
+            self.belief = Belief::Lost;
             // The answer is about a link, so every link passes before the question.
             self.listener
                 .listen_to(self.followed.interest_in(None))
@@ -177,9 +179,11 @@ impl Watcher {
                 events.push(Event::Resync);
             }
         }
-        self.listener
-            .listen_to(self.followed.interest())
-            .map_err(cannot)
+        let interest = match self.belief {
+            Belief::Sure => self.followed.interest(),
+            Belief::Lost | Belief::Asked => self.followed.interest_in(None),
+        };
+        self.listener.listen_to(interest).map_err(cannot)
     }
 
     /// Appends what is queued.
