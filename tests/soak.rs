@@ -118,8 +118,10 @@ fn child() {
             revents: 0,
         };
         let mut fds = [poll_in(keeper.as_fd().as_raw_fd()), poll_in(0)];
+        // A repair counts once it is proven, so questions wait until then.
+        let count = if done.resting == 0 { 2 } else { 1 };
         // SAFETY: two initialised entries, whose descriptors are open during the call.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, patience) };
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), count, patience) };
         assert!(ready >= 0, "{}", std::io::Error::last_os_error());
         if fds[1].revents != 0 {
             match sabotage {
