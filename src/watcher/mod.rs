@@ -163,7 +163,7 @@ impl Watcher {
             if passes && self.belief != Belief::Lost {
                 break;
             }
-            // Until the answer has come, also if one of these steps fails.
+            // Until the answer has come, also if a step below fails.
             self.belief = Belief::Lost;
             // The answer is about a link, so every link passes before the question.
             self.listener
