@@ -545,7 +545,9 @@ mod tests {
     #[test]
     fn many_routes_to_one_vip_are_reached_without_walks() {
         let vip = Vip::from(IpAddr::from([10, 96, 0, 1]));
-        let list: Vec<(Vip, u32)> = (0..1_000_000).map(|at| (vip, at)).collect();
+        // Miri takes minutes for a million.
+        let count = if cfg!(miri) { 1_000 } else { 1_000_000 };
+        let list: Vec<(Vip, u32)> = (0..count).map(|at| (vip, at)).collect();
         for (_, at) in &list {
             assert_eq!(nth_of_vip(&list, vip, *at as usize), Some(*at));
         }
