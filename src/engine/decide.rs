@@ -310,7 +310,6 @@ impl Engine {
         row.vip.family() == Family::V6
             && matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
             && (replies, reply.refused) == (Replies::Complete, false)
-            && self.method == Method::Dumps
             && self.seeks_desired()
     }
 

@@ -523,7 +523,8 @@ impl<'a> Call<'a> {
         }
         self.queue_deferred()?;
         self.flush()?;
-        are_many |= self.buffers.acked.len() > LOOKUP_MAX;
+        // Look-ups show the late routes of a few VIPs.
+        are_many |= self.lookup.is_none() && self.buffers.acked.len() > LOOKUP_MAX;
         while are_many && self.buffers.acked.len() > 0 {
             waits |= self.go_on(usize::MAX)?;
             self.flush()?;
