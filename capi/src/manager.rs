@@ -36,6 +36,28 @@ pub(crate) fn report_of(
     }
 }
 
+/// Runs a call that writes, with the arguments that `read` reads from the caller before the call.
+///
+/// # Safety
+///
+/// `manager` is NULL or a manager that lives. `report` and `error` are NULL or places of the caller.
+unsafe fn write<A>(
+    manager: *const Manager,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+    read: impl FnOnce() -> Result<A, Error>,
+    run: impl FnOnce(&mut VipManager, A) -> Result<viproute::Report, viproute::Error>,
+) -> Code {
+    // SAFETY: as the caller promises.
+    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
+    call(error, || {
+        // SAFETY: as the caller promises.
+        let manager = unsafe { shared(manager, "manager") }?;
+        let arguments = read()?;
+        report_of(run(&mut *manager.manager.lock()?, arguments), &report)
+    })
+}
+
 /// Opens a manager by a configuration, which is a JSON object. Writes nothing to the kernel.
 ///
 /// - "link": the name or the index of the link. The only key that must be given.
@@ -111,13 +133,10 @@ pub unsafe extern "C" fn viproute_assign(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives and an array of the caller, by the contract.
-        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
-        report_of(manager.manager.lock()?.assign(vips), &report)
-    })
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe { write(manager, report, error, read, VipManager::assign::<Vec<_>>) }
 }
 
 /// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never
@@ -128,13 +147,16 @@ pub unsafe extern "C" fn viproute_normalize(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives, by the contract.
-        let manager = unsafe { shared(manager, "manager") }?;
-        report_of(manager.manager.lock()?.normalize(), &report)
-    })
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        write(
+            manager,
+            report,
+            error,
+            || Ok(()),
+            |manager, ()| manager.normalize(),
+        )
+    }
 }
 
 /// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is
@@ -147,13 +169,10 @@ pub unsafe extern "C" fn viproute_release(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives and an array of the caller, by the contract.
-        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
-        report_of(manager.manager.lock()?.release(vips), &report)
-    })
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe { write(manager, report, error, read, VipManager::release::<Vec<_>>) }
 }
 
 /// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs
@@ -176,15 +195,17 @@ pub unsafe extern "C" fn viproute_reconcile(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives and an array of the caller, by the contract.
-        let (manager, vips) = unsafe { (shared(manager, "manager")?, read_vips(vips, count)?) };
-        // SAFETY: NULL or a string of the caller, by the contract.
-        let claim = config::claim(unsafe { text(claim, "claim") }?)?;
-        report_of(manager.manager.lock()?.reconcile(&claim, vips), &report)
-    })
+    let read = || {
+        // SAFETY: an array, and NULL or a string, of the caller, by the contract.
+        let (vips, claim) = unsafe { (read_vips(vips, count)?, text(claim, "claim")?) };
+        Ok((vips, config::claim(claim)?))
+    };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        write(manager, report, error, read, |manager, (vips, claim)| {
+            manager.reconcile(&claim, vips)
+        })
+    }
 }
 
 /// Releases every claimed VIP on the link. `claim` as for viproute_reconcile.
@@ -195,15 +216,14 @@ pub unsafe extern "C" fn viproute_release_all(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives, by the contract.
-        let manager = unsafe { shared(manager, "manager") }?;
-        // SAFETY: NULL or a string of the caller, by the contract.
-        let claim = config::claim(unsafe { text(claim, "claim") }?)?;
-        report_of(manager.manager.lock()?.release_all(&claim), &report)
-    })
+    // SAFETY: NULL or a string of the caller, by the contract.
+    let read = || config::claim(unsafe { text(claim, "claim") }?);
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        write(manager, report, error, read, |manager, claim| {
+            manager.release_all(&claim)
+        })
+    }
 }
 
 /// Sets the source of its family, and moves every VIP on the link to it, each in place. The manager
@@ -217,14 +237,10 @@ pub unsafe extern "C" fn viproute_set_source(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives and an address of the caller, by the contract.
-        let (manager, source) = unsafe { (shared(manager, "manager")?, shared(source, "source")?) };
-        let source = source.to_source()?;
-        report_of(manager.manager.lock()?.set_source(source), &report)
-    })
+    // SAFETY: NULL or an address of the caller, by the contract.
+    let read = || unsafe { shared(source, "source") }?.to_source();
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe { write(manager, report, error, read, VipManager::set_source) }
 }
 
 /// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
