@@ -380,6 +380,9 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
             2000,
             "nothing can be verified on a link that is gone"
         );
+        // The only observation came before the first write. An ack is none.
+        let absent = crate::Drift::MISSING_ADDRESS | crate::Drift::MISSING_ROUTE;
+        assert!(report.failures.iter().all(|f| f.drift == absent));
         let refused = report
             .failures
             .iter()

@@ -699,6 +699,38 @@ fn new_ipv6_vip_rests_once() {
     assert!(keeper.status().ipv6.last_success.is_some());
 }
 
+/// A reading of the link proves nothing of a VIP that rests.
+#[test]
+fn many_vips_that_rest_are_looked_at_one_by_one() {
+    let net = Net::new();
+    let mut keeper = keeper(Binding::Address);
+    let vips = vips_v6(100);
+    keeper.set_desired(&vips);
+    while keeper.status().ipv6.last_success.is_none() {
+        keeper.dispatch(usize::MAX).unwrap();
+        wait_until_due(&keeper);
+    }
+    // No address is recent any more, and nothing is left to look at.
+    std::thread::sleep(Duration::from_secs(3));
+    while keeper.dispatch(usize::MAX).unwrap().more {}
+    let before = keeper.counters();
+    for half in vips.chunks(50) {
+        net.ip_batch(half.iter().map(|vip| {
+            format!("route del local {vip} dev {VIP_LINK} table local proto kernel metric 1024")
+        }));
+        let done = keeper.dispatch(usize::MAX).unwrap();
+        assert_eq!(done.report.writes, 50, "{done}");
+    }
+    // All are due at once.
+    std::thread::sleep(Duration::from_secs(1));
+    while (keeper.counters() - before).repairs < vips.len() as u64 {
+        keeper.dispatch(usize::MAX).unwrap();
+        wait_until_due(&keeper);
+    }
+    assert_eq!((keeper.counters() - before).resyncs, 0);
+    net.assert_single_route(&vips, PROTO_KERNEL);
+}
+
 #[test]
 fn empty_set_ends_the_rests() {
     let _net = Net::new();

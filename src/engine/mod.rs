@@ -253,6 +253,13 @@ enum Stop {
 }
 
 impl Stop {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Cancelled | Self::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
+        }
+    }
+
     fn link_gone() -> Self {
         let text = "the link went away during the call";
         Self::Error(Error::new(ErrorKind::LinkNotFound, text))
@@ -315,10 +322,7 @@ impl<'a> Call<'a> {
     pub(crate) fn observe_first(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
         // The kernel refuses to dump the routes of a link that does not exist.
         self.scan_main = self.link != crate::link::NONE;
-        self.observe(admit).map_err(|stop| match stop {
-            Stop::Error(error) => error,
-            Stop::Cancelled | Stop::TimedOut => Error::new(ErrorKind::Cancelled, "cancelled"),
-        })?;
+        self.observe(admit).map_err(Stop::into_error)?;
         for row in self.buffers.rows.iter_mut() {
             if !row.facts.on_link() && !row.facts.is_unread() {
                 row.progress.done |= Done::WAS_ABSENT;
@@ -336,13 +340,9 @@ impl<'a> Call<'a> {
             self.connection.check_link()?;
             Ok(shown)
         });
-        match shown {
-            Ok(true) => Ok(()),
-            Ok(false) => self.observe_first(None),
-            Err(failed) => match Stop::from(failed) {
-                Stop::Error(error) => Err(error),
-                _ => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
-            },
+        match shown.map_err(|failed| Stop::from(failed).into_error())? {
+            true => Ok(()),
+            false => self.observe_first(None),
         }
     }
 

@@ -150,10 +150,11 @@ impl Call<'_> {
                 let text = buffers.texts.binary_search_by_key(&place, |(of, _)| *of);
                 failure.text = text.ok().map(|at| buffers.texts[at].1.clone());
             }
-            // The facts of a row after its acks are no observation.
-            let is_seen = self.engine.is_observed() || !row.progress.has(Done::WRITTEN);
-            if self.observed && is_seen {
-                failure.drift = row.facts.drift(self.engine.policies()[row.vip.family()]);
+            if self.observed {
+                // The facts after a write may be those of acks, which are no observation.
+                let is_seen = self.engine.is_observed() || !row.progress.has(Done::WRITTEN);
+                let facts = if is_seen { row.facts } else { row.before };
+                failure.drift = facts.drift(self.engine.policies()[row.vip.family()]);
             }
             failures.push(failure);
         }

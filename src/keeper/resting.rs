@@ -257,3 +257,73 @@ fn add_outcome(report: &mut Report, earlier: Outcome) {
     }
     *report.count(earlier.kind) += 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv6Addr;
+    use std::time::Duration;
+
+    const QUIET: LongWait = LongWait::Rest(Duration::from_millis(500));
+
+    fn vip() -> Vip {
+        std::net::IpAddr::from(Ipv6Addr::LOCALHOST).into()
+    }
+
+    /// A look at the VIP, after which the VIP waits in this way, if at all.
+    fn look(resting: &mut Resting, wait: Option<LongWait>, now: Instant) -> Report {
+        let postponed = wait.map(|wait| Postponed {
+            vip: vip(),
+            wait,
+            outcome: None,
+        });
+        let mut report = Report {
+            unchanged: usize::from(wait.is_none()),
+            ..Report::default()
+        };
+        resting.conclude(&mut report, Look::At(&[vip()]), postponed.as_slice(), now);
+        report
+    }
+
+    #[test]
+    fn vip_is_proven_by_a_look_after_a_rest_without_a_change() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        look(&mut resting, Some(QUIET), now);
+        // The time has passed, but the VIP has changed again.
+        let later = now + QUIET.duration();
+        resting.note_passed(vip());
+        resting.note_change(vip(), later);
+        assert_eq!(look(&mut resting, Some(QUIET), later).unchanged, 0);
+        assert_eq!(resting.len(), 1);
+        resting.note_passed(vip());
+        let later = later + QUIET.duration();
+        assert_eq!(look(&mut resting, Some(QUIET), later).unchanged, 1);
+        assert_eq!(resting.len(), 0);
+    }
+
+    #[test]
+    fn look_that_fails_is_put_off() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        look(&mut resting, Some(QUIET), now);
+        resting.note_passed(vip());
+        let later = now + Duration::from_secs(1);
+        resting.put_off(later);
+        assert_eq!(resting.next(|_| true), Some(later));
+    }
+
+    /// Another writer adds the address again and again.
+    #[test]
+    fn vip_whose_address_stays_recent_fails() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        look(&mut resting, Some(LongWait::Age), now);
+        let report = look(&mut resting, Some(LongWait::Age), now + AGES);
+        assert_eq!((report.failures.len(), resting.len()), (0, 1));
+        let report = look(&mut resting, Some(LongWait::Age), now + AGES * 2);
+        let causes: Vec<_> = report
+            .failures
+            .iter()
+            .map(|failure| failure.cause)
+            .collect();
+        assert_eq!((causes, resting.len()), (vec![Cause::Pending], 0));
+    }
+}

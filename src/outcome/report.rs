@@ -209,7 +209,8 @@ pub struct Failure {
     /// What the call had begun to do for the VIP: it wrote to the VIP before the VIP failed. `None`:
     /// the call wrote nothing for the VIP.
     pub begun: Option<OutcomeKind>,
-    /// How the VIP differed from the desired state at the last observation. Later writes do not show
+    /// How the VIP differed from the desired state at the last observation, or before the call's first
+    /// write to it if the call ended between a write and the next observation. Later writes do not show
     /// here.
     pub drift: Drift,
 }
