@@ -271,7 +271,7 @@ mod tests {
     }
 
     /// A look at the VIP, after which the VIP waits in this way, if at all.
-    fn look(resting: &mut Resting, wait: Option<LongWait>, now: Instant) -> Report {
+    fn conclude(resting: &mut Resting, wait: Option<LongWait>, now: Instant) -> Report {
         let postponed = wait.map(|wait| Postponed {
             vip: vip(),
             wait,
@@ -288,23 +288,23 @@ mod tests {
     #[test]
     fn vip_is_proven_by_a_look_after_a_rest_without_a_change() {
         let (mut resting, now) = (Resting::default(), Instant::now());
-        look(&mut resting, Some(QUIET), now);
+        conclude(&mut resting, Some(QUIET), now);
         // The time has passed, but the VIP has changed again.
         let later = now + QUIET.duration();
         resting.note_passed(vip());
         resting.note_change(vip(), later);
-        assert_eq!(look(&mut resting, Some(QUIET), later).unchanged, 0);
+        assert_eq!(conclude(&mut resting, Some(QUIET), later).unchanged, 0);
         assert_eq!(resting.len(), 1);
         resting.note_passed(vip());
         let later = later + QUIET.duration();
-        assert_eq!(look(&mut resting, Some(QUIET), later).unchanged, 1);
+        assert_eq!(conclude(&mut resting, Some(QUIET), later).unchanged, 1);
         assert_eq!(resting.len(), 0);
     }
 
     #[test]
     fn look_that_fails_is_put_off() {
         let (mut resting, now) = (Resting::default(), Instant::now());
-        look(&mut resting, Some(QUIET), now);
+        conclude(&mut resting, Some(QUIET), now);
         resting.note_passed(vip());
         let later = now + Duration::from_secs(1);
         resting.put_off(later);
@@ -315,10 +315,10 @@ mod tests {
     #[test]
     fn vip_whose_address_stays_recent_fails() {
         let (mut resting, now) = (Resting::default(), Instant::now());
-        look(&mut resting, Some(LongWait::Age), now);
-        let report = look(&mut resting, Some(LongWait::Age), now + AGES);
+        conclude(&mut resting, Some(LongWait::Age), now);
+        let report = conclude(&mut resting, Some(LongWait::Age), now + AGES);
         assert_eq!((report.failures.len(), resting.len()), (0, 1));
-        let report = look(&mut resting, Some(LongWait::Age), now + AGES * 2);
+        let report = conclude(&mut resting, Some(LongWait::Age), now + AGES * 2);
         let causes: Vec<_> = report
             .failures
             .iter()
