@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
 use viproute::sandbox::Sandbox;
-use viproute::{Binding, LinkKind, VipManager};
+use viproute::{Binding, LinkKind, VipManager, VipManagerBuilder};
 
 /// The link that holds the VIPs.
 pub const LINK: &str = "kube-dummy-if";
@@ -65,14 +65,13 @@ fn told_by_ip(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A manager of [`LINK`], with the node's sources.
+/// A manager of [`LINK`] to be, with the node's sources.
+pub fn builder() -> VipManagerBuilder {
+    VipManager::builder(LINK).source(NODE_V4).source(NODE_V6)
+}
+
 pub fn manager(binding: Binding) -> VipManager {
-    VipManager::builder(LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
-        .open()
-        .unwrap()
+    builder().binding(binding).open().unwrap()
 }
 
 /// A node of its own: a network namespace with the sources on a link.

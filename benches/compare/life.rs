@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod operations;
+mod states;
 mod watch;
 
 use std::net::IpAddr;
@@ -21,8 +22,8 @@ use common::floor::{self, Floor, Messages};
 use common::time::timed;
 use common::{FAMILIES, LINK, Node, Vips, manager};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
-use operations::{Group, Op, Op::*};
-use viproute::{Binding, Claim, Report, VipManager};
+use operations::{DESIRED, FORMER_V4, FORMER_V6, Group, Op, Op::*, Other};
+use viproute::{Binding, Claim, Protocol, Report, VipManager, VipManagerBuilder};
 use watch::{End, Progress};
 
 /// Compares viproute with the cheapest way to the same end state, at every step of a VIP's life.
@@ -33,6 +34,9 @@ struct Options {
     /// Numbers of VIPs
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
     sizes: Vec<u32>,
+    /// VIPs in one of the states that `normalize` repairs
+    #[arg(long, default_value_t = 1_000)]
+    state_size: u32,
     /// Numbers of other routes of the node
     #[arg(long, value_delimiter = ',', default_values_t = [0, 50_000])]
     others: Vec<u32>,
@@ -55,10 +59,6 @@ struct Options {
     #[command(subcommand)]
     watch: Option<watch::Role>,
 }
-
-/// The node's former addresses.
-const FORMER_V4: [u8; 4] = [192, 0, 2, 11];
-const FORMER_V6: &str = "2001:db8::11";
 
 /// After this time no address is recent.
 const GROWN_UP: Duration = Duration::from_secs(2);
@@ -163,6 +163,12 @@ fn put_routes(set: &Set) {
     manager(Binding::Route).assign(&set.vips).unwrap();
 }
 
+/// The kernel's IPv6 routes are late.
+fn await_kernels(set: &Set) {
+    while set.is_v6() && common::late(&set.vips) {}
+    grow_up(set);
+}
+
 fn grow_up(set: &Set) {
     if set.is_v6() && set.vips.len() > 50 {
         std::thread::sleep(GROWN_UP);
@@ -172,18 +178,30 @@ fn grow_up(set: &Set) {
 /// Addresses and nothing else, as kube-proxy adds them: the kernel's routes are there.
 fn put_as_kube_proxy(set: &Set) {
     set.send([AddPlainAddress], &set.vips);
-    grow_up(set);
+    await_kernels(set);
 }
 
 /// Addresses and replaced routes. In IPv6 the kernel's two routes are there, too.
 fn put_as_kube_router(set: &Set) {
     Floor::new().send(&floor::as_kube_router_leaves(set.link, &set.vips));
-    grow_up(set);
+    await_kernels(set);
 }
 
 fn nothing(_: &Set) {}
 
-const WORKS: [Work; 13] = [
+/// The protocol of routes that have the manager's mark.
+const MARK: u8 = 99;
+const MARKED: Other = Other {
+    protocol: MARK,
+    ..DESIRED
+};
+
+fn marked() -> VipManagerBuilder {
+    let mark = Protocol::new(MARK).unwrap();
+    common::builder().protocol(mark)
+}
+
+const WORKS: [Work; 14] = [
     Work {
         name: "fresh: assign",
         binding: Binding::Address,
@@ -347,6 +365,34 @@ const WORKS: [Work; 13] = [
         operations: |set| release(&set.vips),
         end: all_gone,
     },
+    Work {
+        name: "half by mark: release of the half",
+        binding: Binding::Address,
+        prepare: |set| {
+            let mut marked = marked().open().unwrap();
+            marked.assign(set.first_half()).unwrap();
+            manager(Binding::Address).assign(set.second_half()).unwrap();
+            grow_up(set);
+        },
+        // The manager of the run has no mark. The opening of the marked manager is a part of the time.
+        call: |_, set| {
+            let mut marked = marked().open().unwrap();
+            let report = marked.release_all(&Claim::mark()).unwrap();
+            assert_eq!(report.released, set.first_half().len());
+            report
+        },
+        operations: |set| {
+            let mut head_first = set.first_half().to_vec();
+            if set.is_v6() {
+                head_first.reverse();
+            }
+            vec![
+                Group::each(set.first_half(), &[Take(MARKED)]),
+                Group::each(&head_first, &[DeleteAddress]),
+            ]
+        },
+        end: |set| End::Gone(0..set.vips.len() / 2),
+    },
 ];
 
 /// A way to the end state.
@@ -433,6 +479,7 @@ fn main() {
     }
     if options.test {
         options.sizes = vec![30];
+        options.state_size = 30;
         options.others = vec![30];
         options.runs = 1;
     }
@@ -456,17 +503,19 @@ fn main() {
         let column = table.column_mut(column).unwrap();
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for work in &WORKS {
-        if !work
-            .name
-            .contains(options.work.as_deref().unwrap_or_default())
-        {
-            continue;
-        }
-        for (family, vips) in FAMILIES {
+    let asked = options.work.clone().unwrap_or_default();
+    let is_asked = |work: &&Work| work.name.contains(&asked);
+    for work in WORKS.iter().filter(is_asked) {
+        for family in FAMILIES {
             for others in &options.others {
-                compare(&options, &mut table, work, (family, vips), *others);
+                compare(&options, &mut table, work, family, *others);
             }
+        }
+    }
+    options.sizes = vec![options.state_size];
+    for (states, family) in [&states::V4[..], &states::V6[..]].into_iter().zip(FAMILIES) {
+        for work in states.iter().filter(is_asked) {
+            compare(&options, &mut table, work, family, options.others[0]);
         }
     }
     let text = format!("{table}\n");
@@ -511,6 +560,15 @@ fn compare(
         let best = median(&runs[2], |run| run.total);
         for (way, runs) in Way::ALL.into_iter().zip(&runs) {
             let total = median(runs, |run| run.total);
+            let wrong = runs.iter().map(|run| run.wrong).max().unwrap_or_default();
+            // `ip -batch` cannot wait for the kernel's late route.
+            let must_be_right = options.test && way != Way::IpBatch;
+            assert!(
+                !must_be_right || wrong == 0,
+                "{}, {family}, {}: {wrong} VIPs are wrong",
+                work.name,
+                way.name()
+            );
             let row = [
                 work.name.to_owned(),
                 family.to_owned(),
@@ -522,11 +580,7 @@ fn compare(
                 millis(median(runs, |run| run.progress.half)),
                 millis(median(runs, |run| run.progress.last)),
                 format!("{:.2}", total.as_secs_f64() / best.as_secs_f64()),
-                runs.iter()
-                    .map(|run| run.wrong)
-                    .max()
-                    .unwrap_or_default()
-                    .to_string(),
+                wrong.to_string(),
             ];
             eprintln!("{}", row.join(" | "));
             table.add_row(row);

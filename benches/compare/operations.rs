@@ -6,6 +6,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteProtocol, RouteScope, RouteType,
+};
 
 use crate::common::floor::{self, Messages};
 use crate::common::{LINK, source};
@@ -25,7 +29,131 @@ pub enum Op {
     DeleteRoute,
     DeleteKernels,
     DeletePrefixRoute,
+    /// Another route to the VIP, by these flags.
+    Put(u16, Other),
+    /// Deletes another route to the VIP.
+    Take(Other),
 }
+
+/// The table and the type of a route.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    Local,
+    UnicastInLocal,
+    UnicastInMain,
+}
+
+/// The preferred source of a route.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    Node,
+    Former,
+    Vip,
+    No,
+}
+
+/// How a route through the link differs from the desired one.
+#[derive(Clone, Copy, Debug)]
+pub struct Other {
+    pub place: Place,
+    pub protocol: u8,
+    /// In IPv6 0 means the desired route's.
+    pub metric: u32,
+    pub tos: u8,
+    pub source: Source,
+}
+
+/// The desired route, to be changed.
+pub const DESIRED: Other = Other {
+    place: Place::Local,
+    protocol: 2,
+    metric: 0,
+    tos: 0,
+    source: Source::Node,
+};
+
+impl Other {
+    fn source_for(&self, vip: &IpAddr) -> Option<IpAddr> {
+        match self.source {
+            Source::Node => Some(source(vip)),
+            Source::Former => Some(former_source(vip)),
+            Source::Vip => Some(*vip),
+            Source::No => None,
+        }
+    }
+
+    fn metric_for(&self, vip: &IpAddr) -> u32 {
+        match self.metric {
+            0 if vip.is_ipv6() => 1024,
+            metric => metric,
+        }
+    }
+
+    fn message(&self, link: u32, vip: &IpAddr, flags: u16) -> (RouteNetlinkMessage, u16) {
+        let mut message = floor::wanted_route(link, vip, flags);
+        let RouteNetlinkMessage::NewRoute(route) = &mut message.0 else {
+            unreachable!()
+        };
+        route.header.protocol = RouteProtocol::from(self.protocol);
+        route.header.tos = self.tos;
+        if self.place != Place::Local {
+            route.header.kind = RouteType::Unicast;
+            route.header.scope = RouteScope::Link;
+        }
+        if self.place == Place::UnicastInMain {
+            route.header.table = 254;
+        }
+        route.attributes.retain(|attribute| {
+            !matches!(
+                attribute,
+                RouteAttribute::Priority(_) | RouteAttribute::PrefSource(_)
+            )
+        });
+        let metric = Some(self.metric_for(vip)).filter(|metric| *metric != 0);
+        route
+            .attributes
+            .extend(metric.map(RouteAttribute::Priority));
+        let source = self.source_for(vip).map(RouteAddress::from);
+        route
+            .attributes
+            .extend(source.map(RouteAttribute::PrefSource));
+        message
+    }
+
+    /// As `ip route` names it.
+    fn line(&self, vip: &IpAddr) -> String {
+        let mut line = match self.place {
+            Place::Local => format!("local {vip} dev {LINK} table local scope host"),
+            Place::UnicastInLocal => format!("unicast {vip} dev {LINK} table local scope link"),
+            Place::UnicastInMain => format!("unicast {vip} dev {LINK} table main scope link"),
+        };
+        write!(line, " proto {}", self.protocol).unwrap();
+        match self.metric_for(vip) {
+            0 => {}
+            metric => write!(line, " metric {metric}").unwrap(),
+        }
+        if self.tos != 0 {
+            // `ip` reads it as hexadecimal.
+            write!(line, " tos {:#x}", self.tos).unwrap();
+        }
+        if let Some(source) = self.source_for(vip) {
+            write!(line, " src {source}").unwrap();
+        }
+        line
+    }
+}
+
+/// The node's former address in the VIP's family.
+pub fn former_source(of: &IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => FORMER_V4.into(),
+        IpAddr::V6(_) => FORMER_V6.parse().unwrap(),
+    }
+}
+
+/// The node's former addresses.
+pub const FORMER_V4: [u8; 4] = [192, 0, 2, 11];
+pub const FORMER_V6: &str = "2001:db8::11";
 
 /// Operations, VIP by VIP.
 pub struct Group {
@@ -68,6 +196,11 @@ impl Group {
             Op::DeleteRoute => floor::delete_route(link, vip),
             Op::DeleteKernels => floor::delete_kernels(link, vip),
             Op::DeletePrefixRoute => floor::delete_prefix_route(link, vip),
+            Op::Put(flags, route) => route.message(link, vip, flags),
+            Op::Take(route) => match route.message(link, vip, 0).0 {
+                RouteNetlinkMessage::NewRoute(route) => (RouteNetlinkMessage::DelRoute(route), 0),
+                _ => unreachable!(),
+            },
         }))
     }
 }
@@ -90,11 +223,7 @@ pub fn lines(groups: &[Group]) -> String {
             }
             Op::DeleteAddress => format!("addr del {vip}/{bits} dev {LINK}"),
             Op::Route(flags) => {
-                let verb = match flags {
-                    NLM_F_REPLACE => "replace",
-                    NLM_F_APPEND => "append",
-                    _ => "add",
-                };
+                let verb = verb(flags);
                 format!("route {verb} {route} proto kernel scope host{metric} src {src}")
             }
             Op::StagedRoute => {
@@ -106,8 +235,18 @@ pub fn lines(groups: &[Group]) -> String {
             }
             Op::DeleteKernels => format!("route del {route} proto kernel"),
             Op::DeletePrefixRoute => format!("route del {vip}/128 dev {LINK} metric 256"),
+            Op::Put(flags, other) => format!("route {} {}", verb(flags), other.line(vip)),
+            Op::Take(other) => format!("route del {}", other.line(vip)),
         };
         writeln!(lines, "{line}").unwrap();
     }
     lines
+}
+
+fn verb(flags: u16) -> &'static str {
+    match flags {
+        NLM_F_REPLACE => "replace",
+        NLM_F_APPEND => "append",
+        _ => "add",
+    }
 }
