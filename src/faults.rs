@@ -10,6 +10,8 @@ mod keeper;
 #[path = "../tests/common/kit.rs"]
 mod kit;
 mod late;
+#[cfg(feature = "tracing")]
+mod trace;
 
 use crate::base::{DesiredRoute, RouteKey, SourcePolicy};
 use std::collections::BTreeSet;

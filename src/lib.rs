@@ -92,6 +92,34 @@
 //! lower case, and a duration is a number of seconds in a field named `…_seconds`. [`Cause`], [`Reason`] and
 //! [`Action`] stand in the fields `cause`, `reason` and `action` of what they belong to, with their data
 //! beside them. Later versions may add fields and names. They do not change those that exist.
+//!
+//! * `tracing`: spans and events of the crate `tracing`, with the target `viproute`. Without the feature,
+//!   nothing of it is compiled.
+//!
+//! Each call has a span: `assign`, `normalize`, `release`, `reconcile`, `release_all`, `set_binding`, `audit`,
+//! `plan`, and `dispatch` of a [`Keeper`]. [`normalize_only`](VipManager::normalize_only) and
+//! [`set_source`](VipManager::set_source) have the span `normalize`, and every audit and plan has that of its
+//! kind. The fields are `link`, its name or index, and `vips`, the number of given VIPs, or in `dispatch` of
+//! desired VIPs. The message of an event is its name:
+//!
+//! | event | level | fields | meaning |
+//! |---|---|---|---|
+//! | `outcome` | debug | `vip` `kind` `cured` | an [`Outcome`] |
+//! | `failure` | warn | `vip` `cause` `operation` `errno` `text` `detail` `drift` | a [`Failure`]; of a keeper, a new failure |
+//! | `recovered` | info | `vip` `cause` | a keeper's failure that ended |
+//! | `done` | info | `assigned` `repaired` `released` `unchanged` `failed` `writes` `retries` | the end of a call that writes, or of a dispatch with news |
+//! | `audited` | info | `vips` `drifted` | the end of an audit |
+//! | `error` | warn | `kind` `detail` | a call failed as a whole |
+//! | `wait` | debug | `vips` | a call waits for the kernel |
+//! | `pause` | debug | `vip` `seconds` | a call pauses, or a keeper puts off the VIP, or without `vip` the link |
+//! | `retry` | debug | `vip` `operation` | a call repeats a write |
+//! | `lost` | info | `what` | `notifications`, a `dump`, `replies` or `requests` were lost, so the kernel is read again |
+//! | `resync` | debug | | a keeper reads its whole link |
+//! | `missing` | warn | `family` `kind` `detail` | a keeper waits for a link or source ([`Missing`]) |
+//! | `available` | info | `family` `kind` | that wait is over |
+//! | `refused` | warn | `kind` `detail` | a keeper releases nothing that is claimed ([`Dispatched::refused`]) |
+//!
+//! The promise of `serde` holds here, too.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -120,6 +148,7 @@ pub mod sandbox;
 #[cfg(feature = "serde")]
 mod serialize;
 mod sys;
+mod trace;
 mod watcher;
 
 pub use crate::core::{AddressFlags, Binding, Cause, Drift, Operation};

@@ -31,6 +31,7 @@ use crate::netlink::connection::{Connection, Failed, Groups};
 use crate::netlink::encode::Templates;
 use crate::outcome::{Cancelled, Error, ErrorKind, Failure, Outcome, Report};
 use crate::sys::{Woken, hundredths_since_boot, wait_readable};
+use crate::trace;
 use acked::Acked;
 use decide::{Clock, Engine, LongWait, Method, PATIENT_AFTER, Stage, Verdict};
 use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
@@ -580,6 +581,7 @@ impl<'a> Call<'a> {
 
     /// Pauses. A cancellation ends the pause.
     fn pause(&self, time: Duration) -> Result<(), Stop> {
+        trace::pause(None, time);
         match wait_readable(self.cancelled, self.cancelled, time)? {
             Woken::Cancelled => self.check_time(),
             Woken::Event | Woken::TimedOut => Ok(()),

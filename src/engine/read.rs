@@ -10,6 +10,7 @@ use crate::netlink::connection::{Connection, Dumped, Failed, Groups};
 use crate::netlink::decode::{Message, Route};
 use crate::netlink::dump_cache::{Addresses, Routes};
 use crate::netlink::encode::{Templates, dump_addresses, dump_routes};
+use crate::trace::{self, Lost};
 
 /// Interrupted observations before look-ups resolve the rows one by one.
 pub(super) const ATTEMPTS: u32 = 3;
@@ -97,6 +98,7 @@ impl Observer<'_> {
             if dumped == Dumped::Complete || attempt == attempts || self.awaits_kernel_routes() {
                 return Ok((main_used, dumped));
             }
+            trace::lost(Lost::Dump);
             attempt += 1;
         }
     }

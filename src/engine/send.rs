@@ -12,6 +12,7 @@ use crate::netlink::batch::Refused;
 use crate::netlink::connection::{Dumped, Groups};
 use crate::netlink::encode::{Template, Templates};
 use crate::outcome::Error;
+use crate::trace::{self, Lost};
 
 /// The most messages in one send. The cost of a message is flat from 32 upward; a longer batch only
 /// delays a cancellation.
@@ -214,7 +215,9 @@ impl Call<'_> {
         if !row.progress.has(Done::WRITTEN) {
             row.before = row.facts;
         }
-        self.report.retries += u64::from(row.note_sent(step));
+        let repeats = row.note_sent(step);
+        self.report.retries += u64::from(repeats);
+        trace::retry(repeats, row.vip, step.operation());
         let vip = row.vip.addr();
         let templates = &self.templates[row.vip.family()];
         let tag = Tag { row: at, step };
@@ -253,8 +256,12 @@ impl Call<'_> {
         self.clock.note_progress();
         let replies = match exchanged {
             Ok(Dumped::Complete) => Replies::Complete,
-            Ok(Dumped::Interrupted) => Replies::Lost,
+            Ok(Dumped::Interrupted) => {
+                trace::lost(Lost::Replies);
+                Replies::Lost
+            }
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {
+                trace::lost(Lost::Requests);
                 Replies::NotSent
             }
             Err(error) => return Err(error.into()),

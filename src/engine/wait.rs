@@ -9,6 +9,7 @@ use super::decide::{AGING, Awaited, Clock, Waited};
 use super::{Call, Stop};
 use crate::netlink::connection::{Dumped, Groups};
 use crate::sys::{Woken, wait_readable};
+use crate::trace::{self, Lost};
 
 /// How long a wait continues after progress, so that one observation serves more rows.
 const GATHER: Duration = Duration::from_millis(2);
@@ -59,6 +60,7 @@ impl Call<'_> {
             .look_up(|row| engine.awaits(row).is_some())?;
         let waiting = self.waiting();
         let mut left = waiting.rows;
+        trace::wait(left);
         let mut progress = left < before;
         let began = Instant::now();
         while left > 0 {
@@ -75,7 +77,10 @@ impl Call<'_> {
                     match arrived {
                         Some(arrived) => left = left.saturating_sub(arrived),
                         // The kernel dropped notifications: observe again.
-                        None => return Ok(Waited::Progress),
+                        None => {
+                            trace::lost(Lost::Notifications);
+                            return Ok(Waited::Progress);
+                        }
                     }
                 }
             }

@@ -575,7 +575,7 @@ fn a_dump_that_is_refused() {
 }
 
 /// Dumps are said to be interrupted, and are: half of their entries are missing. The flag alone tells.
-fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
+pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
     let interrupted = Arc::clone(&count);
     hear(vips.connection_mut().request_socket(), move |kernel| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::base::Vip;
+use crate::trace;
 
 /// Repairs of one VIP within [`CALM`] that need no pause.
 pub(super) const PATIENCE: u32 = 3;
@@ -24,17 +25,22 @@ pub(super) struct Backoff {
     pub(super) until: Instant,
 }
 
-/// Takes note of repairs of a VIP; says whether the next one has to wait for them.
+/// Takes note of repairs of a VIP, and puts the next one off at least so long; says whether it has to wait for
+/// the repairs.
 pub(super) fn pause(
     backoffs: &mut BTreeMap<Vip, Backoff>,
     vip: Vip,
     now: Instant,
     repairs: u32,
+    at_least: Duration,
 ) -> bool {
-    backoffs
-        .entry(vip)
-        .or_insert(Backoff::begin(now))
-        .repair(now, repairs)
+    let backoff = backoffs.entry(vip).or_insert(Backoff::begin(now));
+    let is_paused = backoff.repair(now, repairs);
+    backoff.until = backoff.until.max(now + at_least);
+    if backoff.until > now {
+        trace::pause(Some(vip), backoff.until - now);
+    }
+    is_paused
 }
 
 impl Backoff {

@@ -1,6 +1,6 @@
 //! What a dispatch does: it keeps the whole set, or looks at the VIPs that something happened to.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, PATIENCE, pause};
 use super::report::{Dispatched, Look, failure_of};
@@ -11,6 +11,7 @@ use crate::core::Cause;
 use crate::engine::lookup::Notified;
 use crate::manager::Leaving;
 use crate::outcome::{Error, ErrorKind, Failure, Report};
+use crate::trace;
 
 impl Keeper {
     /// Looks whether what a family waits for is there. Most of it comes with an event, but not every
@@ -49,6 +50,7 @@ impl Keeper {
         self.full = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
+        trace::resync();
         // The notification that the link is another one now may be lost.
         if let Err(error) = self.find_link() {
             return self.conclude(Err(error), Look::All, false);
@@ -73,10 +75,12 @@ impl Keeper {
         self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
         if done.report.writes > 0 && !expected {
-            let backoff = self
-                .link_backoff
-                .get_or_insert(Backoff::begin(Instant::now()));
-            self.counters.backoffs += u64::from(backoff.repair(Instant::now(), 1));
+            let now = Instant::now();
+            let backoff = self.link_backoff.get_or_insert(Backoff::begin(now));
+            if backoff.repair(now, 1) {
+                self.counters.backoffs += 1;
+                trace::pause(None, backoff.until - now);
+            }
         }
         Ok(done)
     }
@@ -293,7 +297,7 @@ impl Keeper {
                 let backoff = self.backoffs.entry(vip).or_insert(Backoff::begin(now));
                 backoff.repairs = backoff.repairs.max(PATIENCE);
             }
-            let paused = pause(&mut self.backoffs, vip, now, 1);
+            let paused = pause(&mut self.backoffs, vip, now, 1, Duration::ZERO);
             self.counters.backoffs += u64::from(paused);
         }
     }
@@ -310,12 +314,9 @@ impl Keeper {
             cause if cause.is_not_ours_to_change() => (1, false),
             _ => (PATIENCE + 1, true),
         };
-        let paused = pause(&mut self.backoffs, failure.vip, now, times);
+        let paused = pause(&mut self.backoffs, failure.vip, now, times, RETRY);
         self.counters.backoffs += u64::from(paused && fought);
         self.dirty.entry(failure.vip).unverified = true;
-        if let Some(backoff) = self.backoffs.get_mut(&failure.vip) {
-            backoff.until = backoff.until.max(now + RETRY);
-        }
     }
 
     /// Takes note of what the VIP's family lacks.

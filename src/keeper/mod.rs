@@ -35,6 +35,7 @@ use crate::outcome::Claim;
 use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{Failure, Report};
 use crate::sys::Socket;
+use crate::trace;
 
 use backoff::Backoff;
 use dirty::Dirty;
@@ -637,6 +638,11 @@ impl Keeper {
     /// after [`ErrorKind::EmptySet`]. A missing link or source, and VIPs that failed, are no errors: see
     /// [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
+        let _span = trace::span!("dispatch", self.manager.config().link, self.desired.len());
+        self.dispatch_due(max_vips).inspect_err(trace::error)
+    }
+
+    fn dispatch_due(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if !self.is_at_work() {
             self.dirty.clear();

@@ -9,6 +9,7 @@ use crate::manager::VipManager;
 use crate::netlink::decode::{self, LinkTraits, Message, Route};
 use crate::outcome::Error;
 use crate::sys::Received;
+use crate::trace::{self, Lost};
 
 pub(super) const RECEIVE_ROOM: usize = 64 * 1024;
 
@@ -23,7 +24,10 @@ impl Keeper {
             let mut lost = false;
             match received {
                 Received::Nothing => return Ok(()),
-                Received::Overflow => lost = true,
+                Received::Overflow => {
+                    trace::lost(Lost::Notifications);
+                    lost = true;
+                }
                 Received::Datagram(datagram) => {
                     let mut handler = NotificationHandler {
                         manager: &self.manager,

@@ -7,6 +7,7 @@ use super::Keeper;
 use super::state::{Keeping, Missing};
 use crate::base::{Count, Vip};
 use crate::outcome::{ErrorKind, Failure, Report};
+use crate::trace;
 
 /// What one [`Keeper::dispatch`] did.
 ///
@@ -109,6 +110,12 @@ pub(super) fn failure_of<'a>(report: &'a Report, vip: &Vip) -> Option<&'a Failur
     at.ok().map(|at| &failures[at])
 }
 
+/// As the events of tracing take it.
+fn lacks(missing: &[Missing]) -> impl Iterator<Item = trace::Lack<'_>> + Clone {
+    let missing = missing.iter();
+    missing.map(|missing| (missing.family, missing.kind, &*missing.detail))
+}
+
 impl Keeper {
     /// What a dispatch has to say that looked at these VIPs.
     pub(super) fn dispatched(&mut self, report: Report, look: Look<'_>) -> Dispatched {
@@ -136,6 +143,12 @@ impl Keeper {
             || !recovered.is_empty()
             || missing != self.said_missing
             || refused != self.said_refused;
+        if has_news {
+            trace::lacks(lacks(&self.said_missing), lacks(&missing));
+            trace::refused(refused != self.said_refused, refused.as_ref());
+            trace::recovered(&recovered);
+            trace::done(&report, &new_failures);
+        }
         self.said_missing.clone_from(&missing);
         self.said_refused.clone_from(&refused);
         // What is due now is due at no earlier moment than when that was asked.

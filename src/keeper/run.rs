@@ -7,6 +7,7 @@ use super::report::Dispatched;
 use super::{Keeper, RETRY};
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::{wait_any, wait_readable};
+use crate::trace;
 
 /// No deadline: as long as a wait can be.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -73,6 +74,7 @@ impl Keeper {
             }
             Err(error) if may_pass(&error) && *failures + 1 < FAILURES_MAX => {
                 *failures += 1;
+                trace::pause(None, RETRY);
                 // Not at once, even if an event calls.
                 let cancelled = self.manager.cancelled();
                 let _ = wait_readable(cancelled, cancelled, RETRY);

@@ -12,6 +12,7 @@ use crate::engine::Call;
 use crate::link;
 use crate::netlink::connection::{Connection, Groups};
 use crate::outcome::{Audit, Audited, Error, SourceStatus};
+use crate::trace;
 
 impl VipManager {
     /// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
@@ -122,6 +123,7 @@ impl VipManager {
         if extent != Extent::Given {
             self.buffers.clear();
         }
+        let _span = trace::span!("audit", self.config.link, self.buffers.rows.len());
         self.connection
             .listen_to(Groups::empty())
             .map_err(|error| Error::listening(&error))?;
@@ -169,11 +171,13 @@ impl VipManager {
                 address: flags.map(AddressFlags::from_bits_retain),
             }
         });
-        Ok(Audit {
+        let audit = Audit {
             vips: vips.collect(),
             links: PerFamily::from_fn(|family| link.status(family)),
             sources,
-        })
+        };
+        trace::audited(&audit);
+        Ok(audit)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::outcome::Report;
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
 use crate::sys::Socket;
+use crate::trace;
 use builder::check_binding;
 pub(crate) use builder::check_config_source;
 pub(crate) use prepare::{Leaving, Mode, Scope, check_claim, no_admissible_vip};
@@ -54,7 +55,7 @@ pub struct VipManager {
     pub(crate) sources: PerFamily<SourcePolicy>,
     pub(crate) connection: Connection,
     cancelled: Cancelled,
-    buffers: Buffers,
+    pub(crate) buffers: Buffers,
 }
 
 // One manager serves any thread, one at a time.
@@ -129,6 +130,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.fill_rows(vips, Goal::Assign);
+        let _span = trace::span!("assign", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Assign))
     }
 
@@ -165,6 +167,7 @@ impl VipManager {
     /// As for [`assign`](Self::assign).
     pub fn normalize(&mut self) -> Result<Report, Error> {
         self.buffers.clear();
+        let _span = trace::span!("normalize", self.config.link, self.buffers.rows.len());
         self.run(Scope::Link)
     }
 
@@ -194,6 +197,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.fill_rows(vips, Goal::Normalize);
+        let _span = trace::span!("normalize", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Normalize))
     }
 
@@ -228,6 +232,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.fill_rows(vips, Goal::Release);
+        let _span = trace::span!("release", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Release))
     }
 
@@ -259,6 +264,7 @@ impl VipManager {
         I::Item: Into<Vip>,
     {
         self.fill_rows(desired, Goal::Assign);
+        let _span = trace::span!("reconcile", self.config.link, self.buffers.rows.len());
         self.run(Scope::Claimed(Leaving::all(claim)))
     }
 
@@ -277,6 +283,7 @@ impl VipManager {
     /// As for [`reconcile`](Self::reconcile).
     pub fn release_all(&mut self, claim: &Claim) -> Result<Report, Error> {
         self.buffers.clear();
+        let _span = trace::span!("release_all", self.config.link, self.buffers.rows.len());
         self.run(Scope::Wipe(Leaving::all(claim)))
     }
 
@@ -330,6 +337,7 @@ impl VipManager {
         check_binding(binding, &self.sources)?;
         self.config.binding = binding;
         self.buffers.clear();
+        let _span = trace::span!("set_binding", self.config.link, self.buffers.rows.len());
         self.run(Scope::Rebind)
     }
 
@@ -423,6 +431,10 @@ impl VipManager {
 
     /// Prepares and runs a call that writes.
     fn run(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
+        trace::ended(self.act(scope))
+    }
+
+    fn act(&mut self, scope: Scope<'_>) -> Result<Report, Error> {
         self.prepare(scope, Mode::Act)?.run()
     }
 
@@ -432,7 +444,7 @@ impl VipManager {
         for vip in leaving.named {
             self.buffers.rows.push(*vip, Goal::Release);
         }
-        self.run(Scope::Claimed(leaving))
+        self.act(Scope::Claimed(leaving))
     }
 
     /// Repairs VIPs by look-ups, from the notifications in `all_notified`. Assigns the desired VIPs, and

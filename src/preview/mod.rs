@@ -23,6 +23,7 @@ use crate::engine::{Call, decide::policy_for};
 use crate::link::{LinkChanges, PLACEHOLDER};
 use crate::manager::{Leaving, Mode, Scope, VipManager};
 use crate::outcome::{Claim, Error, Failure};
+use crate::trace;
 use simulation::{Move, Simulation, Turn};
 
 /// Simulates a prepared call to its end.
@@ -383,6 +384,7 @@ impl VipManager {
     }
 
     fn plan_call(&mut self, scope: Scope<'_>) -> Result<Plan, Error> {
+        let _span = trace::span!("plan", self.config.link, self.buffers.rows.len());
         let mut link_changes = LinkChanges::default();
         let call = self.prepare(scope, Mode::Preview(&mut link_changes))?;
         Ok(preview(call, &link_changes))

@@ -23,6 +23,7 @@ use crate::netlink::lifetime::Lifetime;
 use crate::netlink::listener::Listener;
 use crate::outcome::Error;
 use crate::sys::{Received, Socket, Woken, wait_readable};
+use crate::trace::{self, Lost};
 
 use burst::Burst;
 pub use event::{Change, Event, Origin};
@@ -198,6 +199,7 @@ impl Watcher {
                 Received::Overflow => {
                     // What is still queued is older than the loss.
                     events.push(Event::Resync);
+                    trace::lost(Lost::Notifications);
                     self.belief = Belief::Lost;
                     continue;
                 }
