@@ -184,3 +184,64 @@ fn what_a_keeper_lacks_is_missing_and_then_available() {
     let expected = ("available", ["ipv4", "source_not_on_node"]);
     assert_eq!(available.with(["family", "kind"]), expected);
 }
+
+#[test]
+fn a_keepers_failure_and_refusal_are_told_once_and_so_is_their_end() {
+    let net = Net::new();
+    let mut keeper = keeper(1 << 20);
+    let [right, conflict, v6] = ["10.96.0.10", "10.96.0.11", "2001:db8:42::1"].map(vip);
+    let other = format!("{conflict}/32 dev {NODE_LINK}");
+    net.ip(&format!("addr add {other}"));
+    keeper.set_desired([right, conflict, v6]);
+    let mut events = |names: [&str; 3], act: &mut dyn FnMut(&mut Keeper)| {
+        act(&mut keeper);
+        let (collected, ()) = collect(|| dispatch(&mut keeper));
+        let mut seen = Vec::new();
+        for event in names
+            .map(|name| collected.named(name))
+            .into_iter()
+            .flatten()
+        {
+            seen.push(format!("{} {}", event.name, event.field("vip")));
+            assert_eq!(event.level == Level::INFO, event.name == "recovered");
+        }
+        seen
+    };
+    let names = ["failure", "recovered", "refused"];
+    assert_eq!(events(names, &mut |_| ()), ["failure 10.96.0.11"]);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(events(names, &mut |_| ()), [""; 0]);
+    net.ip(&format!("addr del {other}"));
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(events(names, &mut |_| ()), ["recovered 10.96.0.11"]);
+    let without_v6 = &mut |keeper: &mut Keeper| keeper.set_desired([right, conflict]);
+    let said = events(names, without_v6);
+    assert_eq!(said, ["failure 2001:db8:42::1", "refused "]);
+    assert_eq!(events(names, &mut |_| ()), [""; 0]);
+}
+
+/// The kernel may still add its own route to a new IPv6 address.
+#[test]
+fn a_wait_for_the_kernel_is_an_event() {
+    let net = Net::new();
+    let mut manager = builder(VIP_LINK).open().unwrap();
+    let vip = "2001:db8:42::1";
+    let route = format!("local {vip} dev {VIP_LINK} table local");
+    // A machine may be so slow that the address is old when the link is read.
+    for _ in 0..20 {
+        net.ip(&format!(
+            "addr add {vip}/128 dev {VIP_LINK} nodad noprefixroute"
+        ));
+        while net.try_ip(&format!("route del {route}")).is_err() {}
+        net.ip(&format!(
+            "route add {route} proto kernel metric 1024 src {NODE_V6}"
+        ));
+        let (collected, _) = collect(|| manager.normalize().unwrap());
+        manager.release([common::vip(vip)]).unwrap();
+        if let [wait, ..] = *collected.named("wait") {
+            assert_eq!(wait.with(["vips"]).1, ["1"]);
+            return;
+        }
+    }
+    panic!("no call waited");
+}
