@@ -78,6 +78,7 @@ fn main() {
             "The whole life of a VIP: each call, beside the cheapest known operations",
             "life.md",
         ),
+        ("A day of a keeper", "day.md"),
         ("Own cost", "cost.md"),
         ("Instructions of the pure parts", "instructions.md"),
     ] {

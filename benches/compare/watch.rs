@@ -4,7 +4,6 @@
 //! their end state.
 
 use std::io::{BufRead, BufReader, Read, Write as _};
-use std::net::IpAddr;
 use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -13,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 
-use crate::common::floor::{self, Floor};
-use crate::common::{self, source};
+use crate::common;
+use crate::local::{GONE, RIGHT, Watch};
 
 /// What the second process does.
 #[derive(Clone, Subcommand)]
@@ -137,17 +136,11 @@ pub fn run(role: &Role) {
     } = *role;
     let vips = if v6 { common::v6 } else { common::v4 };
     let vips = &vips(u32::try_from(to).unwrap())[from..];
-    let mut watch = Watch {
-        floor: Floor::new(),
-        request: floor::dump_of_local_routes(link, floor::family(&vips[0])),
-        received: Vec::new(),
-        vips,
-        routes: vec![(0, 0); vips.len()],
-        gone,
-    };
+    let mut watch = Watch::new(link, vips);
+    let end = if gone { GONE } else { RIGHT };
     let has_ended = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&has_ended);
-    let mut samples = vec![(now(), watch.count())];
+    let mut samples = vec![(now(), watch.count(end))];
     println!("ready");
     std::thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);
@@ -156,7 +149,7 @@ pub fn run(role: &Role) {
     loop {
         let was_last = has_ended.load(Ordering::Relaxed);
         let began = now();
-        let count = watch.count();
+        let count = watch.count(end);
         samples.push((began, count));
         if was_last {
             break;
@@ -166,36 +159,5 @@ pub fn run(role: &Role) {
     let mut out = std::io::stdout().lock();
     for (time, count) in samples {
         writeln!(out, "{} {count}", time.as_nanos()).unwrap();
-    }
-}
-
-struct Watch<'a> {
-    floor: Floor,
-    request: Vec<u8>,
-    received: Vec<u8>,
-    vips: &'a [IpAddr],
-    /// Of each VIP: all routes, and desired ones.
-    routes: Vec<(u8, u8)>,
-    gone: bool,
-}
-
-impl Watch<'_> {
-    /// How many VIPs are in their end state.
-    fn count(&mut self) -> usize {
-        self.received.clear();
-        self.floor.read_into(&self.request, &mut self.received);
-        self.routes.fill((0, 0));
-        for route in floor::routes(&self.received) {
-            let place =
-                floor::destination_of(route).and_then(|to| self.vips.binary_search(&to).ok());
-            let Some(place) = place else { continue };
-            let (all, desired) = &mut self.routes[place];
-            *all = all.saturating_add(1);
-            let is_desired = floor::source_of(route) == Some(source(&self.vips[place]))
-                && floor::is_kernels(route);
-            *desired += u8::from(is_desired);
-        }
-        let end = if self.gone { (0, 0) } else { (1, 1) };
-        self.routes.iter().filter(|routes| **routes == end).count()
     }
 }

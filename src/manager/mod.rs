@@ -318,6 +318,11 @@ impl VipManager {
     /// A VIP with an expiring address fails, as in [`normalize`](Self::normalize), and keeps the
     /// address.
     ///
+    /// For thousands of IPv6 VIPs the change to [`Binding::Route`] takes many seconds, because the kernel
+    /// searches every IPv6 route of the namespace for each address that it deletes (`rt6_remove_prefsrc`,
+    /// net/ipv6/route.c). To bound the time of a call, open a manager with the new binding and pass
+    /// [`assign`](Self::assign) a part of the VIPs at a time.
+    ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
     /// use viproute::Binding;
