@@ -15,6 +15,8 @@
 #[path = "common/broken.rs"]
 mod broken;
 mod common;
+#[path = "common/rules.rs"]
+mod rules;
 #[path = "common/seen.rs"]
 mod seen;
 
@@ -38,6 +40,7 @@ use common::{
     NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, TABLE_MAIN, VIP_LINK, Want,
     host_bits, vips,
 };
+use rules::{Churn, Motion, MovingRules};
 use seen::{Line, Seen, index_of};
 use viproute::sandbox::Sandbox;
 use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, Report, VipManager};
@@ -402,7 +405,6 @@ impl Foreign {
                 }
                 let mut commands = clear.to_vec();
                 commands.extend([
-                    format!("{ip} route replace default dev {NODE_LINK} table 77"),
                     format!("{ip} rule add pref 100 lookup local"),
                     format!("{ip} rule add pref 99 {}", RULES[rule]),
                     first("del"),
@@ -527,6 +529,12 @@ fn setup(kind: &str) -> Vec<String> {
             "ip addr add 2001:db8:1::9/64 dev other0 nodad",
             "ip rule add fwmark 9 table 101",
             "ip -6 rule add fwmark 9 table 101",
+            // So that table main answers where the rule for table local is gone.
+            "ip route add default dev node0",
+            "ip -6 route add default dev node0",
+            // The table of the rules of `Foreign::Rule` and `MovingRules`.
+            "ip route add default dev node0 table 77",
+            "ip -6 route add default dev node0 table 77",
             "ip route add 192.168.2.0/24 dev second0",
             "ip route add 2001:db8:11::/48 dev second0",
             "ip route add local 192.168.5.0/24 dev other0 table local",
@@ -713,7 +721,27 @@ impl Commotion {
 enum Op {
     Call(Who, Call),
     Amid(Who, Call, Commotion),
+    /// While rules or routes that concern no VIP change: every promise holds, or a VIP is unread.
+    Unsteady(Call, Unsteady),
     Foreign(Foreign),
+}
+
+/// What changes without pause while a call is at work.
+#[derive(Clone, Copy, Debug)]
+struct Unsteady {
+    /// Other hosts' routes in table local, so that dumps are interrupted.
+    routes: bool,
+    rules: Option<Motion>,
+}
+
+impl Unsteady {
+    fn begin(self) -> (Option<Churn>, Option<MovingRules>) {
+        let churn_link = index_of(OTHER_LINK).unwrap();
+        (
+            self.routes.then(|| Churn::start(churn_link)),
+            self.rules.map(MovingRules::start),
+        )
+    }
 }
 
 /// A whole case.
@@ -816,6 +844,61 @@ fn foreign() -> impl Strategy<Value = Foreign> {
         ],
         2 => (any::<bool>(), 0..RULES.len()).prop_map(|(v6, rule)| Foreign::Rule { v6, rule }),
     ]
+}
+
+fn unsteady() -> impl Strategy<Value = Unsteady> {
+    let rules = prop_oneof![
+        1 => Just(None),
+        2 => prop::sample::select(&Motion::ALL[..]).prop_map(Some),
+    ];
+    (any::<bool>(), rules).prop_map(|(routes, rules)| Unsteady { routes, rules })
+}
+
+/// VIPs of one family, or of both.
+fn sets_by_family() -> impl Strategy<Value = Set> {
+    // See `universe`: the families alternate.
+    let families = prop_oneof![Just(0x55_u8), Just(0xaa), Just(0xff)];
+    (sets(), families).prop_map(|(set, family)| match set & family {
+        0 => family,
+        some => some,
+    })
+}
+
+/// Cases about routing rules: rules before the one for table local, calls for few VIPs, which look
+/// them up, and calls while rules and routes change.
+fn ruled_cases() -> impl Strategy<Value = Case> {
+    let calls = || {
+        prop_oneof![
+            4 => sets_by_family().prop_map(Call::Assign),
+            1 => Just(Call::Normalize),
+            2 => sets_by_family().prop_map(Call::NormalizeOnly),
+            4 => sets_by_family().prop_map(Call::Release),
+            2 => sets_by_family().prop_map(Call::Reconcile),
+        ]
+    };
+    let vip = || 0_usize..8;
+    let local = |vip, metric, protocol, source| Foreign::AddRoute {
+        vip,
+        append: true,
+        kind: Kind::Local,
+        metric,
+        protocol,
+        source,
+    };
+    let changes = prop_oneof![
+        6 => (any::<bool>(), 0..RULES.len()).prop_map(|(v6, rule)| Foreign::Rule { v6, rule }),
+        1 => vip().prop_map(|vip| Foreign::DeleteAddress { vip, link: 0 }),
+        1 => vip().prop_map(|vip| Foreign::AddAddress { vip, how: 1, link: 0 }),
+        1 => (vip(), 0..METRICS.len(), 0..PROTOCOLS.len(), 0_usize..4)
+            .prop_map(move |(vip, metric, protocol, source)| local(vip, metric, protocol, source)),
+        1 => any::<bool>().prop_map(|v6| Foreign::FlushRoutes { v6 }),
+    ];
+    let op = prop_oneof![
+        3 => calls().prop_map(|call| Op::Call(Who::First, call)),
+        4 => (calls(), unsteady()).prop_map(|(call, unsteady)| Op::Unsteady(call, unsteady)),
+        4 => changes.prop_map(Op::Foreign),
+    ];
+    (cases(2, false), prop::collection::vec(op, 3..16)).prop_map(|(case, ops)| Case { ops, ..case })
 }
 
 fn cases(longest: usize, elsewhere: bool) -> impl Strategy<Value = Case> {
@@ -950,6 +1033,10 @@ impl Case {
                     );
                     let _ = writeln!(out, "{}", self.command(*who, *call, &mut words));
                 }
+                Op::Unsteady(call, unsteady) => {
+                    let _ = writeln!(out, "# at the same time: {unsteady:?}");
+                    let _ = writeln!(out, "{}", self.command(Who::First, *call, &mut words));
+                }
             }
         }
         for command in self.ready() {
@@ -1034,6 +1121,8 @@ struct Around<'a> {
     after: &'a Seen,
     /// The call finds the link down, and may bring it up.
     comes_up: bool,
+    /// Rules or routes changed during the call.
+    unsteady: bool,
 }
 
 /// What a call promises for a VIP.
@@ -1060,6 +1149,8 @@ struct Tally {
     /// Calls amid a commotion, and how often that took place.
     amid: Cell<u64>,
     commotions: Cell<u64>,
+    /// Calls while rules or routes changed.
+    unsteady: Cell<u64>,
     failures: RefCell<BTreeMap<String, u64>>,
     /// Calls that were refused as a whole, and why.
     refusals: RefCell<BTreeMap<String, u64>>,
@@ -1074,6 +1165,7 @@ impl Tally {
             (&self.late, &other.late),
             (&self.amid, &other.amid),
             (&self.commotions, &other.commotions),
+            (&self.unsteady, &other.unsteady),
         ] {
             add(cell, more.get());
         }
@@ -1146,6 +1238,16 @@ impl Party {
 
     /// Makes a call and judges it. `Err` is a fault of the library.
     fn make(&mut self, call: Call, tally: &Tally) -> Result<(), String> {
+        self.make_while(call, None, tally)
+    }
+
+    /// The same while rules or routes change that concern no VIP.
+    fn make_while(
+        &mut self,
+        call: Call,
+        unsteady: Option<Unsteady>,
+        tally: &Tally,
+    ) -> Result<(), String> {
         add(&tally.calls, 1);
         let link = index_of(self.link);
         wait_for_other_links();
@@ -1153,7 +1255,9 @@ impl Party {
         let away = away(shown.as_ref());
         let comes_up = self.bring_up && !shown.is_some_and(|link| has_flag(&link, "UP"));
         let before = Seen::read(link.unwrap_or(u32::MAX));
+        let changes = unsteady.map(Unsteady::begin);
         let result = self.perform(call);
+        drop(changes);
         let link_after = index_of(self.link);
         let after = Seen::read(link_after.unwrap_or(u32::MAX));
         if link != link_after {
@@ -1166,9 +1270,11 @@ impl Party {
             before: &before,
             after: &after,
             comes_up,
+            unsteady: unsteady.is_some(),
         };
+        add(&tally.unsteady, unsteady.is_some().into());
         self.judge(call, &around, result, tally)
-            .map_err(|fault| format!("{call:?} by {}: {fault}", self.link))
+            .map_err(|fault| format!("{call:?} by {} while {unsteady:?}: {fault}", self.link))
     }
 
     /// Makes a call while others are at work too: it comes back, says what it may, and touches
@@ -1266,6 +1372,7 @@ impl Party {
             before,
             after,
             comes_up,
+            unsteady,
         } = *around;
         let report = match result {
             Ok(report) if report.failures.is_empty() => report,
@@ -1334,6 +1441,7 @@ impl Party {
                 add(&tally.late, 1);
             } else if !match failure.cause {
                 Cause::Missing(kind) => self.lacks(kind, vip, before, promises[&vip]),
+                Cause::Unread => unsteady,
                 cause => fits(cause, vip, link, before, call),
             } {
                 return Err(format!("{failure}: without a reason"));
@@ -1598,6 +1706,7 @@ fn run(case: &Case, tally: &Tally) -> Result<(), String> {
                 }
             }
             Op::Amid(_, call, commotion) => first.make_amid(*call, *commotion, tally)?,
+            Op::Unsteady(call, unsteady) => first.make_while(*call, Some(*unsteady), tally)?,
             Op::Call(Who::First, call) => first.make(*call, tally)?,
             Op::Call(Who::Beside, call) => beside.make(*call, tally)?,
             Op::Call(Who::Elsewhere, call) => elsewhere.make(*call, tally)?,
@@ -1788,6 +1897,14 @@ fn promises_hold_beside_other_writers_on_two_links() {
     hold_for_worth(|| cases(14, true).boxed());
 }
 
+#[test]
+fn promises_hold_beside_routing_rules_that_come_and_go() {
+    let sum = hold(|| ruled_cases().boxed());
+    if sum.cases.get() >= u64::from(usual_cases()) {
+        assert!(sum.unsteady.get() > 50, "{sum:#?}");
+    }
+}
+
 /// The control: a fault that only a certain sequence shows is found, and shrunk to it.
 #[test]
 fn control_fault_is_found_shrunk_and_printed() {
@@ -1890,6 +2007,7 @@ fn control_broken_promise_is_seen() {
             before: &good,
             after,
             comes_up: false,
+            unsteady: false,
         };
         party.judge(call, &around, Ok(report), &tally)
     };

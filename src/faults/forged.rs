@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -671,6 +671,54 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
             assert!(!report.failures.is_empty());
         }
         assert!(interrupted.load(Ordering::Relaxed) > 3);
+    }
+}
+
+/// A rule answers the look-up that is to show that a released VIP's routes are gone, while another
+/// writer adds a route. The rule comes behind the look at the rules; either it is gone again before the
+/// next look, or its notification has not come yet.
+#[test]
+fn look_up_proves_nothing_while_a_rule_comes_or_goes() {
+    let vip = v6(1)[0];
+    let route = format!("local {vip} dev {LINK} table local metric 7");
+    for goes in [true, false] {
+        let _node = node();
+        let mut vips = patient();
+        vips.assign([vip]).unwrap();
+        ip("-6 rule add pref 100 lookup local");
+        ip("-6 rule add pref 99 unreachable");
+        let stands = Arc::new(AtomicBool::new(false));
+        let (comes, is_there) = (Arc::clone(&stands), Arc::clone(&stands));
+        let came = Arc::new(AtomicUsize::new(0));
+        let times = Arc::clone(&came);
+        let again = route.clone();
+        let connection = vips.connection_mut();
+        connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
+            if kind(bytes) != libc::RTM_GETROUTE {
+                return;
+            }
+            if comes.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            ip("-6 rule del pref 0");
+            if times.fetch_add(1, Ordering::Relaxed) == 0 {
+                ip(&format!("-6 route add {again}"));
+            }
+        }));
+        if goes {
+            hear(connection.request_socket(), move |kernel| {
+                if is_there.swap(false, Ordering::Relaxed) {
+                    ip("-6 rule add pref 0 lookup local");
+                }
+                kernel()
+            });
+        } else {
+            hear(connection.rules_socket(), |_| Found::Nothing);
+        }
+        let report = vips.release([vip]).unwrap();
+        assert_eq!(report.released, 1, "{report}");
+        assert!(came.load(Ordering::Relaxed) > 0, "no look-up met the rule");
+        assert_eq!(ip(&format!("-6 route show table local {vip}")), "");
     }
 }
 

@@ -244,6 +244,12 @@ impl Connection {
         &self.requests
     }
 
+    /// The socket of the changes of routing rules.
+    #[cfg(test)]
+    pub(crate) fn rules_socket(&self) -> &Socket {
+        &self.rules
+    }
+
     /// How many messages one send may have. The receive buffer then holds a reply to each.
     pub(crate) fn reply_capacity(&self) -> usize {
         self.requests.reply_capacity()

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
+use std::time::Duration;
 
-use super::common::raw::{self, CREATE_REPLACE, Raw};
-use super::common::{NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, skipped};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, DelRule, NewRoute, NewRule};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+
+use super::common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
+use super::common::{NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, skipped};
 
 /// A table that only the rules here name.
 pub const OTHER_TABLE: u32 = 77;
@@ -137,6 +141,116 @@ impl Churn {
 }
 
 impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How the rule for table local moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motion {
+    /// It is deleted and added again.
+    Gone,
+    /// To 100, behind a rule for [`OTHER_TABLE`]; and back.
+    BehindDefault,
+    /// To 100, behind a rule that says "unreachable"; and back.
+    BehindUnreachable,
+    /// To 100, behind a rule that says "prohibit"; and back.
+    BehindProhibit,
+}
+
+impl Motion {
+    pub const ALL: [Self; 4] = [
+        Self::Gone,
+        Self::BehindDefault,
+        Self::BehindUnreachable,
+        Self::BehindProhibit,
+    ];
+
+    /// What stands before table local at times.
+    fn action(self) -> Option<RuleAction> {
+        match self {
+            Self::Gone => None,
+            Self::BehindDefault => Some(RuleAction::ToTable),
+            Self::BehindUnreachable => Some(RuleAction::Unreachable),
+            Self::BehindProhibit => Some(RuleAction::Prohibit),
+        }
+    }
+
+    /// The changes away from the usual rules, and those back to them.
+    fn changes(self, family: AddressFamily) -> [Vec<Request>; 2] {
+        let local = |preference| rule(family, preference, RuleAction::ToTable, TABLE_LOCAL);
+        let add = |rule| (NewRule(rule), CREATE_EXCL);
+        let del = |rule| (DelRule(rule), 0);
+        match self.action() {
+            None => [vec![del(local(0))], vec![add(local(0))]],
+            Some(action) => {
+                let first = rule(family, 99, action, OTHER_TABLE);
+                [
+                    vec![add(local(100)), add(first.clone()), del(local(0))],
+                    vec![add(local(0)), del(first), del(local(100))],
+                ]
+            }
+        }
+    }
+}
+
+fn rule(family: AddressFamily, preference: u32, action: RuleAction, table: u32) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = family;
+    rule.header.action = action;
+    rule.attributes.push(RuleAttribute::Priority(preference));
+    if action == RuleAction::ToTable {
+        rule.attributes.push(RuleAttribute::Table(table));
+    }
+    rule
+}
+
+/// A thread that moves the rule for table local of both families, until dropped. In the end it is
+/// the first rule.
+#[derive(Debug)]
+pub struct MovingRules {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MovingRules {
+    pub fn start(motion: Motion) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let began = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&began);
+        let thread = std::thread::spawn(move || {
+            let mut raw = Raw::new();
+            let families = [AddressFamily::Inet, AddressFamily::Inet6];
+            let changes = families.map(|family| motion.changes(family));
+            let mut pause = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                for half in 0..2 {
+                    for of_family in &changes {
+                        raw.batch(&of_family[half]);
+                    }
+                    begins.store(true, Ordering::Relaxed);
+                    // Of several lengths, so that calls meet the changes at all places.
+                    pause = (pause + 170) % 1000;
+                    std::thread::sleep(Duration::from_micros(pause));
+                }
+            }
+        });
+        while !began.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for MovingRules {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
