@@ -1,15 +1,7 @@
 package viproute
 
-// #include <errno.h>
-// #include <poll.h>
 // #include <stdlib.h>
 // #include <viproute.h>
-//
-// // Waits for the keeper, for a byte in the pipe, or for the deadline.
-// static void viproute_go_wait(int keeper, int wake, int timeout) {
-//     struct pollfd fds[2] = {{.fd = keeper, .events = POLLIN}, {.fd = wake, .events = POLLIN}};
-//     poll(fds, 2, timeout);
-// }
 import "C"
 
 import (
@@ -18,7 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -29,8 +21,8 @@ type Keeper struct {
 	mutex  sync.RWMutex
 	handle *C.viproute_keeper
 	closed atomic.Bool
-	// A pipe: a byte in it ends the wait of Run.
-	wake [2]int
+	// Ends the wait of Run.
+	wake waker
 }
 
 // A Dispatched says what a keeper did.
@@ -53,6 +45,38 @@ type Counters struct {
 	Events, Looks, Adopted, Repairs, Released, Failures, Resyncs, Backoffs uint64
 }
 
+// A Status has the gauges of a keeper. The times are ages; [Never] if it has not happened.
+type Status struct {
+	// LastFullSync is when the whole link was last read.
+	LastFullSync time.Duration
+	// LastDispatch is when the last dispatch without an error ended. Run dispatches only when something
+	// has happened or is due.
+	LastDispatch time.Duration
+	IPv4, IPv6   FamilyStatus
+}
+
+// A FamilyStatus has the gauges of one family.
+type FamilyStatus struct {
+	// Desired and Failing count VIPs.
+	Desired, Failing int
+	// LastSuccess is when the keeper last looked at VIPs and left none failing.
+	LastSuccess time.Duration
+	// Missing is what the family waits for: a [Code], or 0.
+	Missing Code
+	// Waiting is how long the family has waited for it, or [Never].
+	Waiting time.Duration
+}
+
+// Never stands for the age of what has not happened.
+const Never time.Duration = -1
+
+func age(milliseconds C.int64_t) time.Duration {
+	if milliseconds < 0 {
+		return Never
+	}
+	return time.Duration(milliseconds) * time.Millisecond
+}
+
 // OpenKeeper opens a keeper. It writes nothing to the kernel, and has no desired VIP yet.
 func OpenKeeper(config Config, claim Claim) (*Keeper, error) {
 	configText, err := config.text()
@@ -67,20 +91,15 @@ func OpenKeeper(config Config, claim Claim) (*Keeper, error) {
 	defer C.free(unsafe.Pointer(cConfig))
 	defer C.free(unsafe.Pointer(cClaim))
 	keeper := &Keeper{}
-	if err := syscall.Pipe2(keeper.wake[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+	if keeper.wake, err = newWaker(); err != nil {
 		return nil, err
 	}
 	var failed *C.viproute_error
 	if code := C.viproute_keeper_open(cConfig, cClaim, &keeper.handle, &failed); code != C.VIPROUTE_CODE_OK {
-		keeper.closePipe()
+		keeper.wake.close()
 		return nil, takeError(failed)
 	}
 	return keeper, nil
-}
-
-func (keeper *Keeper) closePipe() {
-	syscall.Close(keeper.wake[0])
-	syscall.Close(keeper.wake[1])
 }
 
 // Close ends Run and frees the keeper. The VIPs stay. Later calls return [os.ErrClosed].
@@ -93,7 +112,7 @@ func (keeper *Keeper) Close() error {
 	defer keeper.mutex.Unlock()
 	C.viproute_keeper_free(keeper.handle)
 	keeper.handle = nil
-	keeper.closePipe()
+	keeper.wake.close()
 	return nil
 }
 
@@ -103,12 +122,9 @@ func (keeper *Keeper) interrupt() {
 	defer keeper.mutex.RUnlock()
 	if keeper.handle != nil {
 		C.viproute_keeper_cancel(keeper.handle)
-		keeper.wakeUp()
+		keeper.wake.wakeUp()
 	}
 }
-
-// wakeUp ends the wait of Run. A full pipe does that, too.
-func (keeper *Keeper) wakeUp() { syscall.Write(keeper.wake[1], []byte{1}) }
 
 // Set sets the VIPs to keep from now on. An empty set keeps nothing and releases nothing.
 func (keeper *Keeper) Set(desired []netip.Addr) error {
@@ -153,8 +169,34 @@ func (keeper *Keeper) order(give func(**C.viproute_error) C.viproute_code) error
 	if code := give(&failed); code != C.VIPROUTE_CODE_OK {
 		return takeError(failed)
 	}
-	keeper.wakeUp()
+	keeper.wake.wakeUp()
 	return nil
+}
+
+// Status returns the keeper's gauges as they are now.
+func (keeper *Keeper) Status() (Status, error) {
+	keeper.mutex.RLock()
+	defer keeper.mutex.RUnlock()
+	if keeper.handle == nil {
+		return Status{}, os.ErrClosed
+	}
+	var status *C.viproute_status
+	var failed *C.viproute_error
+	if code := C.viproute_keeper_status(keeper.handle, &status, &failed); code != C.VIPROUTE_CODE_OK {
+		return Status{}, takeError(failed)
+	}
+	defer C.viproute_status_free(status)
+	var s C.viproute_keeper_state
+	C.viproute_status_summary(status, &s, C.size_t(unsafe.Sizeof(s)))
+	return Status{
+		age(s.last_full_sync), age(s.last_dispatch),
+		FamilyStatus{
+			int(s.desired_ipv4), int(s.failing_ipv4), age(s.last_success_ipv4), Code(s.missing_ipv4), age(s.waiting_ipv4),
+		},
+		FamilyStatus{
+			int(s.desired_ipv6), int(s.failing_ipv6), age(s.last_success_ipv6), Code(s.missing_ipv6), age(s.waiting_ipv6),
+		},
+	}, nil
 }
 
 // Counters returns what the keeper has done so far. After Close, all counters are 0.
@@ -247,12 +289,5 @@ func (keeper *Keeper) wait() {
 	if keeper.closed.Load() {
 		return
 	}
-	timeout := C.viproute_keeper_deadline(keeper.handle)
-	C.viproute_go_wait(C.viproute_keeper_fd(keeper.handle), C.int(keeper.wake[0]), timeout)
-	var bytes [64]byte
-	for {
-		if n, _ := syscall.Read(keeper.wake[0], bytes[:]); n < len(bytes) {
-			return
-		}
-	}
+	keeper.wake.wait(C.viproute_keeper_fd(keeper.handle), C.viproute_keeper_deadline(keeper.handle))
 }

@@ -83,10 +83,38 @@ func (cause Cause) String() string {
 	return "unknown"
 }
 
+// A RejectReason is why an address cannot be a VIP.
+type RejectReason int32
+
+// The reasons.
+const (
+	NotRejected       RejectReason = C.VIPROUTE_REJECT_REASON_NONE
+	RejectUnspecified RejectReason = C.VIPROUTE_REJECT_REASON_UNSPECIFIED
+	RejectLoopback    RejectReason = C.VIPROUTE_REJECT_REASON_LOOPBACK
+	RejectMulticast   RejectReason = C.VIPROUTE_REJECT_REASON_MULTICAST
+	RejectLinkLocal   RejectReason = C.VIPROUTE_REJECT_REASON_LINK_LOCAL
+	RejectBroadcast   RejectReason = C.VIPROUTE_REJECT_REASON_BROADCAST
+	RejectV4Mapped    RejectReason = C.VIPROUTE_REJECT_REASON_V4_MAPPED
+	RejectIsSource    RejectReason = C.VIPROUTE_REJECT_REASON_IS_SOURCE
+	RejectNotAllowed  RejectReason = C.VIPROUTE_REJECT_REASON_OUTSIDE_ALLOWED
+	RejectDenied      RejectReason = C.VIPROUTE_REJECT_REASON_DENIED
+	RejectNoSource    RejectReason = C.VIPROUTE_REJECT_REASON_NO_SOURCE
+)
+
+// String is the library's name, as "loopback".
+func (reason RejectReason) String() string {
+	if name := C.viproute_reject_reason_name(C.int32_t(reason)); name != nil {
+		return C.GoString(name)
+	}
+	return "none"
+}
+
 // A Failure is a VIP that is not in the desired state.
 type Failure struct {
 	VIP   netip.Addr
 	Cause Cause
+	// Reason is why the VIP was rejected, if the cause is CauseRejected.
+	Reason RejectReason
 	// Missing is what the VIP's family lacks, if the cause is CauseMissing.
 	Missing Code
 	// Errno is the kernel's error, or 0.
@@ -202,6 +230,7 @@ func takeReport(report *C.viproute_report) *Report {
 			result.Failures[at] = Failure{
 				VIP:     fromC(&from.vip),
 				Cause:   Cause(from.cause),
+				Reason:  RejectReason(from.reason),
 				Missing: Code(from.missing),
 				Errno:   syscall.Errno(from.error_number),
 				Begun:   OutcomeKind(from.begun),

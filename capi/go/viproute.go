@@ -43,6 +43,17 @@ const (
 	IPv6 Family = "ipv6"
 )
 
+// A Binding says how VIPs are put on the link.
+type Binding string
+
+// The bindings.
+const (
+	// BindAddress: each VIP has an address on the link, and its route.
+	BindAddress Binding = "address"
+	// BindRoute: each VIP has its route alone.
+	BindRoute Binding = "route"
+)
+
 // A Config describes a manager or a keeper. Only Link or LinkIndex must be set.
 type Config struct {
 	// Link is the name of the link that holds the VIPs.
@@ -59,8 +70,8 @@ type Config struct {
 	Protocol uint8
 	// AddressProtocol marks the addresses that are added. 0: no mark.
 	AddressProtocol uint8
-	// Binding is "address" or "route". Empty: "address".
-	Binding string
+	// Binding is how VIPs are put on the link. Empty: BindAddress.
+	Binding Binding
 	// AvoidAsSource is "deprecated" or "address_label". Empty: neither.
 	AvoidAsSource string
 	// AddressLabel is the label for "address_label". 0: the library's own.
@@ -94,7 +105,7 @@ func (config Config) text() ([]byte, error) {
 		KernelSource        []Family       `json:"kernel_source,omitempty"`
 		Protocol            uint8          `json:"protocol,omitempty"`
 		AddressProtocol     uint8          `json:"address_protocol,omitempty"`
-		Binding             string         `json:"binding,omitempty"`
+		Binding             Binding        `json:"binding,omitempty"`
 		AvoidAsSource       string         `json:"avoid_as_source,omitempty"`
 		AddressLabel        uint32         `json:"address_label,omitempty"`
 		Allow               []netip.Prefix `json:"allow,omitempty"`
@@ -199,6 +210,15 @@ func (manager *Manager) Normalize(ctx context.Context) (*Report, error) {
 	})
 }
 
+// NormalizeOnly is Normalize for these VIPs alone. A VIP that is not on the link fails as
+// [CauseNotOnLink].
+func (manager *Manager) NormalizeOnly(ctx context.Context, vips []netip.Addr) (*Report, error) {
+	array, count := toC(vips), C.size_t(len(vips))
+	return manager.call(ctx, func(report **C.viproute_report, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_normalize_only(manager.handle, first(array), count, report, failed)
+	})
+}
+
 // Release removes VIPs from the link.
 func (manager *Manager) Release(ctx context.Context, vips []netip.Addr) (*Report, error) {
 	array, count := toC(vips), C.size_t(len(vips))
@@ -244,6 +264,22 @@ func (manager *Manager) SetSource(ctx context.Context, source netip.Addr) (*Repo
 	})
 }
 
+// SetBinding sets the binding, and moves every VIP on the link to it. For BindRoute, the link may get
+// the placeholder address 127.86.73.80, which stays: without an IPv4 address a link has no IPv4 routes.
+func (manager *Manager) SetBinding(ctx context.Context, binding Binding) (*Report, error) {
+	// Another number, which the library refuses.
+	number := C.uint32_t(C.UINT32_MAX)
+	switch binding {
+	case BindAddress:
+		number = C.VIPROUTE_BINDING_ADDRESS
+	case BindRoute:
+		number = C.VIPROUTE_BINDING_ROUTE
+	}
+	return manager.call(ctx, func(report **C.viproute_report, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_set_binding(manager.handle, number, report, failed)
+	})
+}
+
 // A Depth says how much an audit reads.
 type Depth uint32
 
@@ -257,15 +293,87 @@ const (
 
 // Audit returns the drift of every VIP on the link. It writes nothing and needs no privilege.
 func (manager *Manager) Audit(ctx context.Context, depth Depth) (*Audit, error) {
+	return manager.audit(ctx, func(audit **C.viproute_audit_result, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_audit(manager.handle, C.uint32_t(depth), audit, failed)
+	})
+}
+
+// AuditOnly is Audit of the given VIPs alone. Each has its entry, also if it is not on the link. A few
+// VIPs that are right cost a look-up each, in which a duplicate does not show.
+func (manager *Manager) AuditOnly(ctx context.Context, vips []netip.Addr) (*Audit, error) {
+	array, count := toC(vips), C.size_t(len(vips))
+	return manager.audit(ctx, func(audit **C.viproute_audit_result, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_audit_only(manager.handle, first(array), count, audit, failed)
+	})
+}
+
+func (manager *Manager) audit(
+	ctx context.Context,
+	run func(**C.viproute_audit_result, **C.viproute_error) C.viproute_code,
+) (*Audit, error) {
 	var audit *C.viproute_audit_result
 	_, err := manager.call(ctx, func(_ **C.viproute_report, failed **C.viproute_error) C.viproute_code {
-		return C.viproute_audit(manager.handle, C.uint32_t(depth), &audit, failed)
+		return run(&audit, failed)
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer C.viproute_audit_free(audit)
 	return takeAudit(audit), nil
+}
+
+// A Plan is what a call would do. No call executes a plan.
+type Plan struct {
+	// JSON has "steps", in order, each with its reason, and "failures".
+	JSON json.RawMessage
+	// Script has the steps as commands of ip(8), each with its reason as a comment.
+	Script string
+}
+
+// Plan returns what Reconcile would do now. It writes nothing and needs no privilege. VIPs that would
+// fail are no error.
+func (manager *Manager) Plan(ctx context.Context, claim Claim, desired []netip.Addr) (*Plan, error) {
+	text, err := claim.text()
+	if err != nil {
+		return nil, err
+	}
+	cText := C.CString(string(text))
+	defer C.free(unsafe.Pointer(cText))
+	array, count := toC(desired), C.size_t(len(desired))
+	return manager.plan(ctx, func(plan **C.viproute_plan_result, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_plan(manager.handle, cText, first(array), count, plan, failed)
+	})
+}
+
+// PlanAssign returns what Assign would do now: as Plan.
+func (manager *Manager) PlanAssign(ctx context.Context, vips []netip.Addr) (*Plan, error) {
+	array, count := toC(vips), C.size_t(len(vips))
+	return manager.plan(ctx, func(plan **C.viproute_plan_result, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_plan_assign(manager.handle, first(array), count, plan, failed)
+	})
+}
+
+// PlanRelease returns what Release would do now: as Plan.
+func (manager *Manager) PlanRelease(ctx context.Context, vips []netip.Addr) (*Plan, error) {
+	array, count := toC(vips), C.size_t(len(vips))
+	return manager.plan(ctx, func(plan **C.viproute_plan_result, failed **C.viproute_error) C.viproute_code {
+		return C.viproute_plan_release(manager.handle, first(array), count, plan, failed)
+	})
+}
+
+func (manager *Manager) plan(
+	ctx context.Context,
+	run func(**C.viproute_plan_result, **C.viproute_error) C.viproute_code,
+) (*Plan, error) {
+	var plan *C.viproute_plan_result
+	_, err := manager.call(ctx, func(_ **C.viproute_report, failed **C.viproute_error) C.viproute_code {
+		return run(&plan, failed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer C.viproute_plan_free(plan)
+	return &Plan{json.RawMessage(C.GoString(C.viproute_plan_json(plan))), C.GoString(C.viproute_plan_script(plan))}, nil
 }
 
 // call runs a call, and cancels it when the context ends.

@@ -2,9 +2,12 @@ package viproute
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -87,6 +90,78 @@ func TestReconcileReleasesWhatTheClaimCovers(t *testing.T) {
 	}
 }
 
+func TestOnlyTheGivenVIPsAreAuditedAndNormalized(t *testing.T) {
+	n := newNode(t)
+	manager, vips := n.open(config()), addrs("10.96.0.10", "10.96.0.11")
+	if _, err := manager.Assign(ctx, vips); err != nil {
+		t.Fatal(err)
+	}
+	n.ip("route del table local local 10.96.0.10 dev kube-dummy-if")
+	n.ip("route del table local local 10.96.0.11 dev kube-dummy-if")
+	audit, err := manager.AuditOnly(ctx, vips[1:])
+	want := Audited{vips[1], MissingRoute, true}
+	if err != nil || audit.Clean || len(audit.VIPs) != 1 || audit.VIPs[0] != want {
+		t.Fatal(audit, err)
+	}
+	report, err := manager.NormalizeOnly(ctx, append(addrs("10.96.0.99"), vips[1]))
+	if !errors.Is(err, ErrIncomplete) || report.Repaired != 1 || report.Failures[0].Cause != CauseNotOnLink {
+		t.Fatal(report, err)
+	}
+	n.expectRoutes("10.96.0.11")
+}
+
+func TestBindingMovesTheVIPs(t *testing.T) {
+	n := newNode(t)
+	manager := n.open(config())
+	if _, err := manager.Assign(ctx, addrs("10.96.0.10", "2001:db8:42:1::1")); err != nil {
+		t.Fatal(err)
+	}
+	report, err := manager.SetBinding(ctx, BindRoute)
+	if addresses := n.ip("addr show dev kube-dummy-if"); err != nil || report.Repaired != 2 ||
+		strings.Contains(addresses, "10.96.0.10") {
+		t.Fatal(report, err, addresses)
+	}
+	if report, err = manager.SetBinding(ctx, BindAddress); err != nil || report.Repaired != 2 {
+		t.Fatal(report, err)
+	}
+	if audit, err := manager.Audit(ctx, AuditNode); err != nil || !audit.Clean || len(audit.VIPs) != 2 {
+		t.Fatal(audit, err)
+	}
+	if _, err := manager.SetBinding(ctx, "both"); !errors.Is(err, ErrInvalidArgument) {
+		t.Fatal(err)
+	}
+}
+
+func TestPlansWriteNothing(t *testing.T) {
+	n := newNode(t)
+	manager, vips := n.open(config()), addrs("10.96.0.10")
+	plan, err := manager.PlanAssign(ctx, vips)
+	var data struct {
+		Steps []struct{ Action, Reason, VIP string }
+	}
+	if err != nil || json.Unmarshal(plan.JSON, &data) != nil || len(data.Steps) < 2 ||
+		data.Steps[0].Action != "add_address" || data.Steps[0].VIP != "10.96.0.10" {
+		t.Fatal(data, err)
+	}
+	n.expectRoutes()
+	// The script does what the call would do.
+	script := exec.Command("sh", "-e")
+	script.Stdin = strings.NewReader(plan.Script)
+	if output, err := script.CombinedOutput(); err != nil {
+		t.Fatal(err, string(output))
+	}
+	n.expectRoutes("10.96.0.10")
+	if plan, err = manager.PlanRelease(ctx, vips); err != nil || !strings.Contains(plan.Script, "10.96.0.10") {
+		t.Fatal(plan, err)
+	}
+	if plan, err = manager.Plan(ctx, ClaimLink(), vips); err != nil || strings.Contains(string(plan.JSON), "10.96.0.10") {
+		t.Fatal(plan, err)
+	}
+	if _, err := manager.Plan(ctx, Claim{}, vips); !errors.Is(err, ErrInvalidConfig) {
+		t.Fatal(err)
+	}
+}
+
 func TestErrorsSayWhatFailed(t *testing.T) {
 	n := newNode(t)
 	manager := n.open(config())
@@ -95,10 +170,11 @@ func TestErrorsSayWhatFailed(t *testing.T) {
 		t.Fatal(report, err)
 	}
 	failure := report.Failures[0]
-	if failure.VIP != netip.MustParseAddr("127.0.0.1") || failure.Cause != CauseRejected || failure.Error() == "" {
+	if failure.VIP != netip.MustParseAddr("127.0.0.1") || failure.Cause != CauseRejected ||
+		failure.Reason != RejectLoopback || failure.Error() == "" {
 		t.Fatal(failure)
 	}
-	if name := failure.Cause.String(); name != "rejected" {
+	if name := failure.Cause.String() + " " + failure.Reason.String(); name != "rejected loopback" {
 		t.Fatal(name)
 	}
 
@@ -297,8 +373,12 @@ func TestKeeperSaysWhatIsMissing(t *testing.T) {
 	}
 	short, cancel := context.WithCancel(ctx)
 	defer cancel()
+	before, err := keeper.Status()
+	if want := (FamilyStatus{1, 0, Never, 0, Never}); err != nil || before.IPv4 != want || before.LastDispatch != Never {
+		t.Fatal(before, err)
+	}
 	var missing Code
-	err := keeper.Run(short, func(done Dispatched) {
+	err = keeper.Run(short, func(done Dispatched) {
 		missing = done.MissingIPv4
 		// Orders may come from the callback.
 		if err := keeper.Add(addrs("10.96.0.2")); err != nil {
@@ -309,6 +389,98 @@ func TestKeeperSaysWhatIsMissing(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || missing != ErrSourceNotOnNode {
 		t.Fatal(err, missing)
 	}
+	after, err := keeper.Status()
+	if err != nil || after.IPv4.Missing != ErrSourceNotOnNode || after.IPv4.Waiting < 0 || after.LastDispatch < 0 ||
+		after.IPv6.Failing != 0 || after.IPv6.LastSuccess < 0 {
+		t.Fatal(after, err)
+	}
+	keeper.Close()
+	if _, err := keeper.Status(); !errors.Is(err, os.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+func TestWatcherReturnsEventsUntilItsEnd(t *testing.T) {
+	n := newNode(t)
+	manager := n.open(config())
+	watcher, err := manager.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func() Event {
+		t.Helper()
+		long, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		event, err := watcher.Next(long)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return event
+	}
+	vip := addrs("10.96.0.1")
+	if _, err := manager.Assign(ctx, vip); err != nil {
+		t.Fatal(err)
+	}
+	event := next()
+	if event.Kind != EventVIP || event.Address != vip[0] || event.Change&(AddressSet|RouteSet) != AddressSet|RouteSet ||
+		event.Origin&ByManager == 0 || event.Origin&ByOther != 0 {
+		t.Fatal(event)
+	}
+	// The watcher outlives the manager.
+	manager.Close()
+	n.ip("addr add 192.0.2.12/32 dev node0")
+	n.ip("link set dev kube-dummy-if down")
+	if event = next(); event.Kind != EventNodeAddressSet || event.Address != addrs("192.0.2.12")[0] {
+		t.Fatal(event)
+	}
+	for event.Kind != EventLinkDown {
+		event = next()
+	}
+	if event.Index == 0 || event.Address.IsValid() || event.Kind.String() != "link_down" {
+		t.Fatal(event)
+	}
+	if _, err := manager.Watch(); !errors.Is(err, os.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+func TestContextAndCloseEndTheWaitForAnEvent(t *testing.T) {
+	n := newNode(t)
+	watcher, err := n.open(config()).Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel reports new links again within a second (net/core/link_watch.c). Afterwards no notification
+	// ends the wait.
+	time.Sleep(1500 * time.Millisecond)
+	ends := func(ctx context.Context, want error) {
+		t.Helper()
+		ended := make(chan error, 1)
+		go func() {
+			var err error
+			for err == nil {
+				_, err = watcher.Next(ctx)
+			}
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, want) {
+				t.Fatal(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("the wait has not ended")
+		}
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	ends(short, context.DeadlineExceeded)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		watcher.Close()
+	}()
+	ends(ctx, os.ErrClosed)
+	ends(ctx, os.ErrClosed)
 }
 
 // processorTime is what the process has used so far.

@@ -16,10 +16,11 @@
  * crash. Functions that read an object return 0, -1 or NULL for NULL, as each says. Every free
  * function takes NULL.
  *
- * Threads. Any function may be called from any thread. Calls with one manager or keeper wait for
- * each other, except viproute_cancel, viproute_keeper_cancel and viproute_keeper_fd, which never
- * wait. Reports, audits and errors never change. The caller ensures that no thread uses an object
- * that another thread frees, and that no object is freed twice.
+ * Threads. Any function may be called from any thread. Calls with one manager, keeper or watcher
+ * wait for each other, except viproute_cancel, viproute_keeper_cancel, viproute_keeper_fd and
+ * viproute_watcher_fd, which never wait. Reports, audits, plans, statuses and errors never change.
+ * The caller ensures that no thread uses an object that another thread frees, and that no object is
+ * freed twice.
  *
  * Ownership. A call only reads the arrays, strings and structs that it is given, and only until it
  * returns. A string that a function returns belongs to the object that the function was called
@@ -45,6 +46,12 @@
 
 // An audit of the link and of the node's other routes.
 #define VIPROUTE_AUDIT_NODE 1
+
+// Each VIP has an address on the link, and its route: `"binding": "address"`.
+#define VIPROUTE_BINDING_ADDRESS 0
+
+// Each VIP has its route alone: `"binding": "route"`.
+#define VIPROUTE_BINDING_ROUTE 1
 
 // The VIP's address is not on the link.
 #define VIPROUTE_DRIFT_MISSING_ADDRESS 1
@@ -99,6 +106,33 @@
 
 // An earlier routing rule sends the node's traffic elsewhere. Deep audits only.
 #define VIPROUTE_DRIFT_DIVERTED (1 << 20)
+
+// The VIP's address was added to the link, or its flags or lifetimes changed.
+#define VIPROUTE_CHANGE_ADDRESS_SET 1
+
+// The VIP's address was removed from the link.
+#define VIPROUTE_CHANGE_ADDRESS_REMOVED (1 << 1)
+
+// A route to the VIP through the link was added or replaced.
+#define VIPROUTE_CHANGE_ROUTE_SET (1 << 2)
+
+// A route to the VIP through the link was removed.
+#define VIPROUTE_CHANGE_ROUTE_REMOVED (1 << 3)
+
+// Another device's local route to the VIP was added, replaced or removed.
+#define VIPROUTE_CHANGE_FOREIGN_ROUTE (1 << 4)
+
+// The change was made by the manager that the watcher was opened with.
+#define VIPROUTE_ORIGIN_OURS 1
+
+// The change was made by another process, or by another socket of this process.
+#define VIPROUTE_ORIGIN_OTHER (1 << 1)
+
+// The change was made by the kernel itself.
+#define VIPROUTE_ORIGIN_KERNEL (1 << 2)
+
+// The kernel does not say who made the change.
+#define VIPROUTE_ORIGIN_UNKNOWN (1 << 3)
 
 // The state of the link for the VIPs of one family.
 typedef enum {
@@ -272,6 +306,26 @@ typedef enum {
   VIPROUTE_OPERATION_DELETE_ROUTE = 6,
 } viproute_operation;
 
+// What a watcher saw.
+typedef enum {
+  // Nothing has happened.
+  VIPROUTE_EVENT_KIND_NONE = 0,
+  // A VIP changed. Several changes of one VIP in one burst are one event.
+  VIPROUTE_EVENT_KIND_VIP = 1,
+  // An address of the node outside the link was added or changed: perhaps a source.
+  VIPROUTE_EVENT_KIND_NODE_ADDRESS_SET = 2,
+  // An address of the node outside the link was removed: perhaps a source.
+  VIPROUTE_EVENT_KIND_NODE_ADDRESS_REMOVED = 3,
+  // The link exists and is up.
+  VIPROUTE_EVENT_KIND_LINK_UP = 4,
+  // The link exists and is down.
+  VIPROUTE_EVENT_KIND_LINK_DOWN = 5,
+  // The link does not exist any more.
+  VIPROUTE_EVENT_KIND_LINK_GONE = 6,
+  // Notifications were lost: audit or reconcile.
+  VIPROUTE_EVENT_KIND_RESYNC = 7,
+} viproute_event_kind;
+
 // The observed state of the VIPs on the link. Immutable, so several threads may read it at once.
 typedef struct viproute_audit_result viproute_audit_result;
 
@@ -286,8 +340,18 @@ typedef struct viproute_keeper viproute_keeper;
 // the calls are carried out one after another.
 typedef struct viproute_manager viproute_manager;
 
+// What a call would do. Immutable, so several threads may read it at once.
+typedef struct viproute_plan_result viproute_plan_result;
+
 // What a call did, VIP by VIP. Immutable, so several threads may read it at once.
 typedef struct viproute_report viproute_report;
+
+// How a keeper does. Immutable, so several threads may read it at once.
+typedef struct viproute_status viproute_status;
+
+// Returns what happens to the VIPs of a link. Several threads may call with one watcher; each event
+// goes to one of them.
+typedef struct viproute_watcher viproute_watcher;
 
 // The state of the link and of the sources, on which all VIPs depend.
 typedef struct {
@@ -418,6 +482,48 @@ typedef struct {
   const char *message;
 } viproute_failure;
 
+// The gauges of a keeper. Times are in milliseconds, and -1 for never.
+typedef struct {
+  // How long ago the keeper last read the whole link.
+  int64_t last_full_sync;
+  // How long ago the last dispatch without an error ended.
+  int64_t last_dispatch;
+  // How many IPv4 VIPs are desired.
+  uint64_t desired_ipv4;
+  // How many IPv6 VIPs are desired.
+  uint64_t desired_ipv6;
+  // How many IPv4 VIPs fail.
+  uint64_t failing_ipv4;
+  // How many IPv6 VIPs fail.
+  uint64_t failing_ipv6;
+  // How long ago the keeper last looked at IPv4 VIPs and left none failing.
+  int64_t last_success_ipv4;
+  // How long ago the keeper last looked at IPv6 VIPs and left none failing.
+  int64_t last_success_ipv6;
+  // What IPv4 waits for, or VIPROUTE_CODE_OK.
+  viproute_code missing_ipv4;
+  // What IPv6 waits for, or VIPROUTE_CODE_OK.
+  viproute_code missing_ipv6;
+  // How long IPv4 has waited for it, or -1.
+  int64_t waiting_ipv4;
+  // How long IPv6 has waited for it, or -1.
+  int64_t waiting_ipv6;
+} viproute_keeper_state;
+
+// Something that happened.
+typedef struct {
+  // What happened. VIPROUTE_EVENT_KIND_NONE: nothing.
+  viproute_event_kind kind;
+  // The VIP, or the address of the node. An event of the link has none: the family is 0.
+  viproute_vip address;
+  // What changed of the VIP: flags VIPROUTE_CHANGE_*.
+  uint32_t change;
+  // Who changed the VIP: flags VIPROUTE_ORIGIN_*.
+  uint32_t origin;
+  // The index of the link that is up or down, else 0.
+  uint32_t index;
+} viproute_event;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -526,6 +632,13 @@ viproute_code viproute_keeper_dispatch(viproute_keeper *keeper,
                                        viproute_report **report,
                                        viproute_error **error);
 
+// Returns the keeper's gauges as they are now. On success the caller owns `*status`, and frees it by
+// viproute_status_free. NULL as `status`: the status is discarded. Waits for a call of another
+// thread.
+viproute_code viproute_keeper_status(const viproute_keeper *keeper,
+                                     viproute_status **status,
+                                     viproute_error **error);
+
 // Copies the keeper's counters to `*counters`. `size` is `sizeof *counters`. NULL as `counters`:
 // does nothing. NULL as `keeper`: all counters are 0. Waits for a call of another thread.
 void viproute_keeper_counters(const viproute_keeper *keeper,
@@ -582,6 +695,14 @@ viproute_code viproute_normalize(viproute_manager *manager,
                                  viproute_report **report,
                                  viproute_error **error);
 
+// As viproute_normalize, for these VIPs alone. A VIP that is not on the link fails as
+// VIPROUTE_CAUSE_NOT_ON_LINK. `vips` as for viproute_assign.
+viproute_code viproute_normalize_only(viproute_manager *manager,
+                                      const viproute_vip *vips,
+                                      size_t count,
+                                      viproute_report **report,
+                                      viproute_error **error);
+
 // Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is
 // not on the link counts as unchanged. `vips` as for viproute_assign.
 viproute_code viproute_release(viproute_manager *manager,
@@ -623,6 +744,18 @@ viproute_code viproute_set_source(viproute_manager *manager,
                                   viproute_report **report,
                                   viproute_error **error);
 
+// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant. The manager
+// keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+// VIPROUTE_CODE_INVALID_CONFIG. For VIPROUTE_BINDING_ROUTE the link may get the placeholder address
+// 127.86.73.80, which stays: without an IPv4 address a link has no IPv4 routes.
+//
+// `binding` is VIPROUTE_BINDING_ADDRESS or VIPROUTE_BINDING_ROUTE. Another number:
+// VIPROUTE_CODE_INVALID_ARGUMENT.
+viproute_code viproute_set_binding(viproute_manager *manager,
+                                   uint32_t binding,
+                                   viproute_report **report,
+                                   viproute_error **error);
+
 // Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
 // nothing and needs no privilege.
 //
@@ -635,6 +768,50 @@ viproute_code viproute_audit(viproute_manager *manager,
                              viproute_audit_result **audit,
                              viproute_error **error);
 
+// As viproute_audit with VIPROUTE_AUDIT_LINK, of the given VIPs alone. Each has its entry in the audit, also if
+// it is not on the link. A few VIPs that are right cost a look-up each, in which a duplicate does not
+// show. `vips` as for viproute_assign.
+viproute_code viproute_audit_only(viproute_manager *manager,
+                                  const viproute_vip *vips,
+                                  size_t count,
+                                  viproute_audit_result **audit,
+                                  viproute_error **error);
+
+// Returns what viproute_reconcile would do now, as a plan: the steps in order, each with its reason, and the
+// VIPs that would fail, which are no error. Writes nothing and needs no privilege. No call executes a
+// plan.
+//
+// `claim` as for viproute_reconcile, `vips` as for viproute_assign. On success the caller owns
+// `*plan`, and frees it by viproute_plan_free. NULL as `plan`: the plan is discarded.
+viproute_code viproute_plan(viproute_manager *manager,
+                            const char *claim,
+                            const viproute_vip *vips,
+                            size_t count,
+                            viproute_plan_result **plan,
+                            viproute_error **error);
+
+// Returns what viproute_assign would do now: as viproute_plan.
+viproute_code viproute_plan_assign(viproute_manager *manager,
+                                   const viproute_vip *vips,
+                                   size_t count,
+                                   viproute_plan_result **plan,
+                                   viproute_error **error);
+
+// Returns what viproute_release would do now: as viproute_plan.
+viproute_code viproute_plan_release(viproute_manager *manager,
+                                    const viproute_vip *vips,
+                                    size_t count,
+                                    viproute_plan_result **plan,
+                                    viproute_error **error);
+
+// Opens a watcher of the manager's link, which returns what happens to its VIPs from now on. Needs no
+// privilege. The watcher may outlive the manager. On success the caller owns `*watcher`, and frees
+// it by viproute_watcher_free. On failure `*watcher` is NULL. NULL as `watcher`:
+// the watcher is discarded.
+viproute_code viproute_watcher_open(viproute_manager *manager,
+                                    viproute_watcher **watcher,
+                                    viproute_error **error);
+
 // The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no
 // code.
 const char *viproute_code_name(int32_t code);
@@ -642,6 +819,25 @@ const char *viproute_code_name(int32_t code);
 // The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no
 // cause.
 const char *viproute_cause_name(int32_t cause);
+
+// The name of a reason to reject a VIP, as "loopback". Lives as long as the program. NULL for a
+// number that is no reason.
+const char *viproute_reject_reason_name(int32_t reason);
+
+// The name of a kind of event, as "link_up". Lives as long as the program. NULL for a number that is
+// no kind of event.
+const char *viproute_event_kind_name(int32_t kind);
+
+// The plan as JSON, as the library's feature `serde` defines it: "steps" and "failures". The plan
+// owns the text. NULL: NULL.
+const char *viproute_plan_json(const viproute_plan_result *plan);
+
+// The plan as a script of `ip` commands, each with its reason as a comment. The plan owns the text.
+// NULL: NULL.
+const char *viproute_plan_script(const viproute_plan_result *plan);
+
+// Frees a plan and its texts. NULL: does nothing.
+void viproute_plan_free(viproute_plan_result *plan);
 
 // Copies the report's counts to `*counts`. `size` is `sizeof *counts`. NULL as `counts`: does
 // nothing. NULL as `report`: all counts are 0.
@@ -669,6 +865,35 @@ const char *viproute_report_json(const viproute_report *report);
 
 // Frees a report, its JSON and the messages of its failures. NULL: does nothing.
 void viproute_report_free(viproute_report *report);
+
+// Copies the gauges to `*state`. `size` is `sizeof *state`. NULL as `state`: does nothing. NULL as
+// `status`: every field is 0.
+void viproute_status_summary(const viproute_status *status,
+                             viproute_keeper_state *state,
+                             size_t size);
+
+// The status as JSON, as the library's feature `serde` defines it. The status owns the text. NULL:
+// NULL.
+const char *viproute_status_json(const viproute_status *status);
+
+// Frees a status and its JSON. NULL: does nothing.
+void viproute_status_free(viproute_status *status);
+
+// Takes the next event, and copies it to `*event`. Does not wait: if nothing has happened, the kind is
+// VIPROUTE_EVENT_KIND_NONE. Wait for the descriptor only after that: events that are read already do
+// not make it readable. `size` is `sizeof *event`. NULL as `event`: VIPROUTE_CODE_INVALID_ARGUMENT.
+viproute_code viproute_watcher_next(viproute_watcher *watcher,
+                                    viproute_event *event,
+                                    size_t size,
+                                    viproute_error **error);
+
+// The watcher's descriptor, for poll(2) and epoll(7), also edge-triggered. The watcher owns the
+// descriptor: never read it nor close it. The same as long as the watcher lives. NULL: -1.
+int viproute_watcher_fd(const viproute_watcher *watcher);
+
+// Frees a watcher, and closes its descriptor. No other thread may use the watcher during this call or
+// after it. NULL: does nothing.
+void viproute_watcher_free(viproute_watcher *watcher);
 
 #ifdef __cplusplus
 }  // extern "C"

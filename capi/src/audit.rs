@@ -4,7 +4,7 @@ use std::ffi::c_char;
 
 use viproute::Family;
 
-use crate::boundary::{Json, fill, fill_array, free, guard};
+use crate::boundary::{Text, fill, fill_array, free, guard, text_of};
 use crate::names::{LinkState, SourceState};
 use crate::vip::Vip;
 
@@ -12,14 +12,14 @@ use crate::vip::Vip;
 #[derive(Debug)]
 pub struct Audit {
     audit: viproute::Audit,
-    json: Json,
+    json: Text,
 }
 
 impl From<viproute::Audit> for Audit {
     fn from(audit: viproute::Audit) -> Self {
         Self {
             audit,
-            json: Json::default(),
+            json: Text::default(),
         }
     }
 }
@@ -123,9 +123,7 @@ pub unsafe extern "C" fn viproute_audit_vips(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_audit_json(audit: *const Audit) -> *const c_char {
     // SAFETY: NULL or an audit that lives, by the contract.
-    let audit = unsafe { audit.as_ref() };
-    let json = guard(|| audit.map(|audit| audit.json.get(&audit.audit)));
-    json.flatten().unwrap_or(std::ptr::null())
+    unsafe { text_of(audit, |audit| audit.json.json(&audit.audit)) }
 }
 
 /// Frees an audit and its JSON. NULL: does nothing.

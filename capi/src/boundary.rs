@@ -199,13 +199,30 @@ pub(crate) fn owned_text(text: impl Into<Vec<u8>>) -> CString {
     })
 }
 
-/// The JSON of an object, made when it is first asked for, and owned by the object.
+/// A text about an object, made when it is first requested, and owned by the object.
 #[derive(Debug, Default)]
-pub(crate) struct Json(OnceLock<CString>);
+pub(crate) struct Text(OnceLock<CString>);
 
-impl Json {
-    pub(crate) fn get(&self, value: &impl Serialize) -> *const c_char {
-        let make = || owned_text(serde_json::to_string(value).unwrap_or_default());
-        self.0.get_or_init(make).as_ptr()
+impl Text {
+    pub(crate) fn get(&self, make: impl FnOnce() -> String) -> *const c_char {
+        self.0.get_or_init(|| owned_text(make())).as_ptr()
     }
+
+    pub(crate) fn json(&self, value: &impl Serialize) -> *const c_char {
+        self.get(|| serde_json::to_string(value).unwrap_or_default())
+    }
+}
+
+/// The text that `get` takes from an object. NULL: NULL.
+///
+/// # Safety
+///
+/// `object` is null or points to a `T` that lives as long as its texts are used.
+pub(crate) unsafe fn text_of<T>(
+    object: *const T,
+    get: impl FnOnce(&T) -> *const c_char,
+) -> *const c_char {
+    // SAFETY: as the caller promises.
+    let text = guard(|| unsafe { object.as_ref() }.map(get));
+    text.flatten().unwrap_or(std::ptr::null())
 }

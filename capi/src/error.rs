@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char, c_int};
 use std::fmt::Display;
 
-use crate::boundary::{free, guard, owned_text};
+use crate::boundary::{free, guard, owned_text, text_of};
 use crate::names::Code;
 
 /// Why a call failed. Immutable, so several threads may read it at once.
@@ -71,9 +71,7 @@ pub unsafe extern "C" fn viproute_error_errno(error: *const Error) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_error_message(error: *const Error) -> *const c_char {
     // SAFETY: NULL or an error that lives, by the contract.
-    let error = unsafe { error.as_ref() };
-    let message = guard(|| error.map(|error| error.message.as_ptr()));
-    message.flatten().unwrap_or(std::ptr::null())
+    unsafe { text_of(error, |error| error.message.as_ptr()) }
 }
 
 /// Frees an error and its message. NULL: does nothing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use viproute::{Canceller, Family};
 
 use crate::boundary::{Locked, Out, call, fill, free, guard, shared, text, vips as read_vips};
-use crate::{Code, Error, Report, Vip, config};
+use crate::{Code, Error, Report, Status, Vip, config};
 
 /// Holds a desired set of VIPs on the link, and repairs what drifts. Several threads may call with
 /// one keeper; the calls are carried out one after another.
@@ -314,6 +314,25 @@ pub unsafe extern "C" fn viproute_keeper_dispatch(
             }
             Err(why) => crate::manager::report_of(Err(why), &report),
         }
+    })
+}
+
+/// Returns the keeper's gauges as they are now. On success the caller owns `*status`, and frees it by
+/// viproute_status_free. NULL as `status`: the status is discarded. Waits for a call of another
+/// thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_keeper_status(
+    keeper: *const Keeper,
+    status: *mut *mut Status,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: NULL or a place of the caller, by the contract.
+    let (status, error) = unsafe { (Out::new(status), Out::new(error)) };
+    call(error, || {
+        // SAFETY: a keeper that lives, by the contract.
+        let keeper = unsafe { shared(keeper, "keeper") }?;
+        status.set(keeper.keeper.lock()?.status());
+        Ok(())
     })
 }
 

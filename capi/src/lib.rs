@@ -28,18 +28,24 @@ mod error;
 mod keeper;
 mod manager;
 mod names;
+mod plan;
 mod report;
+mod status;
 #[cfg(test)]
 mod tests;
 mod vip;
+mod watcher;
 
 pub use audit::*;
 pub use error::*;
 pub use keeper::*;
 pub use manager::*;
 pub use names::*;
+pub use plan::*;
 pub use report::*;
+pub use status::*;
 pub use vip::*;
+pub use watcher::*;
 
 use std::ffi::c_char;
 
@@ -48,8 +54,11 @@ const _: () = {
     const fn assert<T: Send + Sync>() {}
     assert::<Manager>();
     assert::<Keeper>();
+    assert::<Watcher>();
     assert::<Report>();
     assert::<Audit>();
+    assert::<Plan>();
+    assert::<Status>();
     assert::<Error>();
 };
 

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use viproute::{Canceller, VipManager};
 
 use crate::boundary::{Locked, Out, call, free, guard, shared, text, vips as read_vips};
-use crate::{Audit, Code, Error, Report, Vip, config};
+use crate::{Audit, Code, Error, Plan, Report, Vip, Watcher, config};
 
 /// Holds VIPs of one link in their single-route state. Several threads may call with one manager;
 /// the calls are carried out one after another.
@@ -36,11 +36,35 @@ pub(crate) fn report_of(
     }
 }
 
-/// Runs a call that writes, with the arguments that `read` reads from the caller before the call.
+/// Runs a call with the arguments that `read` reads from the caller before the call. `give` hands over
+/// what the call returned.
 ///
 /// # Safety
 ///
-/// `manager` is NULL or a manager that lives. `report` and `error` are NULL or places of the caller.
+/// `manager` is NULL or a manager that lives. `result` and `error` are NULL or places of the caller.
+unsafe fn call_with<A, R, T>(
+    manager: *const Manager,
+    result: *mut *mut T,
+    error: *mut *mut Error,
+    read: impl FnOnce() -> Result<A, Error>,
+    run: impl FnOnce(&mut VipManager, A) -> R,
+    give: impl FnOnce(R, &Out<T>) -> Result<(), Error>,
+) -> Code {
+    // SAFETY: as the caller promises.
+    let (result, error) = unsafe { (Out::new(result), Out::new(error)) };
+    call(error, || {
+        // SAFETY: as the caller promises.
+        let manager = unsafe { shared(manager, "manager") }?;
+        let arguments = read()?;
+        give(run(&mut *manager.manager.lock()?, arguments), &result)
+    })
+}
+
+/// Runs a call that writes, and hands over its report.
+///
+/// # Safety
+///
+/// As for `call_with`.
 unsafe fn write<A>(
     manager: *const Manager,
     report: *mut *mut Report,
@@ -49,13 +73,27 @@ unsafe fn write<A>(
     run: impl FnOnce(&mut VipManager, A) -> Result<viproute::Report, viproute::Error>,
 ) -> Code {
     // SAFETY: as the caller promises.
-    let (report, error) = unsafe { (Out::new(report), Out::new(error)) };
-    call(error, || {
-        // SAFETY: as the caller promises.
-        let manager = unsafe { shared(manager, "manager") }?;
-        let arguments = read()?;
-        report_of(run(&mut *manager.manager.lock()?, arguments), &report)
-    })
+    unsafe { call_with(manager, report, error, read, run, report_of) }
+}
+
+/// Runs a call that only reads, and hands over its result.
+///
+/// # Safety
+///
+/// As for `call_with`.
+unsafe fn inspect<A, R: Into<T>, T>(
+    manager: *const Manager,
+    result: *mut *mut T,
+    error: *mut *mut Error,
+    read: impl FnOnce() -> Result<A, Error>,
+    run: impl FnOnce(&mut VipManager, A) -> Result<R, viproute::Error>,
+) -> Code {
+    let give = |done: Result<R, viproute::Error>, result: &Out<T>| {
+        result.set(done?);
+        Ok(())
+    };
+    // SAFETY: as the caller promises.
+    unsafe { call_with(manager, result, error, read, run, give) }
 }
 
 /// Opens a manager by a configuration, which is a JSON object. Writes nothing to the kernel.
@@ -159,6 +197,30 @@ pub unsafe extern "C" fn viproute_normalize(
     }
 }
 
+/// As viproute_normalize, for these VIPs alone. A VIP that is not on the link fails as
+/// VIPROUTE_CAUSE_NOT_ON_LINK. `vips` as for viproute_assign.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_normalize_only(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        write(
+            manager,
+            report,
+            error,
+            read,
+            VipManager::normalize_only::<Vec<_>>,
+        )
+    }
+}
+
 /// Removes VIPs from the link: their addresses, and their routes through the link. A VIP that is
 /// not on the link counts as unchanged. `vips` as for viproute_assign.
 #[unsafe(no_mangle)]
@@ -195,17 +257,27 @@ pub unsafe extern "C" fn viproute_reconcile(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    let read = || {
-        // SAFETY: an array, and NULL or a string, of the caller, by the contract.
-        let (vips, claim) = unsafe { (read_vips(vips, count)?, text(claim, "claim")?) };
-        Ok((vips, config::claim(claim)?))
-    };
+    // SAFETY: an array, and NULL or a string, of the caller, by the contract.
+    let read = || unsafe { read_claim_and_vips(claim, vips, count) };
     // SAFETY: the caller's contract, which is this function's.
     unsafe {
-        write(manager, report, error, read, |manager, (vips, claim)| {
+        write(manager, report, error, read, |manager, (claim, vips)| {
             manager.reconcile(&claim, vips)
         })
     }
+}
+
+/// # Safety
+///
+/// `claim` as for `text`, `vips` and `count` as for `read_vips`.
+unsafe fn read_claim_and_vips(
+    claim: *const c_char,
+    vips: *const Vip,
+    count: usize,
+) -> Result<(viproute::Claim, Vec<viproute::Vip>), Error> {
+    // SAFETY: as the caller promises.
+    let (vips, claim) = unsafe { (read_vips(vips, count)?, text(claim, "claim")?) };
+    Ok((config::claim(claim)?, vips))
 }
 
 /// Releases every claimed VIP on the link. `claim` as for viproute_reconcile.
@@ -243,6 +315,29 @@ pub unsafe extern "C" fn viproute_set_source(
     unsafe { write(manager, report, error, read, VipManager::set_source) }
 }
 
+/// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant. The manager
+/// keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+/// VIPROUTE_CODE_INVALID_CONFIG. For VIPROUTE_BINDING_ROUTE the link may get the placeholder address
+/// 127.86.73.80, which stays: without an IPv4 address a link has no IPv4 routes.
+///
+/// `binding` is VIPROUTE_BINDING_ADDRESS or VIPROUTE_BINDING_ROUTE. Another number:
+/// VIPROUTE_CODE_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_set_binding(
+    manager: *mut Manager,
+    binding: u32,
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+) -> Code {
+    let read = || match binding {
+        VIPROUTE_BINDING_ADDRESS => Ok(viproute::Binding::Address),
+        VIPROUTE_BINDING_ROUTE => Ok(viproute::Binding::Route),
+        other => Err(Error::argument(format!("{other} is no binding"))),
+    };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe { write(manager, report, error, read, VipManager::set_binding) }
+}
+
 /// Returns the drift of every VIP on the link, and the state of the link and of each source. Writes
 /// nothing and needs no privilege.
 ///
@@ -257,22 +352,138 @@ pub unsafe extern "C" fn viproute_audit(
     audit: *mut *mut Audit,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: NULL or a place of the caller, by the contract.
-    let (audit, error) = unsafe { (Out::new(audit), Out::new(error)) };
-    call(error, || {
-        // SAFETY: a manager that lives, by the contract.
-        let manager = unsafe { shared(manager, "manager") }?;
-        let mut manager = manager.manager.lock()?;
-        audit.set(match depth {
-            VIPROUTE_AUDIT_LINK => manager.audit()?,
-            VIPROUTE_AUDIT_NODE => manager.audit_deep()?,
-            other => return Err(Error::argument(format!("{other} is no depth of an audit"))),
-        });
-        Ok(())
-    })
+    let read = || match depth {
+        VIPROUTE_AUDIT_LINK => Ok(VipManager::audit as fn(&mut VipManager) -> _),
+        VIPROUTE_AUDIT_NODE => Ok(VipManager::audit_deep as _),
+        other => Err(Error::argument(format!("{other} is no depth of an audit"))),
+    };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe { inspect(manager, audit, error, read, |manager, audit| audit(manager)) }
+}
+
+/// As viproute_audit with VIPROUTE_AUDIT_LINK, of the given VIPs alone. Each has its entry in the audit, also if
+/// it is not on the link. A few VIPs that are right cost a look-up each, in which a duplicate does not
+/// show. `vips` as for viproute_assign.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_audit_only(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    audit: *mut *mut Audit,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        inspect(
+            manager,
+            audit,
+            error,
+            read,
+            VipManager::audit_only::<Vec<_>>,
+        )
+    }
+}
+
+/// Returns what viproute_reconcile would do now, as a plan: the steps in order, each with its reason, and the
+/// VIPs that would fail, which are no error. Writes nothing and needs no privilege. No call executes a
+/// plan.
+///
+/// `claim` as for viproute_reconcile, `vips` as for viproute_assign. On success the caller owns
+/// `*plan`, and frees it by viproute_plan_free. NULL as `plan`: the plan is discarded.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_plan(
+    manager: *mut Manager,
+    claim: *const c_char,
+    vips: *const Vip,
+    count: usize,
+    plan: *mut *mut Plan,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: an array, and NULL or a string, of the caller, by the contract.
+    let read = || unsafe { read_claim_and_vips(claim, vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        inspect(manager, plan, error, read, |manager, (claim, vips)| {
+            manager.plan(&claim, vips)
+        })
+    }
+}
+
+/// Returns what viproute_assign would do now: as viproute_plan.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_plan_assign(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    plan: *mut *mut Plan,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        inspect(
+            manager,
+            plan,
+            error,
+            read,
+            VipManager::plan_assign::<Vec<_>>,
+        )
+    }
+}
+
+/// Returns what viproute_release would do now: as viproute_plan.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_plan_release(
+    manager: *mut Manager,
+    vips: *const Vip,
+    count: usize,
+    plan: *mut *mut Plan,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: an array of the caller, by the contract.
+    let read = || unsafe { read_vips(vips, count) };
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        inspect(
+            manager,
+            plan,
+            error,
+            read,
+            VipManager::plan_release::<Vec<_>>,
+        )
+    }
+}
+
+/// Opens a watcher of the manager's link, which returns what happens to its VIPs from now on. Needs no
+/// privilege. The watcher may outlive the manager. On success the caller owns `*watcher`, and frees
+/// it by viproute_watcher_free. On failure `*watcher` is NULL. NULL as `watcher`:
+/// the watcher is discarded.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn viproute_watcher_open(
+    manager: *mut Manager,
+    watcher: *mut *mut Watcher,
+    error: *mut *mut Error,
+) -> Code {
+    // SAFETY: the caller's contract, which is this function's.
+    unsafe {
+        inspect(
+            manager,
+            watcher,
+            error,
+            || Ok(()),
+            |manager, ()| manager.watcher(),
+        )
+    }
 }
 
 /// An audit of the link.
 pub const VIPROUTE_AUDIT_LINK: u32 = 0;
 /// An audit of the link and of the node's other routes.
 pub const VIPROUTE_AUDIT_NODE: u32 = 1;
+/// Each VIP has an address on the link, and its route: `"binding": "address"`.
+pub const VIPROUTE_BINDING_ADDRESS: u32 = 0;
+/// Each VIP has its route alone: `"binding": "route"`.
+pub const VIPROUTE_BINDING_ROUTE: u32 = 1;

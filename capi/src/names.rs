@@ -195,22 +195,62 @@ pub enum SourceState {
     Kernel = 7,
 }
 
-/// The name of each value, which is the library's name for machines, and the way from the library's
-/// kind to the number.
+/// What a watcher saw.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventKind {
+    /// Nothing has happened.
+    #[default]
+    None = 0,
+    /// A VIP changed. Several changes of one VIP in one burst are one event.
+    Vip = 1,
+    /// An address of the node outside the link was added or changed: perhaps a source.
+    NodeAddressSet = 2,
+    /// An address of the node outside the link was removed: perhaps a source.
+    NodeAddressRemoved = 3,
+    /// The link exists and is up.
+    LinkUp = 4,
+    /// The link exists and is down.
+    LinkDown = 5,
+    /// The link does not exist any more.
+    LinkGone = 6,
+    /// Notifications were lost: audit or reconcile.
+    Resync = 7,
+}
+
+/// The name of each value, which is the library's name for machines.
+pub(crate) trait Named: Copy + 'static {
+    const NAMES: &'static [(Self, &'static CStr)];
+
+    fn number(self) -> i32;
+
+    fn named(name: &str) -> Option<Self> {
+        let mut names = Self::NAMES.iter();
+        let entry = names.find(|entry| entry.1.to_bytes() == name.as_bytes());
+        entry.map(|entry| entry.0)
+    }
+
+    fn name_of(number: i32) -> *const c_char {
+        let mut names = Self::NAMES.iter();
+        let entry = names.find(|entry| entry.0.number() == number);
+        entry.map_or(std::ptr::null(), |entry| entry.1.as_ptr())
+    }
+}
+
+/// The names, and the way from the library's kind to the number.
 macro_rules! names {
     ($type:ident from $kind:ty, else $other:ident: $($variant:ident $name:literal),* $(,)?) => {
-        impl $type {
-            pub(crate) const NAMES: &[(Self, &CStr)] = &[$((Self::$variant, $name)),*];
+        impl Named for $type {
+            const NAMES: &'static [(Self, &'static CStr)] = &[$((Self::$variant, $name)),*];
 
-            fn named(name: &str) -> Self {
-                let same = |entry: &&(Self, &CStr)| entry.1.to_bytes() == name.as_bytes();
-                Self::NAMES.iter().find(same).map_or(Self::$other, |entry| entry.0)
+            fn number(self) -> i32 {
+                self as i32
             }
         }
 
         impl From<$kind> for $type {
             fn from(kind: $kind) -> Self {
-                Self::named(kind.as_str())
+                Self::named(kind.as_str()).unwrap_or(Self::$other)
             }
         }
     };
@@ -254,32 +294,38 @@ names!(SourceState from viproute::SourceStatus, else Unknown:
     Missing c"missing", NotGiven c"not_given", Kernel c"kernel",
 );
 
-fn name_of(names: impl IntoIterator<Item = (i32, &'static CStr)>, number: i32) -> *const c_char {
-    let mut names = names.into_iter();
-    let name = names.find(|(of, _)| *of == number);
-    name.map_or(std::ptr::null(), |(_, name)| name.as_ptr())
-}
+// An event that this library does not know requires the VIPs to be read, too.
+names!(EventKind from viproute::Event, else Resync:
+    Vip c"vip", NodeAddressSet c"node_address_set", NodeAddressRemoved c"node_address_removed",
+    LinkUp c"link_up", LinkDown c"link_down", LinkGone c"link_gone", Resync c"resync",
+);
 
 /// The name of a code, as "incomplete". Lives as long as the program. NULL for a number that is no
 /// code.
 #[unsafe(no_mangle)]
 pub extern "C" fn viproute_code_name(code: i32) -> *const c_char {
-    name_of(
-        Code::NAMES.iter().map(|(code, name)| (*code as i32, *name)),
-        code,
-    )
+    Code::name_of(code)
 }
 
 /// The name of a cause, as "conflict". Lives as long as the program. NULL for a number that is no
 /// cause.
 #[unsafe(no_mangle)]
 pub extern "C" fn viproute_cause_name(cause: i32) -> *const c_char {
-    name_of(
-        Cause::NAMES
-            .iter()
-            .map(|(cause, name)| (*cause as i32, *name)),
-        cause,
-    )
+    Cause::name_of(cause)
+}
+
+/// The name of a reason to reject a VIP, as "loopback". Lives as long as the program. NULL for a
+/// number that is no reason.
+#[unsafe(no_mangle)]
+pub extern "C" fn viproute_reject_reason_name(reason: i32) -> *const c_char {
+    RejectReason::name_of(reason)
+}
+
+/// The name of a kind of event, as "link_up". Lives as long as the program. NULL for a number that is
+/// no kind of event.
+#[unsafe(no_mangle)]
+pub extern "C" fn viproute_event_kind_name(kind: i32) -> *const c_char {
+    EventKind::name_of(kind)
 }
 
 /// The VIP's address is not on the link.
@@ -318,3 +364,23 @@ pub const VIPROUTE_DRIFT_EXPIRING_ADDRESS: u32 = 1 << 15;
 pub const VIPROUTE_DRIFT_EXPIRING_ROUTE: u32 = 1 << 16;
 /// An earlier routing rule sends the node's traffic elsewhere. Deep audits only.
 pub const VIPROUTE_DRIFT_DIVERTED: u32 = 1 << 20;
+
+/// The VIP's address was added to the link, or its flags or lifetimes changed.
+pub const VIPROUTE_CHANGE_ADDRESS_SET: u32 = 1;
+/// The VIP's address was removed from the link.
+pub const VIPROUTE_CHANGE_ADDRESS_REMOVED: u32 = 1 << 1;
+/// A route to the VIP through the link was added or replaced.
+pub const VIPROUTE_CHANGE_ROUTE_SET: u32 = 1 << 2;
+/// A route to the VIP through the link was removed.
+pub const VIPROUTE_CHANGE_ROUTE_REMOVED: u32 = 1 << 3;
+/// Another device's local route to the VIP was added, replaced or removed.
+pub const VIPROUTE_CHANGE_FOREIGN_ROUTE: u32 = 1 << 4;
+
+/// The change was made by the manager that the watcher was opened with.
+pub const VIPROUTE_ORIGIN_OURS: u32 = 1;
+/// The change was made by another process, or by another socket of this process.
+pub const VIPROUTE_ORIGIN_OTHER: u32 = 1 << 1;
+/// The change was made by the kernel itself.
+pub const VIPROUTE_ORIGIN_KERNEL: u32 = 1 << 2;
+/// The kernel does not say who made the change.
+pub const VIPROUTE_ORIGIN_UNKNOWN: u32 = 1 << 3;

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char, c_int};
 
 use serde::{Serialize, Serializer};
 
-use crate::boundary::{Json, fill, fill_array, free, guard, owned_text};
+use crate::boundary::{Text, fill, fill_array, free, guard, owned_text, text_of};
 use crate::names::{Cause, Code, Operation, OutcomeKind, RejectReason};
 use crate::vip::Vip;
 
@@ -14,7 +14,7 @@ pub struct Report {
     done: Done,
     /// Of each failure.
     messages: Vec<CString>,
-    json: Json,
+    json: Text,
 }
 
 /// What a call or a dispatch returned.
@@ -49,7 +49,7 @@ impl From<Done> for Report {
         Self {
             messages: messages.collect(),
             done,
-            json: Json::default(),
+            json: Text::default(),
         }
     }
 }
@@ -240,9 +240,7 @@ pub unsafe extern "C" fn viproute_report_failures(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn viproute_report_json(report: *const Report) -> *const c_char {
     // SAFETY: NULL or a report that lives, by the contract.
-    let report = unsafe { report.as_ref() };
-    let json = guard(|| report.map(|report| report.json.get(&report.done)));
-    json.flatten().unwrap_or(std::ptr::null())
+    unsafe { text_of(report, |report| report.json.json(&report.done)) }
 }
 
 /// Frees a report, its JSON and the messages of its failures. NULL: does nothing.

@@ -314,6 +314,172 @@ fn audit_shows_drift_and_the_new_source_ends_it() {
     assert!(route.contains("src 192.0.2.11"), "{route}");
 }
 
+/// Runs a call that hands over an object.
+fn object<T>(
+    free: unsafe extern "C" fn(*mut T),
+    run: impl FnOnce(*mut *mut T, *mut *mut Error) -> Code,
+) -> Owned<T> {
+    let mut object = null_mut();
+    Gave::by(|_, error| run(&raw mut object, error)).ok();
+    assert!(!object.is_null());
+    Owned(object, free)
+}
+
+#[test]
+fn only_the_given_vips_are_audited_and_normalized() {
+    let net = Net::new();
+    let (manager, both) = (open(), vips(&TWO));
+    assign(&manager, &both).ok();
+    for (family, vip) in [("-4", TWO[0]), ("-6", TWO[1])] {
+        net.ip(&format!(
+            "{family} route del table local local {vip} dev kube-dummy-if"
+        ));
+    }
+    let asked = [both[1], vips(&["10.96.0.99"])[0]];
+    let audit = object(viproute_audit_free, |audit, error| {
+        // SAFETY: a manager that lives, an array, and places.
+        unsafe { viproute_audit_only(manager.0, asked.as_ptr(), 2, audit, error) }
+    });
+    let mut rows = [Audited::default(); 3];
+    // SAFETY: an audit that lives, and an array of 3.
+    let count =
+        unsafe { viproute_audit_vips(audit.0, 0, rows.as_mut_ptr(), size_of::<Audited>(), 3) };
+    let rows: Vec<_> = rows[..count]
+        .iter()
+        .map(|row| (row.vip, row.drift))
+        .collect();
+    let absent = VIPROUTE_DRIFT_MISSING_ADDRESS | VIPROUTE_DRIFT_MISSING_ROUTE;
+    assert_eq!(
+        rows,
+        [(asked[1], absent), (asked[0], VIPROUTE_DRIFT_MISSING_ROUTE)]
+    );
+
+    // SAFETY: a manager that lives, and an array.
+    let gave = Gave::by(|report, error| unsafe {
+        viproute_normalize_only(manager.0, asked.as_ptr(), 2, report, error)
+    });
+    assert_eq!((gave.code, gave.counts().repaired), (Code::Incomplete, 1));
+    assert_eq!(gave.failures()[0].cause, Cause::NotOnLink);
+    net.assert_single_route(&two()[1..], PROTO_KERNEL);
+    assert_eq!(net.ip("route show table local 10.96.0.10"), "");
+}
+
+#[test]
+fn binding_moves_the_vips() {
+    let net = Net::new();
+    let manager = open();
+    assign(&manager, &vips(&TWO)).ok();
+    let set_binding = |binding| {
+        // SAFETY: a manager that lives.
+        Gave::by(|report, error| unsafe { viproute_set_binding(manager.0, binding, report, error) })
+    };
+    let counts = set_binding(VIPROUTE_BINDING_ROUTE).ok().counts();
+    assert_eq!(counts.repaired, 2);
+    assert!(!net.ip("addr show dev kube-dummy-if").contains(TWO[1]));
+    assert!(net.ip("-6 route show table local").contains(TWO[1]));
+    set_binding(VIPROUTE_BINDING_ADDRESS).ok();
+    net.assert_single_route(&two(), PROTO_KERNEL);
+    assert_eq!(set_binding(2).code, Code::InvalidArgument);
+}
+
+#[test]
+fn plans_are_json_and_scripts_and_write_nothing() {
+    let net = Net::new();
+    let manager = open();
+    assign(&manager, &vips(&TWO[..1])).ok();
+    let (before, desired) = (
+        net.ip("route show table all"),
+        vips(&["10.96.0.11", TWO[1]]),
+    );
+    let (of, count) = (desired.as_ptr(), desired.len());
+    let claim = c"{\"claim\":{\"ranges\":[\"10.96.0.0/16\"]}}";
+    let plan = |run: &dyn Fn(*mut *mut Plan, *mut *mut Error) -> Code| {
+        let plan = object(viproute_plan_free, run);
+        // SAFETY: a plan that lives.
+        let texts = unsafe { (viproute_plan_json(plan.0), viproute_plan_script(plan.0)) };
+        let json: Value = serde_json::from_str(&string(texts.0)).unwrap();
+        (json["steps"].as_array().unwrap().clone(), string(texts.1))
+    };
+    // SAFETY: a manager that lives, a string, an array, and places.
+    let (steps, script) = plan(&|plan, error| unsafe {
+        viproute_plan(manager.0, claim.as_ptr(), of, count, plan, error)
+    });
+    assert!(
+        steps.iter().any(|step| step["reason"] == "not_desired"),
+        "{steps:?}"
+    );
+    assert!(
+        script.contains(TWO[0]) && script.contains(TWO[1]),
+        "{script}"
+    );
+    // SAFETY: as above.
+    let (steps, script) =
+        plan(&|plan, error| unsafe { viproute_plan_assign(manager.0, of, count, plan, error) });
+    assert!(
+        steps.iter().any(|step| step["action"] == "add_address"),
+        "{steps:?}"
+    );
+    assert!(!script.contains(TWO[0]), "{script}");
+    // SAFETY: as above.
+    let (steps, _) =
+        plan(&|plan, error| unsafe { viproute_plan_release(manager.0, of, count, plan, error) });
+    assert_eq!(steps, [] as [Value; 0]);
+    assert_eq!(net.ip("route show table all"), before);
+}
+
+#[test]
+fn watcher_returns_events_in_their_order() {
+    let net = Net::new();
+    let manager = open();
+    let watcher = object(viproute_watcher_free, |watcher, error| {
+        // SAFETY: a manager that lives, and places.
+        unsafe { viproute_watcher_open(manager.0, watcher, error) }
+    });
+    let events = || {
+        let next = || {
+            let mut event = Event::default();
+            // SAFETY: a watcher that lives, and a struct of this size.
+            Gave::by(|_, error| unsafe {
+                viproute_watcher_next(watcher.0, &raw mut event, size_of::<Event>(), error)
+            })
+            .ok();
+            (event.kind != EventKind::None).then_some(event)
+        };
+        std::iter::from_fn(next).collect::<Vec<_>>()
+    };
+    assert_eq!(events().len(), 0);
+    assign(&manager, &vips(&TWO[..1])).ok();
+    let [assigned] = events()[..] else {
+        panic!("more than one event")
+    };
+    assert_eq!(
+        (assigned.kind, assigned.address),
+        (EventKind::Vip, vips(&TWO)[0])
+    );
+    let set = VIPROUTE_CHANGE_ADDRESS_SET | VIPROUTE_CHANGE_ROUTE_SET;
+    assert_eq!(assigned.change & set, set);
+    assert_ne!(assigned.origin & VIPROUTE_ORIGIN_OURS, 0);
+
+    // The watcher outlives its manager.
+    drop(manager);
+    net.ip("addr add 192.0.2.11/24 dev node0");
+    net.ip("link set dev kube-dummy-if down");
+    let mut poll = libc::pollfd {
+        // SAFETY: a watcher that lives.
+        fd: unsafe { viproute_watcher_fd(watcher.0) },
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one struct.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 10_000) }, 1);
+    let seen = events();
+    assert_eq!(seen[0].kind, EventKind::NodeAddressSet);
+    assert_eq!(seen[0].address, vips(&["192.0.2.11"])[0]);
+    let down = seen.iter().find(|event| event.kind == EventKind::LinkDown);
+    let down = down.expect("an event of the link");
+    assert_eq!((down.index, down.address.family), (net.vip_index(), 0));
+}
+
 #[test]
 fn keeper_repairs_what_another_program_deletes() {
     let net = Net::new();
@@ -382,6 +548,29 @@ fn keeper_repairs_what_another_program_deletes() {
     let (gave, done) = dispatch();
     gave.ok();
     assert_eq!(done.missing_ipv4, Code::SourceNotOnNode);
+    let status = object(viproute_status_free, |status, error| {
+        // SAFETY: a keeper that lives, and places.
+        unsafe { viproute_keeper_status(keeper.0, status, error) }
+    });
+    let mut state = KeeperState::default();
+    // SAFETY: a status that lives, and a struct of this size.
+    unsafe { viproute_status_summary(status.0, &raw mut state, size_of::<KeeperState>()) };
+    assert_eq!((state.desired_ipv4, state.desired_ipv6), (1, 0));
+    assert_eq!((state.failing_ipv4, state.failing_ipv6), (1, 0));
+    let missing = [state.missing_ipv4, state.missing_ipv6];
+    assert_eq!(missing, [Code::SourceNotOnNode, Code::Ok]);
+    assert!(
+        state.waiting_ipv4 >= 0 && state.last_dispatch >= 0,
+        "{state:?}"
+    );
+    assert_eq!(state.waiting_ipv6, -1);
+    // SAFETY: a status that lives.
+    let json = string(unsafe { viproute_status_json(status.0) });
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["ipv4"]["waiting"]["missing"]["kind"],
+        "source_not_on_node"
+    );
     net.ip("addr add 192.0.2.11/24 dev node0");
     let source = vips(&["192.0.2.11"])[0];
     // SAFETY: a keeper that lives, and an address.
@@ -573,32 +762,61 @@ fn every_kind_of_the_library_has_a_number() {
     let status = include_str!("../../src/outcome/status.rs");
     check(status, "LinkStatus", LinkState::NAMES);
     check(status, "SourceStatus", SourceState::NAMES);
-
-    assert_eq!(string(viproute_code_name(3)), "incomplete");
-    assert_eq!(
-        string(viproute_cause_name(Cause::Conflict as i32)),
-        "conflict"
+    check(
+        include_str!("../../src/watcher/event.rs"),
+        "Event",
+        EventKind::NAMES,
     );
-    assert!(viproute_code_name(-1).is_null() && viproute_cause_name(99).is_null());
+
+    let names: [(extern "C" fn(i32) -> *const c_char, i32, &str); 4] = [
+        (viproute_code_name, Code::Incomplete as i32, "incomplete"),
+        (viproute_cause_name, Cause::Conflict as i32, "conflict"),
+        (
+            viproute_reject_reason_name,
+            RejectReason::Denied as i32,
+            "denied",
+        ),
+        (
+            viproute_event_kind_name,
+            EventKind::LinkGone as i32,
+            "link_gone",
+        ),
+    ];
+    for (name_of, number, name) in names {
+        assert_eq!(string(name_of(number)), name);
+        assert!(name_of(-1).is_null() && name_of(99).is_null());
+    }
     assert_eq!(Code::from(viproute::ErrorKind::LinkInVrf), Code::LinkInVrf);
 }
 
 #[test]
 fn header_has_every_flag_with_its_value() {
     let header = include_str!("../include/viproute.h");
-    let mut count = 0;
-    for (name, flag) in viproute::Drift::all().iter_names() {
-        let bit = flag.bits().trailing_zeros();
-        let value = if bit == 0 {
-            "1".into()
-        } else {
-            format!("(1 << {bit})")
-        };
-        let line = format!("#define VIPROUTE_DRIFT_{name} {value}\n");
-        assert!(header.contains(&line), "the header lacks: {line}");
-        count += 1;
-    }
-    assert_eq!(header.matches("#define VIPROUTE_DRIFT_").count(), count);
+    let check = |prefix: &str, flags: &[(&str, u32)]| {
+        for (name, bits) in flags {
+            let bit = bits.trailing_zeros();
+            let value = if bit == 0 {
+                "1".into()
+            } else {
+                format!("(1 << {bit})")
+            };
+            let line = format!("#define VIPROUTE_{prefix}_{name} {value}\n");
+            assert!(header.contains(&line), "the header lacks: {line}");
+        }
+        let all = header
+            .matches(&format!("#define VIPROUTE_{prefix}_"))
+            .count();
+        assert_eq!(all, flags.len());
+    };
+    let drift = viproute::Drift::all().iter_names();
+    let change = viproute::Change::all().iter_names();
+    let origin = viproute::Origin::all().iter_names();
+    let change = change.map(|(name, flag)| (name, flag.bits().into()));
+    let origin = origin.map(|(name, flag)| (name, flag.bits().into()));
+    let drift: Vec<_> = drift.map(|(name, flag)| (name, flag.bits())).collect();
+    check("DRIFT", &drift);
+    check("CHANGE", &change.collect::<Vec<_>>());
+    check("ORIGIN", &origin.collect::<Vec<_>>());
 }
 
 #[test]

@@ -113,11 +113,8 @@ fn soname_has_the_first_number_of_the_version() {
     }
 }
 
-#[test]
-fn library_exports_the_functions_of_the_header_and_nothing_else() {
-    if !has("nm", "symbols") {
-        return;
-    }
+/// The functions that the header declares.
+fn declared() -> BTreeSet<String> {
     let header = std::fs::read_to_string(installed().join("include/viproute.h")).unwrap();
     let code = header
         .lines()
@@ -131,13 +128,45 @@ fn library_exports_the_functions_of_the_header_and_nothing_else() {
         declared.contains("viproute_version") && declared.len() > 30,
         "{declared:?}"
     );
+    declared
+}
+
+#[test]
+fn library_exports_the_functions_of_the_header_and_nothing_else() {
+    if !has("nm", "symbols") {
+        return;
+    }
     let symbols = run(Command::new("nm")
         .args(["-D", "--defined-only"])
         .arg(library()));
     let names = symbols
         .lines()
         .filter_map(|line| line.split_whitespace().last());
-    assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), declared);
+    assert_eq!(
+        names.map(str::to_owned).collect::<BTreeSet<_>>(),
+        declared()
+    );
+}
+
+#[test]
+fn border_c_calls_every_function() {
+    if !has("cc", "functions") || !has("pkg-config", "functions") {
+        return;
+    }
+    let program = compile("tests/border.c", "border-functions", "viproute", &[]);
+    let called = run(started(&program).arg("--functions"));
+    let called = called.lines().map(str::to_owned);
+    assert_eq!(called.collect::<BTreeSet<_>>(), declared());
+
+    let source = include_str!("border.c");
+    let parts = source
+        .split_once("// Every function of the library.")
+        .unwrap();
+    for name in declared() {
+        let call = format!("{name}(");
+        assert!(parts.0.contains(&call), "no call with NULL: {name}");
+        assert!(parts.1.contains(&call), "no call at random: {name}");
+    }
 }
 
 #[test]
