@@ -595,18 +595,78 @@ async fn changes(cluster: &Cluster, time: Duration) {
     }
 }
 
-/// The table of the README, a row a size.
+/// The title of the table of the README.
+const TITLE: &str = "| Services | VIPs | program | cold start to ready (CPU) | wrong VIPs | memory (peak) | CPU idle | CPU at 10 changes/s |
+|---|---|---|---|---|---|---|---|";
+
+/// How long each load is measured.
+const MEASURED: Duration = Duration::from_secs(20);
+
+/// Prints a row of a program that is ready. `changes` goes on while the program's load is measured.
+async fn row(
+    who: &str,
+    program: &Running,
+    count: usize,
+    (start, start_cpu): (Duration, Duration),
+    (vips, wrong): (usize, usize),
+    changes: impl Future<Output = ()>,
+) {
+    let process = program.id();
+    let idle = load(process, tokio::time::sleep(MEASURED)).await;
+    let busy = load(process, changes).await;
+    let (now, peak) = (memory(process, "VmRSS"), memory(process, "VmHWM"));
+    println!(
+        "| {count} | {vips} | {who} | {:.2} s ({:.2} s) | {wrong} | {now:.0} MiB ({peak:.0}) | {idle:.2} % | {busy:.2} % |",
+        start.as_secs_f64(),
+        start_cpu.as_secs_f64()
+    );
+}
+
+/// The same by kube-router's method, on an empty link: see tests/k8s/kube_router.go.
+async fn kube_router(net: &Net, program: &Path, count: usize, vips: &[IpAddr]) {
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vips-of-kube-router");
+    let lines: Vec<_> = vips.iter().map(ToString::to_string).collect();
+    std::fs::write(&list, lines.join("\n")).unwrap();
+    let begun = Instant::now();
+    let running = Running::start(Command::new(program).arg(&list));
+    while running.out() != "ready\n" {
+        assert!(begun.elapsed() < PATIENCE * 10, "{running:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let start = (begun.elapsed(), cpu(running.id()));
+    let wrong = net.wrong_vips(vips, common::PROTO_KERNEL).len();
+    let changes = async {
+        running.signal(libc::SIGUSR1);
+        tokio::time::sleep(MEASURED).await;
+    };
+    let vips = (vips.len(), wrong);
+    row(
+        "kube-router's method",
+        &running,
+        count,
+        start,
+        vips,
+        changes,
+    )
+    .await;
+    running.signal(libc::SIGTERM);
+    running.wait_for_end();
+    net.ip(&format!("link del {VIP_LINK}"));
+    net.add_link(VIP_LINK);
+}
+
+/// The table of the README: each size by the controller, and by kube-router's method.
 #[test]
 #[ignore = "measures, for minutes: tests/k8s/run --measure"]
 fn measured() {
-    const TIME: Duration = Duration::from_secs(20);
     let programs = programs("measured").unwrap();
+    let peer = std::env::var_os("VIPROUTE_KUBE_ROUTER").map(PathBuf::from);
+    if peer.is_none() {
+        skipped("kube-router's method", "VIPROUTE_KUBE_ROUTER is not set");
+    }
     block_on(async {
         let cluster = Cluster::new(&programs, "k8s-measured").await;
-        println!(
-            "| Services | VIPs | cold start to ready | memory (peak) | CPU idle | CPU at 10 changes/s |"
-        );
-        println!("|---|---|---|---|---|---|");
+        println!("{TITLE}");
         let mut created = 0;
         for count in [100, 1_000, 10_000] {
             cluster.create(created..count).await;
@@ -614,17 +674,14 @@ fn measured() {
             let begun = Instant::now();
             let controller = cluster.start("--release-on-exit");
             eventually("ready", is_ready).await;
-            let start = begun.elapsed();
+            let start = (begun.elapsed(), cpu(controller.id()));
             let vips = cluster.await_all("measured", &SOURCES).await;
-            let process = controller.id();
-            let idle = load(process, tokio::time::sleep(TIME)).await;
-            let busy = load(process, changes(&cluster, TIME)).await;
-            let (now, peak) = (memory(process, "VmRSS"), memory(process, "VmHWM"));
-            println!(
-                "| {count} | {vips} | {:.2} s | {now:.0} MiB ({peak:.0}) | {idle:.2} % | {busy:.2} % |",
-                start.as_secs_f64()
-            );
+            let changes = changes(&cluster, MEASURED);
+            row("controller", &controller, count, start, (vips, 0), changes).await;
             end(&cluster, controller);
+            if let Some(peer) = &peer {
+                kube_router(&cluster.net, peer, count, &cluster.expected().await).await;
+            }
         }
     });
 }
