@@ -328,14 +328,14 @@ fn play_hour(
     times: &mut Times,
 ) {
     for _ in 0..PARTS {
-        let ends = Instant::now() + Duration::from_secs(options.seconds.into()) / PARTS;
+        let deadline = Instant::now() + Duration::from_secs(options.seconds.into()) / PARTS;
         for (side, (_, vips)) in sides.iter_mut().zip(FAMILIES) {
             side.others(floor, vips, OTHER_ROUTES / PARTS);
             for _ in 0..SERVICES / PARTS {
                 side.service(keeper, times);
             }
         }
-        std::thread::sleep(ends.saturating_duration_since(Instant::now()));
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
     for side in sides {
         for _ in 0..DRIFTS {
