@@ -6,7 +6,7 @@
 mod common;
 
 use allocation_counter::{AllocationInfo, measure};
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK};
+use common::{NODE_V4, Net, VIP_LINK};
 use std::net::IpAddr;
 use viproute::{Claim, Report, VipManager};
 
@@ -40,11 +40,7 @@ fn break_all(net: &Net, vips: &[IpAddr]) {
 
 fn run(family: fn(usize) -> Vec<IpAddr>) {
     let net = Net::new();
-    let mut manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap();
+    let mut manager = common::builder().open().unwrap();
     let many = family(MANY);
     let small = &many[..SMALL];
     // Warm: the buffers grow to the largest call.
@@ -94,11 +90,7 @@ fn ipv6_calls_allocate_nothing_per_vip() {
 #[test]
 fn shrink_to_gives_memory_back() {
     let net = Net::new();
-    let mut manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap();
+    let mut manager = common::builder().open().unwrap();
     let many = common::vips_v4(MANY);
     let held = measure(|| {
         manager.assign(&many).unwrap();

@@ -12,14 +12,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{
-    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK,
-    Want, vips, vips_v4, vips_v6,
+    LocalState, NODE_LINK, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, VIP_LINK, Want,
+    builder, vips, vips_v4, vips_v6,
 };
 use ipnet::IpNet;
 use rules::Diversion;
 use viproute::{
     Cause, Drift, Error, ErrorKind, LinkKind, Outcome, OutcomeKind, Protocol, RejectReason, Report,
-    Vip, VipManager, VipManagerBuilder,
+    Vip, VipManager,
 };
 
 const MARK: u8 = 201;
@@ -29,12 +29,6 @@ const MARK: u8 = 201;
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
 }
 
 /// A report in numbers: assigned, repaired, released, unchanged, failures.

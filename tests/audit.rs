@@ -21,7 +21,7 @@ use netlink_packet_route::RouteNetlinkMessage::{DelRoute, GetRoute, NewAddress, 
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use broken::{State, builder, manager, put};
+use broken::{PROTOCOLS, State, builder, manager, one_of_each, put};
 use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
 use common::{
     NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
@@ -32,8 +32,6 @@ use viproute::{
     AddressFlags, Audit, Binding, Drift, ErrorKind, Family, LinkStatus, Protocol, SourceStatus,
     VipManager,
 };
-
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
 fn drifts(audit: &Audit) -> BTreeMap<IpAddr, Drift> {
     let map: BTreeMap<_, _> = audit.vips.iter().map(|a| (a.vip.addr(), a.drift)).collect();
@@ -100,15 +98,7 @@ fn audits(protocol: u8) -> (Audit, Audit) {
 fn audit_reports_each_state_and_writes_nothing() {
     for protocol in PROTOCOLS {
         let net = Net::new();
-        let zip = |vips: Vec<IpAddr>| {
-            let states = State::of(vips[0]);
-            vips.into_iter().zip(states).collect::<Vec<_>>()
-        };
-        let all = [
-            zip(vips_v4(State::V4.len() + 1)),
-            zip(vips_v6(State::V6.len())),
-        ]
-        .concat();
+        let all = one_of_each();
         assert_eq!(all.len(), 37);
         put(&net, &all, protocol);
         let before = Snapshot::read(&[]);

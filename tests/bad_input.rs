@@ -11,17 +11,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips, vips_v4, vips_v6};
+use common::{
+    NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, builder, vips, vips_v4, vips_v6,
+};
 use viproute::{
     Binding, Cause, Drift, Error, ErrorKind, Family, RejectReason, Report, Vip, VipManager,
-    VipManagerBuilder,
 };
-
-fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-}
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -10,19 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
-use viproute::{Claim, ErrorKind, Netns, VipManager, VipManagerBuilder};
+use common::{Net, builder, vips};
+use viproute::{Claim, ErrorKind, Netns};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
 }
 
 /// The open descriptors, but for that of the reading itself.

@@ -9,10 +9,10 @@ mod common;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
+use common::{Net, PROTO_KERNEL, VIP_LINK, vips};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{timeout, timeout_at};
-use viproute::{Claim, Event, Keeper, Origin, Report, Vip, VipManager, Watcher};
+use viproute::{Claim, Event, Keeper, Origin, Report, Vip, Watcher};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,11 +66,7 @@ async fn until_told(watcher: &mut AsyncFd<Watcher>, of: Vip, by: Origin) {
 #[test]
 fn an_edge_triggered_loop_serves_a_keeper_and_a_watcher() {
     let net = Net::new();
-    let mut manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap();
+    let mut manager = common::builder().open().unwrap();
     let all = vips(3);
     let [four, six] = [all[0], all[1]];
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -126,9 +122,7 @@ fn an_edge_triggered_loop_serves_a_keeper_and_a_watcher() {
 #[test]
 fn a_tokio_program_orders_a_keeper_by_its_handle() {
     let net = Net::new();
-    let manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6);
+    let manager = common::builder();
     let keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
     let all = vips(3);
     let drive = async {

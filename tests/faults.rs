@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
+use common::{Net, PROTO_KERNEL, VIP_LINK, vips};
 use viproute::{Claim, ErrorKind, Event, Netns, VipManager};
 
 /// The caller's vector is only appended to. It once lost events of its own that were alike, and
@@ -99,11 +99,7 @@ mod storm {
 }
 
 fn manager() -> VipManager {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap()
+    common::builder().open().unwrap()
 }
 
 /// The control: a call that does not begin anew what was interrupted falls short in this storm.
@@ -203,9 +199,7 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
     let net = Net::new();
     let link = net.vip_index();
     let set = vips(500);
-    let mut vips = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
+    let mut vips = common::builder()
         .allow("10.96.0.0/12".parse::<ipnet::IpNet>().unwrap())
         .allow("2001:db8:42::/64".parse::<ipnet::IpNet>().unwrap())
         .open()

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
 
-use broken::{Random, State, builder, put};
+use broken::{Random, State, builder, put, report};
 use common::example::eventually;
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
@@ -32,7 +32,7 @@ use common::{
     never_without_local_route, vips,
 };
 use lookups::{LookUps, Of};
-use viproute::{Binding, Cause, Claim, Error, ErrorKind, Report, VipManager, VipManagerBuilder};
+use viproute::{Binding, Cause, Claim, Report, VipManagerBuilder};
 
 /// VIPs of each family in one batch, at the most and at the least.
 const MOST_PAIRS: usize = 250;
@@ -251,14 +251,6 @@ enum By {
     Keeper,
 }
 
-#[track_caller]
-fn report(result: Result<Report, Error>) -> Report {
-    result.unwrap_or_else(|error| {
-        assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
-        error.into_report().unwrap()
-    })
-}
-
 #[test]
 fn ten_thousand_repairs_leave_no_gap() {
     let random = Random::new();
@@ -343,10 +335,7 @@ fn one_batch(
             IpAddr::V6(_) => (*vip, random.pick(&State::V6)),
         })
         .collect();
-    let mut manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .protocol(viproute::Protocol::new(protocol).unwrap())
+    let mut manager = builder(VIP_LINK, protocol)
         .binding(if route_only {
             Binding::Route
         } else {

@@ -14,19 +14,15 @@ use std::time::{Duration, Instant};
 
 use common::example::eventually;
 use common::{
-    LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vip, vips,
+    LocalState, NODE_LINK, NODE_V4, Net, PROTO_KERNEL, SOURCES, VIP_LINK, Want, vip, vips,
 };
-use viproute::{Claim, Dispatched, Error, ErrorKind, Keeper, KeeperHandle, VipManager};
+use viproute::{Claim, Dispatched, Error, ErrorKind, Keeper, KeeperHandle};
 
 /// Long enough for a busy machine; nothing here takes a second on an idle one.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn keeper(claim: Claim) -> Keeper {
-    let manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap();
+    let manager = common::builder().open().unwrap();
     manager.into_keeper(claim).unwrap()
 }
 

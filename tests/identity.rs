@@ -14,21 +14,14 @@ use std::time::{Duration, Instant};
 
 use child::Process;
 use common::raw::{CREATE_REPLACE, Raw, local_route};
-use common::{NODE_V4, NODE_V6, Net, RouteWatcher, VIP_LINK, net::ip_command, vips};
+use common::{NODE_V4, Net, RouteWatcher, VIP_LINK, builder_of as builder, net::ip_command, vips};
 use netlink_packet_route::RouteNetlinkMessage::NewRoute;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use viproute::{
-    Claim, Error, ErrorKind, Event, Keeper, LinkIndex, LinkRef, Origin, VipManager,
-    VipManagerBuilder, Watcher,
-};
+use viproute::{Claim, Error, ErrorKind, Event, Keeper, LinkIndex, Origin, Watcher};
 
 /// Another link than the manager's, with host addresses of its own.
 const STRANGER: &str = "stranger0";
 const STRANGERS_OWN: &str = "10.99.0.1";
-
-fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
-    VipManager::builder(link).source(NODE_V4).source(NODE_V6)
-}
 
 /// A node whose VIP link can move to another namespace, which a bridge cannot, and its index.
 fn node() -> (Net, LinkIndex) {

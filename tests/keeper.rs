@@ -31,10 +31,7 @@ const LABEL_IN_THE_WAY: &str = "prefix 2001:db8:7::/48 label 99";
 const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
 
 fn builder(binding: Binding) -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .binding(binding)
+    common::builder().binding(binding)
 }
 
 fn keeper(binding: Binding) -> Keeper {
@@ -824,7 +821,7 @@ fn keeper_follows_a_link_by_alternative_name() {
         ));
     };
     altname("add", "vips0");
-    let manager = VipManager::builder("vips0").source(NODE_V4).source(NODE_V6);
+    let manager = common::builder_of("vips0");
     let kept = Kept::start(&net, manager, Binding::Address, set());
     kept.unmoved("mtu", |net| drop(net.ip(&link("mtu 1400"))));
     for vip in set() {

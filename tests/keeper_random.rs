@@ -203,10 +203,7 @@ fn run(builder: &VipManagerBuilder, claim: &Claim) {
 }
 
 fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .stall_timeout(Duration::from_secs(1))
+    common::builder().stall_timeout(Duration::from_secs(1))
 }
 
 #[test]

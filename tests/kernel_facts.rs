@@ -44,12 +44,33 @@ fn local_routes(net: &Net, vip: IpAddr) -> Vec<Route> {
     local.cloned().collect()
 }
 
+/// A node, the index of its VIP link, and a socket that sends what a test says.
+fn node() -> (Net, u32, Raw) {
+    let net = Net::new();
+    let link = net.vip_index();
+    (net, link, Raw::new())
+}
+
+/// The same with another link.
+fn two_links() -> (Net, u32, u32, Raw) {
+    let (net, link, raw) = node();
+    let other = net.add_link("other0");
+    (net, link, other, raw)
+}
+
 fn add_address(raw: &mut Raw, vip: IpAddr, link: u32) {
     let message = NewAddress(vip_address(vip, link));
     assert_eq!(raw.request(message, CREATE_EXCL), 0);
 }
 
-/// Waits for the kernel's own IPv6 route, which comes after the ack.
+/// Adds an IPv6 address, and waits for the kernel's own route, which comes after the ack.
+fn add_address_and_wait(raw: &mut Raw, vip: IpAddr, link: u32) -> Vec<Event> {
+    let watcher = RouteWatcher::new();
+    add_address(raw, vip, link);
+    wait_for_kernel_route(&watcher, vip, link)
+}
+
+/// Waits for the kernel's own IPv6 route.
 fn wait_for_kernel_route(watcher: &RouteWatcher, vip: IpAddr, link: u32) -> Vec<Event> {
     watcher.wait(Duration::from_secs(10), |events| {
         events.iter().any(|event| {
@@ -66,13 +87,9 @@ fn wait_for_kernel_route(watcher: &RouteWatcher, vip: IpAddr, link: u32) -> Vec<
 /// (a)
 #[test]
 fn a_fresh_ipv6_address_gets_a_kernel_route_of_metric_0_and_the_route_is_notified() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     for vip in vips_v6(50) {
-        let watcher = RouteWatcher::new();
-        add_address(&mut raw, vip, link);
-        let events = wait_for_kernel_route(&watcher, vip, link);
+        let events = add_address_and_wait(&mut raw, vip, link);
         // The address is notified first, by the same work item, and bears nobody's port id.
         let Event::Address(first) = &events[0] else {
             panic!("{events:#?}");
@@ -107,9 +124,7 @@ fn naive(vip: IpAddr, link: u32) -> [Request; 3] {
 /// (b) The harness in which the naive order fails.
 #[test]
 fn the_naive_order_ends_wrong_though_every_ack_is_0() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let watcher = RouteWatcher::new();
 
     let vips = vips_v6(100);
@@ -156,9 +171,7 @@ fn quiet_after_one(watcher: &RouteWatcher, vip: IpAddr) {
 /// (b), with the RTNL contended.
 #[test]
 fn the_naive_order_ends_wrong_under_load() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let watcher = RouteWatcher::new();
     let vips = vips_v6(1000);
     let hammer = Hammer::start(&net);
@@ -177,10 +190,7 @@ fn the_naive_order_ends_wrong_under_load() {
 /// (c)
 #[test]
 fn ipv6_create_excl_leaves_another_devices_route_alone_and_says_eexist() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let other = net.add_link("other0");
-    let mut raw = Raw::new();
+    let (net, link, other, mut raw) = two_links();
     let vip = one_v6();
     let foreign = NewRoute(with_metric(local_route(vip, other, Some(V6), 4), 1024));
     assert_eq!(raw.request(foreign, CREATE_EXCL), 0);
@@ -206,13 +216,9 @@ fn ipv6_create_excl_leaves_another_devices_route_alone_and_says_eexist() {
 /// (c), where it matters most: the kernel's own metric-0 route of the same VIP does not cause EEXIST.
 #[test]
 fn ipv6_create_excl_is_not_hindered_by_the_kernels_route_of_metric_0() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
-    let watcher = RouteWatcher::new();
+    let (net, link, mut raw) = node();
     let vip = one_v6();
-    add_address(&mut raw, vip, link);
-    wait_for_kernel_route(&watcher, vip, link);
+    add_address_and_wait(&mut raw, vip, link);
     let desired = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
     assert_eq!(raw.request(desired(), CREATE_EXCL), 0);
     assert_eq!(local_routes(&net, vip).len(), 2);
@@ -222,10 +228,7 @@ fn ipv6_create_excl_is_not_hindered_by_the_kernels_route_of_metric_0() {
 /// (d)
 #[test]
 fn replace_takes_another_devices_route() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let other = net.add_link("other0");
-    let mut raw = Raw::new();
+    let (net, link, other, mut raw) = two_links();
     for (vip, source) in [(one_v6(), V6), (one_v4(), V4)] {
         let foreign = NewRoute(local_route(vip, other, Some(source), 4));
         assert_eq!(raw.request(foreign, CREATE_EXCL), 0);
@@ -240,10 +243,7 @@ fn replace_takes_another_devices_route() {
 /// (d), the way round it: CREATE|APPEND.
 #[test]
 fn append_leaves_another_devices_route_alone() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let other = net.add_link("other0");
-    let mut raw = Raw::new();
+    let (net, link, other, mut raw) = two_links();
     for (vip, source) in [(one_v6(), V6), (one_v4(), V4)] {
         let foreign = NewRoute(local_route(vip, other, Some(source), 4));
         assert_eq!(raw.request(foreign, CREATE_EXCL), 0);
@@ -259,9 +259,7 @@ fn append_leaves_another_devices_route_alone() {
 /// (e)
 #[test]
 fn ipv4_replace_without_create_needs_a_route_and_replaces_it_in_place() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let vip = one_v4();
     let desired = || NewRoute(local_route(vip, link, Some(V4), PROTO_KERNEL));
     assert_eq!(raw.request(desired(), REPLACE), libc::ENOENT);
@@ -293,15 +291,11 @@ fn ipv4_replace_without_create_needs_a_route_and_replaces_it_in_place() {
 /// (e), in IPv6: REPLACE without CREATE.
 #[test]
 fn ipv6_replace_without_create_also_needs_a_route_of_its_metric() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
-    let watcher = RouteWatcher::new();
+    let (net, link, mut raw) = node();
     let vip = one_v6();
     let desired = || NewRoute(local_route(vip, link, Some(V6), PROTO_KERNEL));
     assert_eq!(raw.request(desired(), REPLACE), libc::ENOENT);
-    add_address(&mut raw, vip, link);
-    wait_for_kernel_route(&watcher, vip, link);
+    add_address_and_wait(&mut raw, vip, link);
     // Only the kernel's, of metric 0, is there, which cannot be replaced.
     let errno = raw.request(desired(), REPLACE);
     let routes = local_routes(&net, vip);
@@ -313,9 +307,7 @@ fn ipv6_replace_without_create_also_needs_a_route_of_its_metric() {
 /// (f)
 #[test]
 fn after_a_flap_ipv4_has_two_routes_that_differ_in_their_source() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let vip = one_v4();
     raw.put_single_route(&[vip], link, &SOURCES, PROTO_KERNEL);
     net.ip("link set dev kube-dummy-if down");
@@ -336,9 +328,7 @@ fn after_a_flap_ipv4_has_two_routes_that_differ_in_their_source() {
 /// (g)
 #[test]
 fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let watcher = RouteWatcher::new();
     let vip = one_v6();
     let plain = NewAddress(address(vip, link, AddressFlags::Nodad));
@@ -363,13 +353,9 @@ fn ipv6_address_replace_with_noprefixroute_removes_the_prefix_route() {
 /// (h)
 #[test]
 fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
-    let watcher = RouteWatcher::new();
+    let (net, link, mut raw) = node();
     let vip = one_v6();
-    add_address(&mut raw, vip, link);
-    wait_for_kernel_route(&watcher, vip, link);
+    add_address_and_wait(&mut raw, vip, link);
     let desired = NewRoute(local_route(vip, link, Some(V6), 201));
     assert_eq!(raw.request(desired, CREATE_REPLACE), 0);
 
@@ -390,8 +376,7 @@ fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
 
     // With metric 1024 named, the kernel's route of metric 0 is safe.
     let vip = vips_v6(2)[1];
-    add_address(&mut raw, vip, link);
-    wait_for_kernel_route(&watcher, vip, link);
+    add_address_and_wait(&mut raw, vip, link);
     let of_ours = with_metric(delete_of_protocol(vip, link, PROTO_KERNEL), 1024);
     assert_eq!(raw.request(DelRoute(of_ours), 0), libc::ESRCH);
     assert_eq!(local_routes(&net, vip).len(), 1);
@@ -400,10 +385,7 @@ fn ipv6_delete_by_protocol_kernel_never_hits_another_protocol() {
 /// (i), what it answers.
 #[test]
 fn a_look_up_with_fib_match_answers_with_the_route_that_wins() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let other = net.add_link("other0");
-    let mut raw = Raw::new();
+    let (net, link, other, mut raw) = two_links();
     let vips = common::vips(1);
     raw.put_single_route(&vips, link, &SOURCES, PROTO_KERNEL);
     let winner = |raw: &mut Raw, vip| {
@@ -503,9 +485,7 @@ fn how_many_answers_fit_into_the_default_receive_buffer() {
 /// (j)
 #[test]
 fn errors_and_acks_are_there_when_send_returns() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let vip = one_v6();
     add_address(&mut raw, vip, link);
     let error = (NewAddress(vip_address(vip, link)), CREATE_EXCL);
@@ -537,9 +517,7 @@ fn errors_and_acks_are_there_when_send_returns() {
 #[test]
 fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
     for load in [false, true] {
-        let net = Net::new();
-        let link = net.vip_index();
-        let mut raw = Raw::new();
+        let (net, link, mut raw) = node();
         let watcher = RouteWatcher::of_groups(&[IPV6_ADDRESSES]);
         let vips = vips_v6(1000);
         let hammer = load.then(|| Hammer::start(&net));
@@ -583,9 +561,7 @@ fn notified_addresses_then_a_barrier_then_delete_and_add_never_ends_wrong() {
 /// Removing the address leaves our IPv6 route behind.
 #[test]
 fn ipv6_route_with_a_source_survives_its_address() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let vip = one_v6();
     raw.put_single_route(&[vip], link, &SOURCES, PROTO_KERNEL);
     raw.batch_ok(&[raw::del_address(vip, link)]);
@@ -660,9 +636,7 @@ fn in_main(net: &Net, vip: IpAddr) -> Vec<u32> {
 
 #[test]
 fn an_ipv6_address_is_made_permanent_beside_its_routes() {
-    let net = Net::new();
-    let link = net.vip_index();
-    let mut raw = Raw::new();
+    let (net, link, mut raw) = node();
     let watcher = RouteWatcher::new();
     let vip = one_v6();
     net.ip(&format!(

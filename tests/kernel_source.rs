@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use broken::{State, put};
+use broken::{PROTOCOLS, State, one_of_each, put};
 use common::{
     Hammer, LocalState, NODE_LINK, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK,
     Want, never_without_local_route, vips, vips_v4, vips_v6,
@@ -22,8 +22,6 @@ use viproute::{
     Binding, Cause, Claim, Drift, ErrorKind, Family, Protocol, RejectReason, Vip, VipManager,
     VipManagerBuilder,
 };
-
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -77,19 +75,6 @@ fn assert_good(kept: Family, vips: &[IpAddr], protocol: u8) {
     assert!(!vips.is_empty());
     let wrong = wrong(kept, vips, protocol);
     assert!(wrong.is_empty(), "{kept:?} {protocol}: {wrong:#?}");
-}
-
-/// One VIP of each state of both families.
-fn one_of_each() -> Vec<(IpAddr, State)> {
-    let zip = |vips: Vec<IpAddr>| {
-        let states = State::of(vips[0]);
-        vips.into_iter().zip(states).collect::<Vec<_>>()
-    };
-    [
-        zip(vips_v4(State::V4.len() + 1)),
-        zip(vips_v6(State::V6.len())),
-    ]
-    .concat()
 }
 
 fn names(all: &[(IpAddr, State)], which: impl Fn(State) -> bool) -> Vec<IpAddr> {

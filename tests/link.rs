@@ -7,20 +7,15 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use viproute::{
-    Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef, VipManager, VipManagerBuilder,
-};
+use viproute::{Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef};
 
 mod common;
 use common::{
-    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, skipped, vips, vips_v4, vips_v6,
+    NODE_LINK, Net, PROTO_KERNEL, VIP_LINK, Want, builder_of as builder, skipped, vips, vips_v4,
+    vips_v6,
 };
 
 const RENAMED: &str = "renamed0";
-
-fn builder(link: impl Into<LinkRef>) -> VipManagerBuilder {
-    VipManager::builder(link).source(NODE_V4).source(NODE_V6)
-}
 
 fn index_of(net: &Net, link: &str) -> LinkIndex {
     LinkIndex::new(net.index(link)).unwrap()

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage::NewAddress;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol, CacheInfo};
 
-use broken::{Random, State, assert_single_route, builder, manager, put};
+use broken::{
+    PROTOCOLS, Random, State, assert_single_route, builder, manager, one_of_each, put, report,
+};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, kernel_since,
@@ -22,38 +24,7 @@ use common::{
 };
 use lookups::LookUps;
 use viproute::OutcomeKind::Repaired;
-use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
-
-/// Both kinds of desired protocol.
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
-
-/// The report of a call, whether or not it fell short.
-#[track_caller]
-fn report(result: Result<Report, Error>) -> Report {
-    match result {
-        Ok(report) => {
-            assert!(report.failures.is_empty(), "{report:?}");
-            report
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
-            error.into_report().unwrap()
-        }
-    }
-}
-
-/// One VIP of each state of both families.
-fn one_of_each() -> Vec<(IpAddr, State)> {
-    let zip = |vips: Vec<IpAddr>| {
-        let states = State::of(vips[0]);
-        vips.into_iter().zip(states).collect::<Vec<_>>()
-    };
-    [
-        zip(vips_v4(State::V4.len() + 1)),
-        zip(vips_v6(State::V6.len())),
-    ]
-    .concat()
-}
+use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, Report, VipManager};
 
 #[test]
 fn normalize_repairs_each_state_and_changes_nothing_else() {

@@ -12,34 +12,18 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
 use serde_json::Value;
 
-use broken::{State, assert_single_route, builder, put};
+use broken::{PROTOCOLS, State, assert_single_route, builder, put, report};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, LocalState, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot,
     VIP_LINK, Want, causes, vip, vips, vips_v4, vips_v6,
 };
-use viproute::{Binding, Cause, Claim, Drift, Error, ErrorKind, Failure, Report, VipManager};
-
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
+use viproute::{Binding, Cause, Claim, Drift, ErrorKind, Failure, Report, VipManager};
 
 /// Another link, with things of its own.
 const OTHER: &str = "other0";
 /// A link that holds VIPs that we want too.
 const RIVAL: &str = "rival0";
-
-#[track_caller]
-fn report(result: Result<Report, Error>) -> Report {
-    match result {
-        Ok(report) => {
-            assert!(report.failures.is_empty(), "{report:?}");
-            report
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
-            error.into_report().unwrap()
-        }
-    }
-}
 
 /// The VIPs of the failures, and that all of them are conflicts.
 #[track_caller]

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use broken::{OTHER_V4, Random, State, put};
+use broken::{OTHER_V4, PROTOCOLS, Random, State, put};
 use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want, vips, vips_v4,
     vips_v6,
@@ -28,7 +28,6 @@ use viproute::{
     Reason, RejectReason, SourceAvoidance, Vip, VipManager, VipManagerBuilder,
 };
 
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 const BINDINGS: [Binding; 2] = [Binding::Address, Binding::Route];
 
 /// Another link, with things of its own.

@@ -7,10 +7,9 @@ mod common;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use common::{NODE_V4, NODE_V6, Net, VIP_LINK, vips};
+use common::{NODE_V4, Net, VIP_LINK, builder, vips};
 use viproute::{
     Binding, Cause, Claim, Error, ErrorKind, LinkKind, Netns, SourceAvoidance, VipManager,
-    VipManagerBuilder,
 };
 
 const CAP_NET_ADMIN: u32 = 12;
@@ -45,12 +44,6 @@ fn with_only<T: Send>(capabilities: u64, work: impl FnOnce() -> T + Send) -> T {
         });
         thread.join().expect("no panic")
     })
-}
-
-fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
 }
 
 type Call = fn(&mut VipManager) -> Result<u64, Error>;
@@ -174,9 +167,7 @@ fn calls_that_read_need_no_capability() {
         let _ = vips.canceller();
         vips.shrink_to(0);
         // The plan of what would take more.
-        let mut vips = VipManager::builder("other0")
-            .source(NODE_V4)
-            .source(NODE_V6)
+        let mut vips = common::builder_of("other0")
             .create_link(LinkKind::Bridge)
             .avoid_as_source(SourceAvoidance::AddressLabel)
             .open()
@@ -189,10 +180,7 @@ fn calls_that_read_need_no_capability() {
 #[test]
 fn the_link_and_the_labels_need_cap_net_admin() {
     let other = |avoidance: Option<SourceAvoidance>| {
-        let builder = VipManager::builder("other0")
-            .source(NODE_V4)
-            .source(NODE_V6)
-            .create_link(LinkKind::Bridge);
+        let builder = common::builder_of("other0").create_link(LinkKind::Bridge);
         match avoidance {
             Some(avoidance) => builder.avoid_as_source(avoidance),
             None => builder,

@@ -697,9 +697,7 @@ impl Commotion {
                 }
             }
             Self::Rival(set) => {
-                let rival = VipManager::builder(VIP_LINK)
-                    .source(NODE_V4)
-                    .source(NODE_V6)
+                let rival = common::builder()
                     .protocol(Protocol::new(187).unwrap())
                     .open();
                 let _ = rival.unwrap().assign(members(set));
@@ -961,9 +959,7 @@ impl Case {
             (Who::Beside, _) | (_, false) => Binding::Address,
             (_, true) => Binding::Route,
         };
-        let mut builder = VipManager::builder(Self::link(who))
-            .source(NODE_V4)
-            .source(NODE_V6)
+        let mut builder = common::builder_of(Self::link(who))
             .protocol(Protocol::new(self.protocol(who)).unwrap())
             .binding(binding);
         if self.bring_up {

@@ -1,28 +1,27 @@
-//! The kernel's late route, other writers, and sudden death: `Ok` must stay true.
+//! The kernel's late route and other writers: `Ok` must stay true.
 //!
 //! A *false success* is an `assign` that returned `Ok` for a VIP which an independent reading then
 //! shows in another state. A late route stays: nothing deletes it again once it has come beside the
 //! desired route. So the last reading of a network, when all late work has run, sees every false success,
 //! and the look-ups in between only show more exactly when it happened.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(unsafe_code)] // A constructor, for the child that is to be killed.
 
 #[path = "common/broken.rs"]
 mod broken;
 mod common;
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use broken::{builder, manager};
 use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
-use common::{Hammer, NODE_V4, NODE_V6, Net, PROTO_KERNEL, SOURCES, VIP_LINK, vips, vips_v6};
+use common::{Hammer, Net, PROTO_KERNEL, SOURCES, VIP_LINK, vips, vips_v6};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewAddress, NewRoute};
 use netlink_packet_route::route::RouteAttribute;
-use viproute::{ErrorKind, Protocol, Report, VipManager};
+use viproute::ErrorKind;
 
 /// A protocol that is not the kernel's.
 const MARK: u8 = 201;
@@ -31,15 +30,6 @@ const MARK: u8 = 201;
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn manager(protocol: u8) -> VipManager {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .protocol(Protocol::new(protocol).unwrap())
-        .open()
-        .unwrap()
 }
 
 /// `n` VIPs behind the first `skip` of [`vips_v6`].
@@ -217,13 +207,7 @@ fn assign_is_right_after_flaps_that_keep_addresses() {
             let net = Net::new();
             net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
             let set = fresh_v6(0, size);
-            let mut vips = VipManager::builder(VIP_LINK)
-                .source(NODE_V4)
-                .source(NODE_V6)
-                .protocol(Protocol::new(protocol).unwrap())
-                .bring_up()
-                .open()
-                .unwrap();
+            let mut vips = builder(VIP_LINK, protocol).bring_up().open().unwrap();
             vips.assign(&set).unwrap();
             std::thread::sleep(Duration::from_millis(1600));
             let began = Instant::now();
@@ -329,10 +313,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
                         turns.fetch_add(1, Ordering::Relaxed);
                     }
                 });
-                let mut vips = VipManager::builder(VIP_LINK)
-                    .source(NODE_V4)
-                    .source(NODE_V6)
-                    .protocol(Protocol::new(protocol).unwrap())
+                let mut vips = builder(VIP_LINK, protocol)
                     .stall_timeout(Duration::from_millis(100))
                     .open()
                     .unwrap();
@@ -444,10 +425,7 @@ fn threads_assign_and_release_overlapping_sets() {
                 .map(|set| {
                     let start = &start;
                     scope.spawn(move || {
-                        let mut vips = VipManager::builder(VIP_LINK)
-                            .source(NODE_V4)
-                            .source(NODE_V6)
-                            .protocol(Protocol::new(protocol).unwrap())
+                        let mut vips = builder(VIP_LINK, protocol)
                             .stall_timeout(Duration::from_millis(500))
                             .open()
                             .unwrap();
@@ -487,77 +465,6 @@ fn threads_assign_and_release_overlapping_sets() {
         assert_eq!(report.released, all.len(), "{report}");
         net.assert_absent(&all);
     }
-}
-
-/// The variable that makes this binary the child of [`next_assign_after_a_kill_converges`].
-const CHILD: &str = "VIPROUTE_TEST_RACE_CHILD";
-
-fn child_set() -> Vec<IpAddr> {
-    vips(1000)
-}
-
-/// Before the sandbox of the tests is entered, which the child is in already: it inherits that of
-/// the thread that starts it.
-#[ctor::ctor(unsafe, priority = 101)]
-fn child() {
-    let Ok(protocol) = std::env::var(CHILD) else {
-        return;
-    };
-    let mut vips = manager(protocol.parse().unwrap());
-    // The signal that the clock starts.
-    println!("ready");
-    let code = i32::from(vips.assign(child_set()).is_err());
-    std::process::exit(code);
-}
-
-/// Killed after any message, the next call converges: no state is anywhere but in the kernel.
-#[test]
-fn next_assign_after_a_kill_converges() {
-    let _alone = alone();
-    let set = child_set();
-    let (mut killed, mut began, mut finished) = (0, 0, 0);
-    for (protocol, step) in [PROTO_KERNEL, MARK]
-        .into_iter()
-        .flat_map(|protocol| (0..16).map(move |step| (protocol, step)))
-    {
-        let net = Net::new();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(CHILD, protocol.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut word = [0; 6];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
-        assert_eq!(&word, b"ready\n");
-        // 0 to 120 ms of a work of about that.
-        std::thread::sleep(Duration::from_millis(step * 8));
-        child.kill().unwrap();
-        let status = child.wait().unwrap();
-        match status.code() {
-            None => killed += 1,
-            Some(0) => finished += 1,
-            Some(code) => panic!("the child failed with {code}"),
-        }
-        // At once, while the kernel still works on what the dead one sent.
-        let report = manager(protocol)
-            .assign(&set)
-            .unwrap_or_else(|error| panic!("after {step}: {error:?}"));
-        let Report {
-            assigned,
-            repaired,
-            unchanged,
-            ..
-        } = report;
-        assert_eq!(assigned + repaired + unchanged, set.len(), "{report}");
-        if status.code().is_none() && assigned < set.len() {
-            began += 1;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-        net.assert_single_route(&set, protocol);
-    }
-    println!("{killed} killed, {began} of them in the middle; {finished} were faster");
-    assert!(began > 0, "no child was killed in the middle of its work");
 }
 
 /// Another writer deletes an IPv6 VIP's address and adds it again before the call begins. The desired

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
 use netlink_packet_route::address::AddressAttribute;
 
-use broken::{State, assert_single_route, builder, manager, put};
+use broken::{PROTOCOLS, State, assert_single_route, builder, manager, put};
 use common::raw::{self, CREATE_EXCL, Raw};
 use common::{
     Event, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want,
@@ -25,7 +25,6 @@ use common::{
 use lookups::LookUps;
 use viproute::{Binding, Cause, Claim, Error, ErrorKind, Protocol, RejectReason, Report};
 
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 const NONE: [IpAddr; 0] = [];
 
 /// Refused with this kind, and not a line of the node differs, nor did anything happen.

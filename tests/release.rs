@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
 
-use broken::{Random, State, assert_single_route, builder, manager, put};
+use broken::{PROTOCOLS, Random, State, assert_single_route, builder, manager, one_of_each, put};
 use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, vips, vips_v4, vips_v6,
@@ -22,27 +22,12 @@ use viproute::{
     Binding, Cause, Claim, Drift, ErrorKind, Protocol, RejectReason, Report, VipManager,
 };
 
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
-
 /// A manager that knows no source.
 fn without_source(protocol: u8) -> VipManager {
     VipManager::builder(VIP_LINK)
         .protocol(Protocol::new(protocol).unwrap())
         .open()
         .unwrap()
-}
-
-/// One VIP of each state of both families.
-fn one_of_each() -> Vec<(IpAddr, State)> {
-    let zip = |vips: Vec<IpAddr>| {
-        let states = State::of(vips[0]);
-        vips.into_iter().zip(states).collect::<Vec<_>>()
-    };
-    [
-        zip(vips_v4(State::V4.len() + 1)),
-        zip(vips_v6(State::V6.len())),
-    ]
-    .concat()
 }
 
 /// So that the kernel does not flush the link's IPv4 routes with its last IPv4 address.

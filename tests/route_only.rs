@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::RouteNetlinkMessage::{NewAddress, NewRoute};
 use netlink_packet_route::address::AddressFlags;
 
-use broken::{Random, State, builder, put};
+use broken::{PROTOCOLS, Random, State, builder, one_of_each, put, report};
 use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     Event, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want, never_without_local_route,
@@ -22,8 +22,6 @@ use common::{
 };
 use lookups::LookUps;
 use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
-
-const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
 fn open(protocol: u8, binding: Binding) -> VipManager {
     builder(VIP_LINK, protocol).binding(binding).open().unwrap()
@@ -57,20 +55,6 @@ fn has_anchor(net: &Net) -> bool {
     let on_link = state.addresses_of(placeholder());
     assert!(on_link.iter().all(|address| address.dev == VIP_LINK));
     !on_link.is_empty()
-}
-
-#[track_caller]
-fn report(result: Result<Report, Error>) -> Report {
-    match result {
-        Ok(report) => {
-            assert!(report.failures.is_empty(), "{report:?}");
-            report
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
-            error.into_report().unwrap()
-        }
-    }
 }
 
 #[test]
@@ -150,15 +134,7 @@ fn assign_of_a_hundred_thousand() {
 fn every_broken_state_is_reported_and_repaired() {
     for protocol in PROTOCOLS {
         let net = Net::new();
-        let zip = |vips: Vec<IpAddr>| {
-            let states = State::of(vips[0]);
-            vips.into_iter().zip(states).collect::<Vec<_>>()
-        };
-        let all = [
-            zip(vips_v4(State::V4.len() + 1)),
-            zip(vips_v6(State::V6.len())),
-        ]
-        .concat();
+        let all = one_of_each();
         let of_all: Vec<IpAddr> = all.iter().map(|(vip, _)| *vip).collect();
         put(&net, &all, protocol);
         let mut manager = route_only(protocol);

@@ -31,7 +31,7 @@ use child::Process;
 use common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
 use common::{NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, vips};
 use seen::{Seen, index_of};
-use viproute::{Claim, Keeper, VipManager};
+use viproute::{Claim, Keeper};
 
 /// VIPs of each family that are kept.
 const PAIRS: usize = 2500;
@@ -78,9 +78,7 @@ fn child() {
     };
     let numbers: Vec<usize> = words.split(',').map(|word| word.parse().unwrap()).collect();
     let (pairs, sabotage) = (numbers[0], SABOTAGES[numbers[1]]);
-    let mut keeper = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
+    let mut keeper = common::builder()
         // The kernel is late by many seconds where another namespace keeps its queue busy.
         .stall_timeout(Duration::from_secs(60))
         .open()

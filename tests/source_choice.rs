@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{NLM_F_DUMP, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::addrlabel::AddrLabelMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use viproute::{Binding, Cause, Claim, ErrorKind, SourceAvoidance, VipManager, VipManagerBuilder};
+use viproute::{Binding, Cause, Claim, ErrorKind, SourceAvoidance, VipManager};
 
 mod common;
 use common::raw::Raw;
 use common::{
-    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, vips, vips_v4, vips_v6,
+    NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, VIP_LINK, Want, builder, vips, vips_v4, vips_v6,
 };
 
 const UPLINK: &str = "uplink0";
@@ -55,12 +55,6 @@ fn add_uplink(net: &Net) {
     }
     net.ip(&format!("-4 route add default dev {UPLINK}"));
     net.ip(&format!("-6 route add default dev {UPLINK}"));
-}
-
-fn builder() -> VipManagerBuilder {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
 }
 
 fn avoiding(avoidance: SourceAvoidance) -> VipManager {

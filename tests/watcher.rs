@@ -8,17 +8,13 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{NODE_LINK, NODE_V4, NODE_V6, Net, VIP_LINK, vips, vips_v4};
+use common::{NODE_LINK, NODE_V4, Net, VIP_LINK, vips, vips_v4};
 use viproute::{Change, Event, LinkIndex, Origin, Vip, VipManager, Watcher};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn manager() -> VipManager {
-    VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .open()
-        .unwrap()
+    common::builder().open().unwrap()
 }
 
 /// Reads until `enough` of the events so far.
@@ -215,9 +211,7 @@ fn addresses_that_cannot_be_vips_are_not_reported() {
     ]);
     net.wait_for_kernel();
     let allow = |range: &str| range.parse::<ipnet::IpNet>().unwrap();
-    let mut manager = VipManager::builder(VIP_LINK)
-        .source(NODE_V4)
-        .source(NODE_V6)
+    let mut manager = common::builder()
         .allow(allow("10.96.0.0/16"))
         .allow(allow("2001:db8:42::/48"))
         .allow(allow("fe80::/10"))

@@ -16,8 +16,9 @@ use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, Route
 use crate::common::raw::{self, CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Raw, Request};
 use crate::common::{
     LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, TABLE_LOCAL, VIP_LINK, Want,
+    vips_v4, vips_v6,
 };
-use viproute::{Protocol, VipManager, VipManagerBuilder};
+use viproute::{Error, ErrorKind, Protocol, Report, VipManager, VipManagerBuilder};
 
 pub use crate::common::Random;
 
@@ -32,6 +33,9 @@ const GONE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x98);
 const OTHER_PROTOCOL: u8 = 186;
 /// `proto boot`.
 const BOOT: u8 = 3;
+
+/// Both kinds of desired protocol.
+pub const PROTOCOLS: [u8; 2] = [PROTO_KERNEL, 201];
 
 /// How a VIP stands on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -430,6 +434,34 @@ pub fn wrong(net: &Net, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     state.wrong_vips(vips, &want)
 }
 
+/// One VIP of each state of both families.
+pub fn one_of_each() -> Vec<(IpAddr, State)> {
+    let zip = |vips: Vec<IpAddr>| {
+        let states = State::of(vips[0]);
+        vips.into_iter().zip(states).collect::<Vec<_>>()
+    };
+    [
+        zip(vips_v4(State::V4.len() + 1)),
+        zip(vips_v6(State::V6.len())),
+    ]
+    .concat()
+}
+
+/// The report of a call, whether or not it fell short.
+#[track_caller]
+pub fn report(result: Result<Report, Error>) -> Report {
+    match result {
+        Ok(report) => {
+            assert!(report.failures.is_empty(), "{report:?}");
+            report
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
+            error.into_report().unwrap()
+        }
+    }
+}
+
 /// Panics unless all these VIPs are in the single-route state; see [`wrong`].
 #[track_caller]
 pub fn assert_single_route(net: &Net, vips: &[IpAddr], protocol: u8) {
@@ -444,10 +476,7 @@ pub fn assert_single_route(net: &Net, vips: &[IpAddr], protocol: u8) {
 
 /// A manager's configuration for a link, with the node's addresses as sources.
 pub fn builder(link: &str, protocol: u8) -> VipManagerBuilder {
-    VipManager::builder(link)
-        .source(NODE_V4)
-        .source(NODE_V6)
-        .protocol(Protocol::new(protocol).unwrap())
+    crate::common::builder_of(link).protocol(Protocol::new(protocol).unwrap())
 }
 
 /// A manager of [`VIP_LINK`].

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{NODE_V4, NODE_V6, VIP_LINK, vips};
+use crate::common::{self, vips};
 use viproute::{Binding, Claim, ErrorKind, Protocol, Report, VipManager, VipManagerBuilder};
 
 const ENV: &str = "VIPROUTE_CHILD";
@@ -49,9 +49,7 @@ pub struct Setting {
 
 impl Setting {
     pub fn builder(self) -> VipManagerBuilder {
-        let builder = VipManager::builder(VIP_LINK)
-            .source(NODE_V4)
-            .source(NODE_V6)
+        let builder = common::builder()
             .protocol(Protocol::new(self.protocol).unwrap())
             // The kernel is late by many seconds where another namespace keeps its queue busy.
             .stall_timeout(Duration::from_secs(60))

@@ -13,6 +13,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use viproute::{LinkRef, VipManager, VipManagerBuilder};
+
 pub mod example;
 pub mod hammer;
 pub mod kit;
@@ -68,6 +70,16 @@ pub fn vips(n: usize) -> Vec<IpAddr> {
         .zip(vips_v6(n))
         .flat_map(|(v4, v6)| [v4, v6])
         .collect()
+}
+
+/// A manager's configuration for [`VIP_LINK`], with the node's addresses as sources.
+pub fn builder() -> VipManagerBuilder {
+    builder_of(VIP_LINK)
+}
+
+/// The same for another link.
+pub fn builder_of(link: impl Into<LinkRef>) -> VipManagerBuilder {
+    VipManager::builder(link).source(NODE_V4).source(NODE_V6)
 }
 
 /// The address that this text says.
