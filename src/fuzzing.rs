@@ -12,10 +12,10 @@ use crate::base::Protocol;
 use crate::base::{Family, Vip};
 use crate::core::{Answer, LateRoute, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Next, Policy, Step, next};
+use crate::core::{Ranges, VipFilter};
 use crate::keeper::Keeper;
 use crate::link::{LinkKind, SourceAvoidance};
 use crate::manager::VipManager;
-use crate::manager::{Ranges, VipFilter};
 use crate::netlink::batch::Batch;
 use crate::netlink::decode::{Link, NLMSG_ERROR, messages};
 use crate::netlink::dump_cache::{Addresses, Routes};
@@ -557,12 +557,12 @@ pub fn watch(data: &[u8]) {
                 Family::V6 => NODE_V6.into(),
             })
         }),
-        ranges: &ranges,
+        ranges,
     };
     let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {
         return;
     };
-    let Ok(mut watcher) = Watcher::new(socket, &LINK.into(), None, requests.into(), &filter) else {
+    let Ok(mut watcher) = Watcher::new(socket, &LINK.into(), None, requests.into(), filter) else {
         return;
     };
     watcher.follow(Some(INDEX));

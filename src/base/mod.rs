@@ -3,6 +3,7 @@
 mod count;
 mod errno;
 mod kernel;
+mod named;
 mod number;
 mod per_family;
 mod route;
@@ -11,6 +12,7 @@ mod vip;
 pub(crate) use count::Count;
 pub(crate) use errno::is_shortage;
 pub(crate) use kernel::*;
+pub(crate) use named::named;
 pub use number::{InvalidProtocol, Metric, Protocol, RouteType, Table};
 pub(crate) use per_family::PerFamily;
 pub(crate) use route::{

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::named;
+
 /// A service address: one host, a /32 in IPv4 or a /128 in IPv6.
 ///
 /// Converts from the address types of the standard library, and from a prefix or text that names exactly
@@ -35,15 +37,9 @@ pub enum Family {
     V6,
 }
 
-impl Family {
-    /// A stable name for machines, in snake_case: `ipv4`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        }
-    }
+named! { Family:
+    Self::V4 => "ipv4", "IPv4";
+    Self::V6 => "ipv6", "IPv6";
 }
 
 impl Family {
@@ -64,15 +60,6 @@ impl Family {
             Self::V4 => 32,
             Self::V6 => 128,
         }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
     }
 }
 
@@ -278,61 +265,48 @@ impl FromStr for Vip {
 }
 
 /// Why an address is not admissible as a VIP. Nothing is written for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectReason {
     /// `::`, or an address in 0.0.0.0/8.
-    #[error("the unspecified address names no host")]
     Unspecified,
     /// In 127.0.0.0/8, or `::1`.
-    #[error("a loopback address names every host itself")]
     Loopback,
     /// In 224.0.0.0/4 or ff00::/8.
-    #[error("a multicast address names no host")]
     Multicast,
     /// In fe80::/10, or in 169.254.0.0/16 unless
     /// [`VipManagerBuilder::allow`](crate::VipManagerBuilder::allow) was given a range inside it.
-    #[error("a link-local address has no meaning beyond its link")]
     LinkLocal,
     /// 255.255.255.255.
-    #[error("the broadcast address names no host")]
     Broadcast,
     /// In ::ffff:0:0/96: give the IPv4 address itself.
-    #[error("it is an IPv4-mapped IPv6 address: give the IPv4 address itself")]
     V4Mapped,
     /// Equal to the node's own address, a source of this manager.
-    #[error("it is the source, not a VIP")]
     IsSource,
     /// Outside every range given to [`VipManagerBuilder::allow`](crate::VipManagerBuilder::allow).
-    #[error("it is outside the allowed ranges")]
     OutsideAllowed,
     /// In a range given to [`VipManagerBuilder::deny`](crate::VipManagerBuilder::deny).
-    #[error("it is in a denied range")]
     Denied,
     /// No source of its family was given to [`VipManagerBuilder::source`](crate::VipManagerBuilder::source), and the
     /// family does not [keep the kernel's](crate::VipManagerBuilder::kernel_source) either.
-    #[error("no source address of its family was given")]
     NoSource,
 }
 
-impl RejectReason {
-    /// A stable name for machines, in snake_case: `unspecified`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unspecified => "unspecified",
-            Self::Loopback => "loopback",
-            Self::Multicast => "multicast",
-            Self::LinkLocal => "link_local",
-            Self::Broadcast => "broadcast",
-            Self::V4Mapped => "v4_mapped",
-            Self::IsSource => "is_source",
-            Self::OutsideAllowed => "outside_allowed",
-            Self::Denied => "denied",
-            Self::NoSource => "no_source",
-        }
-    }
+named! { RejectReason:
+    Self::Unspecified => "unspecified", "the unspecified address names no host";
+    Self::Loopback => "loopback", "a loopback address names every host itself";
+    Self::Multicast => "multicast", "a multicast address names no host";
+    Self::LinkLocal => "link_local", "a link-local address has no meaning beyond its link";
+    Self::Broadcast => "broadcast", "the broadcast address names no host";
+    Self::V4Mapped => "v4_mapped",
+        "it is an IPv4-mapped IPv6 address: give the IPv4 address itself";
+    Self::IsSource => "is_source", "it is the source, not a VIP";
+    Self::OutsideAllowed => "outside_allowed", "it is outside the allowed ranges";
+    Self::Denied => "denied", "it is in a denied range";
+    Self::NoSource => "no_source", "no source address of its family was given";
 }
+
+impl std::error::Error for RejectReason {}
 
 #[cfg(test)]
 mod tests {

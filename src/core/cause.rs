@@ -1,8 +1,6 @@
 //! Why a VIP falls short, and what was being done for it.
 
-use std::fmt;
-
-use crate::base::RejectReason;
+use crate::base::{RejectReason, named};
 use crate::core::ErrorKind;
 
 /// Why a VIP is not in the desired state.
@@ -63,6 +61,22 @@ pub enum Cause {
     NotReached,
 }
 
+named! { Cause:
+    Self::Rejected(why) => "rejected", "rejected: {why}";
+    Self::Missing(what) => "missing", "{what}";
+    Self::Conflict => "conflict", "another device holds a route for it";
+    Self::OtherPrefixLength => "other_prefix_length", "its address has another prefix length";
+    Self::DadFailed => "dad_failed", "duplicate address detection found it in use elsewhere";
+    Self::StaleRoute => "stale_route", "its routes are there without its address";
+    Self::ExpiringAddress => "expiring_address", "its address expires";
+    Self::NotOnLink => "not_on_link", "it is not on the link";
+    Self::Kernel => "kernel", "the kernel refused";
+    Self::Pending => "pending", "the kernel did not finish in time";
+    Self::Contended => "contended", "another writer keeps undoing it";
+    Self::Unread => "unread", "it could not be read: the table keeps changing";
+    Self::NotReached => "not_reached", "the call ended before it was done";
+}
+
 impl Cause {
     /// Whether the VIP is in a form that the call must not change.
     pub(crate) const fn is_not_ours_to_change(self) -> bool {
@@ -74,46 +88,6 @@ impl Cause {
                 | Self::ExpiringAddress
                 | Self::NotOnLink
         )
-    }
-
-    /// A stable name for machines, in snake_case: `rejected`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected(..) => "rejected",
-            Self::Missing(..) => "missing",
-            Self::Conflict => "conflict",
-            Self::OtherPrefixLength => "other_prefix_length",
-            Self::DadFailed => "dad_failed",
-            Self::StaleRoute => "stale_route",
-            Self::ExpiringAddress => "expiring_address",
-            Self::NotOnLink => "not_on_link",
-            Self::Kernel => "kernel",
-            Self::Pending => "pending",
-            Self::Contended => "contended",
-            Self::Unread => "unread",
-            Self::NotReached => "not_reached",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rejected(why) => write!(f, "rejected: {why}"),
-            Self::Missing(what) => fmt::Display::fmt(what, f),
-            Self::Conflict => f.write_str("another device holds a route for it"),
-            Self::OtherPrefixLength => f.write_str("its address has another prefix length"),
-            Self::DadFailed => f.write_str("duplicate address detection found it in use elsewhere"),
-            Self::StaleRoute => f.write_str("its routes are there without its address"),
-            Self::ExpiringAddress => f.write_str("its address expires"),
-            Self::NotOnLink => f.write_str("it is not on the link"),
-            Self::Kernel => f.write_str("the kernel refused"),
-            Self::Pending => f.write_str("the kernel did not finish in time"),
-            Self::Contended => f.write_str("another writer keeps undoing it"),
-            Self::Unread => f.write_str("it could not be read: the table keeps changing"),
-            Self::NotReached => f.write_str("the call ended before it was done"),
-        }
     }
 }
 
@@ -135,30 +109,11 @@ pub enum Operation {
     DeleteRoute,
 }
 
-impl Operation {
-    /// A stable name for machines, in snake_case: `add_address`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AddAddress => "add_address",
-            Self::UpdateAddress => "update_address",
-            Self::DeleteAddress => "delete_address",
-            Self::AddRoute => "add_route",
-            Self::ReplaceRoute => "replace_route",
-            Self::DeleteRoute => "delete_route",
-        }
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::AddAddress => "add address",
-            Self::UpdateAddress => "update address",
-            Self::DeleteAddress => "delete address",
-            Self::AddRoute => "add route",
-            Self::ReplaceRoute => "replace route",
-            Self::DeleteRoute => "delete route",
-        })
-    }
+named! { Operation:
+    Self::AddAddress => "add_address", "add address";
+    Self::UpdateAddress => "update_address", "update address";
+    Self::DeleteAddress => "delete_address", "delete address";
+    Self::AddRoute => "add_route", "add route";
+    Self::ReplaceRoute => "replace_route", "replace route";
+    Self::DeleteRoute => "delete_route", "delete route";
 }

@@ -1,6 +1,6 @@
 //! The kinds of errors that end a call or that a family's VIPs fail with.
 
-use std::fmt;
+use crate::base::named;
 
 /// What kind of failure an [`Error`](crate::Error) is, and how to mend it.
 ///
@@ -61,52 +61,22 @@ pub enum ErrorKind {
     System,
 }
 
-impl ErrorKind {
-    /// A stable name for machines, in snake_case: `incomplete`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Incomplete => "incomplete",
-            Self::Cancelled => "cancelled",
-            Self::InvalidConfig => "invalid_config",
-            Self::EmptySet => "empty_set",
-            Self::TooManyReleases => "too_many_releases",
-            Self::InvalidNetns => "invalid_netns",
-            Self::LinkNotFound => "link_not_found",
-            Self::LinkDown => "link_down",
-            Self::LinkInVrf => "link_in_vrf",
-            Self::Ipv6Disabled => "ipv6_disabled",
-            Self::SourceNotOnNode => "source_not_on_node",
-            Self::SourceTentative => "source_tentative",
-            Self::LabelConflict => "label_conflict",
-            Self::PermissionDenied => "permission_denied",
-            Self::OtherProcess => "other_process",
-            Self::KeeperStopped => "keeper_stopped",
-            Self::System => "system",
-        }
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Incomplete => "some VIPs fell short",
-            Self::Cancelled => "cancelled",
-            Self::InvalidConfig => "the configuration cannot work",
-            Self::EmptySet => "the desired set is empty",
-            Self::TooManyReleases => "too many VIPs would be released",
-            Self::InvalidNetns => "no network namespace",
-            Self::LinkNotFound => "the link is not there",
-            Self::LinkDown => "the link is down",
-            Self::LinkInVrf => "the link is in a VRF",
-            Self::Ipv6Disabled => "the link has no IPv6",
-            Self::SourceNotOnNode => "a source is not on the node",
-            Self::SourceTentative => "a source is tentative",
-            Self::LabelConflict => "another address label is in the way",
-            Self::PermissionDenied => "permission denied",
-            Self::OtherProcess => "it belongs to another process",
-            Self::KeeperStopped => "the keeper has stopped",
-            Self::System => "the system failed",
-        })
-    }
+named! { ErrorKind:
+    Self::Incomplete => "incomplete", "some VIPs fell short";
+    Self::Cancelled => "cancelled", "cancelled";
+    Self::InvalidConfig => "invalid_config", "the configuration cannot work";
+    Self::EmptySet => "empty_set", "the desired set is empty";
+    Self::TooManyReleases => "too_many_releases", "too many VIPs would be released";
+    Self::InvalidNetns => "invalid_netns", "no network namespace";
+    Self::LinkNotFound => "link_not_found", "the link is not there";
+    Self::LinkDown => "link_down", "the link is down";
+    Self::LinkInVrf => "link_in_vrf", "the link is in a VRF";
+    Self::Ipv6Disabled => "ipv6_disabled", "the link has no IPv6";
+    Self::SourceNotOnNode => "source_not_on_node", "a source is not on the node";
+    Self::SourceTentative => "source_tentative", "a source is tentative";
+    Self::LabelConflict => "label_conflict", "another address label is in the way";
+    Self::PermissionDenied => "permission_denied", "permission denied";
+    Self::OtherProcess => "other_process", "it belongs to another process";
+    Self::KeeperStopped => "keeper_stopped", "the keeper has stopped";
+    Self::System => "system", "the system failed";
 }

@@ -1,5 +1,7 @@
 //! Which addresses are VIPs of a manager.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
@@ -38,13 +40,18 @@ fn is_link_local_v4(range: &IpNet) -> bool {
 }
 
 /// Which addresses are VIPs of this manager.
-#[derive(Clone, Copy)]
-pub(crate) struct VipFilter<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct VipFilter {
     pub(crate) sources: PerFamily<SourcePolicy>,
-    pub(crate) ranges: &'a Ranges,
+    pub(crate) ranges: Ranges,
 }
 
-impl VipFilter<'_> {
+impl VipFilter {
+    /// Replaces the source of its family.
+    pub(crate) fn set_source(&mut self, source: IpAddr) {
+        self.sources[Family::of(&source)] = SourcePolicy::Address(source);
+    }
+
     pub(crate) fn reject(&self, row: &Row) -> Option<Cause> {
         // Only a VIP that is assigned or normalized needs a source.
         let why = match row.goal.is_threatened() {

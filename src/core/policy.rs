@@ -1,6 +1,6 @@
 //! The goal of a call, and the part of the manager's configuration that decides its steps.
 
-use std::fmt;
+use crate::base::named;
 
 /// The goal of a call for a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,24 +61,9 @@ pub enum Binding {
     Route,
 }
 
-impl Binding {
-    /// A stable name for machines, in snake_case: `address`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Address => "address",
-            Self::Route => "route",
-        }
-    }
-}
-
-impl fmt::Display for Binding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Address => "by address and route",
-            Self::Route => "by route alone",
-        })
-    }
+named! { Binding:
+    Self::Address => "address", "by address and route";
+    Self::Route => "route", "by route alone";
 }
 
 /// The goal and the part of the manager's configuration that [`next`](super::next) needs.

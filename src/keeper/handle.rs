@@ -10,9 +10,9 @@ use super::report::Dispatched;
 use super::run::Wait;
 use super::status::{Counters, KeeperStatus};
 use super::{Keeper, sorted};
-use crate::base::{Family, PerFamily, SourcePolicy, Vip};
-use crate::core::{Ranges, VipFilter};
-use crate::manager::{VipManager, check_config_source, no_admissible_vip};
+use crate::base::Vip;
+use crate::core::VipFilter;
+use crate::manager::{check_config_source, no_admissible_vip};
 use crate::outcome::{Error, ErrorKind, Failure};
 use crate::sys::{Waker, Wakes, wake_pair};
 
@@ -80,39 +80,11 @@ struct Shared {
 /// The state of the keeper that the handles report.
 #[derive(Debug)]
 struct Seen {
-    admission: Admission,
+    filter: VipFilter,
     last: Snapshot,
     failing: Vec<Failure>,
     /// Why the thread has ended.
     stopped: Option<String>,
-}
-
-/// Which VIPs the keeper admits once it has taken all orders.
-#[derive(Debug)]
-struct Admission {
-    sources: PerFamily<SourcePolicy>,
-    ranges: Ranges,
-}
-
-impl Admission {
-    fn of(manager: &VipManager) -> Self {
-        let filter = manager.filter();
-        Self {
-            sources: filter.sources,
-            ranges: filter.ranges.clone(),
-        }
-    }
-
-    fn filter(&self) -> VipFilter<'_> {
-        VipFilter {
-            sources: self.sources,
-            ranges: &self.ranges,
-        }
-    }
-
-    fn set_source(&mut self, source: IpAddr) {
-        self.sources[Family::of(&source)] = SourcePolicy::Address(source);
-    }
 }
 
 /// The keeper after a dispatch.
@@ -187,15 +159,10 @@ impl KeeperHandle {
     /// # Errors
     ///
     /// [`ErrorKind::EmptySet`] if VIPs are given, but no admissible one. [`ErrorKind::KeeperStopped`].
-    pub fn set<I>(&self, desired: I) -> Result<(), Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn set<I: IntoIterator<Item: Into<Vip>>>(&self, desired: I) -> Result<(), Error> {
         let desired = sorted(desired);
         let seen = self.shared.seen()?;
-        let filter = seen.admission.filter();
-        if !desired.is_empty() && !desired.iter().any(|vip| filter.check(*vip).is_ok()) {
+        if !desired.is_empty() && !desired.iter().any(|vip| seen.filter.check(*vip).is_ok()) {
             return Err(no_admissible_vip());
         }
         self.give(seen, Order::Set(desired))
@@ -214,11 +181,7 @@ impl KeeperHandle {
     /// # Errors
     ///
     /// [`ErrorKind::KeeperStopped`].
-    pub fn add<I>(&self, vips: I) -> Result<(), Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn add<I: IntoIterator<Item: Into<Vip>>>(&self, vips: I) -> Result<(), Error> {
         let order = Order::Add(sorted(vips));
         self.give(self.shared.seen()?, order)
     }
@@ -238,11 +201,7 @@ impl KeeperHandle {
     /// # Errors
     ///
     /// [`ErrorKind::KeeperStopped`].
-    pub fn remove<I>(&self, vips: I) -> Result<(), Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn remove<I: IntoIterator<Item: Into<Vip>>>(&self, vips: I) -> Result<(), Error> {
         let order = Order::Remove(sorted(vips));
         self.give(self.shared.seen()?, order)
     }
@@ -268,7 +227,7 @@ impl KeeperHandle {
         let source = source.into();
         check_config_source(source)?;
         let mut seen = self.shared.seen()?;
-        seen.admission.set_source(source);
+        seen.filter.set_source(source);
         self.give(seen, Order::Source(source))
     }
 
@@ -413,7 +372,7 @@ impl Keeper {
         let shared = Arc::new(Shared {
             wakes,
             seen: Mutex::new(Seen {
-                admission: Admission::of(&self.manager),
+                filter: self.manager.filter.clone(),
                 last: Snapshot::of(&self),
                 failing: self.failing().cloned().collect(),
                 stopped: None,
@@ -505,7 +464,7 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
                 },
             };
             if is_more || queue == Queue::Filled {
-                if self.keeper.manager.cancelled().take() {
+                if self.keeper.manager.cancelled.take() {
                     return Ok(());
                 }
                 continue;
@@ -514,7 +473,7 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
                 Queue::Closed if failures > 0 => continue,
                 Queue::Closed if self.keeper.resting.len() == 0 => return Ok(()),
                 // Without handles there are no orders. The cancellation stands in their place.
-                Queue::Closed => self.keeper.wait(self.keeper.manager.cancelled()),
+                Queue::Closed => self.keeper.wait(&self.keeper.manager.cancelled),
                 _ => self.keeper.wait(&self.shared.wakes),
             };
             if waited? == Wait::Cancelled {

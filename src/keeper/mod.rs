@@ -185,7 +185,7 @@ impl fmt::Debug for Keeper {
 impl Keeper {
     pub(crate) fn new(manager: VipManager, claim: Claim, socket: Socket) -> Result<Self, Error> {
         let interest = interest(&manager, None);
-        let listener = Listener::new(socket, interest).map_err(|error| Error::listening(&error))?;
+        let listener = Listener::new(socket, interest).map_err(Error::listening)?;
         let mut keeper = Self {
             manager,
             claim,
@@ -233,7 +233,7 @@ impl Keeper {
             }
             self.listener
                 .listen_to(interest)
-                .map_err(|error| Error::listening(&error))?;
+                .map_err(Error::listening)?;
         }
     }
 
@@ -257,11 +257,7 @@ impl Keeper {
     /// assert_eq!(done.report.released, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn set_desired<I>(&mut self, desired: I)
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn set_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, desired: I) {
         let desired = sorted(desired);
         let (before, after) = differing(&self.desired, &desired);
         let only_in = |some: &[Vip], others: &[Vip]| -> Vec<Vip> {
@@ -297,11 +293,7 @@ impl Keeper {
     /// assert_eq!(done.report.assigned, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn add_desired<I>(&mut self, vips: I)
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn add_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) {
         let mut comes = sorted(vips);
         comes.retain(|vip| !self.is_desired(*vip));
         if comes.is_empty() {
@@ -337,11 +329,7 @@ impl Keeper {
     /// assert_eq!(done.report.released, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn remove_desired<I>(&mut self, vips: I)
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn remove_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) {
         let mut goes = sorted(vips);
         goes.retain(|vip| self.is_desired(*vip));
         if goes.is_empty() {
@@ -436,7 +424,7 @@ impl Keeper {
     /// said otherwise. For IPv6 the kernel is asked.
     fn add_known(&self, vip: Vip, notified: &mut Notified) {
         if vip.family() == Family::V4 && !notified.unverified {
-            let known = self.manager.config().how_bound() == Binding::Address;
+            let known = self.manager.config.binding == Binding::Address;
             notified.address = notified.address.or(Some(known));
         }
     }
@@ -446,7 +434,7 @@ impl Keeper {
     fn is_mark_hidden(&self, vip: Vip) -> bool {
         self.claim.needs_mark()
             && vip.family() == Family::V4
-            && self.manager.config().address_protocol.is_some()
+            && self.manager.config.address_protocol.is_some()
     }
 
     /// Changes the source of its family: the node's address has changed. The next
@@ -638,7 +626,7 @@ impl Keeper {
     /// after [`ErrorKind::EmptySet`]. A missing link or source, and VIPs that failed, are no errors: see
     /// [`Dispatched`].
     pub fn dispatch(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
-        let _span = trace::span!("dispatch", self.manager.config().link, self.desired.len());
+        let _span = trace::span!("dispatch", self.manager.config.link, self.desired.len());
         self.dispatch_due(max_vips).inspect_err(trace::error)
     }
 
@@ -712,20 +700,16 @@ impl AsRawFd for Keeper {
 /// The notifications that matter to a keeper of this manager. By an index, the link is always known.
 fn interest(manager: &VipManager, link: Option<u32>) -> Interest {
     Interest {
-        link: match &manager.config().link {
+        link: match &manager.config.link {
             LinkRef::Name(_) => link,
             LinkRef::Index(index) => Some(index.get()),
         },
-        elsewhere: Elsewhere::Only(PerFamily::from_fn(|f| manager.sources()[f].address())),
+        elsewhere: Elsewhere::Only(PerFamily::from_fn(|f| manager.filter.sources[f].address())),
     }
 }
 
 /// VIPs as a set: in order, each once.
-fn sorted<I>(vips: I) -> Vec<Vip>
-where
-    I: IntoIterator,
-    I::Item: Into<Vip>,
-{
+fn sorted<I: IntoIterator<Item: Into<Vip>>>(vips: I) -> Vec<Vip> {
     let mut vips: Vec<Vip> = vips.into_iter().map(Into::into).collect();
     if !vips.is_sorted_by(|a, b| a < b) {
         vips.sort_unstable();
@@ -761,7 +745,7 @@ impl VipManager {
     /// goes by a mark that the manager has not; [`ErrorKind::InvalidNetns`] if the manager was opened
     /// without [`VipManagerBuilder::netns`](crate::VipManagerBuilder::netns) in another network namespace than the calling thread's.
     pub fn into_keeper(self, claim: Claim) -> Result<Keeper, Error> {
-        check_claim(&claim, &self.config, &self.sources)?;
+        check_claim(&claim, &self.config, &self.filter.sources)?;
         let socket = self.open_listener()?;
         Keeper::new(self, claim, socket)
     }

@@ -85,7 +85,7 @@ impl NotificationHandler<'_> {
         if !link.is_itself {
             return Ok(Heard::Noted);
         }
-        let config = self.manager.config();
+        let config = &self.manager.config;
         let is_ours = config.is_link(&link);
         let known = *self.link == Some(link.index);
         if message.kind == libc::RTM_NEWLINK && is_ours {
@@ -111,7 +111,8 @@ impl NotificationHandler<'_> {
         let there = message.kind == libc::RTM_NEWADDR;
         if self
             .manager
-            .sources()
+            .filter
+            .sources
             .contains(&SourcePolicy::Address(address.addr))
         {
             // With the source go, or come, the routes of a whole family.
@@ -126,7 +127,7 @@ impl NotificationHandler<'_> {
         if message.port != self.manager.port()
             && !there
             && family == Family::V4
-            && self.manager.config().how_bound() == Binding::Route
+            && self.manager.config.binding == Binding::Route
         {
             // Perhaps the last one of the link: then all IPv4 routes through it went, and the
             // kernel says nothing of that.

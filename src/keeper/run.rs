@@ -45,7 +45,7 @@ impl Keeper {
                         each(&done);
                     }
                     if done.more {
-                        if self.manager.cancelled().take() {
+                        if self.manager.cancelled.take() {
                             return Ok(());
                         }
                         continue;
@@ -55,7 +55,7 @@ impl Keeper {
                 Err(error) => return Err(error),
             }
             // Without orders, the cancellation stands in their place.
-            if self.wait(self.manager.cancelled())? == Wait::Cancelled {
+            if self.wait(&self.manager.cancelled)? == Wait::Cancelled {
                 return Ok(());
             }
         }
@@ -76,7 +76,7 @@ impl Keeper {
                 *failures += 1;
                 trace::pause(None, RETRY);
                 // Not at once, even if an event calls.
-                let cancelled = self.manager.cancelled();
+                let cancelled = &self.manager.cancelled;
                 let _ = wait_readable(cancelled, cancelled, RETRY);
                 Ok(None)
             }
@@ -89,7 +89,7 @@ impl Keeper {
         let patience = self
             .next_deadline()
             .map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
-        let cancelled = self.manager.cancelled();
+        let cancelled = &self.manager.cancelled;
         let descriptors = [self.listener.as_fd(), cancelled.as_fd(), orders.as_fd()];
         let [_, is_cancelled, _] = wait_any(descriptors, patience)
             .map_err(|error| Error::io("cannot wait for notifications", &error))?;

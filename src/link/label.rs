@@ -1,12 +1,10 @@
 //! Address labels, which keep the kernel from choosing a VIP as the source of other traffic.
 
-use std::fmt;
-
 use std::net::IpAddr;
 
 use ipnet::Ipv6Net;
 
-use crate::base::{Family, Vip};
+use crate::base::{Family, Vip, named};
 use crate::link;
 use crate::netlink::connection::{Connection, Dumped};
 use crate::netlink::decode::Label;
@@ -61,24 +59,9 @@ pub enum SourceAvoidance {
     Deprecated,
 }
 
-impl SourceAvoidance {
-    /// A stable name for machines, in snake_case: `address_label`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AddressLabel => "address_label",
-            Self::Deprecated => "deprecated",
-        }
-    }
-}
-
-impl fmt::Display for SourceAvoidance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::AddressLabel => "by an address label",
-            Self::Deprecated => "by deprecated addresses",
-        })
-    }
+named! { SourceAvoidance:
+    Self::AddressLabel => "address_label", "by an address label";
+    Self::Deprecated => "deprecated", "by deprecated addresses";
 }
 
 impl SourceAvoidance {

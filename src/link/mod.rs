@@ -20,7 +20,7 @@ use netlink_packet_route::link::{
 };
 
 use crate::base::{
-    Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN,
+    Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN, named,
 };
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits};
@@ -56,17 +56,13 @@ pub enum LinkKind {
     Auto,
 }
 
-impl LinkKind {
-    /// A stable name for machines, in snake_case: `dummy`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dummy => "dummy",
-            Self::Bridge => "bridge",
-            Self::Auto => "auto",
-        }
-    }
+named! { LinkKind:
+    Self::Dummy => "dummy";
+    Self::Bridge => "bridge";
+    Self::Auto => "auto";
+}
 
+impl LinkKind {
     /// The kinds to try, in order.
     pub(crate) const fn candidates(self) -> &'static [Self] {
         match self {
@@ -74,12 +70,6 @@ impl LinkKind {
             Self::Bridge => &[Self::Bridge],
             Self::Auto => &[Self::Dummy, Self::Bridge],
         }
-    }
-}
-
-impl fmt::Display for LinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -109,11 +109,10 @@ impl VipManager {
     /// # Errors
     ///
     /// As for [`audit`](Self::audit).
-    pub fn audit_only<I>(&mut self, vips: I) -> Result<Audit, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn audit_only<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+    ) -> Result<Audit, Error> {
         self.fill_rows(vips, Goal::Look);
         self.buffers.rows.sort();
         self.audit_to(Extent::Given)
@@ -126,22 +125,21 @@ impl VipManager {
         let _span = trace::span!("audit", self.config.link, self.buffers.rows.len());
         self.connection
             .listen_to(Groups::empty())
-            .map_err(|error| Error::listening(&error))?;
-        let filter = self.config.filter(self.sources);
+            .map_err(Error::listening)?;
         let link = find_link(&mut self.connection, &self.config)?;
         let mut call = Call::new(
-            self.config.setup(&self.sources, link.index),
+            self.config.setup(&self.filter.sources, link.index),
             &mut self.connection,
             &mut self.buffers,
             &self.cancelled,
         );
         call.read_only = true;
-        observe(&mut call, extent, &filter)?;
+        observe(&mut call, extent, &self.filter)?;
         let elsewhere = match extent {
             Extent::Node => call.observe_node()?,
             Extent::Link | Extent::Given => Vec::new(),
         };
-        let sources = source_statuses(&self.sources, call.connection)?;
+        let sources = source_statuses(&self.filter.sources, call.connection)?;
         let judge = Judge {
             policies: *call.engine.policies(),
             sources,
@@ -193,7 +191,7 @@ enum Extent {
 /// The most VIPs that an audit observes by look-ups.
 const LOOK_UPS_MAX: usize = 100;
 
-fn observe(call: &mut Call<'_>, extent: Extent, filter: &VipFilter<'_>) -> Result<(), Error> {
+fn observe(call: &mut Call<'_>, extent: Extent, filter: &VipFilter) -> Result<(), Error> {
     match extent {
         Extent::Given if call.buffers.rows.len() <= LOOK_UPS_MAX => call.observe_given(),
         Extent::Given => call.observe_first(None),

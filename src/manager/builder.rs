@@ -15,8 +15,8 @@ use crate::link::{self, LinkKind, LinkRef};
 use crate::netlink::connection::Connection;
 use crate::netlink::decode::Link;
 use crate::outcome::Cancelled;
+use crate::outcome::Error;
 use crate::outcome::Netns;
-use crate::outcome::{Error, ErrorKind};
 use crate::sys::{Socket, Strictness};
 
 /// The protocol of a staged route, which must differ from the desired route. A mark stays: if the call
@@ -64,7 +64,7 @@ pub struct VipManagerBuilder {
     pub(super) ranges: Ranges,
     pub(super) create: Option<LinkKind>,
     pub(super) bring_up: bool,
-    pub(super) binding: Binding,
+    pub(crate) binding: Binding,
     pub(crate) address_protocol: Option<Protocol>,
     pub(super) avoidance: Option<SourceAvoidance>,
     pub(crate) label: u32,
@@ -406,46 +406,40 @@ impl VipManagerBuilder {
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!(
-                        "no link can be named {name:?}: give 1 to 15 bytes without slash, colon \
+                return Err(Error::config(format!(
+                    "no link can be named {name:?}: give 1 to 15 bytes without slash, colon \
                          or space"
-                    ),
-                ));
+                )));
             }
             LinkRef::Index(_) if self.create.is_some() => {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
+                return Err(Error::config(
                     "a link to create needs a name: give that instead of an index",
                 ));
             }
             LinkRef::Name(_) | LinkRef::Index(_) => {}
         }
         if self.label == NO_LABEL {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!("{NO_LABEL} is no address label: give a lower one"),
-            ));
+            return Err(Error::config(format!(
+                "{NO_LABEL} is no address label: give a lower one"
+            )));
         }
         let mut sources = PerFamily::splat(SourcePolicy::Unset);
         for source in &self.sources {
             check_config_source(*source)?;
             let place = &mut sources[Family::of(source)];
             if place.address().is_some_and(|other| other != *source) {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!("more than one {} source: give one", Family::of(source)),
-                ));
+                return Err(Error::config(format!(
+                    "more than one {} source: give one",
+                    Family::of(source)
+                )));
             }
             *place = SourcePolicy::Address(*source);
         }
         for family in Family::ALL.into_iter().filter(|f| self.kernel_source[*f]) {
             if sources[family] != SourcePolicy::Unset {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!("{family} has a source and shall keep the kernel's: take one of them"),
-                ));
+                return Err(Error::config(format!(
+                    "{family} has a source and shall keep the kernel's: take one of them"
+                )));
             }
             sources[family] = SourcePolicy::Kernel;
         }
@@ -461,7 +455,10 @@ impl VipManagerBuilder {
             connection,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
-            sources,
+            filter: VipFilter {
+                sources,
+                ranges: self.ranges.clone(),
+            },
             config: self,
         })
     }
@@ -503,14 +500,6 @@ impl VipManagerBuilder {
         }
     }
 
-    /// Decides which addresses are VIPs.
-    pub(crate) fn filter(&self, sources: PerFamily<SourcePolicy>) -> VipFilter<'_> {
-        VipFilter {
-            sources,
-            ranges: &self.ranges,
-        }
-    }
-
     /// The address label of IPv6 VIPs, if any.
     pub(super) fn labels(&self) -> Option<u32> {
         let labels = self.avoidance == Some(SourceAvoidance::AddressLabel)
@@ -524,10 +513,6 @@ impl VipManagerBuilder {
             LinkRef::Name(name) => link.is_called(name),
             LinkRef::Index(index) => link.index == index.get(),
         }
-    }
-
-    pub(crate) fn how_bound(&self) -> Binding {
-        self.binding
     }
 
     /// The limits of a call that begins now.
@@ -557,8 +542,7 @@ pub(super) fn check_binding(
     sources: &PerFamily<SourcePolicy>,
 ) -> Result<(), Error> {
     if binding == Binding::Route && sources.contains(&SourcePolicy::Kernel) {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
+        return Err(Error::config(
             "the kernel makes its route for an address, which a VIP bound by its route has not: \
              give a source, or bind by addresses",
         ));
@@ -569,10 +553,7 @@ pub(super) fn check_binding(
 /// Refuses an impossible source.
 pub(crate) fn check_config_source(source: IpAddr) -> Result<(), Error> {
     match Vip::from(source).inadmissible() {
-        Some(why) => Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!("{source} cannot be a source: {why}"),
-        )),
+        Some(why) => Err(Error::config(format!("{source} cannot be a source: {why}"))),
         None => Ok(()),
     }
 }

@@ -8,12 +8,11 @@ mod ready;
 use std::fmt;
 use std::net::IpAddr;
 
-pub(crate) use crate::core::{Ranges, VipFilter};
 pub use builder::VipManagerBuilder;
 
-use crate::base::{Family, PerFamily, RejectReason, SourcePolicy, Vip};
+use crate::base::{RejectReason, Vip};
 use crate::core::Done;
-use crate::core::{Binding, Goal};
+use crate::core::{Binding, Goal, VipFilter};
 use crate::engine::lookup::Notified;
 use crate::engine::{Buffers, Postponed, decide::PATIENT_AFTER};
 use crate::link::{self, LinkRef, LinkState};
@@ -52,9 +51,9 @@ pub(crate) use ready::find_link;
 /// ```
 pub struct VipManager {
     pub(crate) config: VipManagerBuilder,
-    pub(crate) sources: PerFamily<SourcePolicy>,
+    pub(crate) filter: VipFilter,
     pub(crate) connection: Connection,
-    cancelled: Cancelled,
+    pub(crate) cancelled: Cancelled,
     pub(crate) buffers: Buffers,
 }
 
@@ -74,7 +73,7 @@ impl fmt::Debug for VipManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VipManager")
             .field("config", &self.config)
-            .field("sources", &self.sources)
+            .field("sources", &self.filter.sources)
             .finish_non_exhaustive()
     }
 }
@@ -124,11 +123,7 @@ impl VipManager {
     ///
     /// [`ErrorKind::Incomplete`], with the report, if a VIP failed: every other VIP is done and
     /// verified. For any other kind, see [`ErrorKind`].
-    pub fn assign<I>(&mut self, vips: I) -> Result<Report, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn assign<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) -> Result<Report, Error> {
         self.fill_rows(vips, Goal::Assign);
         let _span = trace::span!("assign", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Assign))
@@ -191,11 +186,10 @@ impl VipManager {
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
-    pub fn normalize_only<I>(&mut self, vips: I) -> Result<Report, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn normalize_only<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+    ) -> Result<Report, Error> {
         self.fill_rows(vips, Goal::Normalize);
         let _span = trace::span!("normalize", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Normalize))
@@ -226,11 +220,7 @@ impl VipManager {
     /// # Errors
     ///
     /// As for [`assign`](Self::assign).
-    pub fn release<I>(&mut self, vips: I) -> Result<Report, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn release<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) -> Result<Report, Error> {
         self.fill_rows(vips, Goal::Release);
         let _span = trace::span!("release", self.config.link, self.buffers.rows.len());
         self.run(Scope::Given(Goal::Release))
@@ -258,11 +248,11 @@ impl VipManager {
     /// (see [`Claim`]). Before any write: [`ErrorKind::EmptySet`] if no desired VIP is admissible,
     /// [`ErrorKind::TooManyReleases`] if the call would exceed the claim's bound,
     /// [`ErrorKind::InvalidConfig`] if the claim needs a mark that the manager does not set.
-    pub fn reconcile<I>(&mut self, claim: &Claim, desired: I) -> Result<Report, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn reconcile<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        claim: &Claim,
+        desired: I,
+    ) -> Result<Report, Error> {
         self.fill_rows(desired, Goal::Assign);
         let _span = trace::span!("reconcile", self.config.link, self.buffers.rows.len());
         self.run(Scope::Claimed(Leaving::all(claim)))
@@ -339,7 +329,7 @@ impl VipManager {
     /// family has [`kernel_source`](VipManagerBuilder::kernel_source). After any other error the
     /// manager keeps the new binding.
     pub fn set_binding(&mut self, binding: Binding) -> Result<Report, Error> {
-        check_binding(binding, &self.sources)?;
+        check_binding(binding, &self.filter.sources)?;
         self.config.binding = binding;
         self.buffers.clear();
         let _span = trace::span!("set_binding", self.config.link, self.buffers.rows.len());
@@ -366,7 +356,7 @@ impl VipManager {
     ///
     /// The reason with which the VIP would fail ([`Cause::Rejected`](crate::Cause::Rejected)).
     pub fn check(&self, vip: impl Into<Vip>) -> Result<(), RejectReason> {
-        self.filter().check(vip.into())
+        self.filter.check(vip.into())
     }
 
     /// Returns a handle that cancels this manager's calls from another thread.
@@ -423,11 +413,7 @@ impl VipManager {
     }
 
     /// Fills the rows with the VIPs of a call.
-    pub(crate) fn fill_rows<I>(&mut self, vips: I, goal: Goal)
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub(crate) fn fill_rows<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I, goal: Goal) {
         self.buffers.clear();
         for vip in vips {
             self.buffers.rows.push(vip.into(), goal);
@@ -484,18 +470,6 @@ impl VipManager {
             .map(|row| (row.vip, row.attempts > PATIENT_AFTER))
     }
 
-    pub(crate) fn config(&self) -> &VipManagerBuilder {
-        &self.config
-    }
-
-    pub(crate) fn sources(&self) -> &PerFamily<SourcePolicy> {
-        &self.sources
-    }
-
-    pub(crate) fn cancelled(&self) -> &Cancelled {
-        &self.cancelled
-    }
-
     /// The port id of the manager's requests.
     pub(crate) fn port(&self) -> u32 {
         self.connection.port()
@@ -503,19 +477,13 @@ impl VipManager {
 
     /// Whether the manager would serve this VIP if it were on the link.
     pub(crate) fn could_hold(&self, vip: Vip) -> bool {
-        let filter = self.filter();
-        filter.is_on_link(vip) && filter.is_for(vip.family())
-    }
-
-    /// Which VIPs the manager admits.
-    pub(crate) fn filter(&self) -> VipFilter<'_> {
-        self.config.filter(self.sources)
+        self.filter.is_on_link(vip) && self.filter.is_for(vip.family())
     }
 
     /// Sets the source of its family.
     pub(crate) fn replace_source(&mut self, source: IpAddr) -> Result<(), Error> {
         check_config_source(source)?;
-        self.sources[Family::of(&source)] = SourcePolicy::Address(source);
+        self.filter.set_source(source);
         Ok(())
     }
 

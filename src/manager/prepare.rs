@@ -54,16 +54,16 @@ impl<'a> Leaving<'a> {
     }
 
     /// Whether this VIP, seen on the link, is released.
-    fn takes(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
+    fn takes(&self, row: &Row, filter: &VipFilter) -> bool {
         row.facts.on_link() && self.covers(row.vip, row.facts.contains(Facts::MARKED), filter)
     }
 
     /// Whether this unread VIP may have to be released.
-    fn may_take(&self, row: &Row, filter: &VipFilter<'_>) -> bool {
+    fn may_take(&self, row: &Row, filter: &VipFilter) -> bool {
         row.facts.is_unread() && self.covers(row.vip, true, filter)
     }
 
-    fn covers(&self, vip: Vip, marked: bool, filter: &VipFilter<'_>) -> bool {
+    fn covers(&self, vip: Vip, marked: bool, filter: &VipFilter) -> bool {
         let reaches = filter.is_for(vip.family()) || self.claim.names_ranges();
         self.names(vip) || !self.only_named && reaches && self.claim.covers(vip, marked)
     }
@@ -130,7 +130,7 @@ impl VipManager {
             troubles[*family] = trouble_of(
                 *family,
                 &self.config,
-                &self.sources,
+                &self.filter,
                 &mut self.connection,
                 Some(&link),
             )?;
@@ -180,11 +180,10 @@ impl LinkUse {
 /// A call during its preparation.
 struct Preparation<'m, 's> {
     config: &'m VipManagerBuilder,
-    sources: &'m PerFamily<SourcePolicy>,
     connection: &'m mut Connection,
     cancelled: &'m Cancelled,
     buffers: &'m mut Buffers,
-    filter: VipFilter<'m>,
+    filter: &'m VipFilter,
     scope: Scope<'s>,
     link_use: LinkUse,
     /// The families with VIPs to assign or to normalize, of those that the caller named.
@@ -196,20 +195,19 @@ impl<'m, 's> Preparation<'m, 's> {
     fn begin(manager: &'m mut VipManager, mut scope: Scope<'s>) -> Result<Self, Error> {
         let VipManager {
             config,
-            sources,
+            filter,
             connection,
             cancelled,
             buffers,
         } = manager;
         connection
             .listen_to(Groups::empty())
-            .map_err(|error| Error::listening(&error))?;
-        let filter = config.filter(*sources);
+            .map_err(Error::listening)?;
         let Buffers { rows, rejected, .. } = &mut *buffers;
         rows.sort();
         rows.reject(|row| filter.reject(row), rejected);
         if let Scope::Claimed(leaving) | Scope::Wipe(leaving) | Scope::Lookup(leaving) = &scope {
-            check_claim(leaving.claim, config, sources)?;
+            check_claim(leaving.claim, config, &filter.sources)?;
         }
         let needed = needs(rows);
         if let Scope::Claimed(leaving) = &mut scope {
@@ -221,7 +219,6 @@ impl<'m, 's> Preparation<'m, 's> {
         Ok(Self {
             link_use: LinkUse::of(scope, rows),
             config,
-            sources,
             connection,
             cancelled,
             buffers,
@@ -290,8 +287,8 @@ impl<'m, 's> Preparation<'m, 's> {
             if let Scope::Claimed(leaving) = self.scope {
                 // Bringing the link up is a change: check the claim's bound before it.
                 let (scope, filter) = (self.scope, self.filter);
-                observe(&mut self.call(&link), scope, &filter)?;
-                keep_claimed(self.buffers, leaving, &filter)?;
+                observe(&mut self.call(&link), scope, filter)?;
+                keep_claimed(self.buffers, leaving, filter)?;
             }
             bring_up(self.connection, config, &mut link)?;
         }
@@ -318,7 +315,6 @@ impl<'m, 's> Preparation<'m, 's> {
     ) -> Result<Call<'m>, Error> {
         let Self {
             config,
-            sources,
             connection,
             cancelled,
             buffers,
@@ -330,15 +326,15 @@ impl<'m, 's> Preparation<'m, 's> {
         if lookup.is_some() {
             connection
                 .listen_to(lookup_groups(&buffers.rows))
-                .map_err(|error| Error::listening(&error))?;
+                .map_err(Error::listening)?;
         }
-        let setup = config.setup(sources, link.index);
+        let setup = config.setup(&filter.sources, link.index);
         let mut call = Call::new(setup, connection, buffers, cancelled);
         if let Some(lookup) = lookup {
             call.observe_by_lookups_from_now(lookup);
         }
-        observe(&mut call, scope, &filter)?;
-        keep_own(call.buffers, scope, &filter)?;
+        observe(&mut call, scope, filter)?;
+        keep_own(call.buffers, scope, filter)?;
         let found = needs(&call.buffers.rows);
         let only_found = PerFamily::from_fn(|f| found[f] && !needed[f]);
         let Call {
@@ -346,7 +342,7 @@ impl<'m, 's> Preparation<'m, 's> {
             buffers,
             ..
         } = &mut call;
-        exclude(config, sources, connection, buffers, only_found, Some(link))?;
+        exclude(config, filter, connection, buffers, only_found, Some(link))?;
         if let Some(number) = config.labels() {
             // Only IPv6 has address labels.
             let labelled = label(&mut call, link, number, labels);
@@ -360,7 +356,7 @@ impl<'m, 's> Preparation<'m, 's> {
     /// A call on the link, to read the link before it is changed.
     fn call(&mut self, link: &LinkState) -> Call<'_> {
         Call::new(
-            self.config.setup(self.sources, link.index),
+            self.config.setup(&self.filter.sources, link.index),
             self.connection,
             self.buffers,
             self.cancelled,
@@ -374,7 +370,7 @@ impl<'m, 's> Preparation<'m, 's> {
     ) -> Result<(), Error> {
         exclude(
             self.config,
-            self.sources,
+            self.filter,
             self.connection,
             self.buffers,
             families,
@@ -384,7 +380,7 @@ impl<'m, 's> Preparation<'m, 's> {
 }
 
 /// Observes the VIPs of the scope for the first time.
-fn observe(call: &mut Call<'_>, scope: Scope<'_>, filter: &VipFilter<'_>) -> Result<(), Error> {
+fn observe(call: &mut Call<'_>, scope: Scope<'_>, filter: &VipFilter) -> Result<(), Error> {
     let goal = match scope {
         Scope::Given(_) | Scope::Lookup(_) => return call.observe_first(None),
         Scope::Link => Goal::Normalize,
@@ -411,25 +407,25 @@ fn needs(rows: &Rows) -> PerFamily<bool> {
 fn trouble_of(
     family: Family,
     config: &VipManagerBuilder,
-    sources: &PerFamily<SourcePolicy>,
+    filter: &VipFilter,
     connection: &mut Connection,
     link: Option<&LinkState>,
 ) -> Result<Option<Trouble>, Error> {
-    let source = sources[family].address();
+    let source = filter.sources[family].address();
     trouble::of_family(connection, family, link, may_bring_up(config), source)
 }
 
 /// Fails the VIPs of these families if a fault keeps the family from being served.
 fn exclude(
     config: &VipManagerBuilder,
-    sources: &PerFamily<SourcePolicy>,
+    filter: &VipFilter,
     connection: &mut Connection,
     buffers: &mut Buffers,
     families: PerFamily<bool>,
     link: Option<&LinkState>,
 ) -> Result<(), Error> {
     for family in Family::ALL.iter().filter(|f| families[**f]) {
-        if let Some(trouble) = trouble_of(*family, config, sources, connection, link)? {
+        if let Some(trouble) = trouble_of(*family, config, filter, connection, link)? {
             buffers.exclude_family(trouble);
         }
     }
@@ -437,7 +433,7 @@ fn exclude(
 }
 
 /// Keeps only the rows of the call's scope.
-fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter<'_>) -> Result<(), Error> {
+fn keep_own(buffers: &mut Buffers, scope: Scope<'_>, filter: &VipFilter) -> Result<(), Error> {
     match scope {
         Scope::Given(_) => Ok(()),
         Scope::Link | Scope::Rebind => {
@@ -507,8 +503,7 @@ pub(crate) fn check_claim(
         config.protocol != Protocol::KERNEL && !sources.contains(&SourcePolicy::Kernel);
     let marks_addresses = config.address_protocol.is_some() && config.binding == Binding::Address;
     if claim.needs_mark() && !marks_routes && !marks_addresses {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
+        return Err(Error::config(
             "a claim by mark needs a mark: a protocol of routes other than kernel, if no family keeps \
              the kernel's route, or a protocol of addresses, if VIPs are bound by addresses",
         ));
@@ -520,7 +515,7 @@ pub(crate) fn check_claim(
 fn keep_leaving(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
-    filter: &VipFilter<'_>,
+    filter: &VipFilter,
 ) -> Result<(), Error> {
     keep_claimed(buffers, leaving, filter)?;
     buffers.fail_unread(|row| row.goal != Goal::Release || leaving.takes(row, filter));
@@ -532,7 +527,7 @@ fn keep_leaving(
 fn keep_claimed(
     buffers: &mut Buffers,
     leaving: Leaving<'_>,
-    filter: &VipFilter<'_>,
+    filter: &VipFilter,
 ) -> Result<(), Error> {
     let Leaving { claim, desired, .. } = leaving;
     let Buffers { rows, rejected, .. } = &mut *buffers;

@@ -45,13 +45,10 @@ pub(crate) fn find_link(
     };
     let name = &link.name;
     if link.loopback && config.ranges.allowed.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "{name} is a loopback link, where the node's own addresses look like VIPs: allow \
+        return Err(Error::config(format!(
+            "{name} is a loopback link, where the node's own addresses look like VIPs: allow \
                  the VIPs' ranges by name"
-            ),
-        ));
+        )));
     }
     Ok(link)
 }

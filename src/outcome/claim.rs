@@ -61,11 +61,7 @@ impl Claim {
 
     /// Every VIP on the link in one of the ranges.
     #[must_use]
-    pub fn ranges<I>(ranges: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<IpNet>,
-    {
+    pub fn ranges<I: IntoIterator<Item: Into<IpNet>>>(ranges: I) -> Self {
         Self {
             what: What::Ranges(ranges.into_iter().map(Into::into).collect()),
             at_most: None,

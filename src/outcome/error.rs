@@ -58,6 +58,11 @@ impl Error {
         }))
     }
 
+    /// The manager's configuration cannot work.
+    pub(crate) fn config(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidConfig, detail)
+    }
+
     /// The message without the report.
     pub(crate) fn detail(&self) -> &str {
         &self.0.detail
@@ -100,8 +105,8 @@ impl Error {
     }
 
     /// A multicast group of netlink cannot be joined, left or read.
-    pub(crate) fn listening(error: &io::Error) -> Self {
-        Self::io("cannot listen to notifications", error)
+    pub(crate) fn listening(error: io::Error) -> Self {
+        Self::io("cannot listen to notifications", &error)
     }
 
     /// Some VIPs of the report failed.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{Count, Vip};
+use crate::base::{Count, Vip, named};
 use crate::core::{Cause, Drift, Operation};
 
 /// The outcome of one call, VIP by VIP.
@@ -54,22 +54,10 @@ pub enum OutcomeKind {
     Released,
 }
 
-impl OutcomeKind {
-    /// A stable name for machines: `assigned`, `repaired`, `released`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Assigned => "assigned",
-            Self::Repaired => "repaired",
-            Self::Released => "released",
-        }
-    }
-}
-
-impl fmt::Display for OutcomeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+named! { OutcomeKind:
+    Self::Assigned => "assigned";
+    Self::Repaired => "repaired";
+    Self::Released => "released";
 }
 
 /// One VIP that a call brought into the desired state.

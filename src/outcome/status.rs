@@ -1,6 +1,6 @@
 //! The state of the link and of the sources, on which the reachability of VIPs depends.
 
-use std::fmt;
+use crate::base::named;
 
 /// The state of the link for the VIPs of one family.
 ///
@@ -36,32 +36,13 @@ pub enum LinkStatus {
     Ipv6Unsupported,
 }
 
-impl LinkStatus {
-    /// A stable name for machines, in snake_case: `up`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::InVrf => "in_vrf",
-            Self::Ipv6Disabled => "ipv6_disabled",
-            Self::MtuTooSmall => "mtu_too_small",
-            Self::Ipv6Unsupported => "ipv6_unsupported",
-        }
-    }
-}
-
-impl fmt::Display for LinkStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::InVrf => "enslaved to a VRF",
-            Self::Ipv6Disabled => "IPv6 is disabled",
-            Self::MtuTooSmall => "no IPv6, because the MTU is below 1280",
-            Self::Ipv6Unsupported => "no IPv6 in this kernel",
-        })
-    }
+named! { LinkStatus:
+    Self::Up => "up", "up";
+    Self::Down => "down", "down";
+    Self::InVrf => "in_vrf", "enslaved to a VRF";
+    Self::Ipv6Disabled => "ipv6_disabled", "IPv6 is disabled";
+    Self::MtuTooSmall => "mtu_too_small", "no IPv6, because the MTU is below 1280";
+    Self::Ipv6Unsupported => "ipv6_unsupported", "no IPv6 in this kernel";
 }
 
 /// The state of a family's source: whether the kernel accepts it as the preferred source of a route.
@@ -90,32 +71,12 @@ pub enum SourceStatus {
     Kernel,
 }
 
-impl SourceStatus {
-    /// A stable name for machines, in snake_case: `present`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Present => "present",
-            Self::Tentative => "tentative",
-            Self::DadFailed => "dad_failed",
-            Self::LinkDown => "link_down",
-            Self::Missing => "missing",
-            Self::NotGiven => "not_given",
-            Self::Kernel => "kernel",
-        }
-    }
-}
-
-impl fmt::Display for SourceStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Present => "present",
-            Self::Tentative => "tentative",
-            Self::DadFailed => "in use elsewhere (duplicate address detection failed)",
-            Self::LinkDown => "on a link that is down",
-            Self::Missing => "no address of this node",
-            Self::NotGiven => "not given",
-            Self::Kernel => "the kernel's",
-        })
-    }
+named! { SourceStatus:
+    Self::Present => "present", "present";
+    Self::Tentative => "tentative", "tentative";
+    Self::DadFailed => "dad_failed", "in use elsewhere (duplicate address detection failed)";
+    Self::LinkDown => "link_down", "on a link that is down";
+    Self::Missing => "missing", "no address of this node";
+    Self::NotGiven => "not_given", "not given";
+    Self::Kernel => "kernel", "the kernel's";
 }

@@ -320,11 +320,11 @@ impl VipManager {
     ///
     /// The errors of `reconcile` before its first write. A VIP that would fail is no error; see
     /// [`Plan::failures`].
-    pub fn plan<I>(&mut self, claim: &Claim, desired: I) -> Result<Plan, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn plan<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        claim: &Claim,
+        desired: I,
+    ) -> Result<Plan, Error> {
         self.fill_rows(desired, Goal::Assign);
         self.plan_call(Scope::Claimed(Leaving::all(claim)))
     }
@@ -348,11 +348,10 @@ impl VipManager {
     ///
     /// The errors of `assign` before its first write. A VIP that would fail is no error; see
     /// [`Plan::failures`].
-    pub fn plan_assign<I>(&mut self, vips: I) -> Result<Plan, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn plan_assign<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+    ) -> Result<Plan, Error> {
         self.fill_rows(vips, Goal::Assign);
         self.plan_call(Scope::Given(Goal::Assign))
     }
@@ -374,11 +373,10 @@ impl VipManager {
     ///
     /// The errors of `release` before its first write. A VIP that would fail is no error; see
     /// [`Plan::failures`].
-    pub fn plan_release<I>(&mut self, vips: I) -> Result<Plan, Error>
-    where
-        I: IntoIterator,
-        I::Item: Into<Vip>,
-    {
+    pub fn plan_release<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+    ) -> Result<Plan, Error> {
         self.fill_rows(vips, Goal::Release);
         self.plan_call(Scope::Given(Goal::Release))
     }

@@ -1,12 +1,11 @@
 //! A plan as data: its steps, their actions and reasons, and the VIPs that would fail.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::Ipv6Net;
 
-use crate::base::{Metric, Protocol, RouteType, Table, Vip};
+use crate::base::{Metric, Protocol, RouteType, Table, Vip, named};
 use crate::core::Drift;
 use crate::link::LinkKind;
 use crate::outcome::Failure;
@@ -107,36 +106,17 @@ pub enum Reason {
     SourceChoice,
 }
 
-impl Reason {
-    /// A stable name for machines, in snake_case: `drift`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Drift(..) => "drift",
-            Self::NotDesired => "not_desired",
-            Self::LateRoute => "late_route",
-            Self::Staged => "staged",
-            Self::NoLink => "no_link",
-            Self::LinkDown => "link_down",
-            Self::LastAddress => "last_address",
-            Self::SourceChoice => "source_choice",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Drift(drift) => return drift.fmt(f),
-            Self::NotDesired => "not desired",
-            Self::LateRoute => "the kernel's own route comes late",
-            Self::Staged => "so that deleting the kernel's route cannot hit it",
-            Self::NoLink => "there is no such link",
-            Self::LinkDown => "the link is down",
-            Self::LastAddress => "with the last IPv4 address all IPv4 routes of the link would go",
-            Self::SourceChoice => "so that no VIP is chosen as the source of other traffic",
-        })
-    }
+named! { Reason:
+    Self::Drift(drift) => "drift", "{drift}";
+    Self::NotDesired => "not_desired", "not desired";
+    Self::LateRoute => "late_route", "the kernel's own route comes late";
+    Self::Staged => "staged", "so that deleting the kernel's route cannot hit it";
+    Self::NoLink => "no_link", "there is no such link";
+    Self::LinkDown => "link_down", "the link is down";
+    Self::LastAddress => "last_address",
+        "with the last IPv4 address all IPv4 routes of the link would go";
+    Self::SourceChoice => "source_choice",
+        "so that no VIP is chosen as the source of other traffic";
 }
 
 /// The action of a step. `Display` prints one `ip` command, or two for [`LinkKind::Auto`].
@@ -279,21 +259,9 @@ pub enum Likelihood {
     Possible,
 }
 
-impl Likelihood {
-    /// A stable name for machines, in snake_case: `certain`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Certain => "certain",
-            Self::Possible => "possible",
-        }
-    }
-}
-
-impl fmt::Display for Likelihood {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+named! { Likelihood:
+    Self::Certain => "certain";
+    Self::Possible => "possible";
 }
 
 /// A route to a VIP, as a step adds or deletes it.

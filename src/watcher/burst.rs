@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::base::{Family, PerFamily, SourcePolicy, Vip};
-use crate::manager::{Ranges, VipFilter};
+use crate::base::{Family, Vip};
+use crate::core::VipFilter;
 use crate::netlink::decode::{Address, Route};
 
 use super::{Change, Event, Origin};
 
 /// The changes of one burst, and what is needed to judge them.
 pub(super) struct Burst {
-    sources: PerFamily<SourcePolicy>,
-    ranges: Ranges,
+    filter: VipFilter,
     /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
     /// kernel's own route goes after its address.
     pub(super) wide: BTreeMap<IpAddr, bool>,
@@ -20,10 +19,9 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    pub(super) fn new(filter: &VipFilter<'_>) -> Self {
+    pub(super) fn new(filter: VipFilter) -> Self {
         Self {
-            sources: filter.sources,
-            ranges: filter.ranges.clone(),
+            filter,
             wide: BTreeMap::new(),
             vips: BTreeMap::new(),
         }
@@ -41,12 +39,8 @@ impl Burst {
 
     /// Takes note of a change of what could be a VIP.
     pub(super) fn note(&mut self, addr: IpAddr, change: Change, origin: Origin) {
-        let filter = VipFilter {
-            sources: self.sources,
-            ranges: &self.ranges,
-        };
         let vip = Vip::from(addr);
-        if !filter.is_on_link(vip) {
+        if !self.filter.is_on_link(vip) {
             return;
         }
         let (changes, origins) = self.vips.entry(vip).or_default();

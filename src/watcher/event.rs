@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::base::Vip;
+use crate::base::{Vip, named};
 use crate::core::write_names;
 use crate::link::LinkIndex;
 
@@ -131,36 +131,12 @@ pub enum Event {
     Resync,
 }
 
-impl Event {
-    /// A stable name for machines, in snake_case: `link_up`.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Vip { .. } => "vip",
-            Self::NodeAddressSet(..) => "node_address_set",
-            Self::NodeAddressRemoved(..) => "node_address_removed",
-            Self::LinkUp(..) => "link_up",
-            Self::LinkDown(..) => "link_down",
-            Self::LinkGone => "link_gone",
-            Self::Resync => "resync",
-        }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vip {
-                vip,
-                change,
-                origin,
-            } => write!(f, "{vip}: {change} by {origin}"),
-            Self::NodeAddressSet(addr) => write!(f, "node address {addr} set"),
-            Self::NodeAddressRemoved(addr) => write!(f, "node address {addr} removed"),
-            Self::LinkUp(index) => write!(f, "the link is up, with index {index}"),
-            Self::LinkDown(index) => write!(f, "the link is down, with index {index}"),
-            Self::LinkGone => f.write_str("the link is gone"),
-            Self::Resync => f.write_str("notifications were lost"),
-        }
-    }
+named! { Event:
+    Self::Vip { vip, change, origin } => "vip", "{vip}: {change} by {origin}";
+    Self::NodeAddressSet(addr) => "node_address_set", "node address {addr} set";
+    Self::NodeAddressRemoved(addr) => "node_address_removed", "node address {addr} removed";
+    Self::LinkUp(index) => "link_up", "the link is up, with index {index}";
+    Self::LinkDown(index) => "link_down", "the link is down, with index {index}";
+    Self::LinkGone => "link_gone", "the link is gone";
+    Self::Resync => "resync", "notifications were lost";
 }

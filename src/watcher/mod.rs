@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Family;
+use crate::core::VipFilter;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
-use crate::manager::{VipFilter, VipManager, find_link};
+use crate::manager::{VipManager, find_link};
 use crate::netlink::decode::{self, Address};
 use crate::netlink::encode::dump_addresses;
 use crate::netlink::lifetime::Lifetime;
@@ -89,7 +90,7 @@ impl Watcher {
         which: &LinkRef,
         lifetime: Option<Lifetime>,
         requests: Arc<Socket>,
-        filter: &VipFilter<'_>,
+        filter: VipFilter,
     ) -> io::Result<Self> {
         let followed = Followed {
             which: which.clone(),
@@ -157,7 +158,7 @@ impl Watcher {
 
     /// Makes sure that the link is known, and that its notifications pass.
     fn follow_heard(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        let cannot = |error| Error::listening(&error);
+        let cannot = Error::listening;
         for _ in 0..QUESTIONS {
             let (before, followed) = (*self.listener.interest(), self.followed.interest());
             let passes = before == followed || before.link.is_none();
@@ -343,9 +344,9 @@ impl VipManager {
             own.begin(index.get()).map_err(cannot)?;
             lifetime = Some(own);
         }
-        let filter = self.config.filter(self.sources);
+        let filter = self.filter.clone();
         let mut watcher =
-            Watcher::new(socket, &self.config.link, lifetime, requests, &filter).map_err(cannot)?;
+            Watcher::new(socket, &self.config.link, lifetime, requests, filter).map_err(cannot)?;
         // Only now, so that no change in between is missed.
         let link = match &self.config.link {
             LinkRef::Name(_) => crate::link::find(&mut self.connection, &self.config.link)?,
