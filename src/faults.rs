@@ -6,6 +6,7 @@
 mod corpus;
 mod filter;
 mod forged;
+mod interrupted;
 mod keeper;
 #[path = "../tests/common/kit.rs"]
 mod kit;

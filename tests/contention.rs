@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::RouteNetlinkMessage::DelRoute;
+use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
+use netlink_packet_route::route::{RouteScope, RouteType};
 
 use broken::Random;
 use child::{Answer, Other, Pairs, Setting, Verb};
-use common::raw::{self, Raw};
+use common::raw::{self, CREATE_REPLACE, Raw, Request};
 use common::{Net, PROTO_KERNEL, VIP_LINK, Want, vips};
 use rules::Churn;
 use viproute::{Cause, Claim, ErrorKind, Report};
@@ -563,4 +564,54 @@ fn calls_beside_changing_rules_and_churn_report_no_false_success() {
         assert!(changes > 0);
         common::LocalState::read().assert_single_route(&stays, &want);
     }
+}
+
+/// Routes of another link to hosts in front of the VIPs come and go, many at a time, in table local, in table
+/// main, or in both. A dump that one of them shifted would lack right VIPs.
+#[test]
+fn routes_of_another_link_hide_no_right_vip() {
+    let _alone = alone();
+    for family in [common::vips_v4, common::vips_v6] {
+        let net = Net::new();
+        let link = net.add_link("churn0");
+        let set = family(2_000);
+        let mut manager = setting(PROTO_KERNEL, 0).manager();
+        manager.assign(&set).unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        for tables in [vec![false], vec![true], vec![false, true]] {
+            let churn: Vec<_> = tables
+                .iter()
+                .map(|main| Churn::of(flaps(link, set[0].is_ipv4(), *main)))
+                .collect();
+            for _ in 0..common::full_or_quick(100, 6) {
+                let report = manager.reconcile(&Claim::link(), &set).unwrap();
+                assert_eq!(
+                    (report.unchanged, report.writes),
+                    (set.len(), 0),
+                    "{tables:?}: {report}"
+                );
+            }
+            drop(churn);
+        }
+    }
+}
+
+/// Sixty routes through this link come, and go.
+fn flaps(link: u32, v4: bool, in_main: bool) -> Vec<Request> {
+    let route = |host| {
+        let to = match v4 {
+            true => IpAddr::from([10, 1, 0, host]),
+            false => IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, u16::from(host)]),
+        };
+        let mut route = raw::local_route(to, link, None, PROTO_KERNEL);
+        if in_main {
+            route.header.table = libc::RT_TABLE_MAIN;
+            route.header.kind = RouteType::Unicast;
+            route.header.scope = RouteScope::Universe;
+        }
+        route
+    };
+    let come = (1..=60).map(|host| (NewRoute(route(host)), CREATE_REPLACE));
+    let go = (1..=60).map(|host| (DelRoute(route(host)), 0));
+    come.chain(go).collect()
 }

@@ -7,7 +7,7 @@ use super::lookup::may_have_prefix_route;
 use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::{Admit, Facts, MatchContext, Row, Rows};
 use crate::netlink::connection::{Connection, Dumped, Failed, Groups};
-use crate::netlink::decode::{Message, Route};
+use crate::netlink::decode::{Malformed, Message, Route};
 use crate::netlink::dump_cache::{Addresses, Routes};
 use crate::netlink::encode::{Templates, dump_addresses, dump_routes};
 use crate::trace::{self, Lost};
@@ -48,20 +48,19 @@ impl Observer<'_> {
             .map(Groups::routes)
             .collect();
         self.connection.listen_to(groups)?;
-        let result = self.observe_guarded(&families, scan_main);
+        let result = self.observe_guarded(&families).and_then(|dumped| {
+            let main_used = self.observe_main(scan_main)?;
+            Ok((main_used, dumped))
+        });
         self.connection.listen_to(Groups::empty())?;
         let (main_used, dumped) = result?;
         self.resolve_by_lookup(dumped)?;
         Ok(main_used)
     }
 
-    /// Dumps while the monitor listens to route notifications. A notification means that the table
-    /// changed under the dump: route dumps never set NLM_F_DUMP_INTR.
-    fn observe_guarded(
-        &mut self,
-        families: &PerFamily<Option<Family>>,
-        scan_main: bool,
-    ) -> Result<(bool, Dumped), Failed> {
+    /// Dumps addresses and table local while the monitor listens to route notifications: route dumps
+    /// never set NLM_F_DUMP_INTR.
+    fn observe_guarded(&mut self, families: &PerFamily<Option<Family>>) -> Result<Dumped, Failed> {
         let attempts = match self.admit {
             Some(_) => DISCOVERIES,
             None => ATTEMPTS,
@@ -79,73 +78,107 @@ impl Observer<'_> {
             } else {
                 self.rows.begin();
             }
-            let (main_used, mut dumped) = self.dump_all(families, skips_addresses, scan_main)?;
+            let mut dumped = self.dump_all(families, skips_addresses)?;
             self.rows.finish();
             self.rows.adopt();
-            let mut changed = self.rows.has_skipped_route();
-            if changed && adoptions < ATTEMPTS {
+            let has_skipped = self.rows.has_skipped_route();
+            if has_skipped && adoptions < ATTEMPTS {
                 // A VIP became a row behind its first route, so the dump's earlier routes to the VIP
                 // are missing: repeat it. The limit holds against a writer that keeps adding VIPs.
                 adoptions += 1;
                 continue;
             }
             // The dump may lack a route that is notified now, so the route is not noted as seen.
-            let heard = self.connection.notifications(|_| changed = true)?;
-            dumped = dumped.and(heard);
-            if changed {
+            dumped = dumped.and(self.hear_changes(TABLE_LOCAL)?);
+            if has_skipped {
                 dumped = Dumped::Interrupted;
             }
             if dumped == Dumped::Complete || attempt == attempts || self.awaits_kernel_routes() {
-                return Ok((main_used, dumped));
+                return Ok(dumped);
             }
             trace::lost(Lost::Dump);
             attempt += 1;
         }
     }
 
-    /// Dumps each family's addresses, table local and, where it matters, table main. Returns whether
-    /// table main held a route of the link to a row.
+    /// Dumps each family's addresses and table local.
     fn dump_all(
         &mut self,
         families: &PerFamily<Option<Family>>,
         skips_addresses: bool,
-        scan_main: bool,
-    ) -> Result<(bool, Dumped), Failed> {
-        let mut main_used = false;
+    ) -> Result<Dumped, Failed> {
         let mut dumped = Dumped::Complete;
         for family in families.iter().flatten() {
             if !skips_addresses {
                 dumped = dumped.and(self.dump_addresses(*family)?);
             }
-            dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut main_used)?);
-            if self.main_matters(*family, scan_main) {
-                dumped = dumped.and(self.dump_main(*family, &mut main_used)?);
-            }
-        }
-        Ok((main_used, dumped))
-    }
-
-    /// Dumps table main while the monitor listens to route notifications.
-    pub(super) fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
-        *used = false;
-        let groups = self.connection.groups();
-        self.connection.listen_to(groups | Groups::routes(family))?;
-        self.connection.notifications(|_| ())?;
-        let dumped = self.dump_main(family, used);
-        let mut changed = false;
-        let heard = self.connection.notifications(|_| changed = true);
-        self.connection.listen_to(groups)?;
-        let dumped = dumped?.and(heard?);
-        Ok(if changed { Dumped::Interrupted } else { dumped })
-    }
-
-    pub(super) fn dump_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
-        let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
-        if *used {
-            // The call will delete routes from table main: find routes that a deletion could hit.
-            return Ok(dumped.and(self.dump_ambiguous_in_main(family)?));
+            dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut false)?);
         }
         Ok(dumped)
+    }
+
+    /// Dumps table main where it matters. Returns whether it held a route of the link to a row.
+    ///
+    /// Look-ups do not show table main, so an interrupted dump is repeated alone. The rows keep what each
+    /// dump shows.
+    fn observe_main(&mut self, scan_main: bool) -> Result<bool, Failed> {
+        let mut main_used = false;
+        for family in Family::ALL {
+            let attempts = match self.main_matters(family, scan_main) {
+                true => ATTEMPTS,
+                false => 0,
+            };
+            for _ in 0..attempts {
+                let mut used = false;
+                let dumped = self.scan_main(family, &mut used)?;
+                main_used |= used;
+                if dumped == Dumped::Complete {
+                    break;
+                }
+            }
+        }
+        self.rows.finish();
+        Ok(main_used)
+    }
+
+    /// Dumps table main. Says with `used` whether it held a route of the link to a row.
+    pub(super) fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
+        *used = false;
+        let before = self.connection.parts();
+        let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
+        // The kernel walks the table once for each part of its answer, IPv6 under the table's lock
+        // (`fib6_dump_table`, net/ipv6/ip6_fib.c). No change can interrupt a single walk.
+        let is_whole = dumped == Dumped::Complete && self.connection.parts() <= before + 1;
+        if is_whole && !*used {
+            return Ok(dumped);
+        }
+        let groups = self.connection.groups();
+        let both_tables = Groups::routes(family) | Groups::OF_MAIN;
+        self.connection.listen_to(groups | both_tables)?;
+        let dumped = self.dump_main_guarded(family, used);
+        self.connection.listen_to(groups)?;
+        dumped
+    }
+
+    /// Dumps table main while the monitor listens to its changes.
+    fn dump_main_guarded(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
+        self.connection.notifications(|_| ())?;
+        let mut dumped = self.dump_routes(family, TABLE_MAIN, used)?;
+        if *used {
+            // The call will delete routes from table main: find routes that a deletion could hit.
+            dumped = dumped.and(self.dump_ambiguous_in_main(family)?);
+        }
+        Ok(dumped.and(self.hear_changes(TABLE_MAIN)?))
+    }
+
+    /// Reads the notifications after a dump of `table`. They say whether a change has interrupted it.
+    fn hear_changes(&mut self, table: u32) -> Result<Dumped, Failed> {
+        let (rows, admit) = (&mut *self.rows, self.admit);
+        let mut changed = false;
+        let heard = self.connection.notifications(|message| {
+            changed = changed || interrupts(message, table, rows, admit);
+        })?;
+        Ok(if changed { Dumped::Interrupted } else { heard })
     }
 
     /// Adds to [`observe`](Self::observe) table main and the local routes of other devices, and looks up
@@ -174,13 +207,9 @@ impl Observer<'_> {
                     Ok(())
                 },
             );
-            let mut changed = false;
-            let heard = self.connection.notifications(|_| changed = true);
+            let heard = self.hear_changes(TABLE_LOCAL);
             self.connection.listen_to(Groups::empty())?;
             dumped = dumped.and(node_dump?).and(heard?);
-            if changed {
-                dumped = Dumped::Interrupted;
-            }
         }
         let context = self.context;
         // The look-up shows another device's route that an interrupted dump may have missed.
@@ -276,6 +305,39 @@ impl Observer<'_> {
                 Ok(())
             },
         )
+    }
+}
+
+/// Whether the notified change may have made a dump of `table` skip a route to a row.
+///
+/// The kernel dumps in parts. IPv6 begins the next part behind as many routes as it has passed
+/// (`fib6_dump_table`, net/ipv6/ip6_fib.c), so a change of any route of that table may shift another one out of
+/// sight. It notifies under the table's lock, which each part of a dump takes (`fib6_add_rt2node`,
+/// `fib6_del_route`), so what has shifted a part has been notified.
+///
+/// IPv4 begins the next part at a destination, behind as many of its routes (`fn_trie_dump_leaf`,
+/// net/ipv4/fib_trie.c). Those of table local come before those of table main, with which they may share the
+/// list. A deletion is notified before it is done (`fib_table_delete`), and an addition hides nothing.
+fn interrupts(
+    message: &Message<'_>,
+    table: u32,
+    rows: &mut Rows,
+    admit: Option<Admit<'_>>,
+) -> bool {
+    let route = match message.route() {
+        Ok(Some(route)) => route,
+        Ok(None) => return false,
+        Err(Malformed) => return true,
+    };
+    let comes_before = route.table == TABLE_LOCAL;
+    match (route.family, route.host()) {
+        (Family::V6, _) => route.table == table,
+        (Family::V4, Some(host)) if comes_before || route.table == table => {
+            let is_row = rows.index_of(host).is_some();
+            let discovers = |admit: Admit<'_>| comes_before && admit(Vip::from(host)).is_some();
+            is_row || admit.is_some_and(discovers)
+        }
+        (Family::V4, _) => false,
     }
 }
 

@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use super::filter;
 use super::lifetime::Lifetime;
-use crate::base::{Family, PerFamily, is_shortage};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, is_shortage};
 use crate::netlink::batch::{Refused, Sealed};
 use crate::netlink::decode::{self, Message, NLMSG_DONE, NLMSG_ERROR, Rule};
 use crate::netlink::encode::dump_rules;
@@ -20,12 +21,14 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 const SEND_ROOM: usize = 8 * 1024;
 
 bitflags::bitflags! {
-    /// Multicast groups that the monitor may join.
+    /// The notifications that the monitor receives: of which multicast groups, and of which tables.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Groups: u8 {
         const V4_ROUTES = 1;
         const V6_ROUTES = 1 << 1;
         const V4_ADDRESSES = 1 << 2;
+        /// With a group of routes: those of table main, too. Without, those of table local alone.
+        const OF_MAIN = 1 << 3;
     }
 }
 
@@ -68,6 +71,10 @@ pub(crate) struct Connection {
     unfinished: bool,
     /// The groups that the monitor has joined.
     groups: Groups,
+    /// The tables whose routes the monitor's filter passes. None: there is no filter yet.
+    tables: &'static [u32],
+    /// How many parts the dumps had.
+    parts: u64,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Injected fault: changes a batch, or the node, before the send.
@@ -182,6 +189,8 @@ impl Connection {
             sequence: 1,
             unfinished: false,
             groups: Groups::empty(),
+            tables: &[],
+            parts: 0,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -220,6 +229,11 @@ impl Connection {
         Ok(())
     }
 
+    /// How many parts the dumps of this connection had. The kernel makes one part of a dump in one step.
+    pub(crate) fn parts(&self) -> u64 {
+        self.parts
+    }
+
     /// The groups that the monitor has joined.
     pub(crate) fn groups(&self) -> Groups {
         self.groups
@@ -228,6 +242,15 @@ impl Connection {
     /// Makes the monitor a member of exactly these groups. No other place joins or leaves a group, so
     /// no membership can be forgotten.
     pub(crate) fn listen_to(&mut self, groups: Groups) -> io::Result<()> {
+        let tables: &[u32] = match groups.contains(Groups::OF_MAIN) {
+            true => &[TABLE_LOCAL, TABLE_MAIN],
+            false => &[TABLE_LOCAL],
+        };
+        if self.tables != tables {
+            self.monitor.attach_filter(&filter::routes_of(tables))?;
+            self.tables = tables;
+        }
+        let groups = groups - Groups::OF_MAIN;
         for group in (groups - self.groups).iter() {
             self.monitor.join(group.number())?;
             self.groups |= group;
@@ -279,6 +302,7 @@ impl Connection {
                     continue;
                 }
             };
+            let mut entries = 0;
             for message in decode::messages(datagram) {
                 let message = message?;
                 if message.sequence != sequence {
@@ -299,7 +323,11 @@ impl Connection {
                             Err(Failed::refused(&ack))
                         };
                     }
-                    _ => each(&message)?,
+                    _ => {
+                        self.parts += u64::from(entries == 0);
+                        entries += 1;
+                        each(&message)?;
+                    }
                 }
             }
         }

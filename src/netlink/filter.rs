@@ -62,6 +62,17 @@ pub(crate) fn deletion_of(link: u32) -> Vec<sock_filter> {
     program.end(NOTHING)
 }
 
+/// Passes the notifications of routes in these tables, and all other messages.
+pub(crate) fn routes_of(tables: &[u32]) -> Vec<sock_filter> {
+    let mut program = Program::default();
+    let route = pair(libc::RTM_NEWROUTE);
+    for table in tables {
+        program.rule(&[route, Condition::byte(TABLE, *table)], WHOLE);
+    }
+    program.rule(&[route], NOTHING);
+    program.end(WHOLE)
+}
+
 /// Passes the notifications that matter:
 ///
 /// * of routes to single hosts: those in table local, of any device, for they may be conflicts; and in

@@ -89,8 +89,7 @@ impl Diversion {
     }
 }
 
-/// A thread that adds and deletes local routes of both families to hosts that are no VIPs, through
-/// this link, until dropped: every dump of table local is interrupted.
+/// A thread that changes routes, until dropped.
 #[derive(Debug)]
 pub struct Churn {
     stop: Arc<AtomicBool>,
@@ -98,33 +97,35 @@ pub struct Churn {
 }
 
 impl Churn {
+    /// Adds and deletes local routes of both families to hosts that are no VIPs, through this link: every
+    /// dump of table local is interrupted.
     pub fn start(link: u32) -> Self {
+        let hosts = 1..=20_u8;
+        let routes = hosts.flat_map(|host| {
+            let v4 = IpAddr::from([198, 18, 7, host]);
+            let v6 = IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, u16::from(host)]);
+            [
+                raw::local_route(v4, link, Some(NODE_V4.into()), PROTO_KERNEL),
+                raw::local_route(v6, link, Some(NODE_V6.into()), PROTO_KERNEL),
+            ]
+        });
+        let changes = routes.flat_map(|route| {
+            [
+                (NewRoute(route.clone()), CREATE_REPLACE),
+                (DelRoute(route), 0),
+            ]
+        });
+        Self::of(changes.collect())
+    }
+
+    /// Makes these changes, over and over.
+    pub fn of(changes: Vec<Request>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let began = Arc::new(AtomicBool::new(false));
         let begins = Arc::clone(&began);
         let thread = std::thread::spawn(move || {
             let mut raw = Raw::new();
-            let hosts = 1..=20_u8;
-            let routes: Vec<_> = hosts
-                .flat_map(|host| {
-                    let v4 = IpAddr::from([198, 18, 7, host]);
-                    let v6 = IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, u16::from(host)]);
-                    [
-                        raw::local_route(v4, link, Some(NODE_V4.into()), PROTO_KERNEL),
-                        raw::local_route(v6, link, Some(NODE_V6.into()), PROTO_KERNEL),
-                    ]
-                })
-                .collect();
-            let changes: Vec<_> = routes
-                .into_iter()
-                .flat_map(|route| {
-                    [
-                        (NewRoute(route.clone()), CREATE_REPLACE),
-                        (DelRoute(route), 0),
-                    ]
-                })
-                .collect();
             while !stopped.load(Ordering::Relaxed) {
                 raw.batch(&changes);
                 begins.store(true, Ordering::Relaxed);
