@@ -188,7 +188,7 @@ pub(crate) struct Claiming {
     #[arg(long, value_name = "link|mark|PREFIX[,PREFIX...]", value_parser = parse::claim)]
     claim: Claimed,
     /// Refuse a call that would release more than N VIPs, before anything is written
-    #[arg(long, value_name = "N", value_parser = parse::count)]
+    #[arg(long, value_name = "N", value_parser = parse::count, requires = "claim")]
     at_most: Option<usize>,
 }
 

@@ -12,6 +12,7 @@
 
 mod args;
 mod audit;
+mod check;
 mod keep;
 mod parse;
 mod plan;
@@ -31,6 +32,7 @@ use viproute::{Error, Report, Vip};
 
 use args::{Claiming, Common, Desired, Making};
 use audit::Audit;
+use check::Check;
 use keep::Keep;
 use plan::Plan;
 use tell::{Outcome, complain};
@@ -55,6 +57,12 @@ Exit codes:
   1  some VIP would fall short, or there is no plan; standard error says which and why
   2  wrong usage";
 
+const CHECK_EXIT_CODES: &str = "\
+Exit codes:
+  0  every address is admissible
+  1  some address is not; standard error says which and why
+  2  wrong usage";
+
 const UNTIL_EXIT_CODES: &str = "\
 Exit codes:
   0  it was asked to end, or had no reader any more
@@ -71,6 +79,8 @@ Examples:
   vip audit --link kube-dummy-if --source 192.0.2.10 --source 2001:db8::10 --deep
   vip watch --link kube-dummy-if --json --for 60
   vip plan --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10 | less
+  vip plan --link kube-dummy-if --release 10.96.0.10 | less
+  vip check --link kube-dummy-if --source 192.0.2.10 --allow 10.96.0.0/12 10.96.0.10
   vip keep --link kube-dummy-if --source 192.0.2.10 --claim link 10.96.0.10
   vip release --link kube-dummy-if --json 10.96.0.10";
 
@@ -108,10 +118,13 @@ enum Command {
         mut_arg("vips", |arg| arg.required(true))
     )]
     Reconcile(Reconcile),
-    /// Print what `reconcile` would do, as a shell script of `ip` commands; do nothing of it
+    /// Print what `assign` would do, as a shell script of `ip` commands; do nothing of it
+    ///
+    /// With --claim, what `reconcile` would do; with --release, what `release` would do.
     #[command(
         after_help = PLAN_EXIT_CODES,
-        mut_arg("source", |arg| arg.required(true)),
+        mut_arg("source", |arg| arg.required_unless_present("release")),
+        mut_arg("claim", |arg| arg.required(false)),
         mut_arg("vips", |arg| arg.required(true))
     )]
     Plan(Plan),
@@ -130,6 +143,11 @@ enum Command {
     /// not let VIPs be reached. Writes nothing.
     #[command(after_help = AUDIT_EXIT_CODES)]
     Audit(Audit),
+    /// Say whether addresses are admissible as VIPs, for these sources and ranges
+    ///
+    /// Reads nothing of the kernel, so the link need not be there.
+    #[command(after_help = CHECK_EXIT_CODES, mut_arg("vips", |arg| arg.required(true)))]
+    Check(Check),
     /// Print what happens to the VIPs, one event a line: to those given, or else to all of the link
     ///
     /// The link need not be there yet. VIPs that are there already are not listed.
@@ -210,6 +228,7 @@ impl Command {
             Self::Plan(_) => "plan",
             Self::Keep(_) => "keep",
             Self::Audit(_) => "audit",
+            Self::Check(_) => "check",
             Self::Watch(_) => "watch",
         }
     }
@@ -223,6 +242,7 @@ impl Command {
             Self::Plan(args) => args.run(),
             Self::Keep(args) => args.run(),
             Self::Audit(args) => args.run(),
+            Self::Check(args) => args.run(),
             Self::Watch(args) => args.run(),
         }
     }

@@ -1,4 +1,4 @@
-//! `vip plan`: what `vip reconcile` would do, and nothing of it done.
+//! `vip plan`: what `vip assign`, `reconcile` or `release` would do, and nothing of it done.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -20,7 +20,10 @@ pub(crate) struct Plan {
     #[command(flatten)]
     making: Making,
     #[command(flatten)]
-    claiming: Claiming,
+    claiming: Option<Claiming>,
+    /// Plan `release`, and not `assign`; needs no --source
+    #[arg(long, conflicts_with_all = ["claim", "at_most", "create_link", "bring_up"])]
+    release: bool,
 }
 
 impl Plan {
@@ -46,11 +49,15 @@ impl Plan {
     }
 
     fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
-        self.claiming.complain_of_unclaimed(vips);
-        let claim = self.claiming.claim();
-        self.making
-            .open(&self.common, &self.desired)?
-            .plan(&claim, vips)
+        let mut manager = self.making.open(&self.common, &self.desired)?;
+        match &self.claiming {
+            Some(claiming) => {
+                claiming.complain_of_unclaimed(vips);
+                manager.plan(&claiming.claim(), vips)
+            }
+            None if self.release => manager.plan_release(vips),
+            None => manager.plan_assign(vips),
+        }
     }
 }
 

@@ -322,7 +322,7 @@ fn audit_in_json() {
     net.ip(&format!(
         "-6 route del local 2001:db8:42:1::d45a dev {VIP_LINK} table local"
     ));
-    // Only those asked for. Of those that are not there, the library says nothing.
+    // Only those asked for, also those that are not there.
     net.ip(&format!("addr add 10.96.0.98/24 dev {VIP_LINK}"));
     let ran = usually("audit", "--json 2001:db8:42:1::d45a 10.96.0.98 10.96.0.99").exits(1);
     let drift = json!(["missing_route"]);
@@ -330,11 +330,16 @@ fn audit_in_json() {
         "vip": "2001:db8:42:1::d45a", "drift": drift, "is_judged": true, "source": null,
         "protocol": null, "address": ["no_dad", "permanent", "no_prefix_route"],
     });
-    assert_eq!(ran.json()["vips"], json!([row]));
-    let lines: Vec<_> = ran.err.lines().collect();
-    assert_eq!(lines.len(), 2, "{ran:?}");
-    assert!(lines[0].starts_with("vip: 10.96.0.98: missing address, wrong prefix length, "));
-    assert_eq!(lines[1], "vip: 10.96.0.99: not on link");
+    let document = ran.quiet().json();
+    assert_eq!(document["vips"].as_array().unwrap().len(), 3);
+    assert_eq!(document["vips"][2], row);
+    let drift = |at: usize| document["vips"][at]["drift"].clone();
+    let other_length = drift(0)
+        .as_array()
+        .unwrap()
+        .contains(&json!("wrong_prefix_length"));
+    assert!(other_length, "{document:#}");
+    assert_eq!(drift(1), json!(["missing_address", "missing_route"]));
 
     let ran = vip("audit --link nix --json")
         .exits(1)
@@ -800,6 +805,67 @@ fn plan_in_json_lists_vips_that_fall_short() {
     assert_eq!(ran.json()["kind"], "too_many_releases");
 }
 
+#[test]
+fn plan_prints_what_assign_or_release_would_do() {
+    let net = Net::new();
+    net.ip(&format!("addr add 10.96.0.99/32 dev {VIP_LINK}"));
+    let before = net.snapshot_without(&[]);
+    let plan = |args: &str| usually("plan", &format!("--json {args}")).exits(0).json();
+    let mut manager = VipManager::builder(VIP_LINK)
+        .source(NODE_V4)
+        .source(NODE_V6)
+        .open()
+        .unwrap();
+    assert_eq!(plan(BOTH), json!(manager.plan_assign(both()).unwrap()));
+    let script = vip(&format!("plan --link {VIP_LINK} --release 10.96.0.99"))
+        .exits(0)
+        .quiet();
+    assert_eq!(net.snapshot_without(&[]), before);
+    // It does not claim the VIP that is not given.
+    assert!(!plan(BOTH).to_string().contains("10.96.0.99"));
+    assert!(script.out.contains("addr del"), "{script:?}");
+    let planned = manager.plan_release(addrs(&["10.96.0.99"])).unwrap();
+    assert_eq!(plan("--release 10.96.0.99"), json!(planned));
+    usually("plan", "--release --claim link 10.96.0.99")
+        .exits(2)
+        .complains(&["--claim"]);
+    usually("plan", "--at-most 1 10.96.0.99")
+        .exits(2)
+        .complains(&["--claim <"]);
+    vip(&format!("plan --link {VIP_LINK} 10.96.0.99"))
+        .exits(2)
+        .complains(&["--source"]);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Check
+
+#[test]
+fn check_names_each_address_that_is_not_admissible() {
+    let _net = Net::bare();
+    let check = |args: &str| vip(&format!("check --link nix --source {NODE_V4} {args}"));
+    let ran = check("10.96.0.10").exits(0).quiet();
+    assert_eq!(ran.out, "1 admissible, 0 rejected\n");
+    let many =
+        format!("--deny 10.97.0.0/16 10.96.0.10 10.97.0.1 127.0.0.1 2001:db8:42::1 {NODE_V4}");
+    let ran = check(&many).exits(1);
+    assert_eq!(ran.out, "1 admissible, 4 rejected\n");
+    assert_eq!(
+        ran.err,
+        "vip: 10.97.0.1: it is in a denied range\n\
+         vip: 127.0.0.1: a loopback address names every host itself\n\
+         vip: 192.0.2.10: it is the source, not a VIP\n\
+         vip: 2001:db8:42::1: no source address of its family was given\n"
+    );
+    let reasons = json!({
+        "10.96.0.10": null, "10.97.0.1": "denied", "127.0.0.1": "loopback",
+        "192.0.2.10": "is_source", "2001:db8:42::1": "no_source",
+    });
+    assert_eq!(check(&format!("--json {many}")).exits(1).json(), reasons);
+    check("").exits(2);
+    check("--source 192.0.2.11 10.96.0.10").exits(2);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Keep
 
@@ -1052,6 +1118,11 @@ fn json_is_that_of_the_library() {
     assert_eq!(audit.vips.len(), 2);
     same(usual("audit"), 0, json!(audit));
     same(format!("{} --deep", usual("audit")), 0, json!(audit));
+    let set = addrs(&["10.96.0.10", "10.96.0.99"]);
+    let audit = manager().unwrap().audit_only(&set).unwrap();
+    let args = "10.96.0.10 10.96.0.99";
+    same(format!("{} {args}", usual("audit")), 1, json!(audit));
+    same(format!("{} --deep {args}", usual("audit")), 1, json!(audit));
     let report = manager().unwrap().normalize().unwrap();
     same(usual("normalize"), 0, json!(report));
     let error = VipManager::builder("nix").open().unwrap().normalize();
@@ -1356,6 +1427,7 @@ fn help_lists_exit_codes_and_examples() {
         "watch --help",
         "keep --help",
         "plan -h",
+        "check -h",
     ] {
         let ran = vip(args).exits(0).quiet();
         assert!(ran.out.contains("Exit codes:"), "{args}: {}", ran.out);
