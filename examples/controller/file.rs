@@ -15,60 +15,48 @@ use crate::parse::{self, BadList};
 /// A file that has not changed for so long is taken for complete.
 const REST: Duration = Duration::from_millis(100);
 
-/// What a reading found: the text, or why there is none.
-type Text = Result<Vec<u8>, String>;
-
 /// The file, looked at now and again.
 #[derive(Debug)]
 pub(crate) struct Desired {
     path: PathBuf,
-    done: Option<Text>,
-    /// What counts at this moment, if the file still has it then.
-    next: Option<(Text, Instant)>,
+    /// The last text, or why there is none.
+    text: Option<Result<Vec<u8>, String>>,
+    /// When the text counts, if it has not counted yet.
+    rests: Option<Instant>,
 }
 
 impl Desired {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            done: None,
-            next: None,
+            text: None,
+            rests: None,
         }
     }
 
     /// Takes the file for changed.
     pub(crate) fn reread(&mut self) {
-        self.done = None;
+        self.text = None;
     }
 
     /// How long until the file may have come to rest.
-    pub(crate) fn wait(&self, now: Instant) -> Duration {
-        match self.next {
-            Some((_, then)) => then.saturating_duration_since(now),
-            None => Duration::MAX,
-        }
+    pub(crate) fn wait(&self) -> Duration {
+        let left = |rests: Instant| rests.saturating_duration_since(Instant::now());
+        self.rests.map_or(Duration::MAX, left)
     }
 
     /// The VIPs, if the file has changed and come to rest; or why it says nothing, once.
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Result<Vec<Vip>, String>> {
-        let text = fs::read(&self.path).map_err(|error| error.to_string());
-        let next = self.next.take();
-        if self.done.as_ref() == Some(&text) {
-            return None;
+    pub(crate) fn look(&mut self) -> Option<Result<Vec<Vip>, String>> {
+        let text = Some(fs::read(&self.path).map_err(|error| error.to_string()));
+        if self.text != text {
+            self.text = text;
+            self.rests = Some(Instant::now() + REST);
         }
-        let then = match next {
-            Some((next, then)) if next == text => then,
-            _ => now + REST,
-        };
-        if now < then {
-            self.next = Some((text, then));
-            return None;
-        }
-        let vips = match &text {
+        self.rests.take_if(|rests| *rests <= Instant::now())?;
+        let vips = match self.text.as_ref()? {
             Ok(text) => vips(text),
             Err(error) => Err(error.clone()),
         };
-        self.done = Some(text);
         Some(vips.map_err(|why| format!("{why}: the VIPs stay as they are")))
     }
 }
@@ -78,10 +66,10 @@ fn vips(text: &[u8]) -> Result<Vec<Vip>, String> {
     match parse::vips(text, &mut vips) {
         Err(BadList::Line(why)) => Err(why),
         Err(BadList::Unreadable(error)) => Err(error.to_string()),
-        Ok(()) if text.last().is_some_and(|last| *last != b'\n') => {
+        Ok(()) if vips.is_empty() => Err("there is no VIP in it".to_owned()),
+        Ok(()) if !text.ends_with(b"\n") => {
             Err("its last line is not ended, so it may be half-written".to_owned())
         }
-        Ok(()) if vips.is_empty() => Err("there is no VIP in it".to_owned()),
         Ok(()) => Ok(vips),
     }
 }

@@ -15,6 +15,8 @@
 //! [`KeeperHandle`](viproute::KeeperHandle) is what remains.
 
 mod file;
+#[path = "../vip/news.rs"]
+mod news;
 #[path = "../vip/parse.rs"]
 mod parse;
 #[path = "../vip/usage.rs"]
@@ -27,15 +29,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use viproute::{
-    Cause, Claim, Dispatched, Error, ErrorKind, Failure, LinkKind, VipManager, VipManagerBuilder,
-};
+use viproute::{Claim, Dispatched, Error, ErrorKind, LinkKind, VipManager, VipManagerBuilder};
 
 use file::Desired;
 use parse::Claimed;
@@ -85,16 +85,10 @@ struct Args {
 
 impl Args {
     fn builder(&self) -> VipManagerBuilder {
-        let mut builder = VipManager::builder(&self.link);
-        for source in &self.source {
-            builder = builder.source(*source);
-        }
-        for range in &self.allow {
-            builder = builder.allow(*range);
-        }
-        for range in &self.deny {
-            builder = builder.deny(*range);
-        }
+        let builder = VipManager::builder(&self.link);
+        let builder = self.source.iter().fold(builder, |b, ip| b.source(*ip));
+        let builder = self.allow.iter().fold(builder, |b, range| b.allow(*range));
+        let builder = self.deny.iter().fold(builder, |b, range| b.deny(*range));
         match self.create_link {
             true => builder.create_link(LinkKind::Auto),
             false => builder,
@@ -110,73 +104,55 @@ fn claim(text: &str) -> Result<Claimed, String> {
     }
 }
 
-/// What the loop waits for.
-enum Wake {
-    /// The file is to be read anew.
-    Reread,
-    /// The process is to end.
-    End,
-    /// The keeper's thread has ended.
-    Ended(thread::Result<Result<(), Error>>),
-}
-
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => usage::without_tip(error).exit(),
+    let args = Args::try_parse().unwrap_or_else(|error| usage::without_tip(error).exit());
+    let Err(error) = run(&args) else {
+        return ExitCode::SUCCESS;
     };
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log(format_args!("{error}"));
-            match error.downcast_ref::<Error>().map(Error::kind) {
-                Some(ErrorKind::InvalidConfig) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
+    log(format_args!("{error}"));
+    match error.downcast_ref::<Error>().map(Error::kind) {
+        Some(ErrorKind::InvalidConfig) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
     }
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let (send, wakes) = mpsc::channel();
-    listen_to_signals(&send)?;
     let claim = Claim::from(args.claim.clone());
-    let keeper = args
-        .builder()
-        .open()?
-        .into_keeper(claim.clone().at_most(args.at_most))?;
+    let manager = args.builder().open()?;
+    let keeper = manager.into_keeper(claim.clone().at_most(args.at_most))?;
+    let (send, signals) = mpsc::channel();
+    listen_to_signals(send.clone())?;
     let (handle, thread) = keeper.spawn(tell)?;
-    thread::spawn(move || send.send(Wake::Ended(thread.join().map(|ended| ended.map(drop)))));
-    let mut handle = Some(handle);
-    let mut desired = Desired::new(&args.file);
+    let thread = thread::spawn(move || {
+        let ended = thread.join();
+        // After an error the program ends, too.
+        let _ = send.send(SIGTERM);
+        ended
+    });
     log(format_args!("keeping {}", args.link));
+    let mut desired = Desired::new(&args.file);
     loop {
-        if let Some(handle) = &handle {
-            match desired.look(Instant::now()) {
-                None => {}
-                Some(Ok(vips)) => {
-                    if let Err(error) = handle.set(vips) {
-                        log(format_args!("refused: {error}"));
-                    }
-                }
-                Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
-            }
+        match desired.look() {
+            None => {}
+            Some(Err(why)) => log(format_args!("{}: {why}", args.file.display())),
+            Some(Ok(vips)) => match handle.set(vips) {
+                Ok(()) => {}
+                Err(error) => log(format_args!("refused: {error}")),
+            },
         }
-        match wakes.recv_timeout(desired.wait(Instant::now()).min(args.poll)) {
-            Ok(Wake::Reread) => desired.reread(),
-            // Without a handle, the thread ends.
-            Ok(Wake::End) => handle = None,
-            Ok(Wake::Ended(ended)) => {
-                ended.map_err(|_| "the keeper's thread panicked")??;
-                break;
-            }
+        match signals.recv_timeout(desired.wait().min(args.poll)) {
+            Ok(SIGHUP) => desired.reread(),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+            _ => break,
         }
     }
+    // Without a handle, the keeper's thread ends.
+    drop(handle);
+    let ended = thread.join().and_then(|ended| ended);
+    let keeper = ended.map_err(|_| "the keeper's thread panicked")??;
     if args.release_on_exit {
         // Without the bound: that is against mistakes in the file, and this is meant.
-        let released = args.builder().open()?.release_all(&claim)?;
+        let released = keeper.into_manager().release_all(&claim)?;
         log(format_args!("{}: {released}", args.link));
     }
     log(format_args!("ended"));
@@ -185,36 +161,19 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
 
 /// What the keeper's thread says of its dispatches.
 fn tell(done: Result<Dispatched, Error>) {
-    let done = match done {
-        Ok(done) => done,
-        Err(error) => return log(format_args!("refused: {error}")),
-    };
-    // One line says what a whole family lacks.
-    let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
-    for failure in done.new_failures.iter().filter(is_own) {
-        log(format_args!("{failure}"));
+    match done {
+        Err(error) => log(format_args!("refused: {error}")),
+        Ok(done) => {
+            news::lines(&done).for_each(|line| log(format_args!("{line}")));
+            log(format_args!("kept: {done}"));
+        }
     }
-    for failure in done.recovered.iter().filter(is_own) {
-        log(format_args!("{}: fails no longer", failure.vip));
-    }
-    log(format_args!("kept: {done}"));
 }
 
-/// SIGHUP rereads the file; SIGTERM or SIGINT ends the loop.
-fn listen_to_signals(send: &Sender<Wake>) -> io::Result<()> {
+/// Sends the signals: SIGHUP rereads the file; SIGTERM or SIGINT ends the program.
+fn listen_to_signals(send: Sender<i32>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let send = send.clone();
-    thread::spawn(move || {
-        for signal in signals.forever() {
-            let wake = match signal {
-                SIGHUP => Wake::Reread,
-                _ => Wake::End,
-            };
-            if send.send(wake).is_err() {
-                return;
-            }
-        }
-    });
+    thread::spawn(move || signals.forever().try_for_each(|signal| send.send(signal)));
     Ok(())
 }
 

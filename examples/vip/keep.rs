@@ -4,10 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use viproute::{Cause, Counters, Dispatched, Error, Failure, Keeper, Vip};
+use viproute::{Counters, Dispatched, Error, Keeper, Vip};
 
 use crate::Stop;
 use crate::args::{Claiming, Common, Desired, Making};
+use crate::news;
 use crate::progress;
 use crate::tell::{self, complain, print_line};
 use crate::until::Until;
@@ -90,13 +91,8 @@ impl<'a> Log<'a> {
     }
 
     fn tell(&mut self, done: &Dispatched) {
-        // One line says what a whole family lacks.
-        let is_own = |failure: &&Failure| !matches!(failure.cause, Cause::Missing(_));
-        for failure in done.new_failures.iter().filter(is_own) {
-            complain(format_args!("{failure}"));
-        }
-        for failure in done.recovered.iter().filter(is_own) {
-            complain(format_args!("{}: fails no longer", failure.vip));
+        for line in news::lines(done) {
+            complain(format_args!("{line}"));
         }
         if self.written.is_ok() {
             self.written = if self.json {

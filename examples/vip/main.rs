@@ -14,6 +14,7 @@ mod args;
 mod audit;
 mod check;
 mod keep;
+mod news;
 mod parse;
 mod plan;
 mod progress;
