@@ -418,11 +418,13 @@ fn policy_local_holds_vips_with_an_endpoint_on_the_node() {
     let mut web = service("web", A.1);
     web["spec"]["externalIPs"] = json!(["203.0.113.5"]);
     web["spec"]["externalTrafficPolicy"] = json!("Local");
-    cluster.mock.list("services", &[web]);
-    let slice = |node: &str| {
-        let labels = json!({ "kubernetes.io/service-name": "web" });
+    let mut inner = service("inner", B.1);
+    inner["spec"]["internalTrafficPolicy"] = json!("Local");
+    cluster.mock.list("services", &[web, inner]);
+    let slice = |service: &str, node: &str| {
+        let labels = json!({ "kubernetes.io/service-name": service });
         json!({
-            "metadata": { "namespace": "default", "name": "web-1", "labels": labels },
+            "metadata": { "namespace": "default", "name": format!("{service}-1"), "labels": labels },
             "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"], "nodeName": node }],
         })
     };
@@ -430,25 +432,24 @@ fn policy_local_holds_vips_with_an_endpoint_on_the_node() {
         // The Services alone are not the whole truth.
         cluster.watched("services").await;
         cluster.assert_stays(&[]).await;
-        cluster.mock.list("endpointslices", &[slice("node-2")]);
+        let slices = [slice("web", "node-2"), slice("inner", "node-2")];
+        cluster.mock.list("endpointslices", &slices);
         cluster.await_vips(&[A.1]).await;
-        cluster.watched("endpointslices").await.change(
-            "endpointslices",
-            "MODIFIED",
-            slice("node-1"),
-        );
-        cluster.await_vips(&[A.1, "203.0.113.5"]).await;
-        cluster.watched("endpointslices").await.change(
-            "endpointslices",
-            "DELETED",
-            slice("node-1"),
-        );
-        cluster.await_vips(&[A.1]).await;
+        let changes: [(&str, &str, &[&str]); 3] = [
+            ("MODIFIED", "web", &[A.1, "203.0.113.5"]),
+            ("MODIFIED", "inner", &[A.1, B.1, "203.0.113.5"]),
+            ("DELETED", "web", &[A.1, B.1]),
+        ];
+        for (change, service, vips) in changes {
+            let watched = cluster.watched("endpointslices").await;
+            watched.change("endpointslices", change, slice(service, "node-1"));
+            cluster.await_vips(vips).await;
+        }
     });
     // Without the flag slices are not even read.
     let before = cluster.mock.requests("endpointslices");
     cluster.run("", async |cluster| {
-        cluster.await_vips(&[A.1, "203.0.113.5"]).await
+        cluster.await_vips(&[A.1, B.1, "203.0.113.5"]).await
     });
     assert_eq!(cluster.mock.requests("endpointslices"), before);
 }

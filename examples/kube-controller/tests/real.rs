@@ -13,16 +13,23 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use clap::Parser;
 use common::example::Running;
-use common::{NODE_LINK, NODE_V4, NODE_V6, Net, VIP_LINK, Want, number, skipped};
+use common::{LocalState, NODE_LINK, NODE_V4, NODE_V6, Net, VIP_LINK, Want, number, skipped};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
-    PostParams,
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, Patch,
+    PatchParams, PostParams,
 };
+use kube::client::Body;
 use kube::{Api, Client};
+use kube_controller::{Args, run};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
@@ -31,6 +38,7 @@ use serde_json::{Value, json};
 use server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 /// The manifests of a cluster. The image's own ones are applied, too, though no pod starts.
 const MANIFESTS: [&str; 3] = [
@@ -253,13 +261,7 @@ impl Cluster {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let state = self.net.local_state();
-            let mut held: Vec<IpAddr> = state
-                .addresses
-                .iter()
-                .filter(|(ip, on)| on.iter().any(|one| one.dev == VIP_LINK) && !is_link_local(ip))
-                .map(|(ip, _)| *ip)
-                .collect();
-            held.sort_unstable();
+            let held = held(&state);
             if held == expected && state.wrong_vips(&expected, &want).is_empty() {
                 println!(
                     "{what}: {} VIPs, each in its single-route state",
@@ -276,6 +278,18 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// The addresses on the link, sorted.
+fn held(state: &LocalState) -> Vec<IpAddr> {
+    let addresses = state.addresses.iter();
+    let on_link = addresses.filter(|(_, on)| on.iter().any(|one| one.dev == VIP_LINK));
+    let mut held: Vec<IpAddr> = on_link
+        .map(|(ip, _)| *ip)
+        .filter(|ip| !is_link_local(ip))
+        .collect();
+    held.sort_unstable();
+    held
 }
 
 const SOURCES: [IpAddr; 2] = common::SOURCES;
@@ -477,6 +491,128 @@ fn services_of_a_real_api_server_are_held() {
             .filter(|one| one.dev == VIP_LINK);
         assert_eq!(on_link.filter(|one| !is_link_local(&one.local)).count(), 0);
     });
+}
+
+/// A client for a controller that knows `discovery.k8s.io/v1`. The server, of 1.20, has v1beta1 alone, whose
+/// EndpointSlices have the same fields. So the version is replaced in requests and answers.
+fn with_slices(server: Client) -> Client {
+    let forward = move |mut request: Request<Body>| {
+        let server = server.clone();
+        async move {
+            let target = request.uri().to_string();
+            let target = target.replace("/discovery.k8s.io/v1/", "/discovery.k8s.io/v1beta1/");
+            *request.uri_mut() = target.parse().unwrap();
+            let (head, body) = server.send(request).await?.into_parts();
+            let body = body.map_frame(|frame| {
+                frame.map_data(|bytes| {
+                    let text = String::from_utf8_lossy(&bytes);
+                    Bytes::from(text.replace("discovery.k8s.io/v1beta1", "discovery.k8s.io/v1"))
+                })
+            });
+            Ok::<_, kube::Error>(Response::from_parts(head, body))
+        }
+    };
+    Client::new(tower::service_fn(forward), "default")
+}
+
+#[test]
+fn external_policy_local_follows_slices_of_a_real_api_server() {
+    let Some(programs) = programs("external_policy_local_follows_slices_of_a_real_api_server")
+    else {
+        return;
+    };
+    block_on(async {
+        let cluster = Cluster::new(&programs, "k8s-slices").await;
+        let v1 = Api::<EndpointSlice>::all(cluster.client.clone());
+        let error = v1.list(&ListParams::default()).await.unwrap_err();
+        assert!(
+            matches!(&error, kube::Error::Api(status) if status.code == 404),
+            "the server has v1 now, so the test needs no other client: {error}"
+        );
+        let spec = json!({
+            "type": "LoadBalancer", "ports": [{ "port": 80 }], "externalIPs": ["203.0.113.7"],
+            "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
+        });
+        let web = json!({ "metadata": { "name": "web" }, "spec": spec });
+        let web: Service = serde_json::from_value(web).unwrap();
+        let made = cluster.services.create(&PostParams::default(), &web).await;
+        // That field came with 1.21: the server drops it. The mocked server has it.
+        assert_eq!(made.unwrap().spec.unwrap().internal_traffic_policy, None);
+
+        let args = format!(
+            "kube-controller --node node-1 --listen {LISTEN} --local-policies \
+             --range 10.96.0.0/16,2001:db8:42:1::/112,203.0.113.0/24"
+        );
+        let args = Args::parse_from(args.split_whitespace());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let client = with_slices(cluster.server.client_of_controller());
+        let controller = async { run(client, &args, stopped).await.expect("the controller") };
+        let steps = async {
+            slices_come_and_go(&cluster).await;
+            drop(stop);
+        };
+        tokio::join!(controller, steps);
+    });
+}
+
+/// The external IP of the Service is on the link exactly while an endpoint on the node serves.
+async fn slices_come_and_go(cluster: &Cluster) {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "discovery.k8s.io",
+        "v1beta1",
+        "EndpointSlice",
+    ));
+    let client = cluster.client.clone();
+    let slices = Api::<DynamicObject>::default_namespaced_with(client, &resource);
+    let mut without = cluster.expected().await;
+    let external = IpAddr::from([203, 0, 113, 7]);
+    without.retain(|ip| *ip != external);
+    let becomes = async |what: &str, is_held: bool| {
+        let mut expected = without.clone();
+        expected.extend(is_held.then_some(external));
+        expected.sort_unstable();
+        let is_so = || async {
+            let wrong = cluster.net.wrong_vips(&expected, common::PROTO_KERNEL);
+            wrong.is_empty() && held(&cluster.net.local_state()) == expected
+        };
+        eventually(what, is_so).await;
+    };
+    let endpoint = |node: &str, conditions: Value| json!({ "addresses": ["10.0.0.1"], "nodeName": node, "conditions": conditions });
+    let other = endpoint("node-2", json!({ "ready": true }));
+    let serves = |is_serving: bool| {
+        let conditions = json!({ "ready": false, "serving": is_serving, "terminating": true });
+        json!({ "endpoints": [other, endpoint("node-1", conditions)] })
+    };
+    let (posting, patching) = (PostParams::default(), PatchParams::default());
+    let patch = async |patch: Value| {
+        let patch = Patch::Merge(patch);
+        slices.patch("web-1", &patching, &patch).await.unwrap();
+    };
+
+    becomes("without a slice", false).await;
+    let labels = json!({ "kubernetes.io/service-name": "web" });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": "web-1", "labels": labels },
+        "endpoints": [other, endpoint("node-1", json!({ "ready": true }))],
+    });
+    let slice = serde_json::from_value(slice).unwrap();
+    slices.create(&posting, &slice).await.unwrap();
+    becomes("an endpoint is ready", true).await;
+    patch(serves(false)).await;
+    becomes("the endpoint serves no more", false).await;
+    patch(serves(true)).await;
+    becomes("the endpoint terminates, and serves", true).await;
+    patch(json!({ "endpoints": [other] })).await;
+    becomes("the endpoint is on another node", false).await;
+    patch(serves(true)).await;
+    becomes("the endpoint is back", true).await;
+    let deleting = DeleteParams::default();
+    slices.delete("web-1", &deleting).await.unwrap();
+    becomes("the slice is deleted", false).await;
 }
 
 /// Ends a controller as systemd or a kubelet does. Each line of its log is JSON.

@@ -32,7 +32,7 @@ const API_SERVER: [&str; 10] = [
     "--service-account-issuer=https://localhost",
     "--authorization-mode=RBAC",
     "--service-cluster-ip-range=10.96.0.0/16,2001:db8:42:1::/112",
-    "--feature-gates=IPv6DualStack=true",
+    "--feature-gates=IPv6DualStack=true,EndpointSliceNodeName=true,EndpointSliceTerminatingCondition=true",
     "--disable-admission-plugins=ServiceAccount",
     "--allow-privileged=true",
 ];
@@ -83,10 +83,19 @@ impl Server {
     }
 
     pub(crate) fn client(&self) -> Client {
+        self.client_of(TOKENS[0])
+    }
+
+    /// Of the controller's user, who has the rights of the manifests.
+    pub(crate) fn client_of_controller(&self) -> Client {
+        self.client_of(TOKENS[1])
+    }
+
+    fn client_of(&self, token: &str) -> Client {
         let mut config = Config::new("https://127.0.0.1:6443".parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info = AuthInfo {
-            token: Some(TOKENS[0].to_owned().into()),
+            token: Some(token.to_owned().into()),
             ..AuthInfo::default()
         };
         Client::try_from(config).unwrap()
