@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, refusal, sequence, wrong};
 use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, v4, v6};
+use crate::sys::Received;
 use crate::sys::fault::{Found, Line};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, LinkKind, Report};
 
@@ -159,6 +160,65 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
             dispatch_until_idle(&mut keeper);
         }
     }
+}
+
+/// Notifications are lost again and again, and no VIP has changed: the readings after that get rarer, until one
+/// finds something. A VIP whose change is notified does not wait for them.
+#[test]
+fn readings_that_find_nothing_are_spaced_out() {
+    const LONGEST_SPACING: Duration = Duration::from_secs(5);
+    let _node = node();
+    let set = both(2);
+    let mut keeper = keeper(&set);
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let loses = Arc::clone(&is_lost);
+    hear(keeper.listener(), move |kernel| {
+        if loses.swap(false, Ordering::Relaxed) {
+            return Found::Overflow;
+        }
+        kernel()
+    });
+    // Returns how many readings a dispatch makes after a loss.
+    let lose = |keeper: &mut Keeper| {
+        let before = keeper.counters().resyncs;
+        is_lost.store(true, Ordering::Relaxed);
+        let report = dispatch(keeper);
+        assert_eq!(report.writes, 0, "{report}");
+        keeper.counters().resyncs - before
+    };
+    let mut readings = 0;
+    let mut between = [Instant::now(); 2];
+    while readings <= FREE || pause(readings) < LONGEST_SPACING {
+        between[0] = Instant::now();
+        assert_eq!(lose(&mut keeper), 1, "after {readings}");
+        between[1] = Instant::now();
+        readings += 1;
+        if readings > FREE {
+            assert_eq!(lose(&mut keeper), 0, "after {readings}");
+            let at = keeper.next_deadline().expect("the loss is not forgotten");
+            let put_off = pause(readings).min(LONGEST_SPACING);
+            assert!((between[0] + put_off..=between[1] + put_off).contains(&at));
+            keeper.age(LONGEST_SPACING);
+        }
+    }
+    // At last a change is lost.
+    assert_eq!(lose(&mut keeper), 1);
+    assert_eq!(lose(&mut keeper), 0);
+    undo(set[0]);
+    let mut buffer = [0; 1 << 12];
+    while let Ok(Received::Datagram(_)) = keeper.listener().receive(&mut buffer) {}
+    assert_eq!(dispatch(&mut keeper).writes, 0);
+    keeper.age(LONGEST_SPACING);
+    assert_eq!(dispatch(&mut keeper).repaired, 1);
+    dispatch_until_idle(&mut keeper);
+    // That reading has found something.
+    for _ in 0..=FREE {
+        assert_eq!(lose(&mut keeper), 1);
+    }
+    assert_eq!(lose(&mut keeper), 0);
+    undo(set[1]);
+    assert_eq!(dispatch(&mut keeper).repaired, 1, "its change is notified");
+    assert_eq!(wrong(&set), [""; 0]);
 }
 
 /// What cannot be mended is not tried without a pause, though nobody backoffs over it.

@@ -1,4 +1,4 @@
-//! When a keeper pauses, because another writer keeps undoing its repairs.
+//! When a keeper pauses: because another writer keeps undoing its repairs, or because its readings find nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,6 +14,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// …up to this one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest time between readings of the whole link that find nothing, where notifications are lost. A lost
+/// change is repaired after this time at the latest.
+pub(super) const LONGEST_SPACING: Duration = Duration::from_secs(5);
 
 /// After how long without a repair a fight is over.
 const CALM: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::{Backoff, PATIENCE, pause};
+use super::backoff::{Backoff, LONGEST_SPACING, PATIENCE, pause};
 use super::report::{Dispatched, Look, failure_of};
 use super::state::{Missing, ReleaseChange};
 use super::{Keeper, LOOKUP_MAX, RETRY};
@@ -48,6 +48,7 @@ impl Keeper {
     /// Reconciles the whole link.
     pub(super) fn keep_all(&mut self) -> Result<Dispatched, Error> {
         self.full = None;
+        self.reread = None;
         self.dirty.clear();
         self.counters.resyncs += 1;
         trace::resync();
@@ -74,6 +75,7 @@ impl Keeper {
         // If this dispatch did not complete, the next one still does what was asked for.
         self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
+        self.note_reading(&done);
         if done.report.writes > 0 && !expected {
             let now = Instant::now();
             let backoff = self.link_backoff.get_or_insert(Backoff::begin(now));
@@ -83,6 +85,20 @@ impl Keeper {
             }
         }
         Ok(done)
+    }
+
+    /// Takes note of whether a reading of the whole link has found anything.
+    fn note_reading(&mut self, done: &Dispatched) {
+        if done.has_news || self.link_state.is_waiting() {
+            self.futile = None;
+            return;
+        }
+        let now = Instant::now();
+        let futile = self.futile.filter(|futile| !futile.is_over(now));
+        let mut futile = futile.unwrap_or(Backoff::begin(now));
+        futile.repair(now, 1);
+        futile.until = futile.until.min(now + LONGEST_SPACING);
+        self.futile = Some(futile);
     }
 
     fn reconcile(&mut self) -> Result<Report, Error> {
@@ -134,7 +150,13 @@ impl Keeper {
         let is_hidden = |vip: &Vip| !self.is_desired(*vip) && self.is_mark_hidden(*vip);
         // A reading proves nothing of a VIP that rests.
         let changed = due.iter().filter(|vip| self.dirty.has_changed(**vip));
-        if changed.count() > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
+        let changed = changed.count();
+        if changed > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
+            return self.keep_all();
+        }
+        // What was notified of these VIPs is not all: the rest was lost.
+        let is_fought_over = self.link_backoff.is_some_and(|backoff| backoff.until > now);
+        if changed > 0 && self.reread.is_some() && !is_fought_over {
             return self.keep_all();
         }
         due.truncate(max_vips.min(LOOKUP_MAX));

@@ -141,6 +141,8 @@ pub struct Keeper {
     leaving: Vec<Vip>,
     /// When the whole link is to be reconciled.
     full: Option<Instant>,
+    /// The same, because notifications were lost or the link has changed.
+    reread: Option<Instant>,
     /// Whether the link can hold VIPs.
     link_state: Keeping,
     /// Whether VIPs of each family can be kept.
@@ -167,6 +169,8 @@ pub struct Keeper {
     backoffs: BTreeMap<Vip, Backoff>,
     /// Of the link as a whole: readings of it that found something to repair.
     link_backoff: Option<Backoff>,
+    /// Readings of it that found nothing.
+    futile: Option<Backoff>,
     counters: Counters,
 }
 
@@ -196,6 +200,7 @@ impl Keeper {
             link_traits: LinkTraits::default(),
             leaving: Vec::new(),
             full: None,
+            reread: None,
             link_state: Keeping::default(),
             families: Default::default(),
             failing: BTreeMap::new(),
@@ -213,6 +218,7 @@ impl Keeper {
             resting: Resting::default(),
             backoffs: BTreeMap::new(),
             link_backoff: None,
+            futile: None,
             counters: Counters::default(),
         };
         // Only now, so that no change in between is missed.
@@ -381,7 +387,7 @@ impl Keeper {
     /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
     /// it says no.
     fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
-        let is_kept = self.full.is_none()
+        let is_kept = self.reading().is_none()
             && !self.link_state.is_waiting()
             && matches!(self.releases, Releases::Allowed);
         if !is_kept
@@ -555,7 +561,7 @@ impl Keeper {
         let waits = self.families.iter().any(Keeping::is_waiting);
         let again = waits.then_some(self.again);
         let resting = self.resting.next(|vip| !self.dirty.contains(*vip));
-        let due = [self.full, again, dirty.flatten(), resting];
+        let due = [self.reading(), again, dirty.flatten(), resting];
         due.into_iter().flatten().min()
     }
 
@@ -638,7 +644,7 @@ impl Keeper {
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         self.look_again();
-        if self.full.is_some_and(|at| at <= Instant::now()) {
+        if self.reading().is_some_and(|at| at <= Instant::now()) {
             return self.keep_all();
         }
         if self.link_state.is_waiting() {
@@ -657,6 +663,22 @@ impl Keeper {
         }
     }
 
+    /// Notifications were lost, or the link has changed: the whole link is to be read. The more such readings
+    /// have found nothing, the later.
+    fn read_again(&mut self) {
+        if self.is_at_work() && self.reread.is_none() {
+            let now = Instant::now();
+            let free = [self.link_backoff, self.futile].into_iter().flatten();
+            let free = free.map(|backoff| backoff.until).max();
+            self.reread = Some(free.map_or(now, |free| free.max(now)));
+        }
+    }
+
+    /// When the whole link is to be read.
+    fn reading(&self) -> Option<Instant> {
+        [self.full, self.reread].into_iter().flatten().min()
+    }
+
     fn is_desired(&self, vip: Vip) -> bool {
         self.desired.binary_search(&vip).is_ok()
     }
@@ -667,15 +689,20 @@ impl Keeper {
 impl Keeper {
     /// Makes all that is remembered so much older, as if that time had passed.
     pub(crate) fn age(&mut self, by: Duration) {
-        for backoff in self.backoffs.values_mut().chain(&mut self.link_backoff) {
+        let of_link = self.link_backoff.iter_mut().chain(&mut self.futile);
+        for backoff in self.backoffs.values_mut().chain(of_link) {
             backoff.last -= by;
             backoff.until -= by;
         }
-        if let Some(at) = &mut self.full {
+        for at in self.full.iter_mut().chain(&mut self.reread) {
             *at -= by;
         }
         self.again -= by;
         self.resting.age(by);
+    }
+
+    pub(crate) fn listener(&self) -> &Socket {
+        self.listener.socket()
     }
 
     pub(crate) fn manager_mut(&mut self) -> &mut VipManager {

@@ -21,12 +21,12 @@ impl Keeper {
                 .listener
                 .receive(&mut self.receive)
                 .map_err(|error| Error::io("cannot receive notifications", &error))?;
-            let mut lost = false;
+            let mut heard = Heard::Noted;
             match received {
                 Received::Nothing => return Ok(()),
                 Received::Overflow => {
                     trace::lost(Lost::Notifications);
-                    lost = true;
+                    heard = Heard::ReadAgain;
                 }
                 Received::Datagram(datagram) => {
                     let mut handler = NotificationHandler {
@@ -38,23 +38,27 @@ impl Keeper {
                         counters: &mut self.counters,
                     };
                     for message in decode::messages(datagram) {
-                        let heard = message.and_then(|message| handler.hear(&message));
-                        lost |= heard != Ok(Heard::Noted);
+                        let one = message.and_then(|message| handler.hear(&message));
+                        heard = heard.max(one.unwrap_or(Heard::ReadAgain));
                     }
                 }
             }
-            if lost {
-                self.resync(Instant::now());
+            match heard {
+                Heard::Noted => {}
+                Heard::ReadAgain => self.read_again(),
+                Heard::Resync => self.resync(Instant::now()),
             }
         }
     }
 }
 
 /// What a notification asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Heard {
     /// Nothing beyond what was noted.
     Noted,
+    /// The whole link is to be looked at, unless such looks have found nothing lately.
+    ReadAgain,
     /// The whole link is to be looked at.
     Resync,
 }
@@ -92,8 +96,14 @@ impl NotificationHandler<'_> {
             let traits = link.traits();
             let before = std::mem::replace(self.link_traits, traits);
             *self.link = Some(link.index);
-            if known && before == traits {
-                return Ok(Heard::Noted);
+            if known {
+                let is_same = before == traits;
+                self.counters.events += u64::from(!is_same);
+                return Ok(if is_same {
+                    Heard::Noted
+                } else {
+                    Heard::ReadAgain
+                });
             }
         } else if known {
             *self.link = None;
