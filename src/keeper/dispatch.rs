@@ -154,7 +154,7 @@ impl Keeper {
         if changed > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
             return self.keep_all();
         }
-        // What was notified of these VIPs is not all: the rest was lost.
+        // The notifications of a VIP are incomplete: others were lost.
         let is_fought_over = self.link_backoff.is_some_and(|backoff| backoff.until > now);
         if changed > 0 && self.reread.is_some() && !is_fought_over {
             return self.keep_all();
