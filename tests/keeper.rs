@@ -1943,3 +1943,67 @@ fn counters_tell_adopted_from_repaired_and_status_has_the_gauges() {
     keeper.dispatch(usize::MAX).unwrap();
     assert_eq!(keeper.counters().released, 1);
 }
+
+/// The keeper stages a route at once, and ends only after the late route can no longer come. What it knew of
+/// other routes must not be lost in between.
+#[test]
+fn routes_beside_a_recent_address_are_deleted() {
+    let extra = |vip| format!("route add local {vip} dev {VIP_LINK} table local metric 2000");
+    // Another writer's route in the place of the desired one.
+    let other = |vip| {
+        format!(
+            "route add local {vip} dev {VIP_LINK} table local proto 4 metric 1024 src {NODE_V6}"
+        )
+    };
+    for protocol in [PROTO_KERNEL, 201] {
+        for lines in [
+            &[] as &[&dyn Fn(IpAddr) -> String],
+            &[&extra],
+            &[&other, &extra],
+        ] {
+            let net = Net::new();
+            let vips = vips_v6(2);
+            let manager = builder(Binding::Address)
+                .protocol(viproute::Protocol::new(protocol).unwrap())
+                .open()
+                .unwrap();
+            let mut keeper = manager.into_keeper(Claim::link()).unwrap();
+            keeper.set_desired(&vips);
+            calm(&mut keeper);
+            net.assert_single_route(&vips, protocol);
+            // The address comes anew, with its prefix route, and its local routes go.
+            let vip = vips[1];
+            net.ip(&format!("addr del {vip}/128 dev {VIP_LINK}"));
+            net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
+            net.ip(&format!("addr add {vip}/128 dev {VIP_LINK} nodad"));
+            let kernels = format!("route del local {vip} dev {VIP_LINK} table local proto kernel");
+            let deadline = Instant::now() + PATIENCE;
+            while net.try_ip(&kernels).is_err() {
+                assert!(Instant::now() < deadline, "the kernel's route never came");
+            }
+            for line in lines {
+                net.ip(&format!("-6 {}", line(vip)));
+            }
+            calm(&mut keeper);
+            let mut state = net.local_state();
+            let addresses = state.addresses.values_mut().flatten();
+            addresses.for_each(|address| address.forgive_flags());
+            let want = Want {
+                protocol,
+                ..Want::default()
+            };
+            state.assert_single_route(&vips, &want);
+        }
+    }
+}
+
+/// Dispatches until nothing is left to do or to wait for.
+fn calm(keeper: &mut Keeper) {
+    while let done = keeper.dispatch(usize::MAX).unwrap()
+        && (done.more || done.resting > 0)
+    {
+        if let Some(at) = keeper.next_deadline() {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        }
+    }
+}

@@ -143,6 +143,43 @@ fn another_source_replaces_the_route_of_a_recent_address_at_once() {
     }
 }
 
+/// The same, with no local route left, by a sweeper of routes or a writer that was killed: the VIP works
+/// while the late route is awaited.
+#[test]
+fn recent_address_without_a_route_is_local_at_once() {
+    for (count, state) in [
+        (1, State::NoRoute),
+        (30, State::NoRoute),
+        (30, State::PrefixOnly),
+    ] {
+        for protocol in PROTOCOLS {
+            let net = Net::new();
+            let vips = vips_v6(count);
+            let states: Vec<_> = vips.iter().map(|vip| (*vip, state)).collect();
+            put(&net, &states, protocol);
+            let mut manager = builder(VIP_LINK, protocol)
+                .total_timeout(Duration::from_millis(500))
+                .open()
+                .unwrap();
+            println!("{:?}", manager.assign(&vips));
+            for vip in &vips {
+                let state = net.local_state();
+                let routes = state.routes_of(*vip);
+                assert!(
+                    routes
+                        .iter()
+                        .any(|route| route.is_local() && route.prefsrc == Some(NODE_V6.into())),
+                    "{routes:?}"
+                );
+            }
+            // In the end each has its single-route state.
+            manager = builder(VIP_LINK, protocol).open().unwrap();
+            manager.assign(&vips).unwrap();
+            assert_single_route(&net, &vips, protocol);
+        }
+    }
+}
+
 /// The deletion of an IPv6 address walks every route of the node. New VIPs must not wait for that.
 #[test]
 fn reconcile_makes_new_vips_right_before_it_releases() {

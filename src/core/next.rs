@@ -166,7 +166,13 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
     }
     let kernel = facts.contains(Facts::KERNEL);
     if !facts.intersects(Facts::DESIRED | Facts::KERNEL) && waits_for_late_route(facts, progress) {
-        return Next::Wait;
+        // Another writer's VIP may be in use. A staged route makes it local until the late route has
+        // come, and no deletion by protocol `kernel` hits the staged route.
+        let is_own = progress.has(Done::ADDRESS_IS_NEW);
+        return match is_own || facts.contains(Facts::SAME_KEY) {
+            true => Next::Wait,
+            false => Next::Steps(&[Step::AddStaged]),
+        };
     }
     if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) {
         // Extra routes are deleted in the same send. A route of the same key is replaced, and its

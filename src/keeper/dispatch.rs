@@ -197,6 +197,7 @@ impl Keeper {
                 self.resting.note_passed(*vip);
             }
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
+            notified.unverified |= self.resting.is_unfinished(*vip);
             if self.is_desired(*vip) {
                 self.add_known(*vip, &mut notified);
             }

@@ -49,6 +49,13 @@ impl Resting {
         self.vips.contains_key(&vip)
     }
 
+    /// Whether the VIP rests and has not looked right yet. The call that looked at it has ended, and with
+    /// the call what it knew of further routes.
+    pub(super) fn is_unfinished(&self, vip: Vip) -> bool {
+        let rest = self.vips.get(&vip);
+        rest.is_some_and(|rest| matches!(rest.wait, LongWait::Age))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.vips.len()
     }
