@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use viproute::{Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef};
+use viproute::{Claim, Error, ErrorKind, LinkIndex, LinkKind, LinkRef, Report, Vip};
 
 mod common;
 use common::{
@@ -321,6 +321,22 @@ fn created_link_has_no_addresses_of_its_own() {
         assert_eq!(manager.assign(&set).unwrap().assigned, 10);
         assert_made_as_meant(&net, word, &set);
     }
+}
+
+#[test]
+fn assign_without_a_vip_creates_the_link() {
+    let net = without_link();
+    let mut manager = builder(VIP_LINK)
+        .create_link(LinkKind::Auto)
+        .open()
+        .unwrap();
+    let report = manager.assign(None::<Vip>).unwrap();
+    assert_eq!(report, Report::default());
+    let link = shown(&net, VIP_LINK);
+    assert!(
+        has_flag(&link, "UP") && has_flag(&link, "NOARP"),
+        "{link:#}"
+    );
 }
 
 #[test]

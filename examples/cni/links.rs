@@ -7,16 +7,13 @@
 use std::fs::File;
 use std::io;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 use rscni_plugin::error::Error;
 use rscni_plugin::types::Args;
 use sha2::{Digest, Sha256};
-use viproute::LinkKind;
 
-use crate::failure;
 use crate::rtnetlink;
 
 /// The first word of an alias.
@@ -102,48 +99,24 @@ pub(crate) fn lock() -> Result<File, Error> {
     locked.map_err(|error| Error::IOFailure(format!("/proc/self/ns/net: {error}")))
 }
 
-/// Creates the attachment's link, down: a dummy, or a bridge if the kernel has no dummy driver.
-pub(crate) fn create(attachment: &Attachment) -> Result<(), Error> {
+/// Sets the alias. The message that creates a link cannot set it (`rtnl_create_link`,
+/// net/core/rtnetlink.c).
+pub(crate) fn label(attachment: &Attachment) -> Result<(), Error> {
     if attachment.alias().len() > ALIAS_MAX {
         let text = "the names of network, container and interface are too long for a link's alias";
         return Err(Error::InvalidNetworkConfig(text.into()));
     }
-    let name = attachment.link();
-    let created = match create_as(LinkKind::Dummy, &name) {
-        Err(error) if is(&error, Errno::EOPNOTSUPP) => create_as(LinkKind::Bridge, &name),
-        created => created,
-    };
-    match created {
-        Err(error) if is(&error, Errno::EEXIST) => Err(failure::exists(&name)),
-        created => done(&format!("cannot create the link {name}"), created).map(drop),
-    }
-}
-
-fn create_as(kind: LinkKind, name: &str) -> io::Result<Vec<LinkMessage>> {
-    let mut message = named(name);
-    // As the library creates links: without ARP, no duplicate address detection is done.
-    message.header.flags = LinkFlags::Noarp;
-    message.header.change_mask = LinkFlags::Noarp;
-    let kind = LinkInfo::Kind(InfoKind::Other(kind.as_str().to_owned()));
-    message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
-    let message = RouteNetlinkMessage::NewLink(message);
-    rtnetlink::request(message, NLM_F_CREATE | NLM_F_EXCL)
-}
-
-/// Sets the alias. The message that creates a link cannot set it (`rtnl_create_link`,
-/// net/core/rtnetlink.c).
-pub(crate) fn label(attachment: &Attachment) -> Result<(), Error> {
     let mut message = named(&attachment.link());
     message
         .attributes
         .push(LinkAttribute::IfAlias(attachment.alias()));
-    let labelled = rtnetlink::request(RouteNetlinkMessage::SetLink(message), 0);
+    let labelled = rtnetlink::request(RouteNetlinkMessage::SetLink(message));
     done("cannot set the link's alias", labelled).map(drop)
 }
 
 /// Deletes a link with all its VIPs. A link that is gone counts as deleted.
 pub(crate) fn delete(name: &str) -> Result<(), Error> {
-    let deleted = rtnetlink::request(RouteNetlinkMessage::DelLink(named(name)), 0);
+    let deleted = rtnetlink::request(RouteNetlinkMessage::DelLink(named(name)));
     done(
         &format!("cannot delete the link {name}"),
         unless_gone(deleted),
@@ -152,7 +125,7 @@ pub(crate) fn delete(name: &str) -> Result<(), Error> {
 }
 
 pub(crate) fn find(name: &str) -> Result<Option<Link>, Error> {
-    let found = rtnetlink::request(RouteNetlinkMessage::GetLink(named(name)), 0);
+    let found = rtnetlink::request(RouteNetlinkMessage::GetLink(named(name)));
     let found = done(&format!("cannot read the link {name}"), unless_gone(found))?;
     Ok(found.into_iter().map(Link::read).next())
 }

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use rscni_plugin::cni::{Cni, Plugin};
 use rscni_plugin::error::Error;
 use rscni_plugin::types::{Args, CNIResult, Interface, IpConfig};
+use viproute::Vip;
 
 use config::{Config, Place};
 use links::Attachment;
@@ -43,13 +44,13 @@ impl Cni for Vips {
         let attachment = Attachment::of(&args)?;
         config.place.enter(args.netns())?;
         let _lock = links::lock()?;
-        links::create(&attachment)?;
-        links::label(&attachment)
-            .and_then(|()| hold(&config, &attachment))
-            .map_err(|error| match links::delete(&attachment.link()) {
-                Ok(()) => error,
-                Err(undoing) => failure::both(&error, &undoing),
-            })?;
+        if links::find(&attachment.link())?.is_some() {
+            return Err(failure::exists(&attachment.link()));
+        }
+        hold(&config, &attachment).map_err(|error| match links::delete(&attachment.link()) {
+            Ok(()) => error,
+            Err(undoing) => failure::both(&error, &undoing),
+        })?;
         Ok(result(&args, &config, &attachment))
     }
 
@@ -112,9 +113,12 @@ impl Cni for Vips {
     }
 }
 
-/// Puts the VIPs on the attachment's link.
+/// Creates the attachment's link, and puts the VIPs on it.
 fn hold(config: &Config, attachment: &Attachment) -> Result<(), Error> {
     let mut manager = config.manager(attachment)?;
+    // The link alone, which gets its alias before its VIPs.
+    manager.assign(None::<Vip>).map_err(failure::of_call)?;
+    links::label(attachment)?;
     let report = manager.assign(config.vips.iter().copied());
     report.map(drop).map_err(failure::of_call)
 }

@@ -17,8 +17,8 @@ pub(crate) fn dump() -> io::Result<Vec<LinkMessage>> {
 }
 
 /// Sends a request, and returns the links in the answer.
-pub(crate) fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
-    converse(message, NLM_F_ACK | flags)
+pub(crate) fn request(message: RouteNetlinkMessage) -> io::Result<Vec<LinkMessage>> {
+    converse(message, NLM_F_ACK)
 }
 
 fn converse(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {

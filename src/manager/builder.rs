@@ -308,6 +308,8 @@ impl VipManagerBuilder {
     /// own (`addrgenmode none`). Implies [`bring_up`](Self::bring_up), and needs a link by name.
     /// [`LinkKind::Auto`] suits every kernel.
     ///
+    /// A call that is given no VIP creates the link, too: `assign(None::<Vip>)`.
+    ///
     /// The link is down until it is configured. An existing link of this kind that is down and without
     /// ARP may be the rest of a killed call, and is configured too.
     ///
