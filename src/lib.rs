@@ -1,4 +1,4 @@
-//! Puts service VIPs on a Linux link and brings each into its *single-route state*: one address on
+//! Puts service VIPs on a Linux link and brings each into its *single-route state*: by default one address on
 //! the link, and in tables local and main exactly one route through the link to the VIP,
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! from a work queue, and that late route wins over the desired route: connections from the node to its
 //! own VIPs time out. A deletion of the late route in the obvious order deletes the desired route
 //! instead, and the kernel acks every step. This crate uses an order without that race, for one VIP or
-//! ten thousand in one call, and returns `Ok` only after it has *seen* the result in the kernel.
+//! a hundred thousand in one call, and returns `Ok` only after it has *seen* the result in the kernel.
 //!
 //! ```no_run
 //! use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,10 +30,13 @@
 //!
 //! # The calls
 //!
-//! * [`assign`](VipManager::assign), [`normalize`](VipManager::normalize) and
-//!   [`release`](VipManager::release) change the given VIPs, or those on the link.
+//! * [`assign`](VipManager::assign), [`release`](VipManager::release) and
+//!   [`normalize_only`](VipManager::normalize_only) change the VIPs that the caller gives.
+//!   [`normalize`](VipManager::normalize) changes every VIP on the link.
 //! * [`reconcile`](VipManager::reconcile) makes the VIPs on the link equal a desired set. It removes only
-//!   VIPs that a [`Claim`] covers.
+//!   VIPs that a [`Claim`] covers. [`release_all`](VipManager::release_all) removes every claimed VIP.
+//! * [`set_source`](VipManager::set_source) and [`set_binding`](VipManager::set_binding) move every VIP on the
+//!   link.
 //! * [`audit`](VipManager::audit), [`audit_only`](VipManager::audit_only), [`plan`](VipManager::plan),
 //!   [`plan_assign`](VipManager::plan_assign) and [`plan_release`](VipManager::plan_release) change nothing.
 //! * [`watcher`](VipManager::watcher) reports changes as events. A [`Keeper`] repairs them, in an event loop

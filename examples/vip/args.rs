@@ -121,7 +121,7 @@ impl Common {
 /// What the commands take that bring VIPs into their single-route state.
 #[derive(Debug, Args)]
 pub(crate) struct Desired {
-    /// Bring the link up if it is down; without this a link that is down is an error
+    /// Bring the link up if it is down; without this, IPv6 VIPs fail on a link that is down
     #[arg(long)]
     bring_up: bool,
 }

@@ -52,9 +52,9 @@ pub enum Cause {
     /// Another writer kept undoing what this call did for the VIP, until the call gave up on it.
     /// Find that writer; two that want different states never converge.
     Contended,
-    /// The VIP could not be read, and nothing was written for it since: other hands kept changing
-    /// the tables, so that every dump was interrupted, and what such a dump does not show may be
-    /// there. A look-up tells only where no routing rule comes before the one for table local.
+    /// The VIP could not be read, and nothing was written for it since. Other writers kept changing the
+    /// tables, so every dump was interrupted, and an interrupted dump can omit routes. If a routing rule
+    /// precedes the rule for table local, look-ups are inconclusive, too.
     Unread,
     /// The call ended before it saw this VIP in the desired state: it was cancelled, ran out of time, or
     /// the link disappeared. Earlier writes for the VIP stay, and the same call continues later.

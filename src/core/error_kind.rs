@@ -20,7 +20,7 @@ pub enum ErrorKind {
     Cancelled,
     /// The configuration cannot work as given (link name, protocol, sources, ranges).
     InvalidConfig,
-    /// The desired set is empty. To take every claimed VIP off the link, call
+    /// The desired set is empty, or has no admissible VIP. To take every claimed VIP off the link, call
     /// [`release_all`](crate::VipManager::release_all). In [`Cause::Missing`](crate::Cause::Missing): no
     /// VIP of the family is desired (see [`Claim`](crate::Claim)).
     EmptySet,

@@ -48,8 +48,8 @@ pub enum Binding {
     Address,
     /// By the desired route alone ("AnyIP"), without an address on the link.
     ///
-    /// The cost of a VIP does not grow with their number (a hundred thousand VIPs take a second), and
-    /// there is no late route. The limits:
+    /// The cost of a VIP does not grow with the number of VIPs: a hundred thousand take less than a second.
+    /// There is no late route. The limits:
     ///
     /// * IPv6 `bind` to the VIP needs `IPV6_FREEBIND` or the sysctl `ip_nonlocal_bind`. IPv4 `bind`
     ///   works.

@@ -139,11 +139,10 @@ fn stopped(why: &str) -> Error {
 impl KeeperHandle {
     /// Sets the VIPs to keep from now on: as [`Keeper::set_desired`].
     ///
-    /// The keeper refuses a set whose VIPs are all inadmissible ([`ErrorKind::EmptySet`]), and a set by which it
-    /// would release more VIPs than the claim's [bound](crate::Claim::at_most)
-    /// ([`ErrorKind::TooManyReleases`]). After a refusal the keeper keeps the previous set, with the
-    /// VIPs that were added or removed since. This call returns the first refusal; the second goes to the
-    /// callback. An empty set is no error: it releases nothing, and nothing is kept.
+    /// If no given VIP is admissible, this call returns [`ErrorKind::EmptySet`], and queues nothing. If the keeper
+    /// would release more VIPs than the claim's [bound](crate::Claim::at_most), the callback gets
+    /// [`ErrorKind::TooManyReleases`]. After a refusal the keeper keeps the previous set, with the VIPs that
+    /// were added or removed since. An empty set is no error: the keeper releases nothing, and keeps nothing.
     ///
     /// ```
     #[doc = include_str!("example.txt")]

@@ -64,9 +64,11 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// A dispatch blocks while the kernel carries out its requests: a moment for one VIP, about a second for
 /// ten thousand. A dispatch that reads the whole link may wait up to two seconds more for the late routes of
-/// IPv6 VIPs. A dispatch that repairs VIPs one by one does not wait: it returns, and a dispatch at
-/// [`next_deadline`](Self::next_deadline) reads those VIPs again ([`Dispatched::resting`]). A program that does other things too gives the keeper a thread of its own, and
-/// orders by a [`KeeperHandle`]:
+/// IPv6 VIPs. A dispatch that repairs VIPs one by one does not wait for time to pass: it returns, and a
+/// dispatch at [`next_deadline`](Self::next_deadline) reads those VIPs again ([`Dispatched::resting`]). It does
+/// wait, up to the stall time-out, for a late route that is due or for the end of duplicate address detection.
+/// A program that does other things too gives the keeper a thread of its own, and orders by a
+/// [`KeeperHandle`]:
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
@@ -124,9 +126,10 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// The example `controller` is a whole program that takes orders while it keeps.
 ///
-/// What it does is what [`reconcile`](VipManager::reconcile) with the same claim would do; one VIP
-/// that drifts costs one VIP's work. Against an adversary that keeps undoing a repair it pauses
-/// longer and longer, for that VIP alone, or for the link as a whole where that is what is undone.
+/// A keeper reaches the state that [`reconcile`](VipManager::reconcile) with the same claim would reach. A VIP
+/// that drifts costs the work of one VIP. If another writer keeps undoing a repair of one VIP, the keeper
+/// pauses longer before each further repair of that VIP. If the writer keeps undoing what a reading of the whole
+/// link repaired, the keeper pauses longer before the next such reading.
 pub struct Keeper {
     manager: VipManager,
     claim: Claim,
@@ -609,9 +612,9 @@ impl Keeper {
         self.manager
     }
 
-    /// Takes what has happened and repairs what is due, at most `max_vips` (but at least one) of the
-    /// VIPs that drifted one by one. Does not wait for events, only for the kernel to finish its
-    /// requests.
+    /// Reads the pending notifications, and repairs the VIPs that are due. Looks up at most `max_vips` VIPs
+    /// (at least one); if more are due, [`Dispatched::more`] is true. A reading of the whole link has no such
+    /// limit. Does not wait for events.
     ///
     /// ```
     #[doc = include_str!("example.txt")]

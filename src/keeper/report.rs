@@ -46,12 +46,13 @@ pub struct Dispatched {
     /// What is missing, so that nothing can be kept until it is back, or nothing of one family. VIPs
     /// of the other family are kept. Empty: nothing is missing.
     pub missing: Vec<Missing>,
-    /// What is not released though it is claimed and not desired, until another set is given:
-    /// [`ErrorKind::TooManyReleases`] where the claim's bound would have been passed, because so many
-    /// others came (the bound is one of each dispatch); [`ErrorKind::EmptySet`] where no VIP is desired,
-    /// or on the link are claimed VIPs of a family of which none is desired. Desired VIPs are kept.
+    /// Why claimed VIPs that are not desired stay, until another set is given.
+    /// [`ErrorKind::TooManyReleases`]: one dispatch would have released more VIPs than the claim's bound.
+    /// [`ErrorKind::EmptySet`]: no VIP is desired, or the link has claimed VIPs of a family without a desired
+    /// VIP. Desired VIPs are kept.
     pub refused: Option<ErrorKind>,
-    /// The latter in full: how many would have gone, of which family none is desired.
+    /// [`refused`](Self::refused) in full: how many VIPs would have been released, or which family has no
+    /// desired VIP.
     pub detail: Option<String>,
     /// How many VIPs the keeper looks at again at [`Keeper::next_deadline`], because only time proves them
     /// right: the kernel may still add its own route to an IPv6 VIP. The report of that dispatch counts

@@ -22,7 +22,8 @@ impl VipManager {
     /// node's. An audit does not show the routes of other devices; see
     /// [`audit_deep`](Self::audit_deep). It reads table main only if an IPv6 address lacks
     /// `IFA_F_NOPREFIXROUTE` and so may have made a prefix route. The kernel then walks all of table
-    /// main: about ten milliseconds for 50,000 routes, while an audit otherwise takes less than one.
+    /// main: about ten milliseconds for 50,000 routes, while an audit otherwise takes less than one. Any other
+    /// route to a VIP in table main stays unreported; `audit_deep` reports it.
     /// The source of a VIP is [not judged](crate::Audited::is_judged) if its family has neither a source nor
     /// [`kernel_source`](crate::VipManagerBuilder::kernel_source).
     ///

@@ -19,8 +19,8 @@ use crate::outcome::Error;
 use crate::outcome::Netns;
 use crate::sys::{Socket, Strictness};
 
-/// The protocol of a staged route, which must differ from the desired route. A mark stays: if the call
-/// ends with the route staged, the VIP is still claimed.
+/// The protocol of a staged route. A route of protocol kernel is staged with another protocol. A mark stays,
+/// and the staged route then has a lifetime: if the call ends early, the VIP is still claimed.
 const fn staged(desired: Protocol) -> u8 {
     match desired {
         Protocol::KERNEL => 251,
@@ -311,7 +311,7 @@ impl VipManagerBuilder {
     /// A call that is given no VIP creates the link, too: `assign(None::<Vip>)`.
     ///
     /// The link is down until it is configured. An existing link of this kind that is down and without
-    /// ARP may be the rest of a killed call, and is configured too.
+    /// ARP may be left over from a call that was killed, so the call configures it, too.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
@@ -330,7 +330,7 @@ impl VipManagerBuilder {
     }
 
     /// Lets a call bring the link up. Without this setting, IPv6 VIPs fail on a link that is down
-    /// ([`Cause::Missing`](crate::Cause::Missing) with [`ErrorKind::LinkDown`]). IPv4 VIPs are served,
+    /// ([`Cause::Missing`](crate::Cause::Missing) with [`ErrorKind::LinkDown`](crate::ErrorKind::LinkDown)). IPv4 VIPs are served,
     /// because their routes also work there. Some links are down by design, such as kube-proxy's
     /// `kube-ipvs0`.
     pub fn bring_up(mut self) -> Self {
@@ -382,8 +382,9 @@ impl VipManagerBuilder {
     }
 
     /// Checks the configuration and opens the sockets, in the calling thread's network namespace or in
-    /// the namespace of [`netns`](Self::netns). Writes nothing. The link need not exist yet, unless it
-    /// is given by index: no later call finds a link that gets the index afterwards.
+    /// the namespace of [`netns`](Self::netns). Writes nothing. A link that is given by name need
+    /// not exist yet. A link that is given by index must exist: the manager is bound to that link, and never to
+    /// a later link with the same index.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
@@ -399,12 +400,13 @@ impl VipManagerBuilder {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::InvalidConfig`]: an impossible link name; the address label 0xffffffff, which
+    /// - [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): an impossible link name; the address label 0xffffffff, which
     ///   means no label in the kernel; [`create_link`](Self::create_link) without a name; two sources of
     ///   one family; an impossible source; [`kernel_source`](Self::kernel_source) with a source of that
     ///   family or with [`Binding::Route`].
-    /// - [`ErrorKind::PermissionDenied`]: entering the namespace needs `CAP_SYS_ADMIN`.
-    /// - [`ErrorKind::System`]: a socket cannot be opened.
+    /// - [`ErrorKind::LinkNotFound`](crate::ErrorKind::LinkNotFound): no link has the given index.
+    /// - [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied): entering the namespace needs `CAP_SYS_ADMIN`.
+    /// - [`ErrorKind::System`](crate::ErrorKind::System): a socket cannot be opened.
     pub fn open(self) -> Result<VipManager, Error> {
         match &self.link {
             LinkRef::Name(name) if !link::valid_name(name) => {

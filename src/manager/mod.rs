@@ -227,9 +227,8 @@ impl VipManager {
     }
 
     /// Puts the desired VIPs on the link, claimed or not, and takes off the other VIPs that are claimed.
-    /// Assigns the missing VIPs, repairs the drifted VIPs, and releases the claimed VIPs that are not
-    /// desired, with routes that have lost their address. Does not touch a VIP that is neither desired nor
-    /// claimed.
+    /// Assigns the missing VIPs and repairs the drifted VIPs. Releases each claimed VIP that is not desired,
+    /// even if only its route is left. Does not touch a VIP that is neither desired nor claimed.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
@@ -244,8 +243,8 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// As for [`assign`](Self::assign). A claimed VIP whose family has no desired VIP stays and fails
-    /// (see [`Claim`]). Before any write: [`ErrorKind::EmptySet`] if no desired VIP is admissible,
+    /// As for [`assign`](Self::assign). A claimed VIP whose family has no desired VIP stays. If
+    /// the manager has a source for that family, the VIP fails (see [`Claim`]). Before any write: [`ErrorKind::EmptySet`] if no desired VIP is admissible,
     /// [`ErrorKind::TooManyReleases`] if the call would exceed the claim's bound,
     /// [`ErrorKind::InvalidConfig`] if the claim needs a mark that the manager does not set.
     pub fn reconcile<I: IntoIterator<Item: Into<Vip>>>(
@@ -270,7 +269,9 @@ impl VipManager {
     ///
     /// # Errors
     ///
-    /// As for [`reconcile`](Self::reconcile).
+    /// As for [`release`](Self::release). Before any write: [`ErrorKind::TooManyReleases`] if the call would
+    /// exceed the claim's bound, [`ErrorKind::InvalidConfig`] if the claim needs a mark that the manager does
+    /// not set.
     pub fn release_all(&mut self, claim: &Claim) -> Result<Report, Error> {
         self.buffers.clear();
         let _span = trace::span!("release_all", self.config.link, self.buffers.rows.len());
@@ -279,8 +280,7 @@ impl VipManager {
 
     /// Sets the source of its family, and moves every VIP on the link to it. Each route is replaced in
     /// place. An IPv4 VIP is local at every instant; the kernel can miss an IPv6 route for a moment while
-    /// it is replaced. Ends
-    /// [`kernel_source`](VipManagerBuilder::kernel_source) for the family.
+    /// it is replaced. The family no longer [keeps the kernel's route](VipManagerBuilder::kernel_source).
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
@@ -299,7 +299,9 @@ impl VipManager {
         self.normalize()
     }
 
-    /// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant.
+    /// Sets the binding, and moves every VIP on the link to it. An IPv4 VIP is local at every
+    /// instant. On the way to [`Binding::Address`], an IPv6 VIP's only route is replaced in place, and the kernel
+    /// can miss the route for an instant.
     ///
     /// For [`Binding::Route`], the link gets the placeholder address 127.86.73.80 if it would otherwise
     /// lose its last IPv4 address, because the kernel would then delete every IPv4 route through the

@@ -66,7 +66,9 @@ impl Audit {
         self.drifted().next().is_none() && Family::ALL.into_iter().all(stands)
     }
 
-    /// The observed state of this VIP. `None`: the VIP is not on the link.
+    /// The observed state of this VIP. `None`: the audit has no entry for the VIP. An
+    /// [`audit_only`](crate::VipManager::audit_only) has an entry for each given VIP, even if the VIP is not
+    /// on the link; see its drift.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
@@ -102,8 +104,8 @@ impl Audit {
         self.sources[family]
     }
 
-    /// Whether the VIPs of this family could be judged: its source was given, or it
-    /// [keeps the kernel's](crate::VipManagerBuilder::kernel_source). True where it has no VIP on the link.
+    /// Whether the VIPs of this family could be judged: the family has a source, or
+    /// [keeps the kernel's](crate::VipManagerBuilder::kernel_source). True if the link has no VIP of the family.
     #[must_use]
     pub fn is_judged(&self, family: Family) -> bool {
         let is_unjudged = |vip: &Audited| vip.vip.family() == family && !vip.is_judged;

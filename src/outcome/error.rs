@@ -183,7 +183,7 @@ impl fmt::Display for Error {
 }
 
 /// The source is the [`io::Error`] of the system call, or of the kernel's reply, that ended the call.
-/// The message has its text already.
+/// The message of this error already contains the text of the source, so do not print both.
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_ref().map(|source| source as _)

@@ -107,8 +107,8 @@ impl Report {
     }
 
     /// Adds the report of another call, for example of another link. Sums the counts, and keeps outcomes
-    /// and failures in order of address. The reports are of different VIPs: what both report counts
-    /// twice, with the entry of this report first.
+    /// and failures in order of address. The two reports should be of different VIPs. A VIP that is in
+    /// both counts twice, and its entry of this report comes first.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]

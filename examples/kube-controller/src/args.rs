@@ -24,8 +24,8 @@ pub struct Args {
     /// Create the link if there is none, and bring it up
     #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "dummy")]
     pub create_link: Option<Kind>,
-    /// Hold the VIPs of this range, or of another one given; other addresses of Services do not count.
-    /// Addresses of the link in a range are released if no Service has them
+    /// Hold only VIPs in this range. May be repeated: an address is held if any range contains it. An address of
+    /// the link in a range is released if no Service has it
     #[arg(long, value_name = "PREFIX", required = true, value_delimiter = ',')]
     pub range: Vec<IpNet>,
     /// Where a complete list of the Services would release more than N VIPs, release none
