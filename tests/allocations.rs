@@ -6,7 +6,9 @@
 mod common;
 
 use allocation_counter::{AllocationInfo, measure};
-use common::{NODE_V4, Net, VIP_LINK};
+use common::raw::{self, CREATE_APPEND, Raw};
+use common::{NODE_LINK, NODE_V4, Net, VIP_LINK};
+use netlink_packet_route::RouteNetlinkMessage::NewRoute;
 use std::net::IpAddr;
 use viproute::{Claim, Report, VipManager};
 
@@ -117,6 +119,65 @@ fn shrink_to_gives_memory_back() {
     assert!(-given.bytes_current > again.bytes_current / 2);
     assert_eq!(manager.release(&many).unwrap().released, MANY);
     net.assert_absent(&many);
+}
+
+/// A VIP that the keeper does not look at for a while, because another link has it, gets 5,000 routes.
+#[test]
+fn keeper_remembers_only_some_routes_to_one_vip() {
+    const ROUTES: u32 = 5_000;
+    let net = Net::new();
+    let link = net.vip_index();
+    let vip = common::vips_v4(1)[0];
+    net.ip(&format!("addr add {vip}/32 dev {NODE_LINK}"));
+    let manager = VipManager::builder(VIP_LINK).source(NODE_V4);
+    let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    keeper.set_desired([vip]);
+    let mut raw = Raw::new();
+    // A busy machine may look again in between, and read all routes.
+    for _ in 0..10 {
+        net.ip(&format!("route flush {vip} dev {VIP_LINK} table local"));
+        assert_eq!(keeper.dispatch(usize::MAX).unwrap().report.writes, 0);
+        let before = keeper.counters();
+        let held = measure(|| {
+            for some in (1..=ROUTES).step_by(100) {
+                let routes = (some..some + 100).map(|metric| {
+                    let route = raw::local_route(vip, link, None, 99);
+                    (NewRoute(raw::with_metric(route, metric)), CREATE_APPEND)
+                });
+                raw.batch_ok(&routes.collect::<Vec<_>>());
+                keeper.dispatch(usize::MAX).unwrap();
+            }
+        });
+        let done = keeper.counters() - before;
+        if (done.looks, done.resyncs) == (0, 0) {
+            assert!(done.events >= u64::from(ROUTES), "{done}");
+            println!("{ROUTES} routes: {} bytes", held.bytes_current);
+            return assert!(held.bytes_current < 50_000, "{}", held.bytes_current);
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    panic!("never were so many routes notified between two looks");
+}
+
+/// Half of the set is another one each time.
+#[test]
+fn keeper_of_a_set_that_flaps_does_not_grow() {
+    let _net = Net::new();
+    let all = common::vips_v4(300);
+    let manager = VipManager::builder(VIP_LINK).source(NODE_V4);
+    let mut keeper = manager.open().unwrap().into_keeper(Claim::link()).unwrap();
+    let mut flap = |times: usize| {
+        for _ in 0..times {
+            for set in [&all[..200], &all[100..]] {
+                keeper.set_desired(set);
+                while keeper.dispatch(usize::MAX).unwrap().more {}
+            }
+        }
+    };
+    flap(3);
+    let grown = measure(|| flap(20));
+    println!("{} bytes after 40 sets", grown.bytes_current);
+    assert!(grown.bytes_current < 10_000, "{}", grown.bytes_current);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::netlink::encode::get_address_message;
 /// dumps.
 pub(crate) const LOOKUP_MAX: usize = 16;
 
+/// The most routes to one VIP that are remembered. A VIP with more is read by dumps.
+pub(crate) const ROUTES_MAX: usize = 64;
+
 /// What notifications reported of a VIP.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notified {
@@ -23,7 +26,8 @@ pub(crate) struct Notified {
     /// The VIP was not verified before these notifications. Look-ups then suffice only if the VIP is
     /// new to the link or is released.
     pub(crate) unverified: bool,
-    /// Added routes to the VIP through the link, except the desired route.
+    /// Added routes to the VIP through the link, except the desired route. If there are more than
+    /// [`ROUTES_MAX`], some are not here.
     pub(crate) routes: Vec<Route>,
 }
 
@@ -33,6 +37,39 @@ impl Notified {
         self.address = Some(added);
         self.expires = added && address.valid != u32::MAX;
     }
+
+    /// Whether all routes that notifications reported are remembered.
+    fn remembers_routes(&self) -> bool {
+        self.routes.len() <= ROUTES_MAX
+    }
+
+    /// Notes that a route to the VIP was added through the link.
+    pub(crate) fn note_added(&mut self, route: &Route) {
+        if self.remembers_routes() && !self.routes.iter().any(|other| is_same(other, route)) {
+            self.routes.push(*route);
+        }
+    }
+
+    /// Notes that a route to the VIP was deleted.
+    pub(crate) fn note_deleted(&mut self, route: &Route) {
+        if self.remembers_routes() {
+            self.routes.retain(|other| !is_same(other, route));
+        }
+    }
+}
+
+/// Whether two routes to the same VIP are one, as far as notifications show.
+fn is_same(one: &Route, other: &Route) -> bool {
+    let key = |route: &Route| {
+        (
+            route.table,
+            route.metric,
+            route.protocol,
+            route.tos,
+            route.prefsrc,
+        )
+    };
+    key(one) == key(other)
 }
 
 /// The state of a call that observes by look-ups.
@@ -209,6 +246,9 @@ impl Observer<'_> {
         notified: Option<&Notified>,
         notified_main: &mut bool,
     ) -> bool {
+        if notified.is_some_and(|notified| !notified.remembers_routes()) {
+            return false;
+        }
         for route in notified.into_iter().flat_map(|notified| &notified.routes) {
             *notified_main |= self.rows.join_route(route, &self.context, None);
         }

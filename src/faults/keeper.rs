@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, refusal, sequence, wrong};
 use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, v4, v6};
+use crate::engine::lookup::ROUTES_MAX;
 use crate::sys::Received;
 use crate::sys::fault::{Found, Line};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, LinkKind, Report};
@@ -351,6 +352,26 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
     let report = dispatch(&mut keeper);
     assert_eq!((report.unchanged, report.writes), (1, 0), "{report}");
+    assert_eq!(wrong(&set), [""; 0]);
+}
+
+/// More routes than the keeper remembers, of which some went again: what it reads decides.
+#[test]
+fn routes_beyond_those_remembered_are_read() {
+    let many = ROUTES_MAX + 10;
+    let _node = node();
+    let set = v4(1);
+    let further = |act: &str, metric: usize| {
+        let route = format!("local {} dev {LINK} table local proto 99", set[0]);
+        ip(&format!("route {act} {route} scope host metric {metric}"));
+    };
+    let mut keeper = keeper(&set);
+    let resyncs = keeper.counters().resyncs;
+    (1..=many).for_each(|at| further("append", 2000 + at));
+    (1..=20).for_each(|at| further("del", 2000 + at));
+    let report = dispatch(&mut keeper);
+    assert_eq!(report.writes as usize, many - 20, "{report}");
+    assert_eq!((report.repaired, keeper.counters().resyncs), (1, resyncs));
     assert_eq!(wrong(&set), [""; 0]);
 }
 

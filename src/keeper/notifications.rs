@@ -6,7 +6,7 @@ use super::{Counters, Dirty, Keeper};
 use crate::base::{Family, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
 use crate::manager::VipManager;
-use crate::netlink::decode::{self, LinkTraits, Message, Route};
+use crate::netlink::decode::{self, LinkTraits, Message};
 use crate::outcome::Error;
 use crate::sys::Received;
 use crate::trace::{self, Lost};
@@ -199,25 +199,10 @@ impl NotificationHandler<'_> {
             self.counters.events += 1;
             self.dirty.entry(vip)
         };
-        let same = |other: &Route| {
-            (
-                other.table,
-                other.metric,
-                other.protocol,
-                other.tos,
-                other.prefsrc,
-            ) == (
-                route.table,
-                route.metric,
-                route.protocol,
-                route.tos,
-                route.prefsrc,
-            )
-        };
         if message.kind == libc::RTM_DELROUTE {
-            notified.routes.retain(|other| !same(other));
-        } else if on_link && !route.indirect && !notified.routes.iter().any(same) {
-            notified.routes.push(route);
+            notified.note_deleted(&route);
+        } else if on_link && !route.indirect {
+            notified.note_added(&route);
         }
         Ok(Heard::Noted)
     }
