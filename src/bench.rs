@@ -26,8 +26,8 @@ pub enum State {
     Broken,
 }
 
-/// A clock that does not move.
-struct Still;
+/// A clock that does not move, with this stall time-out.
+pub(crate) struct Still(pub(crate) Duration);
 
 impl Clock for Still {
     fn since_change(&self) -> Duration {
@@ -39,7 +39,7 @@ impl Clock for Still {
     }
 
     fn stall(&self) -> Duration {
-        Duration::ZERO
+        self.0
     }
 }
 
@@ -121,7 +121,7 @@ impl Pure {
                 while self.encode_steps(&mut engine, at, &mut bytes) {}
             }
             bytes += self.batch.seal().bytes().len();
-            engine.end_round(self.rows.as_slice(), false, &Still);
+            engine.end_round(self.rows.as_slice(), false, &Still(Duration::ZERO));
         }
         bytes
     }
@@ -131,7 +131,7 @@ impl Pure {
         let Some(row) = self.rows.get_mut(at) else {
             return false;
         };
-        let Decision::Steps(steps) = engine.plan(row, &Still) else {
+        let Decision::Steps(steps) = engine.plan(row, &Still(Duration::ZERO)) else {
             return false;
         };
         let templates = &self.templates[row.vip.family()];

@@ -323,15 +323,14 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
     for (what, loser, kind) in cases {
         let _node = node();
         let mut vips = builder().open().unwrap();
-        let (act, mut sends) = (what.clone(), 0);
-        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
-            sends += 1;
-            if sends == 2 && act.starts_with('/') {
+        let act = what.clone();
+        before_send(&mut vips, 2, move || {
+            if act.starts_with('/') {
                 std::fs::write(&act, "1").unwrap();
-            } else if sends == 2 {
+            } else {
                 ip(&act);
             }
-        }));
+        });
         let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
@@ -343,6 +342,17 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
             assert_eq!(failure.cause, Cause::Missing(kind), "{what}: {failure}");
         }
     }
+}
+
+/// Acts before the given send of a call.
+fn before_send(vips: &mut VipManager, which: u32, act: impl Fn() + Send + Sync + 'static) {
+    let mut sends = 0;
+    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
+        sends += 1;
+        if sends == which {
+            act();
+        }
+    }));
 }
 
 /// A refusal that sounds like the link's, to one message among many, while the link is there.
@@ -367,13 +377,9 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
     for set in [v4(2000), v6(2000)] {
         let _node = node();
         let mut vips = manager(BUFFERS[1]);
-        let mut sends = 0;
-        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
-            sends += 1;
-            if sends == 3 {
-                ip(&format!("link del {LINK}"));
-            }
-        }));
+        before_send(&mut vips, 3, || {
+            ip(&format!("link del {LINK}"));
+        });
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
         let report = error.report().unwrap();
@@ -699,13 +705,7 @@ fn cancelled_at(
     call: impl FnOnce(&mut VipManager) -> Result<Report, crate::Error>,
 ) -> Result<Report, crate::Error> {
     let canceller = vips.canceller();
-    let mut sends = 0;
-    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
-        sends += 1;
-        if sends == last {
-            canceller.cancel();
-        }
-    }));
+    before_send(vips, last, move || canceller.cancel());
     let result = call(vips);
     vips.connection_mut().tamper.0 = None;
     result

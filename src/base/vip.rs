@@ -54,6 +54,14 @@ impl Family {
         }
     }
 
+    /// The address of zeros.
+    pub(crate) fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
     /// The length of a host prefix in bits: 32 or 128.
     pub(crate) const fn host_bits(self) -> u8 {
         match self {

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::decide::{Clock, Decision, Engine, Method, Stage, Verdict, Waited};
+use super::decide::{Decision, Engine, Method, Stage, Verdict, Waited};
 use crate::base::PerFamily;
+use crate::bench::Still;
 use crate::core::{Binding, Cause, Done, Facts, Goal, Policy, Row};
 
 const POLICY: Policy = Policy {
@@ -14,22 +15,7 @@ const POLICY: Policy = Policy {
     kernel_source: false,
 };
 
-/// A clock that stands still.
-struct Still;
-
-impl Clock for Still {
-    fn since_change(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn since_progress(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn stall(&self) -> Duration {
-        Duration::from_secs(5)
-    }
-}
+const STILL: Still = Still(Duration::from_secs(5));
 
 fn row(last: u16, facts: Facts) -> Row {
     let vip: IpAddr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into();
@@ -43,13 +29,13 @@ fn round(engine: &mut Engine, rows: &mut [Row]) -> Verdict {
     engine.observed(rows.iter_mut());
     let mut waits = false;
     for row in rows.iter_mut() {
-        match engine.plan(row, &Still) {
+        match engine.plan(row, &STILL) {
             Decision::Nothing => {}
             Decision::Wait => waits = true,
             other => panic!("{other:?}"),
         }
     }
-    let verdict = engine.end_round(rows, waits, &Still);
+    let verdict = engine.end_round(rows, waits, &STILL);
     if let Verdict::GiveUp(cause) = verdict {
         for row in rows {
             if engine.gives_up(row, cause) {

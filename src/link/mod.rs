@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage,
@@ -25,8 +25,8 @@ use crate::base::{
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits};
 use crate::netlink::encode::{
-    HEADER, add_host_address_message, dump_addresses, dump_routes, get_address_message,
-    look_up_message,
+    add_host_address_message, dump_addresses, dump_routes, get_address_message, look_up_message,
+    push_fixed,
 };
 use crate::outcome::{Error, ErrorKind};
 use crate::outcome::{LinkStatus, SourceStatus};
@@ -242,7 +242,7 @@ pub(crate) fn get_link_message(out: &mut Vec<u8>, sequence: u32, which: &LinkRef
         LinkRef::Name(name) => request.attributes.push(LinkAttribute::IfName(name.clone())),
         LinkRef::Index(index) => request.header.index = index.get(),
     }
-    write(out, sequence, libc::RTM_GETLINK, 0, &request);
+    push_fixed(out, sequence, libc::RTM_GETLINK, 0, &request);
 }
 
 /// Finds the link; `None` if it does not exist, or if the link that had the index is gone. The
@@ -344,8 +344,8 @@ fn create_as(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<
         ))]),
     ];
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    let made =
-        connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, flags, &request));
+    let made = connection
+        .set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, flags, &request));
     match made {
         // Another writer has created the link.
         Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
@@ -365,7 +365,8 @@ pub(crate) fn no_generated_address(
     request.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
         vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
     )])];
-    match connection.set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request)) {
+    match connection.set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, 0, &request))
+    {
         // A kernel without IPv6 adds no link-local address.
         Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
         Err(failed) => Err(failed.into_error(format!("cannot configure link {}", link.name))),
@@ -441,21 +442,8 @@ pub(crate) fn bring_up(connection: &mut Connection, link: &LinkState) -> Result<
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     connection
-        .set(|out, sequence| write(out, sequence, libc::RTM_NEWLINK, 0, &request))
+        .set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, 0, &request))
         .map_err(|failed| failed.into_error(format!("cannot bring up link {}", link.name)))
-}
-
-fn write(out: &mut Vec<u8>, sequence: u32, kind: u16, flags: u16, message: &LinkMessage) {
-    let at = out.len();
-    let length = HEADER + message.buffer_len();
-    out.resize(at + length, 0);
-    let mut header = NetlinkHeader::default();
-    header.length = u32::try_from(length).unwrap_or(u32::MAX);
-    header.message_type = kind;
-    header.flags = NLM_F_REQUEST | flags;
-    header.sequence_number = sequence;
-    header.emit(&mut out[at..]);
-    message.emit(&mut out[at + HEADER..]);
 }
 
 /// Checks that the kernel accepts `source` as a preferred source.

@@ -228,10 +228,7 @@ impl<'a> Message<'a> {
             // The header has the low byte of the flags. IFA_FLAGS, if present, has all flags.
             flags: u32::from(fixed[2]),
             link: u32_at(fixed, 4).ok_or(Malformed)?,
-            addr: match family {
-                Family::V4 => IpAddr::from([0; 4]),
-                Family::V6 => IpAddr::from([0; 16]),
-            },
+            addr: family.unspecified(),
             valid: u32::MAX,
             preferred: u32::MAX,
             created: 0,
@@ -415,10 +412,7 @@ impl Route {
 
     /// Whether the route's prefix contains this address.
     pub(crate) fn leads_to(&self, addr: &IpAddr) -> bool {
-        let destination = self.destination.unwrap_or(match self.family {
-            Family::V4 => IpAddr::from([0; 4]),
-            Family::V6 => IpAddr::from([0; 16]),
-        });
+        let destination = self.destination.unwrap_or(self.family.unspecified());
         IpNet::new(destination, self.prefix_length).is_ok_and(|prefix| prefix.contains(addr))
     }
 

@@ -15,7 +15,7 @@ use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelHeader};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleHeader};
+use netlink_packet_route::rule::{RuleAction, RuleHeader};
 
 use crate::base::{
     AddressAttrs, DesiredRoute, Family, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC,
@@ -42,18 +42,9 @@ pub(crate) struct Template {
 
 impl Template {
     /// A message of a family's fixed part (`ifaddrmsg`, `rtmsg`) and attributes.
-    fn new(kind: u16, flags: u16, fixed: &impl Emitable, attrs: &impl Emitable) -> Self {
-        let attrs_at = HEADER + fixed.buffer_len();
-        let length = attrs_at + attrs.buffer_len();
-        let mut bytes = vec![0; length];
-        let mut header = NetlinkHeader::default();
-        // A template is a few dozen bytes long.
-        header.length = u32::try_from(length).unwrap_or(u32::MAX);
-        header.message_type = kind;
-        header.flags = NLM_F_REQUEST | flags;
-        header.emit(&mut bytes);
-        fixed.emit(&mut bytes[HEADER..]);
-        attrs.emit(&mut bytes[attrs_at..]);
+    fn new(kind: u16, flags: u16, fixed: &impl Emitable, attributes: &[impl Emitable]) -> Self {
+        let mut bytes = Vec::new();
+        push(&mut bytes, 0, kind, flags, fixed, attributes.iter());
         Self { bytes, vip: [0; 2] }
     }
 
@@ -98,11 +89,6 @@ fn put_address(place: &mut [u8], addr: &IpAddr) {
     }
 }
 
-/// Writes the sequence number of the message that begins at `at`.
-fn set_sequence(out: &mut [u8], at: usize, sequence: u32) {
-    out[at + SEQUENCE_AT..at + SEQUENCE_AT + 4].copy_from_slice(&sequence.to_ne_bytes());
-}
-
 /// Requests an ack of the message that begins at `at`.
 pub(crate) fn request_ack(out: &mut [u8], at: usize) {
     let flags = u16::from_ne_bytes([out[at + FLAGS_AT], out[at + FLAGS_AT + 1]]) | NLM_F_ACK;
@@ -113,14 +99,6 @@ fn family(of: Family) -> AddressFamily {
     match of {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
-    }
-}
-
-/// The address that a template holds in the position of the VIP.
-fn zero_address(of: Family) -> IpAddr {
-    match of {
-        Family::V4 => IpAddr::from([0; 4]),
-        Family::V6 => IpAddr::from([0; 16]),
     }
 }
 
@@ -156,7 +134,7 @@ impl Templates {
                 libc::RTM_NEWROUTE,
                 flags,
                 &route_header(family, protocol, RouteType::Local),
-                &route_attributes(want, life).as_slice(),
+                &route_attributes(want, life),
             )
             .vip_first(RTMSG);
             if want.source.is_kernel() {
@@ -167,6 +145,7 @@ impl Templates {
         };
         let (desired, staged) = (desired_key(want), staged_key(want));
         let life = staged_lifetime(want);
+        let kernels = delete_route(family, link, &kernel_key(&family.unspecified()));
         Self {
             link,
             family,
@@ -174,7 +153,7 @@ impl Templates {
                 libc::RTM_NEWADDR,
                 NLM_F_CREATE | NLM_F_EXCL,
                 &address_header(family, link),
-                &add_attributes(want).as_slice(),
+                &add_attributes(want),
             )
             .vip_first(IFADDRMSG),
             delete_address: Template::new(
@@ -184,10 +163,9 @@ impl Templates {
                 // With both attributes IPv4 compares the prefix length, too (`inet_rtm_deladdr`,
                 // net/ipv4/devinet.c): the same address with another length stays.
                 &[
-                    AddressAttribute::Local(zero_address(family)),
-                    AddressAttribute::Address(zero_address(family)),
-                ]
-                .as_slice(),
+                    AddressAttribute::Local(family.unspecified()),
+                    AddressAttribute::Address(family.unspecified()),
+                ],
             )
             .vip_first(IFADDRMSG)
             .vip_twice(family),
@@ -198,10 +176,8 @@ impl Templates {
             append_route: route(NLM_F_CREATE | NLM_F_APPEND, &desired, None),
             delete_desired: delete_route(family, link, &desired),
             delete_kernel: match family {
-                Family::V4 => {
-                    delete_route(family, link, &kernel_key(&zero_address(family))).vip_last(family)
-                }
-                Family::V6 => delete_route(family, link, &kernel_key(&zero_address(family))),
+                Family::V4 => kernels.vip_last(family),
+                Family::V6 => kernels,
             },
             look_up: look_up(family),
         }
@@ -303,6 +279,7 @@ fn push<'a, A: Emitable + 'a>(
     header.length = u32::try_from(length).unwrap_or(u32::MAX);
     header.message_type = kind;
     header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
     header.emit(&mut out[at..]);
     fixed.emit(&mut out[fixed_at..]);
     for attribute in attributes {
@@ -310,7 +287,18 @@ fn push<'a, A: Emitable + 'a>(
         attribute.emit(&mut out[end..next]);
         end = next;
     }
-    set_sequence(out, at, sequence);
+}
+
+/// Appends a message whose attributes, if it has any, are part of `fixed`.
+pub(crate) fn push_fixed(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    kind: u16,
+    flags: u16,
+    fixed: &impl Emitable,
+) {
+    let none: [&RouteAttribute; 0] = [];
+    push(out, sequence, kind, flags, fixed, none.into_iter());
 }
 
 fn address_header(of: Family, link: u32) -> AddressHeader {
@@ -332,7 +320,7 @@ fn address_header(of: Family, link: u32) -> AddressHeader {
 fn add_attributes(want: &DesiredRoute) -> Vec<AddressAttribute> {
     // No IFA_BROADCAST: on a /32 it would add a `broadcast VIP` route (`fib_add_ifaddr`,
     // net/ipv4/fib_frontend.c).
-    let mut attributes = vec![AddressAttribute::Local(zero_address(want.family))];
+    let mut attributes = vec![AddressAttribute::Local(want.family.unspecified())];
     if want.family == Family::V6 {
         attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
             IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
@@ -369,9 +357,9 @@ fn route_attributes(want: &DesiredRoute, life: Option<u32>) -> Vec<RouteAttribut
     // The preferred source of the kernel's own route is the VIP itself. Only the IPv4 route is ever
     // written.
     let mut attributes = vec![
-        RouteAttribute::Destination(RouteAddress::from(zero_address(want.family))),
+        RouteAttribute::Destination(RouteAddress::from(want.family.unspecified())),
         RouteAttribute::PrefSource(RouteAddress::from(
-            want.source.address().unwrap_or(zero_address(want.family)),
+            want.source.address().unwrap_or(want.family.unspecified()),
         )),
         RouteAttribute::Oif(want.link),
     ];
@@ -412,8 +400,18 @@ fn push_delete_route(out: &mut Vec<u8>, sequence: u32, vip: &IpAddr, link: u32, 
 /// The deletion of a route with the same key for every VIP.
 fn delete_route(of: Family, link: u32, key: &RouteKey) -> Template {
     let mut bytes = Vec::new();
-    push_delete_route(&mut bytes, 0, &zero_address(of), link, key);
+    push_delete_route(&mut bytes, 0, &of.unspecified(), link, key);
     Template { bytes, vip: [0; 2] }.vip_first(RTMSG)
+}
+
+/// The fixed part of a question about one address.
+fn question_header(of: Family, flags: u32) -> RouteHeader {
+    RouteHeader {
+        address_family: family(of),
+        destination_prefix_length: of.host_bits(),
+        flags: RouteFlags::from_bits_retain(flags),
+        ..RouteHeader::default()
+    }
 }
 
 /// A look-up whose answer is the matching entry of the table and names the table. IPv6 always names
@@ -424,29 +422,20 @@ fn look_up(of: Family) -> Template {
         Family::V4 => RTM_F_FIB_MATCH | RTM_F_LOOKUP_TABLE,
         Family::V6 => RTM_F_FIB_MATCH,
     };
-    let header = RouteHeader {
-        address_family: family(of),
-        destination_prefix_length: of.host_bits(),
-        flags: RouteFlags::from_bits_retain(flags),
-        ..RouteHeader::default()
-    };
-    let destination = RouteAttribute::Destination(RouteAddress::from(zero_address(of)));
-    Template::new(libc::RTM_GETROUTE, 0, &header, &[destination].as_slice()).vip_first(RTMSG)
+    let header = question_header(of, flags);
+    let destination = RouteAttribute::Destination(RouteAddress::from(of.unspecified()));
+    Template::new(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
 }
 
 /// Requests the kernel's routing decision for traffic to one address, with the table of the route
 /// (see [`look_up`]).
 pub(crate) fn decision_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) {
     let of = Family::of(addr);
-    let header = RouteHeader {
-        address_family: family(of),
-        destination_prefix_length: of.host_bits(),
-        flags: RouteFlags::from_bits_retain(match of {
-            Family::V4 => RTM_F_LOOKUP_TABLE,
-            Family::V6 => 0,
-        }),
-        ..RouteHeader::default()
+    let flags = match of {
+        Family::V4 => RTM_F_LOOKUP_TABLE,
+        Family::V6 => 0,
     };
+    let header = question_header(of, flags);
     let destination = RouteAttribute::Destination(RouteAddress::from(*addr));
     push(
         out,
@@ -487,15 +476,7 @@ pub(crate) fn dump_labels(out: &mut Vec<u8>, sequence: u32) {
         family: AddressFamily::Inet6,
         ..AddrLabelHeader::default()
     };
-    let none: [&AddrLabelAttribute; 0] = [];
-    push(
-        out,
-        sequence,
-        libc::RTM_GETADDRLABEL,
-        NLM_F_DUMP,
-        &header,
-        none.into_iter(),
-    );
+    push_fixed(out, sequence, libc::RTM_GETADDRLABEL, NLM_F_DUMP, &header);
 }
 
 /// Labels the addresses of a prefix on one link.
@@ -549,15 +530,7 @@ pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link:
         index: link,
         ..AddressHeader::default()
     };
-    let none: [&AddressAttribute; 0] = [];
-    push(
-        out,
-        sequence,
-        libc::RTM_GETADDR,
-        NLM_F_DUMP,
-        &header,
-        none.into_iter(),
-    );
+    push_fixed(out, sequence, libc::RTM_GETADDR, NLM_F_DUMP, &header);
 }
 
 /// Requests the routes of one table or of all, through one link or all. A kernel without strict
@@ -595,13 +568,5 @@ pub(crate) fn dump_rules(out: &mut Vec<u8>, sequence: u32, of: Family) {
         action: RuleAction::Unspec,
         ..RuleHeader::default()
     };
-    let none: [&RuleAttribute; 0] = [];
-    push(
-        out,
-        sequence,
-        libc::RTM_GETRULE,
-        NLM_F_DUMP,
-        &header,
-        none.into_iter(),
-    );
+    push_fixed(out, sequence, libc::RTM_GETRULE, NLM_F_DUMP, &header);
 }
