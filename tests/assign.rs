@@ -647,41 +647,22 @@ fn assign_under_a_rule_before_table_local_writes_only_new_vips() {
 
 /// As kube-vip leaves its addresses: what does not renew them ends them.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn assign_makes_an_expiring_address_permanent() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
         let net = Net::new();
         let (v4, v6) = (vips_v4(4), vips_v6(4));
+        let add = |address: String, rest: &str| {
+            format!("addr add {address} dev {VIP_LINK} valid_lft 600 preferred_lft {rest}")
+        };
         net.ip_batch([
-            format!(
-                "addr add {}/32 dev {VIP_LINK} valid_lft 600 preferred_lft 600",
-                v4[0]
-            ),
-            format!(
-                "addr add {} peer 192.0.2.77/32 dev {VIP_LINK} valid_lft 600 preferred_lft 60",
-                v4[1]
-            ),
-            format!(
-                "addr add {} peer 192.0.2.78/32 dev {VIP_LINK} valid_lft 600 preferred_lft 60",
-                v4[1]
-            ),
-            format!(
-                "addr add {}/32 dev {VIP_LINK} valid_lft 600 preferred_lft 0 metric 77",
-                v4[2]
-            ),
-            format!(
-                "addr add {}/128 dev {VIP_LINK} nodad valid_lft 600 preferred_lft 600",
-                v6[0]
-            ),
-            format!(
-                "addr add {}/128 dev {VIP_LINK} nodad noprefixroute valid_lft 600 preferred_lft 60",
-                v6[1]
-            ),
-            format!(
-                "addr add {}/128 dev {VIP_LINK} nodad valid_lft 600 preferred_lft 0 metric 77",
-                v6[2]
-            ),
+            add(format!("{}/32", v4[0]), "600"),
+            add(format!("{} peer 192.0.2.77/32", v4[1]), "60"),
+            add(format!("{} peer 192.0.2.78/32", v4[1]), "60"),
+            add(format!("{}/32", v4[2]), "0 metric 77"),
+            add(format!("{}/128", v6[0]), "600 nodad"),
+            add(format!("{}/128", v6[1]), "60 nodad noprefixroute"),
+            add(format!("{}/128", v6[2]), "0 nodad metric 77"),
         ]);
         let set = [&v4[..], &v6[..]].concat();
         let mut vips = builder()

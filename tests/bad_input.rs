@@ -314,9 +314,30 @@ fn mtu_below_1280_is_reported_as_the_reason() {
     net.assert_single_route(&vips(2), PROTO_KERNEL);
 }
 
+/// Panics unless a call has assigned, repaired and released so many, and VIPs of `losers` fail for want
+/// of their source.
+#[track_caller]
+fn assert_fails_only(
+    what: &str,
+    result: Result<Report, Error>,
+    done: [usize; 3],
+    losers: &[IpAddr],
+) {
+    let error = result.expect_err(what);
+    assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
+    let report = error.into_report().unwrap();
+    let counts = [report.assigned, report.repaired, report.released];
+    assert_eq!(counts, done, "{what}: {report}");
+    for failure in &report.failures {
+        let missing = Cause::Missing(ErrorKind::SourceNotOnNode);
+        assert_eq!(failure.cause, missing, "{what}: {failure}");
+        assert!(losers.contains(&failure.vip.addr()), "{what}: {failure}");
+    }
+    assert!(!report.failures.is_empty(), "{what}");
+}
+
 /// Whatever the one family lacks, by every call that puts VIPs on a link or keeps them there.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn family_that_lacks_something_does_not_stop_the_other() {
     for family in [Family::V4, Family::V6] {
         let net = Net::new();
@@ -332,17 +353,7 @@ fn family_that_lacks_something_does_not_stop_the_other() {
             net.ip(&format!("route del local {vip} dev {VIP_LINK} table local"));
         };
         let check = |what: &str, result: Result<Report, Error>, done: [usize; 3]| {
-            let error = result.expect_err(what);
-            assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
-            let report = error.into_report().unwrap();
-            let counts = [report.assigned, report.repaired, report.released];
-            assert_eq!(counts, done, "{what}: {report}");
-            for failure in &report.failures {
-                let missing = Cause::Missing(ErrorKind::SourceNotOnNode);
-                assert_eq!(failure.cause, missing, "{what}: {failure}");
-                assert!(others.contains(&failure.vip.addr()), "{what}: {failure}");
-            }
-            assert!(!report.failures.is_empty(), "{what}");
+            assert_fails_only(what, result, done, &others);
         };
         let all = vips(3);
         check("assign", manager.assign(&all), [3, 0, 0]);

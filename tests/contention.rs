@@ -247,8 +247,22 @@ fn comes_back<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T
     }
 }
 
+/// Panics unless each failure is of a VIP that was fought over, or for `normalize` not there at all.
+fn assert_all_fought_over(report: &Report) {
+    for failure in &report.failures {
+        let fits = matches!(
+            failure.cause,
+            Cause::Contended
+                | Cause::Pending
+                | Cause::Kernel
+                | Cause::NotOnLink
+                | Cause::StaleRoute
+        );
+        assert!(fits, "{failure}");
+    }
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn calls_beside_an_adversary_end() {
     let _alone = alone();
     for (protocol, route_only) in [(PROTO_KERNEL, false), (201, true)] {
@@ -282,18 +296,7 @@ fn calls_beside_an_adversary_end() {
                     }
                 };
                 bounded(&report, set.len());
-                for failure in &report.failures {
-                    // Fought over, or for `normalize` not there at all.
-                    let fits = matches!(
-                        failure.cause,
-                        Cause::Contended
-                            | Cause::Pending
-                            | Cause::Kernel
-                            | Cause::NotOnLink
-                            | Cause::StaleRoute
-                    );
-                    assert!(fits, "{failure}");
-                }
+                assert_all_fought_over(&report);
                 writes += report.writes;
                 retries += report.retries;
                 short += usize::from(!report.is_complete());
@@ -489,7 +492,10 @@ impl Drop for ChangingRules {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one fight, whose calls depend on each other"
+)]
 fn calls_beside_changing_rules_and_churn_report_no_false_success() {
     let _alone = alone();
     for route_only in [false, true] {

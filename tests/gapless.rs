@@ -318,7 +318,10 @@ fn quarter(protocol: u8, route_only: bool, mut random: Random) {
 }
 
 /// Puts VIPs in random states and has them repaired; tells how many were.
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one batch from its states to its judgement, by four ways to repair"
+)]
 fn one_batch(
     net: &Net,
     watcher: &RouteWatcher,

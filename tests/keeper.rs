@@ -1464,7 +1464,10 @@ fn keeper_does_not_delete_a_replaced_route() {
 
 /// What one family lacks is waited for; VIPs of the other are kept, and new ones come.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "six ways to lack something, and one scenario for all of them"
+)]
 fn keeper_serves_one_family_while_the_other_lacks_something() {
     let disable = format!("ipv6/conf/{VIP_LINK}/disable_ipv6");
     let source = |net: &Net, family: Family, what: &str| {

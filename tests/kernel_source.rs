@@ -333,8 +333,24 @@ fn another_devices_route_that_loses_is_no_conflict() {
     before.assert_same(&Snapshot::read(&[]));
 }
 
+/// Waits until these VIPs are good, and stay so.
+fn wait_until_good(kept: Family, set: &[IpAddr], after: &str) {
+    let began = Instant::now();
+    let wrong = || wrong(kept, set, PROTO_KERNEL);
+    loop {
+        if wrong().is_empty() {
+            std::thread::sleep(Duration::from_millis(60));
+            if wrong().is_empty() {
+                return;
+            }
+        }
+        let is_early = began.elapsed() < Duration::from_secs(20);
+        assert!(is_early, "{kept:?}, {after}: {:#?}", wrong());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn keeper_restores_the_kernels_route() {
     for kept in FAMILIES {
         let net = Net::new();
@@ -348,24 +364,7 @@ fn keeper_restores_the_kernels_route() {
             keeper.run(|_| ()).unwrap();
             keeper
         });
-        let wait_until_good = |after: &str| {
-            let began = Instant::now();
-            let good = || wrong(kept, &set, PROTO_KERNEL).is_empty();
-            loop {
-                if good() {
-                    std::thread::sleep(Duration::from_millis(60));
-                    if good() {
-                        return;
-                    }
-                }
-                assert!(
-                    began.elapsed() < Duration::from_secs(20),
-                    "{kept:?}, {after}: {:#?}",
-                    wrong(kept, &set, PROTO_KERNEL)
-                );
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        };
+        let wait_until_good = |after: &str| wait_until_good(kept, &set, after);
         wait_until_good("at first");
         let of_kept: Vec<_> = set.iter().filter(|vip| family_of(vip) == kept).collect();
         let vip = of_kept[0];

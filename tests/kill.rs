@@ -173,7 +173,10 @@ struct Met {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one loop: a call, its death, and the next call"
+)]
 fn next_call_after_a_kill_converges_and_nothing_else_changes() {
     let mut random = Random::new();
     let settings = settings();

@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage::NewAddress;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol, CacheInfo};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
 
 use broken::{
     PROTOCOLS, Random, State, assert_single_route, builder, manager, one_of_each, put, report,
@@ -304,8 +306,38 @@ type Made = (
     bool,
 );
 
+fn made_address(vip: IpAddr, link: u32, made: Made, peer: IpAddr) -> AddressMessage {
+    let (flags, lifetimes, ifa_proto, priority, has_peer) = made;
+    let mut message = raw::address(vip, link, flags);
+    if let Some((valid, preferred)) = lifetimes {
+        let mut cache = CacheInfo::default();
+        (cache.ifa_valid, cache.ifa_preferred) = (valid, preferred);
+        message.attributes.push(AddressAttribute::CacheInfo(cache));
+    }
+    if let Some(number) = ifa_proto {
+        message
+            .attributes
+            .push(AddressAttribute::Protocol(number.into()));
+    }
+    if let Some(number) = priority {
+        message
+            .attributes
+            .push(AddressAttribute::RoutePriority(number));
+    }
+    if has_peer {
+        message
+            .attributes
+            .retain(|a| !matches!(a, AddressAttribute::Address(_)));
+        message.attributes.push(AddressAttribute::Address(peer));
+    }
+    message
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "ten addresses go through four calls, each judged by what the call before left"
+)]
 fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
     const NODAD: AddressFlags = AddressFlags::Nodad;
     let home = NODAD | AddressFlags::Homeaddress;
@@ -333,31 +365,7 @@ fn normalize_deletes_a_prefix_route_and_keeps_its_address() {
         let mut raw = Raw::new();
         // The last one is not normalized: the control.
         for (at, vip) in vips.iter().enumerate() {
-            let (flags, lifetimes, ifa_proto, priority, peer) = made[at % made.len()];
-            let mut message = raw::address(*vip, link, flags);
-            if let Some((valid, preferred)) = lifetimes {
-                let mut cache = CacheInfo::default();
-                (cache.ifa_valid, cache.ifa_preferred) = (valid, preferred);
-                message.attributes.push(AddressAttribute::CacheInfo(cache));
-            }
-            if let Some(number) = ifa_proto {
-                message
-                    .attributes
-                    .push(AddressAttribute::Protocol(number.into()));
-            }
-            if let Some(number) = priority {
-                message
-                    .attributes
-                    .push(AddressAttribute::RoutePriority(number));
-            }
-            if peer {
-                message
-                    .attributes
-                    .retain(|a| !matches!(a, AddressAttribute::Address(_)));
-                message
-                    .attributes
-                    .push(AddressAttribute::Address(peers[at]));
-            }
+            let message = made_address(*vip, link, made[at % made.len()], peers[at]);
             raw.batch_ok(&[(NewAddress(message), CREATE_EXCL)]);
         }
         broken::wait_for_kernel_routes(&vips);

@@ -439,7 +439,10 @@ fn plan_releases_routes_without_addresses() {
 /// In IPv4 many routes may stand in one place, in an order that no observation keeps, and a
 /// deletion may match several.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "random routes, their plan, and the run of the plan"
+)]
 fn plan_deletes_ipv4_duplicates_in_any_order() {
     let mut random = Random::new();
     for (protocol, binding) in PROTOCOLS
@@ -1071,18 +1074,19 @@ fn plan_adds_a_placeholder_before_the_last_ipv4_address_goes() {
     assert_eq!(report.writes, 0, "{report}");
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
-fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
-    let of = |vip: IpAddr| {
-        let state = common::net::ip_json(&format!("addr show dev {VIP_LINK} to {vip}"));
-        // What the filter leaves out stands there as an empty object.
-        let Value::Array(found) = state[0]["addr_info"].clone() else {
-            panic!("no addresses: {state}");
-        };
-        let is_vip = |address: &Value| address["local"] == vip.to_string();
-        found.into_iter().find(is_vip).unwrap()
+/// The VIP's address as `ip` shows it.
+fn shown(vip: IpAddr) -> Value {
+    let state = common::net::ip_json(&format!("addr show dev {VIP_LINK} to {vip}"));
+    // What the filter leaves out stands there as an empty object.
+    let Value::Array(found) = state[0]["addr_info"].clone() else {
+        panic!("no addresses: {state}");
     };
+    let is_vip = |address: &Value| address["local"] == vip.to_string();
+    found.into_iter().find(is_vip).unwrap()
+}
+
+#[test]
+fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
     let (v4, v6) = (vips_v4(9), vips_v6(9));
     let peer = "192.0.2.77";
     for (vip, peer, rest, expires) in [
@@ -1116,14 +1120,14 @@ fn plan_makes_an_expiring_address_permanent_and_keeps_its_attributes() {
         let stale = if vip.is_ipv4() { v4[8] } else { v6[8] };
         net.ip(&format!("addr add {stale} dev {VIP_LINK} {rest}"));
         net.wait_for_routes_of(&[vip, stale]);
-        let before = of(vip);
+        let before = shown(vip);
         let mut manager = builder(PROTO_KERNEL, Binding::Address).open().unwrap();
         let plan = plan(&mut manager, &Claim::link(), &[vip]);
         let is_update = |step: &PlannedStep| matches!(step.action, Action::UpdateAddress { .. });
         let updates = plan.steps.iter().filter(|step| is_update(step));
         assert_eq!(updates.count(), usize::from(expires), "{plan}");
         run(&plan);
-        let after = of(vip);
+        let after = shown(vip);
         if expires && vip.is_ipv6() {
             assert_eq!(after["noprefixroute"], true, "{after}");
         }

@@ -1974,7 +1974,10 @@ fn control_commands_remove_and_restore_the_link() {
 /// The control of the judge: what is broken by another writer after a call, or was never done, is
 /// seen.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one broken promise after the other on the same node"
+)]
 fn control_broken_promise_is_seen() {
     let tally = Tally::default();
     let case = Case {

@@ -130,7 +130,6 @@ fn assign_of_a_hundred_thousand() {
 
 /// What is wrong with a route that has no address.
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn every_broken_state_is_reported_and_repaired() {
     for protocol in PROTOCOLS {
         let net = Net::new();
@@ -166,50 +165,59 @@ fn every_broken_state_is_reported_and_repaired() {
         assert_eq!(manager.normalize().unwrap().writes, 0);
         assert!(manager.audit_deep().unwrap().is_clean());
 
-        // Routes without an address: another source, none, another protocol, a further one.
-        let link = net.vip_index();
-        let mut raw = Raw::new();
-        let (v4, v6) = (of_all[0], of_all[all.len() - 1]);
-        for (vip, other) in [(v4, broken::OTHER_V4.into()), (v6, broken::OTHER_V6.into())] {
-            let node = builder_source(vip);
-            for (source, proto, want) in [
-                (
-                    Some(other),
-                    protocol,
-                    Drift::WRONG_SOURCE | Drift::MISSING_ROUTE,
-                ),
-                (None, protocol, Drift::WRONG_SOURCE | Drift::MISSING_ROUTE),
-                (
-                    Some(node),
-                    186,
-                    Drift::WRONG_PROTOCOL | Drift::MISSING_ROUTE,
-                ),
-            ] {
-                let route = raw::local_route(vip, link, source, proto);
-                raw.batch_ok(&[(NewRoute(route), CREATE_REPLACE)]);
-                let audit = manager.audit().unwrap();
-                let drifted: Vec<_> = audit.drifted().map(|a| (a.vip.addr(), a.drift)).collect();
-                assert_eq!(drifted, [(vip, want)]);
-                let report = manager.normalize().unwrap();
-                assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
-            }
-            let further = raw::local_route(vip, link, Some(other), 4);
-            raw.batch_ok(&[(NewRoute(raw::with_metric(further, 500)), CREATE_APPEND)]);
-            let drifted: Vec<_> = manager
-                .audit()
-                .unwrap()
-                .drifted()
-                .map(|a| a.drift)
-                .collect();
-            assert_eq!(drifted, [Drift::DUPLICATE]);
-            assert_eq!(manager.normalize_only([vip]).unwrap().repaired, 1);
-        }
+        wrong_routes_are_reported_and_repaired(&net, &mut manager, protocol, &of_all);
         before.assert_same(&Snapshot::read(&[]));
         // A VIP that is not there is not added.
         let absent = "10.99.9.9".parse::<IpAddr>().unwrap();
         let result = report_of_failure(manager.normalize_only([absent]));
         assert_eq!(result.failures[0].cause, Cause::NotOnLink);
         assert_eq!((result.failures.len(), result.writes), (1, 0));
+    }
+}
+
+/// Routes without an address: another source, none, another protocol, a further one.
+fn wrong_routes_are_reported_and_repaired(
+    net: &Net,
+    manager: &mut VipManager,
+    protocol: u8,
+    vips: &[IpAddr],
+) {
+    let link = net.vip_index();
+    let mut raw = Raw::new();
+    let (v4, v6) = (vips[0], vips[vips.len() - 1]);
+    for (vip, other) in [(v4, broken::OTHER_V4.into()), (v6, broken::OTHER_V6.into())] {
+        let node = builder_source(vip);
+        for (source, proto, want) in [
+            (
+                Some(other),
+                protocol,
+                Drift::WRONG_SOURCE | Drift::MISSING_ROUTE,
+            ),
+            (None, protocol, Drift::WRONG_SOURCE | Drift::MISSING_ROUTE),
+            (
+                Some(node),
+                186,
+                Drift::WRONG_PROTOCOL | Drift::MISSING_ROUTE,
+            ),
+        ] {
+            let route = raw::local_route(vip, link, source, proto);
+            raw.batch_ok(&[(NewRoute(route), CREATE_REPLACE)]);
+            let audit = manager.audit().unwrap();
+            let drifted: Vec<_> = audit.drifted().map(|a| (a.vip.addr(), a.drift)).collect();
+            assert_eq!(drifted, [(vip, want)]);
+            let report = manager.normalize().unwrap();
+            assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
+        }
+        let further = raw::local_route(vip, link, Some(other), 4);
+        raw.batch_ok(&[(NewRoute(raw::with_metric(further, 500)), CREATE_APPEND)]);
+        let drifted: Vec<_> = manager
+            .audit()
+            .unwrap()
+            .drifted()
+            .map(|a| a.drift)
+            .collect();
+        assert_eq!(drifted, [Drift::DUPLICATE]);
+        assert_eq!(manager.normalize_only([vip]).unwrap().repaired, 1);
     }
 }
 

@@ -368,8 +368,44 @@ struct Soak {
     sabotage: Sabotage,
 }
 
+/// Lets so many of the VIPs drift, each once, and adds unmanaged ones now and then.
+fn drift_in_bursts(
+    order: &mut [IpAddr],
+    drifts: usize,
+    unmanaged: &[IpAddr],
+    random: &mut Random,
+    raw: &mut Raw,
+) {
+    let link = index_of(VIP_LINK).unwrap();
+    for at in 0..drifts {
+        let with = at + random.below(order.len() - at);
+        order.swap(at, with);
+    }
+    for some in order[..drifts].chunks(2) {
+        let requests: Vec<_> = some
+            .iter()
+            .map(|vip| drift(*vip, random.below(7), link))
+            .collect();
+        raw.batch_ok(&requests);
+        if random.below(3) == 0 {
+            let added = random.pick(unmanaged);
+            let address = raw::vip_address(added, link);
+            let leaked = raw::local_route(added, link, None, 186);
+            // It may be there still.
+            raw.batch(&[
+                (NewAddress(address), CREATE_EXCL),
+                (NewRoute(leaked), CREATE_EXCL),
+            ]);
+        }
+        std::thread::sleep(Duration::from_millis(40));
+    }
+}
+
 /// Runs one. The last two answers of the keeper, and what happened between them.
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a minute of one keeper: its rounds, and the sum at the end"
+)]
 fn soak(plan: Soak) -> Result<(Reading, Reading, Happened), String> {
     let Soak { pairs, drifts, .. } = plan;
     let mut random = Random::new();
@@ -387,7 +423,6 @@ fn soak(plan: Soak) -> Result<(Reading, Reading, Happened), String> {
     let rest = net.snapshot_without(&vips(pairs + 50));
     let mut kept = Kept::start(pairs, plan.sabotage);
     wait_until_good(&all, &as_set, PATIENCE)?;
-    let link = net.vip_index();
     let mut raw = Raw::new();
     let began = Instant::now();
     let mut last = kept.read();
@@ -414,29 +449,8 @@ fn soak(plan: Soak) -> Result<(Reading, Reading, Happened), String> {
             }
             // One by one, in small bursts, each VIP once.
             _ => {
-                for at in 0..drifts {
-                    let with = at + random.below(order.len() - at);
-                    order.swap(at, with);
-                }
-                for some in order[..drifts].chunks(2) {
-                    let requests: Vec<_> = some
-                        .iter()
-                        .map(|vip| drift(*vip, random.below(7), link))
-                        .collect();
-                    raw.batch_ok(&requests);
-                    expected += some.len() as u64;
-                    if random.below(3) == 0 {
-                        let added = random.pick(&unmanaged);
-                        let address = raw::vip_address(added, link);
-                        let leaked = raw::local_route(added, link, None, 186);
-                        // It may be there still.
-                        raw.batch(&[
-                            (NewAddress(address), CREATE_EXCL),
-                            (NewRoute(leaked), CREATE_EXCL),
-                        ]);
-                    }
-                    std::thread::sleep(Duration::from_millis(40));
-                }
+                drift_in_bursts(&mut order, drifts, &unmanaged, &mut random, &mut raw);
+                expected += drifts as u64;
                 Some(false)
             }
         };

@@ -201,7 +201,10 @@ fn reported(events: &[Event]) -> Vec<Vip> {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one watcher reads all changes in order"
+)]
 fn addresses_that_cannot_be_vips_are_not_reported() {
     let net = Net::new();
     // Two that are there before it begins.

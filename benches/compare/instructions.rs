@@ -155,7 +155,35 @@ impl Work {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one measurement, step by step")]
+/// The counts beside those of before, and the works that are worse than allowed.
+fn compare(counts: &[u64], before: &[(&str, f64)]) -> (Table, Vec<&'static str>) {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(["work", "VIPs", "instructions", "per VIP", "change"]);
+    for column in 1..5 {
+        let column = table.column_mut(column).unwrap();
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut worse = Vec::new();
+    for (work, count) in WORKS.iter().zip(counts) {
+        let before = before.iter().find(|(name, _)| *name == work.name);
+        let change = before.map(|(_, before)| (*count as f64 / before - 1.0) * 100.0);
+        if change.is_none_or(|change| change > ALLOWED) {
+            worse.push(work.name);
+        }
+        table.add_row([
+            work.name.to_owned(),
+            work.vips.to_string(),
+            count.to_string(),
+            (count / u64::from(work.vips)).to_string(),
+            change.map_or("no count before".to_owned(), |change| {
+                format!("{change:+.1} %")
+            }),
+        ]);
+    }
+    (table, worse)
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(only) = &options.only {
@@ -185,30 +213,7 @@ fn main() -> ExitCode {
         .map(|(count, name)| (name, count.parse().unwrap()))
         .collect();
 
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["work", "VIPs", "instructions", "per VIP", "change"]);
-    for column in 1..5 {
-        let column = table.column_mut(column).unwrap();
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut worse = Vec::new();
-    for (work, count) in WORKS.iter().zip(&counts) {
-        let before = before.iter().find(|(name, _)| *name == work.name);
-        let change = before.map(|(_, before)| (*count as f64 / before - 1.0) * 100.0);
-        if change.is_none_or(|change| change > ALLOWED) {
-            worse.push(work.name);
-        }
-        table.add_row([
-            work.name.to_owned(),
-            work.vips.to_string(),
-            count.to_string(),
-            (count / u64::from(work.vips)).to_string(),
-            change.map_or("no count before".to_owned(), |change| {
-                format!("{change:+.1} %")
-            }),
-        ]);
-    }
+    let (table, worse) = compare(&counts, &before);
     println!("{table}");
     if let Some(out) = &options.out {
         std::fs::write(out, format!("{table}\n")).unwrap();

@@ -89,7 +89,10 @@ fn cannot_trace() -> Option<String> {
 
 #[test]
 #[allow(unsafe_code)]
-#[expect(clippy::too_many_lines, reason = "one scenario, step by step")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "every command runs once under one trace"
+)]
 fn system_calls_are_the_documented_ones() {
     if let Some(why) = cannot_trace() {
         skipped("system_calls_are_the_documented_ones", &why);
