@@ -133,36 +133,30 @@ impl PartialOrd for Vip {
 }
 
 fn inadmissible_v4(a: Ipv4Addr) -> Option<RejectReason> {
-    // 0.0.0.0/8 is "this network" (RFC 1122 3.2.1.3): never a destination.
-    if a.octets()[0] == 0 {
-        Some(RejectReason::Unspecified)
-    } else if a.is_loopback() {
-        Some(RejectReason::Loopback)
-    } else if a.is_multicast() {
-        Some(RejectReason::Multicast)
-    } else if a.is_link_local() {
-        Some(RejectReason::LinkLocal)
-    } else if a.is_broadcast() {
-        Some(RejectReason::Broadcast)
-    } else {
-        None
-    }
+    first([
+        // 0.0.0.0/8 is "this network" (RFC 1122 3.2.1.3): never a destination.
+        (a.octets()[0] == 0, RejectReason::Unspecified),
+        (a.is_loopback(), RejectReason::Loopback),
+        (a.is_multicast(), RejectReason::Multicast),
+        (a.is_link_local(), RejectReason::LinkLocal),
+        (a.is_broadcast(), RejectReason::Broadcast),
+    ])
 }
 
 fn inadmissible_v6(a: Ipv6Addr) -> Option<RejectReason> {
-    if a.is_unspecified() {
-        Some(RejectReason::Unspecified)
-    } else if a.is_loopback() {
-        Some(RejectReason::Loopback)
-    } else if a.is_multicast() {
-        Some(RejectReason::Multicast)
-    } else if a.is_unicast_link_local() {
-        Some(RejectReason::LinkLocal)
-    } else if a.to_ipv4_mapped().is_some() {
-        Some(RejectReason::V4Mapped)
-    } else {
-        None
-    }
+    first([
+        (a.is_unspecified(), RejectReason::Unspecified),
+        (a.is_loopback(), RejectReason::Loopback),
+        (a.is_multicast(), RejectReason::Multicast),
+        (a.is_unicast_link_local(), RejectReason::LinkLocal),
+        (a.to_ipv4_mapped().is_some(), RejectReason::V4Mapped),
+    ])
+}
+
+/// The first reason that applies.
+fn first(reasons: [(bool, RejectReason); 5]) -> Option<RejectReason> {
+    let applies = reasons.into_iter().find(|(applies, _)| *applies);
+    applies.map(|(_, reason)| reason)
 }
 
 impl fmt::Display for Vip {

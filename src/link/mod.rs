@@ -346,12 +346,8 @@ fn create_as(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let made = connection
         .set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, flags, &request));
-    match made {
-        // Another writer has created the link.
-        Err(failed) if failed.errno() == Some(libc::EEXIST) => Ok(()),
-        Err(failed) => Err(failed.into_error(format!("cannot create link {name}"))),
-        Ok(()) => Ok(()),
-    }
+    // EEXIST: another writer has created the link.
+    made.or_else(|failed| failed.unless(libc::EEXIST, || format!("cannot create link {name}")))
 }
 
 /// Keeps the kernel from adding a link-local address when the created link comes up. The message that
@@ -365,13 +361,11 @@ pub(crate) fn no_generated_address(
     request.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
         vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
     )])];
-    match connection.set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, 0, &request))
-    {
+    let doing = || format!("cannot configure link {}", link.name);
+    connection
+        .set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, 0, &request))
         // A kernel without IPv6 adds no link-local address.
-        Err(failed) if failed.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
-        Err(failed) => Err(failed.into_error(format!("cannot configure link {}", link.name))),
-        Ok(()) => Ok(()),
-    }
+        .or_else(|failed| failed.unless(libc::EAFNOSUPPORT, doing))
 }
 
 /// An address that keeps IPv4 alive on a link whose VIPs are bound by their routes alone: with the
@@ -383,12 +377,8 @@ pub(crate) const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 86, 73, 80)
 pub(crate) fn placeholder(connection: &mut Connection, link: u32) -> Result<(), Error> {
     let added =
         connection.set(|out, sequence| add_host_address_message(out, sequence, &PLACEHOLDER, link));
-    match added {
-        Err(failed) if failed.errno() != Some(libc::EEXIST) => {
-            Err(failed.into_error(format!("cannot put {PLACEHOLDER} on the link")))
-        }
-        _ => Ok(()),
-    }
+    let doing = || format!("cannot put {PLACEHOLDER} on the link");
+    added.or_else(|failed| failed.unless(libc::EEXIST, doing))
 }
 
 /// How often the addresses are read while other writers change them.

@@ -192,23 +192,23 @@ enum Condition {
 }
 
 impl Condition {
-    /// The type of the message.
-    fn kind(kind: u16) -> Self {
+    /// All bits of what stands at an offset.
+    fn loaded(size: u32, at: u32, value: u32) -> Self {
         Self::Loaded {
-            size: libc::BPF_H,
-            at: KIND,
-            mask: u32::MAX,
-            value: swapped_half(kind),
-        }
-    }
-
-    fn byte(at: u32, value: u32) -> Self {
-        Self::Loaded {
-            size: libc::BPF_B,
+            size,
             at,
             mask: u32::MAX,
             value,
         }
+    }
+
+    /// The type of the message.
+    fn kind(kind: u16) -> Self {
+        Self::loaded(libc::BPF_H, KIND, swapped_half(kind))
+    }
+
+    fn byte(at: u32, value: u32) -> Self {
+        Self::loaded(libc::BPF_B, at, value)
     }
 
     fn family(family: Family) -> Self {
@@ -217,22 +217,13 @@ impl Condition {
 
     /// The index of a message of a link or of an address.
     fn index(link: u32) -> Self {
-        Self::Loaded {
-            size: libc::BPF_W,
-            at: INDEX,
-            mask: u32::MAX,
-            value: swapped(link),
-        }
+        Self::loaded(libc::BPF_W, INDEX, swapped(link))
     }
 
     /// The destination of a route of this family is a single host (rtm_family, rtm_dst_len).
     fn host(family: Family) -> Self {
-        Self::Loaded {
-            size: libc::BPF_H,
-            at: FAMILY,
-            mask: u32::MAX,
-            value: u32::from(u16::from_be_bytes([number(family), family.host_bits()])),
-        }
+        let value = u16::from_be_bytes([number(family), family.host_bits()]);
+        Self::loaded(libc::BPF_H, FAMILY, value.into())
     }
 
     /// Appends its instructions. Where it does not hold, they jump by [`FAIL`].
@@ -266,10 +257,8 @@ impl Condition {
             }
         };
         if mask != u32::MAX {
-            to.push(instruction(
-                libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
-                mask,
-            ));
+            let and = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+            to.push(instruction(and, mask));
         }
         to.push(jump(value, 0, FAIL));
     }
@@ -279,15 +268,11 @@ impl Attribute {
     /// Loads the attribute's offset, or 0 where the message has none (SKF_AD_NLATTR).
     fn find(self, to: &mut Vec<sock_filter>) {
         let extension = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR).cast_unsigned();
-        to.push(instruction(libc::BPF_LD | libc::BPF_IMM, self.from));
-        to.push(instruction(
-            libc::BPF_LDX | libc::BPF_IMM,
-            u32::from(self.kind),
-        ));
-        to.push(instruction(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            extension,
-        ));
+        to.extend([
+            instruction(libc::BPF_LD | libc::BPF_IMM, self.from),
+            instruction(libc::BPF_LDX | libc::BPF_IMM, self.kind.into()),
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, extension),
+        ]);
     }
 }
 

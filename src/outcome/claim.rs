@@ -50,22 +50,23 @@ enum What {
 }
 
 impl Claim {
+    const fn of(what: What) -> Self {
+        Self {
+            what,
+            at_most: None,
+        }
+    }
+
     /// Every VIP on the link. For a link to which no other program adds VIPs.
     #[must_use]
     pub const fn link() -> Self {
-        Self {
-            what: What::Link,
-            at_most: None,
-        }
+        Self::of(What::Link)
     }
 
     /// Every VIP on the link in one of the ranges.
     #[must_use]
     pub fn ranges<I: IntoIterator<Item: Into<IpNet>>>(ranges: I) -> Self {
-        Self {
-            what: What::Ranges(ranges.into_iter().map(Into::into).collect()),
-            at_most: None,
-        }
+        Self::of(What::Ranges(ranges.into_iter().map(Into::into).collect()))
     }
 
     /// Every VIP on the link with the manager's mark: the protocol of its route, if that is not
@@ -79,10 +80,7 @@ impl Claim {
     /// thousands of IPv6 VIPs.
     #[must_use]
     pub const fn mark() -> Self {
-        Self {
-            what: What::Mark,
-            at_most: None,
-        }
+        Self::of(What::Mark)
     }
 
     /// Limits a call to `vips` releases. A call that would release more fails before it writes anything

@@ -205,4 +205,12 @@ impl Failed {
             Self::Io(error) => Error::io(doing, &error),
         }
     }
+
+    /// An error, unless the kernel refused for this reason.
+    pub(crate) fn unless(self, errno: i32, doing: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.errno() == Some(errno) {
+            return Ok(());
+        }
+        Err(self.into_error(doing()))
+    }
 }

@@ -87,14 +87,9 @@ impl Display for Action {
         match self {
             Self::CreateLink { link, kind } => {
                 // Where the kernel does not know a kind, the next one is tried.
-                let mut kinds = kind.candidates().iter().peekable();
-                while let Some(kind) = kinds.next() {
-                    write!(f, "ip link add dev {} arp off type {kind}", Word(link))?;
-                    if kinds.peek().is_some() {
-                        f.write_str(" 2>/dev/null || ")?;
-                    }
-                }
-                Ok(())
+                let add = |kind| format!("ip link add dev {} arp off type {kind}", Word(link));
+                let kinds: Vec<_> = kind.candidates().iter().map(add).collect();
+                f.write_str(&kinds.join(" 2>/dev/null || "))
             }
             Self::NoOwnAddress { link } => {
                 write!(f, "ip link set dev {} addrgenmode none", Word(link))
