@@ -136,16 +136,48 @@ fn library_exports_the_functions_of_the_header_and_nothing_else() {
     if !has("nm", "symbols") {
         return;
     }
+    assert_eq!(exported(&library()), declared());
+}
+
+/// The functions that a library exports.
+fn exported(library: &Path) -> BTreeSet<String> {
     let symbols = run(Command::new("nm")
         .args(["-D", "--defined-only"])
-        .arg(library()));
+        .arg(library));
     let names = symbols
         .lines()
         .filter_map(|line| line.split_whitespace().last());
-    assert_eq!(
-        names.map(str::to_owned).collect::<BTreeSet<_>>(),
-        declared()
-    );
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn cargo_c_installs_the_same_library() {
+    let test = "cargo-c";
+    if !has("cargo-cinstall", test) || !has("nm", test) || !has("readelf", test) {
+        return;
+    }
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cargo-c");
+    let mut install = Command::new("cargo-cinstall");
+    install
+        .args(["cinstall", "--debug", "--offline", "--manifest-path"])
+        .arg(Path::new(HERE).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(to.join("target"))
+        .arg("--destdir")
+        .arg(&to)
+        .args(["--prefix", "/usr", "--libdir", "lib"]);
+    run(&mut install);
+    let library = to.join("usr/lib/libviproute.so.0");
+    assert_eq!(exported(&library), declared());
+    let dynamic = run(Command::new("readelf").arg("-d").arg(library));
+    assert!(dynamic.contains("soname: [libviproute.so.0]"), "{dynamic}");
+    for file in [
+        "include/viproute.h",
+        "lib/pkgconfig/viproute.pc",
+        "lib/libviproute.a",
+    ] {
+        assert!(to.join("usr").join(file).exists(), "no {file}");
+    }
 }
 
 #[test]
