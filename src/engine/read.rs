@@ -324,17 +324,21 @@ fn interrupts(
     rows: &mut Rows,
     admit: Option<Admit<'_>>,
 ) -> bool {
+    if matches!(message.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR) {
+        // The facts of addresses are older than this dump.
+        return true;
+    }
     let route = match message.route() {
         Ok(Some(route)) => route,
         Ok(None) => return false,
         Err(Malformed) => return true,
     };
-    let comes_before = route.table == TABLE_LOCAL;
+    let is_local = route.table == TABLE_LOCAL;
     match (route.family, route.host()) {
         (Family::V6, _) => route.table == table,
-        (Family::V4, Some(host)) if comes_before || route.table == table => {
+        (Family::V4, Some(host)) if is_local || route.table == table => {
             let is_row = rows.index_of(host).is_some();
-            let discovers = |admit: Admit<'_>| comes_before && admit(Vip::from(host)).is_some();
+            let discovers = |admit: Admit<'_>| is_local && admit(Vip::from(host)).is_some();
             is_row || admit.is_some_and(discovers)
         }
         (Family::V4, _) => false,

@@ -220,6 +220,13 @@ fn readings_that_find_nothing_are_spaced_out() {
     undo(set[1]);
     assert_eq!(dispatch(&mut keeper).repaired, 1, "its change is notified");
     assert_eq!(wrong(&set), [""; 0]);
+    // With nothing to keep, nothing is due.
+    dispatch_until_idle(&mut keeper);
+    while lose(&mut keeper) == 1 {}
+    keeper.set_desired([set[0]; 0]);
+    keeper.age(LONGEST_SPACING);
+    dispatch(&mut keeper);
+    assert_eq!(keeper.next_deadline(), None);
 }
 
 /// What cannot be mended is not tried without a pause, though nobody backoffs over it.

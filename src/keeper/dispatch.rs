@@ -48,7 +48,7 @@ impl Keeper {
     /// Reconciles the whole link.
     pub(super) fn keep_all(&mut self) -> Result<Dispatched, Error> {
         self.full = None;
-        self.reread = None;
+        let is_again = self.reread.take().is_some();
         self.dirty.clear();
         self.counters.resyncs += 1;
         trace::resync();
@@ -75,7 +75,9 @@ impl Keeper {
         // If this dispatch did not complete, the next one still does what was asked for.
         self.expected = expected && (done.is_err() || self.link_state.is_waiting());
         let done = done?;
-        self.note_reading(&done);
+        if is_again {
+            self.note_reading(&done);
+        }
         if done.report.writes > 0 && !expected {
             let now = Instant::now();
             let backoff = self.link_backoff.get_or_insert(Backoff::begin(now));
@@ -191,13 +193,14 @@ impl Keeper {
         let mut all_notified = Vec::with_capacity(due.len());
         let now = Instant::now();
         for vip in due {
-            if self.dirty.has_changed(*vip) {
+            if self.dirty.has_changed(*vip) || self.reread.is_some() {
                 self.resting.note_change(*vip, now);
             } else {
                 self.resting.note_passed(*vip);
             }
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
-            notified.unverified |= self.resting.is_unfinished(*vip);
+            // Before the reading that is put off, what was lost is unknown.
+            notified.unverified |= self.reread.is_some() || self.resting.is_unfinished(*vip);
             if self.is_desired(*vip) {
                 self.add_known(*vip, &mut notified);
             }

@@ -390,7 +390,7 @@ impl Keeper {
     /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
     /// it says no.
     fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
-        let is_kept = self.reading().is_none()
+        let is_kept = self.full.is_none()
             && !self.link_state.is_waiting()
             && matches!(self.releases, Releases::Allowed);
         if !is_kept
@@ -642,6 +642,7 @@ impl Keeper {
     fn dispatch_due(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if !self.is_at_work() {
+            (self.full, self.reread) = (None, None);
             self.dirty.clear();
             self.resting.clear();
             return Ok(self.dispatched(Report::default(), Look::At(&[])));

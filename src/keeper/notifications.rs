@@ -99,10 +99,12 @@ impl NotificationHandler<'_> {
             if known {
                 let is_same = before == traits;
                 self.counters.events += u64::from(!is_same);
-                return Ok(if is_same {
-                    Heard::Noted
-                } else {
-                    Heard::ReadAgain
+                return Ok(match is_same {
+                    true => Heard::Noted,
+                    // The kernel flushes the IPv4 routes of a link without a notification
+                    // (`fib_disable_ip`, net/ipv4/fib_frontend.c).
+                    false if before.is_up() != traits.is_up() => Heard::Resync,
+                    false => Heard::ReadAgain,
                 });
             }
         } else if known {

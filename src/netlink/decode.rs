@@ -487,6 +487,12 @@ pub(crate) struct LinkTraits {
     is_mtu_for_ipv6: bool,
 }
 
+impl LinkTraits {
+    pub(crate) fn is_up(self) -> bool {
+        self.flags & libc::IFF_UP.cast_unsigned() != 0
+    }
+}
+
 /// The link is up; it does not use ARP, whose change restarts IPv6 (`addrconf_notify`,
 /// net/ipv6/addrconf.c). The carrier removes and restores no local route, and an address that is no
 /// longer tentative has a notification of its own.

@@ -271,6 +271,7 @@ fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
         _ if policy.goal == Goal::Release => return Reason::NotDesired,
         Move::Delete(_) => Drift::DUPLICATE | Drift::PREFIX_ROUTE,
         Move::Step(step) => match step {
+            Step::AddStaged if !facts.contains(Facts::KERNEL) => Drift::MISSING_ROUTE,
             Step::AddStaged | Step::ReplaceStaged => return Reason::Staged,
             Step::AddAddress => Drift::MISSING_ADDRESS | Drift::STALE,
             Step::RenewAddress => Drift::MISSING_ROUTE,
