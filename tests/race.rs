@@ -474,10 +474,12 @@ fn threads_assign_and_release_overlapping_sets() {
 fn route_that_outlived_an_address_does_not_prove_the_next_one() {
     let _alone = alone();
     const ROUNDS: usize = 15;
+    // With two VIPs, a machine at rest often inserted all late routes before the call's dump.
+    const VIPS: usize = 8;
     let mut bad = Vec::new();
     for protocol in [PROTO_KERNEL, 201] {
         let net = Net::new();
-        let all = vips_v6(2);
+        let all = vips_v6(VIPS);
         let link = net.vip_index();
         let mut raw = Raw::new();
         let mut manager = manager(protocol);
