@@ -13,6 +13,7 @@ mod kit;
 mod late;
 #[cfg(feature = "tracing")]
 mod trace;
+mod watcher;
 
 use crate::base::{DesiredRoute, RouteKey, SourcePolicy};
 use std::collections::BTreeSet;

@@ -59,7 +59,8 @@ fn in_words(message: &Message<'_>) -> Option<String> {
     Some(match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
             let link = message.link().unwrap();
-            format!("{what} link {}", link.index)
+            let role = if link.is_itself { "" } else { " as a port" };
+            format!("{what} link {}{role}", link.index)
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => {
             let address = message.address().unwrap().unwrap();
@@ -111,7 +112,7 @@ fn sources() -> Elsewhere {
 }
 
 /// What happens, what passes the filter of a keeper that knows its link, and what does not.
-const CASES: [(&str, &[&str], &[&str]); 25] = [
+const CASES: [(&str, &[&str], &[&str]); 26] = [
     // Routes in table main.
     (
         "route add 10.1.0.1/32 dev kube-dummy-if",
@@ -237,6 +238,12 @@ const CASES: [(&str, &[&str], &[&str]); 25] = [
         &["new route 2001:db8:1::9 table 255 by 3"],
         &["new address 2001:db8:1::9 on 3"],
     ),
+    // It begins with the octets of the IPv4 source.
+    (
+        "addr add c000:20a::1/128 dev node0 nodad noprefixroute",
+        &["new route c000:20a::1 table 255 by 3"],
+        &["new address c000:20a::1 on 3"],
+    ),
     // Links.
     ("link set kube-dummy-if alias touched", &["new link 2"], &[]),
     ("link set node0 alias touched", &[], &["new link 3"]),
@@ -343,6 +350,23 @@ fn filter_passes_answers() {
             _ => None,
         };
         assert_eq!(answer, passes, "link {index}");
+    }
+}
+
+/// The messages of a bridge about its port bear the port's index.
+#[test]
+fn messages_about_the_link_as_a_port_do_not_pass() {
+    let _node = node();
+    ip("link add port type bridge");
+    ip("link add pair0 type veth peer name pair1");
+    let pair0 = index("pair0");
+    let pair = Pair::new(&notifications(&interest(Some(pair0), sources())));
+    let as_port = |heard: &String| heard.ends_with(&format!("link {pair0} as a port"));
+    for happens in ["link set pair0 master port", "link set pair0 nomaster"] {
+        let (all, passed) = pair.hear(2, happens);
+        assert!(all.iter().any(as_port), "{happens}: {all:?}");
+        assert!(!passed.iter().any(as_port), "{happens}: {passed:?}");
+        assert!(!passed.is_empty(), "{happens}: {all:?}");
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, refusal, sequence, wrong};
 use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, v4, v6};
+use crate::engine::decide::PATIENT_AFTER;
 use crate::engine::lookup::ROUTES_MAX;
+use crate::netlink::decode::NLMSG_ERROR;
 use crate::sys::Received;
 use crate::sys::fault::{Found, Line};
 use crate::{Cause, Claim, Dispatched, ErrorKind, Keeper, LinkKind, Report};
@@ -104,6 +106,37 @@ fn a_fight_is_put_off_and_ends() {
         dispatch_until_idle(&mut keeper);
     }
     assert_eq!(keeper.counters().backoffs, backoffs);
+}
+
+/// Another writer deletes the route right after each write of one repair.
+#[test]
+fn vip_that_is_undone_during_its_repair_is_put_off() {
+    let _node = node();
+    let vip = v4(1)[0];
+    let mut keeper = keeper(&[vip]);
+    undo(vip);
+    let mut left = PATIENT_AFTER;
+    let requests = keeper.manager_mut().connection_mut().request_socket();
+    hear(requests, move |kernel| {
+        let found = kernel();
+        if let Found::Datagram(bytes) = &found
+            && kind(bytes) == NLMSG_ERROR
+            && ip("route show table local").contains(&vip.to_string())
+            && left > 0
+        {
+            left -= 1;
+            undo(vip);
+        }
+        found
+    });
+    let began = Instant::now();
+    assert_eq!(dispatch(&mut keeper).repaired, 1);
+    let between = [began, Instant::now()];
+    assert_eq!(keeper.counters().backoffs, 1);
+    dispatch_until_idle(&mut keeper);
+    undo(vip);
+    keeper.dispatch(0).unwrap();
+    assert!(is_put_off(&keeper, FREE + 1, between));
 }
 
 /// What is undone is a different VIP each time, but all of it with the link, which is read as a

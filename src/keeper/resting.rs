@@ -318,6 +318,31 @@ mod tests {
         assert_eq!(resting.next(|_| true), Some(later));
     }
 
+    #[test]
+    fn look_at_another_vip_decides_nothing() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        conclude(&mut resting, Some(QUIET), now);
+        resting.note_passed(vip());
+        let (mut report, later) = (Report::default(), now + QUIET.duration());
+        let other = std::net::IpAddr::from(Ipv6Addr::UNSPECIFIED).into();
+        resting.conclude(&mut report, Look::At(&[other]), &[], later);
+        assert_eq!(conclude(&mut resting, Some(QUIET), later).unchanged, 1);
+    }
+
+    /// A writer that never pauses does not keep it waiting.
+    #[test]
+    fn vip_that_keeps_changing_is_proven_in_the_end() {
+        let (mut resting, now) = (Resting::default(), Instant::now());
+        conclude(&mut resting, Some(QUIET), now);
+        for rests in 1..=RESTLESS {
+            assert_eq!(resting.len(), 1);
+            let later = now + QUIET.duration() * rests;
+            resting.note_change(vip(), later);
+            conclude(&mut resting, Some(QUIET), later);
+        }
+        assert_eq!(resting.len(), 0);
+    }
+
     /// Another writer adds the address again and again.
     #[test]
     fn vip_whose_address_stays_recent_fails() {

@@ -107,6 +107,11 @@ impl Watcher {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
     /// Begins with the link of this index.
     pub(crate) fn follow(&mut self, link: Option<u32>) {
         self.followed.link = link;
@@ -142,7 +147,7 @@ impl Watcher {
     pub fn read(&mut self, events: &mut Vec<Event>) -> Result<usize, Error> {
         let before = events.len();
         self.drain(events)?;
-        self.follow_heard(events)?;
+        self.follow_heard(events, before)?;
         self.burst.flush(events);
         // What the caller had before is the caller's.
         let mut end = before;
@@ -156,8 +161,9 @@ impl Watcher {
         Ok(end - before)
     }
 
-    /// Makes sure that the link is known, and that its notifications pass.
-    fn follow_heard(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+    /// Makes sure that the link is known, and that its notifications pass. This reading's events begin at
+    /// `start`.
+    fn follow_heard(&mut self, events: &mut Vec<Event>, start: usize) -> Result<(), Error> {
         let cannot = Error::listening;
         for _ in 0..QUESTIONS {
             let (before, followed) = (*self.listener.interest(), self.followed.interest());
@@ -165,6 +171,7 @@ impl Watcher {
             if passes && self.belief != Belief::Lost {
                 break;
             }
+            let link = self.followed.link;
             // Until the answer has come, also if a step below fails.
             self.belief = Belief::Lost;
             // The answer is about a link, so every link passes before the question.
@@ -174,8 +181,8 @@ impl Watcher {
             self.request_link()?;
             // The kernel has answered by now.
             self.drain(events)?;
-            let is_another = self.followed.link.is_some() && self.followed.link != before.link;
-            if before.link.is_some() && is_another {
+            let is_another = self.followed.link.is_some() && self.followed.link != link;
+            if is_another && !events[start..].contains(&Event::Resync) {
                 // The filter dropped what had happened to this link.
                 self.burst.flush(events);
                 events.push(Event::Resync);
