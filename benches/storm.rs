@@ -1,4 +1,5 @@
-//! What a keeper costs while other links of its node change: `cargo bench --bench storm`.
+//! What a keeper costs while other links of its node change, and a `reconcile` beside changes of routes:
+//! `cargo bench --bench storm`.
 //!
 //! Needs no privilege. The processor time is that of the keeper's thread; the kernel's cost of the changes
 //! themselves is `ip`'s.
@@ -9,12 +10,13 @@ mod common;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use common::time::timed;
 use common::{LINK, NODE_V4, NODE_V6, Node};
-use viproute::{Claim, Counters, VipManager, sandbox};
+use viproute::{Binding, Claim, Counters, VipManager, sandbox};
 
 fn main() {
     sandbox::enter().expect("a private namespace");
@@ -50,6 +52,65 @@ fn main() {
             ]
         }));
     });
+    println!("\n| changes in table main | right IPv6 VIPs | reconcile: processor time | time |");
+    println!("|-----------------------|-----------------|---------------------------|------|");
+    for rate in [0, 1_000] {
+        reconcile_beside_changes(10_000 / part, rate);
+    }
+}
+
+/// A line of the second table: what a `reconcile` of right IPv6 VIPs costs beside changes of routes of another
+/// link in table main.
+fn reconcile_beside_changes(vips: u32, rate: u64) {
+    let node = Node::new();
+    node.fresh_link();
+    let set = common::v6(vips);
+    let mut manager = common::manager(Binding::Address);
+    manager.assign(&set).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let changes = std::thread::spawn(move || flap(rate, &stopped));
+    let mut times: Vec<_> = (0..5)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(200));
+            timed(|| {
+                let report = manager.reconcile(&Claim::link(), &set).unwrap();
+                assert_eq!((report.unchanged, report.writes), (set.len(), 0));
+            })
+        })
+        .map(|time| (time.cpu, time.wall))
+        .collect();
+    stop.store(true, Ordering::Relaxed);
+    changes.join().unwrap();
+    times.sort_unstable();
+    let (cpu, wall) = times[times.len() / 2];
+    println!("| {rate} a second | {vips} | {cpu:.1?} | {wall:.1?} |");
+}
+
+/// Adds and deletes routes, so many changes a second.
+fn flap(rate: u64, stop: &AtomicBool) {
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = ip.stdin.take().unwrap();
+    let began = Instant::now();
+    let mut done = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let due = rate * u64::try_from(began.elapsed().as_millis()).unwrap() / 1000;
+        while done < due {
+            let to = format!("2001:db8:9::{:x}", done / 2 % 1000);
+            let act = ["add", "del"][usize::try_from(done % 2).unwrap()];
+            writeln!(input, "route {act} {to} dev node0").unwrap();
+            done += 1;
+        }
+        input.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(input);
+    assert!(ip.wait().unwrap().success());
 }
 
 /// Runs `ip -batch`.
