@@ -184,7 +184,7 @@ fn a_thousand_refused_are_a_thousand_failures() {
     for buffer in BUFFERS {
         let _node = node();
         let mut vips = manager(buffer);
-        vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
+        vips.connection.tamper.0 = Some(Box::new(|batch| {
             split(batch)
                 .filter(|m| kind(m) == NEWADDR)
                 .for_each(spoil_address);
@@ -217,7 +217,7 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     let bad: BTreeSet<IpAddr> = set.iter().copied().skip(7).step_by(16).take(300).collect();
     let mut vips = manager(BUFFERS[0]);
     let spoiled = bad.clone();
-    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper.0 = Some(Box::new(move |batch| {
         let mut spoiled = spoiled.iter();
         let mut next = spoiled.next();
         for message in split(batch).filter(|m| kind(m) == NEWADDR) {
@@ -272,7 +272,7 @@ fn the_kernels_own_words_come_with_each_failure() {
         "1",
     )
     .unwrap();
-    vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
+    vips.connection.tamper.0 = Some(Box::new(|batch| {
         if split(batch).any(|m| kind(m) == NEWROUTE) {
             ip(&format!("link set {LINK} down"));
         }
@@ -348,7 +348,7 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
 /// Acts before the given send of a call.
 fn before_send(vips: &mut VipManager, which: u32, act: impl Fn() + Send + Sync + 'static) {
     let mut sends = 0;
-    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
+    vips.connection.tamper.0 = Some(Box::new(move |_| {
         sends += 1;
         if sends == which {
             act();
@@ -362,7 +362,7 @@ fn one_message_that_finds_no_device_is_sent_again() {
     let _node = node();
     let mut vips = builder().open().unwrap();
     let mut once = Some(4711_u32);
-    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper.0 = Some(Box::new(move |batch| {
         let mut addresses = split(batch).filter(|message| kind(message) == NEWADDR);
         if let Some((message, index)) = addresses.next().zip(once.take()) {
             let at = HEADER + 4;
@@ -407,7 +407,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
             .count();
         assert_eq!(refused.len() + rest, 2000);
         // A link of that name again, another index: the next call is good.
-        vips.connection_mut().tamper.0 = None;
+        vips.connection.tamper.0 = None;
         add_link(LINK, "");
         assert_eq!(vips.assign(&set[..100]).unwrap().assigned, 100);
     }
@@ -427,7 +427,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let _node = node();
         let mut vips = manager(BUFFERS[1]);
         let mut sends = 0;
-        vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
+        vips.connection.tamper.0 = Some(Box::new(move |_| {
             sends += 1;
             assert!(sends <= 3, "it goes on");
             if sends == 3 {
@@ -437,7 +437,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
         assert_accounted(error.report().unwrap(), 2000);
-        vips.connection_mut().tamper.0 = None;
+        vips.connection.tamper.0 = None;
         // By its name it is found again.
         let report = vips.release(&set).unwrap();
         assert!(report.released <= 256, "{report}");
@@ -451,7 +451,7 @@ fn what_is_seen_on_another_link_of_the_index_is_not_believed() {
     vips.assign(v4(1)).unwrap();
     // The only send of this call, all of which the other link takes.
     let mut is_first = true;
-    vips.connection_mut().tamper.0 = Some(Box::new(move |_| {
+    vips.connection.tamper.0 = Some(Box::new(move |_| {
         if std::mem::take(&mut is_first) {
             pass_index_on();
         }
@@ -469,7 +469,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
     ip(&format!("addr add {vip}/32 dev {LINK}"));
     let IpAddr::V4(octets) = vip else { panic!() };
     // What the call writes changes nothing, as if another writer put the old route back each time.
-    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| kind(message) == NEWROUTE) {
             let at = message.windows(4).position(|w| w == octets.octets());
             message[at.unwrap()..][..4].copy_from_slice(&[10, 200, 0, 1]);
@@ -482,7 +482,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
         .unwrap();
     assert_eq!(report.failures.len(), 1);
     assert_eq!(report.failures[0].cause, Cause::Contended, "{report}");
-    vips.connection_mut().tamper.0 = None;
+    vips.connection.tamper.0 = None;
     assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
 }
 
@@ -491,7 +491,7 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
     let _node = node();
     let mut vips = manager(BUFFERS[1]);
     // Nobody asks for the ack, so none comes: as if it had been lost.
-    vips.connection_mut().tamper.0 = Some(Box::new(|batch| {
+    vips.connection.tamper.0 = Some(Box::new(|batch| {
         split(batch).for_each(ask_for_no_ack);
     }));
     let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
@@ -518,7 +518,7 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let mut vips = manager(BUFFERS[0]);
         let struck = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         let count = struck.clone();
-        vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
+        vips.connection.tamper.0 = Some(Box::new(move |batch| {
             // Only the attempts come without an addition beside them.
             if split(batch).all(|message| kind(message) == libc::RTM_DELROUTE)
                 && count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
@@ -580,12 +580,12 @@ fn a_late_reply_is_not_taken_for_a_later_calls() {
     let (templates, keys) = deletions();
     // Refusals of an earlier exchange that nobody took, one of them for the very sequence number
     // that stood before this call's first.
-    let first = vips.connection_mut().sequence();
+    let first = vips.connection.sequence();
     let mut stale = Vec::new();
     for (back, vip) in (1..=100).zip(&keys) {
         templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
     }
-    vips.connection_mut().request_socket().send(&stale).unwrap();
+    vips.connection.request_socket().send(&stale).unwrap();
     let report = vips.assign(&set).unwrap();
     assert_eq!((report.assigned, report.retries), (100, 0));
     assert_eq!(on_link().len(), 100);
@@ -656,7 +656,7 @@ fn a_look_up_that_finds_nothing_is_repeated() {
         let mut left = blind;
         let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         let count = asked.clone();
-        manager.connection_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+        manager.connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if left > 0 {
                 left -= 1;
@@ -687,9 +687,10 @@ fn a_look_up_that_finds_nothing_is_repeated() {
 fn a_link_that_goes_before_it_is_up_is_not_found() {
     let _node = node();
     let mut vips = manager(1 << 20);
-    let link = vips.find_link().unwrap().unwrap();
+    let found = link::find(&mut vips.connection, &vips.config.link);
+    let link = found.unwrap().unwrap();
     ip(&format!("link del {LINK}"));
-    let connection = vips.connection_mut();
+    let connection = &mut vips.connection;
     for gone in [
         link::bring_up(connection, &link),
         link::no_generated_address(connection, &link),
@@ -708,7 +709,7 @@ fn cancelled_at(
     let canceller = vips.canceller();
     before_send(vips, last, move || canceller.cancel());
     let result = call(vips);
-    vips.connection_mut().tamper.0 = None;
+    vips.connection.tamper.0 = None;
     result
 }
 
@@ -804,7 +805,7 @@ fn an_audit_of_right_vips_alone_dumps_no_routes() {
     manager.assign(&all).unwrap();
     let dumps = Arc::new(AtomicUsize::new(0));
     let line = RouteDumps(Arc::clone(&dumps));
-    manager.connection_mut().request_socket().fault.put(line);
+    manager.connection.request_socket().fault.put(line);
     let mut dumps_of = |vips: &[IpAddr]| {
         assert!(manager.audit_only(vips).unwrap().is_clean());
         dumps.swap(0, Ordering::Relaxed)

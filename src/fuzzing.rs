@@ -403,9 +403,9 @@ fn manager(options: u8, hurried: bool, put: &dyn Fn(&Socket)) -> Option<VipManag
             .total_timeout(Duration::from_millis(5));
     }
     // Some options exclude each other.
-    let mut manager = builder.open().ok()?;
-    put(manager.connection_mut().request_socket());
-    put(manager.connection_mut().monitor());
+    let manager = builder.open().ok()?;
+    put(manager.connection.request_socket());
+    put(manager.connection.monitor());
     Some(manager)
 }
 

@@ -176,3 +176,15 @@ pub use watcher::{Change, Event, Origin, Watcher};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+// A manager serves any thread, one at a time.
+const _: () = {
+    const fn assert<T: Send + Sync>() {}
+    assert::<VipManager>();
+    assert::<KeeperHandle>();
+    assert::<Canceller>();
+    assert::<VipManagerBuilder>();
+    assert::<Netns>();
+    assert::<Report>();
+    assert::<Error>();
+};

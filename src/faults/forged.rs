@@ -262,7 +262,7 @@ fn no_mishap_loses_a_vip() {
             let mut vips = hasty();
             // Replies, notifications, and both.
             let befall = |vips: &mut VipManager| {
-                let connection = vips.connection_mut();
+                let connection = &mut vips.connection;
                 let request = (seed % 3 != 1)
                     .then(|| mishap.befall(connection.request_socket(), seed, seed, 3));
                 let listen =
@@ -279,8 +279,8 @@ fn no_mishap_loses_a_vip() {
                 for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
                     *count += happened.load(Ordering::Relaxed);
                 }
-                vips.connection_mut().request_socket().fault.clear();
-                vips.connection_mut().monitor().fault.clear();
+                vips.connection.request_socket().fault.clear();
+                vips.connection.monitor().fault.clear();
                 let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
                 println!("{context}");
                 match &result {
@@ -319,7 +319,7 @@ fn an_overflow_in_the_place_of_every_ack() {
     let acks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&acks);
     hear(
-        vips.connection_mut().request_socket(),
+        vips.connection.request_socket(),
         move |kernel| match kernel() {
             Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -342,16 +342,13 @@ fn an_overflow_of_all_notifications() {
     let mut vips = patient();
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
-    hear(
-        vips.connection_mut().monitor(),
-        move |kernel| match kernel() {
-            Found::Datagram(_) => {
-                count.fetch_add(1, Ordering::Relaxed);
-                Found::Overflow
-            }
-            found => found,
-        },
-    );
+    hear(vips.connection.monitor(), move |kernel| match kernel() {
+        Found::Datagram(_) => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Found::Overflow
+        }
+        found => found,
+    });
     // Of a few the kernel's routes are listened to, of many perhaps.
     for count in [5, 300] {
         let set = both(count);
@@ -367,7 +364,7 @@ fn an_overflow_of_all_notifications() {
 fn the_smallest_receive_buffer_serves() {
     let _node = node();
     let mut vips = builder().receive_buffer(1).open().unwrap();
-    assert!(vips.connection_mut().reply_capacity() < 8);
+    assert!(vips.connection.reply_capacity() < 8);
     let set = both(300);
     let mut watcher = vips.watcher().unwrap();
     assert_eq!(vips.assign(&set).unwrap().assigned, 600);
@@ -403,7 +400,7 @@ pub(super) fn refuse(
     let refused = Arc::clone(&count);
     let replies = Arc::new(Mutex::new(VecDeque::new()));
     let forged = Arc::clone(&replies);
-    let connection = vips.connection_mut();
+    let connection = &mut vips.connection;
     connection.tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch) {
             if let Some(errno) = which(message) {
@@ -477,7 +474,7 @@ fn a_shortage_that_stays_fails_whom_it_hits() {
         // Bounded.
         assert!((1..=60).contains(&count.load(Ordering::Relaxed)));
         assert!(!on_link().contains(&bad));
-        vips.connection_mut().tamper.0 = None;
+        vips.connection.tamper.0 = None;
         assert_eq!(vips.assign(&set).unwrap().assigned, 1);
     }
 }
@@ -496,7 +493,7 @@ fn a_send_that_fails() {
         let mut vips = patient();
         let count = Arc::new(AtomicUsize::new(0));
         let failed = Arc::clone(&count);
-        vips.connection_mut()
+        vips.connection
             .request_socket()
             .fault
             .put(Say(move |bytes: &[u8]| {
@@ -527,7 +524,7 @@ fn a_send_that_fails() {
 fn refuse_dumps(vips: &mut VipManager, errno: i32, which: impl Fn(usize) -> bool + Send + 'static) {
     let mut count = 0;
     let mut last = None;
-    hear(vips.connection_mut().request_socket(), move |kernel| {
+    hear(vips.connection.request_socket(), move |kernel| {
         let found = kernel();
         let Found::Datagram(bytes) = &found else {
             return found;
@@ -568,7 +565,7 @@ fn a_dump_that_is_refused() {
         let report = error.report().expect("something was written");
         assert_accounted(report, 40);
         assert!(!on_link().is_empty());
-        vips.connection_mut().request_socket().fault.clear();
+        vips.connection.request_socket().fault.clear();
         assert_accounted(&vips.assign(&set).unwrap(), 40);
         assert_eq!(wrong(&set), [""; 0]);
     }
@@ -578,7 +575,7 @@ fn a_dump_that_is_refused() {
 pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
     let count = Arc::new(AtomicUsize::new(0));
     let interrupted = Arc::clone(&count);
-    hear(vips.connection_mut().request_socket(), move |kernel| {
+    hear(vips.connection.request_socket(), move |kernel| {
         let found = kernel();
         let Found::Datagram(mut bytes) = found else {
             return found;
@@ -692,7 +689,7 @@ fn look_up_proves_nothing_while_a_rule_comes_or_goes() {
         let came = Arc::new(AtomicUsize::new(0));
         let times = Arc::clone(&came);
         let again = route.clone();
-        let connection = vips.connection_mut();
+        let connection = &mut vips.connection;
         connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
             if kind(bytes) != libc::RTM_GETROUTE {
                 return;
@@ -735,7 +732,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         };
         let mut vips = builder().binding(binding).open().unwrap();
         vips.assign(&set).unwrap();
-        vips.connection_mut().tamper_look_up.0 = Some(Box::new(|bytes| {
+        vips.connection.tamper_look_up.0 = Some(Box::new(|bytes| {
             for message in split(bytes).filter(|message| kind(message) == libc::RTM_GETROUTE) {
                 // NLMSG_NOOP, which the kernel passes over.
                 message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
@@ -743,7 +740,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         }));
         let report = vips.release(&set).unwrap();
         assert_eq!((report.released, report.unchanged), (2, 0), "{report}");
-        vips.connection_mut().tamper_look_up.0 = None;
+        vips.connection.tamper_look_up.0 = None;
         assert_eq!(vips.audit().unwrap().vips, []);
     }
 }
@@ -755,7 +752,7 @@ fn half_a_dump_without_the_flag_would_be_believed() {
     let set = both(40);
     let mut vips = patient();
     vips.assign(&set).unwrap();
-    hear(vips.connection_mut().request_socket(), |kernel| {
+    hear(vips.connection.request_socket(), |kernel| {
         let mut found = kernel();
         if let Found::Datagram(bytes) = &mut found
             && is_of_dump(bytes)
@@ -783,7 +780,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
     vips.assign(&set).unwrap();
     for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
         let mut count = 0;
-        hear(vips.connection_mut().request_socket(), move |kernel| {
+        hear(vips.connection.request_socket(), move |kernel| {
             let mut found = kernel();
             if let Found::Datagram(bytes) = &mut found
                 && kind(bytes) == libc::RTM_NEWADDR
@@ -799,7 +796,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
         });
         let error = vips.audit().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
-        vips.connection_mut().request_socket().fault.clear();
+        vips.connection.request_socket().fault.clear();
         let audit = vips.audit().expect("the next call is as good as any");
         assert_eq!((audit.vips.len(), audit.drifted().count()), (6000, 0));
     }
@@ -822,7 +819,7 @@ fn a_look_up_that_fails_is_no_answer() {
         let failed = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&failed);
         let mut interrupted = 0;
-        hear(vips.connection_mut().request_socket(), move |kernel| {
+        hear(vips.connection.request_socket(), move |kernel| {
             let found = kernel();
             let Found::Datagram(bytes) = &found else {
                 return found;
@@ -903,26 +900,23 @@ fn one_refusal_for_want_of_privilege_is_of_one_vip() {
     let set = v4(300);
     let victim = set[77];
     let mut vips = patient();
-    vips.connection_mut().tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper.0 = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| names(message, &victim)) {
             if kind(message) == libc::RTM_NEWADDR {
                 spoil_address(message);
             }
         }
     }));
-    hear(
-        vips.connection_mut().request_socket(),
-        |kernel| match kernel() {
-            Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
-                let errno = &mut bytes[HEADER..HEADER + 4];
-                if *errno == (-libc::EINVAL).to_ne_bytes() {
-                    errno.copy_from_slice(&(-libc::EPERM).to_ne_bytes());
-                }
-                Found::Datagram(bytes)
+    hear(vips.connection.request_socket(), |kernel| match kernel() {
+        Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
+            let errno = &mut bytes[HEADER..HEADER + 4];
+            if *errno == (-libc::EINVAL).to_ne_bytes() {
+                errno.copy_from_slice(&(-libc::EPERM).to_ne_bytes());
             }
-            found => found,
-        },
-    );
+            Found::Datagram(bytes)
+        }
+        found => found,
+    });
     let error = vips.assign(&set).unwrap_err();
     let report = error.report().unwrap();
     assert_accounted(report, set.len());
@@ -939,7 +933,7 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
     for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
         let mut vips = patient();
         hear(
-            vips.connection_mut().request_socket(),
+            vips.connection.request_socket(),
             move |kernel| match kernel() {
                 Found::Datagram(bytes) if kind(&bytes) == answer => {
                     Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))

@@ -77,9 +77,9 @@ fn reconcile(
         parts: 0,
         happen,
     };
-    vips.connection_mut().request_socket().fault.put(line);
+    vips.connection.request_socket().fault.put(line);
     let report = vips.reconcile(&Claim::link(), set).unwrap();
-    vips.connection_mut().request_socket().fault.clear();
+    vips.connection.request_socket().fault.clear();
     assert_eq!((report.unchanged, report.writes), (set.len(), 0));
     *asked.lock().unwrap()
 }

@@ -378,7 +378,7 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     let mut comes = true;
     let set_at = set[0];
     hear(
-        keeper.manager_mut().connection_mut().request_socket(),
+        keeper.manager_mut().connection.request_socket(),
         move |kernel| {
             if std::mem::take(&mut comes) {
                 ip(&format!(
@@ -470,7 +470,7 @@ fn run_ends_at_once_only_if_the_kernel_lacks_the_kind_of_link() {
     for (errno, is_final) in [(libc::EOPNOTSUPP, true), (libc::ENOMEM, false)] {
         let _node = node();
         ip(&format!("link del {LINK}"));
-        let mut manager = builder().create_link(LinkKind::Bridge).open().unwrap();
+        let manager = builder().create_link(LinkKind::Bridge).open().unwrap();
         let refused = Arc::new(AtomicUsize::new(0));
         let line = RefuseCreation {
             errno,
@@ -478,7 +478,7 @@ fn run_ends_at_once_only_if_the_kernel_lacks_the_kind_of_link() {
             refused: Arc::clone(&refused),
             pending: None,
         };
-        manager.connection_mut().request_socket().fault.put(line);
+        manager.connection.request_socket().fault.put(line);
         let mut keeper = manager.into_keeper(Claim::link()).unwrap();
         keeper.set_desired(v4(2));
         let canceller = keeper.canceller();

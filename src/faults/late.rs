@@ -50,7 +50,7 @@ fn a_young_address_beside_our_route_is_watched_for_a_while() {
         delete_first(&vip);
         let came = Arc::new(AtomicBool::new(false));
         let comes = Arc::clone(&came);
-        vips.connection_mut().tamper_look_up.0 = Some(Box::new(move |bytes| {
+        vips.connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
             if names(bytes, &vip) && !comes.swap(true, Ordering::Relaxed) {
                 ip(&format!("addr del {vip}/128 dev {LINK}"));
                 add_address(&vip);
@@ -94,7 +94,7 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
         Some(libc::ESRCH)
     });
     // Before the call reads routes, it empties the socket of their notifications.
-    hear(vips.connection_mut().monitor(), move |kernel| {
+    hear(vips.connection.monitor(), move |kernel| {
         if was_tried.load(Ordering::Relaxed) && !meets.swap(true, Ordering::Relaxed) {
             for vip in &others {
                 let route = format!("local {vip} dev {LINK} table local proto kernel");
@@ -161,7 +161,7 @@ fn notifications_lost_in_a_wait_end_it() {
     let (now, looked) = (Arc::clone(&loses), Arc::clone(&unanswered));
     // The last look before the wait finds nothing new, and then it comes.
     let mut first = true;
-    vips.connection_mut().tamper_look_up.0 = Some(Box::new(move |_| {
+    vips.connection.tamper_look_up.0 = Some(Box::new(move |_| {
         if std::mem::take(&mut first) {
             ip(&format!("addr del {vip}/128 dev {LINK}"));
             add_address(&vip);
@@ -169,7 +169,7 @@ fn notifications_lost_in_a_wait_end_it() {
             looked.store(true, Ordering::Relaxed);
         }
     }));
-    hear(vips.connection_mut().request_socket(), move |kernel| {
+    hear(vips.connection.request_socket(), move |kernel| {
         let found = kernel();
         if unanswered.load(Ordering::Relaxed) {
             unanswered.store(matches!(found, Found::Datagram(_)), Ordering::Relaxed);
@@ -178,7 +178,7 @@ fn notifications_lost_in_a_wait_end_it() {
         found
     });
     let lost = Arc::clone(&has_lost);
-    hear(vips.connection_mut().monitor(), move |kernel| {
+    hear(vips.connection.monitor(), move |kernel| {
         let mut found = kernel();
         if loses.load(Ordering::Relaxed) && matches!(found, Found::Datagram(_)) {
             while matches!(found, Found::Datagram(_)) {
@@ -207,7 +207,7 @@ fn what_look_ups_cannot_tell_is_not_asked_for() {
     delete_first(&set[0]);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    vips.connection_mut()
+    vips.connection
         .request_socket()
         .fault
         .put(Say(move |bytes: &[u8]| {
@@ -242,7 +242,7 @@ fn what_another_process_sends_is_not_heard() {
     // Refusals of all that a call is about to send.
     let set = both(5);
     let mut vips = patient();
-    let connection = vips.connection_mut();
+    let connection = &mut vips.connection;
     let (port, first) = (connection.port(), connection.sequence());
     for sequence in first..first + 100 {
         let mut bytes = refusal(sequence, libc::EPERM);
@@ -257,7 +257,9 @@ fn what_another_process_sends_is_not_heard() {
 #[test]
 fn an_overflow_in_the_middle_of_a_dump_is_told() {
     let _node = node();
-    let link = patient().find_link().unwrap().unwrap().index;
+    let mut manager = patient();
+    let link = crate::link::find(&mut manager.connection, &manager.config.link);
+    let link = link.unwrap().unwrap().index;
     ip(&format!("addr add 10.96.0.1/32 dev {LINK}"));
     for loses in [false, true] {
         let mut connection =
@@ -303,7 +305,7 @@ fn a_route_dump_beside_a_change_is_repeated() {
             "198.51.100.77"
         };
         let changes = changes.replace("{}", other);
-        hear(vips.connection_mut().request_socket(), move |kernel| {
+        hear(vips.connection.request_socket(), move |kernel| {
             let mut found = kernel();
             let Found::Datagram(bytes) = &mut found else {
                 return found;

@@ -245,7 +245,7 @@ impl Keeper {
         let desired = &self.desired;
         self.resting
             .retain(|vip| desired.binary_search(vip).is_ok());
-        let postponed = self.manager.postponed();
+        let postponed = &self.manager.buffers.postponed;
         self.resting.conclude(&mut report, look, postponed, now);
         let fails = |vip: &Vip| {
             let failure = failure_of(&report, vip);

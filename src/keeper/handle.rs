@@ -63,11 +63,6 @@ pub struct KeeperHandle {
     shared: Arc<Shared>,
 }
 
-const _: () = {
-    const fn assert<T: Send + Sync>() {}
-    assert::<KeeperHandle>();
-};
-
 /// What the handles and the thread have in common.
 #[derive(Debug)]
 struct Shared {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use crate::base::{Family, PerFamily, Vip};
 use crate::core::Binding;
 use crate::engine::lookup::Notified;
-use crate::link::LinkRef;
+use crate::link::{self, LinkRef};
 use crate::manager::{VipManager, check_claim};
 use crate::netlink::decode::LinkTraits;
 use crate::netlink::filter::{Elsewhere, Interest};
@@ -233,7 +233,7 @@ impl Keeper {
     /// filter was attached, so no change after it is missed.
     fn find_link(&mut self) -> Result<(), Error> {
         loop {
-            let found = self.manager.find_link()?;
+            let found = link::find(&mut self.manager.connection, &self.manager.config.link)?;
             self.link_traits = found.as_ref().map(|link| link.traits).unwrap_or_default();
             self.link = found.map(|link| link.index);
             let interest = interest(&self.manager, self.link);

@@ -136,7 +136,7 @@ impl NotificationHandler<'_> {
         }
         let vip = Vip::from(address.addr);
         let family = vip.family();
-        if message.port != self.manager.port()
+        if message.port != self.manager.connection.port()
             && !there
             && family == Family::V4
             && self.manager.config.binding == Binding::Route
@@ -147,7 +147,7 @@ impl NotificationHandler<'_> {
             return Ok(Heard::Resync);
         }
         // Our own IPv6 changes bear no port id: they cost a look.
-        if message.port == self.manager.port() || !self.concerns(vip) {
+        if message.port == self.manager.connection.port() || !self.concerns(vip) {
             return Ok(Heard::Noted);
         }
         self.counters.events += 1;
@@ -188,7 +188,7 @@ impl NotificationHandler<'_> {
         if !matters || !self.concerns(vip) {
             return Ok(Heard::Noted);
         }
-        let notified = if message.port == self.manager.port() {
+        let notified = if message.port == self.manager.connection.port() {
             // Our own change needs no look, but it outdates the notifications before it.
             let Some(notified) = self.dirty.get_mut(vip) else {
                 return Ok(Heard::Noted);

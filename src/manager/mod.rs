@@ -14,11 +14,10 @@ use crate::base::{RejectReason, Vip};
 use crate::core::Done;
 use crate::core::{Binding, Goal, VipFilter};
 use crate::engine::lookup::Notified;
-use crate::engine::{Buffers, Postponed, decide::PATIENT_AFTER};
-use crate::link::{self, LinkRef, LinkState};
+use crate::engine::{Buffers, decide::PATIENT_AFTER};
+use crate::link::LinkRef;
 use crate::netlink::connection::Connection;
 use crate::outcome::Claim;
-use crate::outcome::Netns;
 use crate::outcome::Report;
 use crate::outcome::{Cancelled, Canceller};
 use crate::outcome::{Error, ErrorKind};
@@ -56,17 +55,6 @@ pub struct VipManager {
     pub(crate) cancelled: Cancelled,
     pub(crate) buffers: Buffers,
 }
-
-// One manager serves any thread, one at a time.
-const _: () = {
-    const fn assert<T: Send + Sync>() {}
-    assert::<VipManager>();
-    assert::<Canceller>();
-    assert::<VipManagerBuilder>();
-    assert::<Netns>();
-    assert::<Report>();
-    assert::<Error>();
-};
 
 /// Omits the buffers, which may hold a hundred thousand VIPs.
 impl fmt::Debug for VipManager {
@@ -396,11 +384,6 @@ impl VipManager {
         self.buffers.shrink_to(vips);
     }
 
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn connection_mut(&mut self) -> &mut Connection {
-        &mut self.connection
-    }
-
     /// Opens another socket in the manager's namespace. The calling thread may be in another one.
     pub(crate) fn open_listener(&self) -> Result<Socket, Error> {
         let socket = self.config.open_socket()?;
@@ -459,22 +442,12 @@ impl VipManager {
         call.run()
     }
 
-    /// The VIPs of the last [`mend`](Self::mend) that its caller is to look at again.
-    pub(crate) fn postponed(&self) -> &[Postponed] {
-        &self.buffers.postponed
-    }
-
     /// The VIPs that the last call wrote for. True if another writer undid the writes: the VIP took more
     /// rounds than an undisturbed VIP takes.
     pub(crate) fn written(&self) -> impl Iterator<Item = (Vip, bool)> {
         let rows = self.buffers.rows.iter();
         rows.filter(|row| row.progress.has(Done::WRITTEN))
             .map(|row| (row.vip, row.attempts > PATIENT_AFTER))
-    }
-
-    /// The port id of the manager's requests.
-    pub(crate) fn port(&self) -> u32 {
-        self.connection.port()
     }
 
     /// Whether the manager would serve this VIP if it were on the link.
@@ -487,10 +460,5 @@ impl VipManager {
         check_config_source(source)?;
         self.filter.set_source(source);
         Ok(())
-    }
-
-    /// Looks up the link.
-    pub(crate) fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
-        link::find(&mut self.connection, &self.config.link)
     }
 }
