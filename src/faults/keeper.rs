@@ -116,7 +116,7 @@ fn vip_that_is_undone_during_its_repair_is_put_off() {
     let mut keeper = keeper(&[vip]);
     undo(vip);
     let mut left = PATIENT_AFTER;
-    let requests = keeper.manager_mut().connection_mut().request_socket();
+    let requests = keeper.manager_mut().connection.request_socket();
     hear(requests, move |kernel| {
         let found = kernel();
         if let Found::Datagram(bytes) = &found
