@@ -11,6 +11,7 @@ mod keeper;
 #[path = "../tests/common/kit.rs"]
 mod kit;
 mod late;
+mod routes_first;
 #[cfg(feature = "tracing")]
 mod trace;
 mod watcher;

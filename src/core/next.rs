@@ -36,7 +36,7 @@ pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Pol
                 (Binding::Address, _) if policy.kernel_source => {
                     plan_kernel_source(family, facts, progress, policy.goal)
                 }
-                (Binding::Address, Family::V4) => plan_v4(facts, policy.goal),
+                (Binding::Address, Family::V4) => plan_v4(facts, progress, policy.goal),
                 (Binding::Address, Family::V6) => plan_v6(facts, progress, policy),
             }
         }
@@ -47,7 +47,9 @@ pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Pol
 fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
         let good = facts.drift(policy).is_empty();
-        return Some(match (good, progress.has(Done::ADDRESS_IS_NEW)) {
+        let lacks_address = progress.has(Done::APPENDED) && !facts.contains(Facts::ADDRESS);
+        let is_new = progress.has(Done::ADDRESS_IS_NEW) || lacks_address;
+        return Some(match (good, is_new) {
             // The other device's route exists, but the look-up used the desired route.
             (true, _) => Next::Done,
             // The other device's route came during this call: delete what this call added.
@@ -122,7 +124,14 @@ fn plan_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
 }
 
 /// IPv4: the kernel adds its route with the address, with the key of the desired route.
-fn plan_v4(facts: Facts, goal: Goal) -> Next {
+fn plan_v4(facts: Facts, progress: Progress, goal: Goal) -> Next {
+    if !facts.contains(Facts::ADDRESS) && progress.has(Done::ROUTE_FIRST) {
+        return Next::Steps(if facts.contains(Facts::DESIRED) {
+            &[Step::AddAddress]
+        } else {
+            &[Step::AppendRoute]
+        });
+    }
     if !facts.contains(Facts::ADDRESS) {
         // Address and route of each VIP together: ten thousand addresses first would leave as many
         // preferred sources in the kernel's table of `struct fib_info`. A replacement would save a

@@ -6,7 +6,7 @@ use crate::core::{Facts, Goal, Step};
 bitflags::bitflags! {
     /// What this call did for a VIP. Each flag is independent of the others.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(crate) struct Done: u8 {
+    pub(crate) struct Done: u16 {
         /// The kernel acked the creation of the address by this call, so no program uses the VIP yet.
         const ADDRESS_IS_NEW = 1;
         /// The VIP was not on the link when the call began.
@@ -15,7 +15,7 @@ bitflags::bitflags! {
         const WRITTEN = 1 << 2;
         /// The VIP failed. The report has the cause.
         const FAILED = 1 << 3;
-        /// This call added the route in the same send as the address (IPv4).
+        /// This call added the route in the same send as the address, or before the address (IPv4).
         const APPENDED = 1 << 4;
         /// This call deleted the address to add it again.
         const RENEWED = 1 << 5;
@@ -23,6 +23,8 @@ bitflags::bitflags! {
         const BY_MARK = 1 << 6;
         /// The call ended before time had proven the VIP right. The caller looks at it again.
         const POSTPONED = 1 << 7;
+        /// The route comes before the address (IPv4), until the next observation.
+        const ROUTE_FIRST = 1 << 8;
     }
 }
 
@@ -69,6 +71,7 @@ impl Progress {
     /// After an observation with these facts.
     #[inline]
     pub(crate) fn observed(&mut self, facts: Facts) {
+        self.done.remove(Done::ROUTE_FIRST);
         self.late_route = match self.late_route {
             _ if facts.contains(Facts::KERNEL) => LateRoute::Seen,
             LateRoute::Unobserved => LateRoute::Unknown,
@@ -178,6 +181,15 @@ impl Row {
     /// late route may be what a blind deletion finds.
     #[inline]
     pub(crate) fn trust_ack(&mut self) -> bool {
+        if self.vip.family() == Family::V4 {
+            self.facts = Facts::DESIRED;
+            if self.progress.has(Done::ADDRESS_IS_NEW) {
+                // The kernel's route came with the address, behind the desired route (`fib_add_ifaddr`,
+                // net/ipv4/fib_frontend.c).
+                self.facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::KERNEL;
+            }
+            return true;
+        }
         if self.progress.late_route != LateRoute::Seen {
             if !self.progress.has(Done::WAS_ABSENT) {
                 return false;
@@ -239,8 +251,13 @@ impl Row {
                 || self.facts.contains(Facts::RECENT) && self.sent & replaced != 0)
     }
 
-    /// Whether this call added the route although the kernel refused the address. The route of a failed
-    /// VIP must not stay. Returns true once.
+    /// Whether this call added the route, and has no ack of the address.
+    pub(crate) fn may_have_orphan_route(&self) -> bool {
+        self.progress.has(Done::APPENDED) && !self.progress.has(Done::ADDRESS_IS_NEW)
+    }
+
+    /// Whether this call added the route, but the VIP has no address: the kernel refused the address, or
+    /// the call ends before it. The route of a failed VIP must not stay. Returns true once.
     pub(crate) fn take_orphan_route(&mut self) -> bool {
         let alone = self.facts.contains(Facts::DESIRED)
             && !self

@@ -1,26 +1,31 @@
-//! Plans the next step of a new IPv6 row as soon as the kernel acks the last one, without an observation. A new
-//! VIP is right a few sends after its address, not after the addresses of all VIPs.
+//! Plans the next step of a new row as soon as the kernel acks the last one, without an observation. A new
+//! IPv6 VIP is right a few sends after its address, not after the addresses of all VIPs. A new IPv4 VIP has its
+//! route before the addresses of all VIPs.
 
 use std::collections::VecDeque;
 
 use super::send::BATCH;
 use super::{Call, Stop};
-use crate::core::{Row, Step};
+use crate::base::Family;
+use crate::core::Step;
 
 /// Rows whose last step was acked, oldest first ([`Engine::goes_on`](super::decide::Engine::goes_on)).
 #[derive(Debug, Default)]
 pub(super) struct Acked {
-    /// The new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
-    /// net/ipv6/addrconf.c).
+    /// IPv6: the new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
+    /// net/ipv6/addrconf.c). IPv4: the route was acked, and the address is next.
     made: VecDeque<u32>,
-    /// The deletion of the late route was acked.
+    /// IPv6: the deletion of the late route was acked. IPv4: the address was acked, and the kernel's route
+    /// came with it.
     freed: VecDeque<u32>,
 }
 
 impl Acked {
-    pub(super) fn push(&mut self, at: u32, step: Step) {
-        match step {
-            Step::AddAddress => self.made.push_back(at),
+    pub(super) fn push(&mut self, at: u32, family: Family, step: Step) {
+        match (family, step) {
+            (Family::V6, Step::AddAddress) | (Family::V4, Step::AppendRoute) => {
+                self.made.push_back(at);
+            }
             _ => self.freed.push_back(at),
         }
     }
@@ -47,8 +52,8 @@ impl Acked {
 }
 
 impl Call<'_> {
-    /// Plans the next step of every row whose late route was deleted, and of at most `most` rows whose address
-    /// was added. Returns whether a row waits.
+    /// Plans the next step of every row in `freed`, and of at most `most` rows in `made`. Returns whether a row
+    /// waits.
     pub(super) fn go_on(&mut self, most: usize) -> Result<bool, Stop> {
         let mut waits = false;
         while let Some(at) = self.buffers.acked.freed.pop_front() {
@@ -65,7 +70,7 @@ impl Call<'_> {
 
     fn go_on_with(&mut self, at: u32) -> Result<bool, Stop> {
         let row = self.buffers.rows.get_mut(at);
-        if row.is_some_and(Row::trust_ack) {
+        if row.is_some_and(|row| self.engine.trust_ack(row)) {
             self.advance(at)
         } else {
             Ok(false)

@@ -98,6 +98,9 @@ enum Fault {
     Cleaned,
     /// A route of another device with this metric is added, behind the routes of the same metric.
     Rival(u32),
+    /// IPv4: another writer deletes an address of the link. If it is the last, the kernel deletes every
+    /// route of the link, without a notification (`fib_disable_ip`, net/ipv4/fib_frontend.c).
+    Flushed,
 }
 
 /// One VIP's call, between two of its actions.
@@ -110,6 +113,17 @@ struct Driver {
     main: bool,
     /// For how long nothing has changed.
     quiet: Duration,
+    many: Many,
+    /// The deletion of an address of the link is notified, and not read yet.
+    has_notified_deletion: bool,
+}
+
+/// Whether the VIP is one of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Many {
+    No,
+    /// In IPv4, the route comes before the address.
+    Yes,
 }
 
 /// The next action of the driver.
@@ -171,7 +185,7 @@ impl Clock for Time {
 
 impl Driver {
     /// A releasing driver with marked routes claims by the mark.
-    fn new(world: &World, policy: Policy) -> Self {
+    fn new(world: &World, policy: Policy, many: Many) -> Self {
         let by_mark = policy.goal == Goal::Release
             && (policy.binding, policy.kernel_source) == (Binding::Address, false)
             && !policy.as_kernel;
@@ -183,6 +197,8 @@ impl Driver {
             at: At::Stage,
             main: true,
             quiet: Duration::ZERO,
+            many,
+            has_notified_deletion: false,
         }
     }
 
@@ -205,7 +221,8 @@ impl Driver {
 
     /// Goes on from acks in the same round, if the row may.
     fn go_on(&mut self) -> bool {
-        let goes_on = self.at == At::EndRound { goes_on: true } && self.row.trust_ack();
+        let may = self.at == At::EndRound { goes_on: true };
+        let goes_on = may && self.engine.trust_ack(&mut self.row);
         if goes_on {
             self.plan(&[]);
         }
@@ -213,6 +230,8 @@ impl Driver {
     }
 
     fn end_round(&mut self, waits: bool) {
+        self.engine.end_routes_first();
+        self.has_notified_deletion = false;
         let rows = std::slice::from_ref(&self.row);
         let time = Time(self.quiet);
         let verdict = self.engine.end_round(rows, waits, &time);
@@ -269,6 +288,9 @@ impl Driver {
             self.engine.replied(&mut self.row, *reply, batch.heard);
             goes_on |= self.engine.goes_on(&self.row, *reply, batch.heard);
         }
+        if std::mem::take(&mut self.has_notified_deletion) {
+            self.engine.end_routes_first();
+        }
         self.at = if batch.failed {
             At::Over(Outcome::Kernel)
         } else {
@@ -319,6 +341,8 @@ struct Course {
     policy: Policy,
     /// The link gets a placeholder address before its last address is deleted.
     adds_placeholder: bool,
+    /// The driver reads the notifications of deleted addresses.
+    notes_deletions: bool,
     seen: HashMap<(Addresses, Vec<Route>, Extent), Seen>,
 }
 
@@ -334,6 +358,7 @@ impl Course {
             },
             policy,
             adds_placeholder: policy.binding == Binding::Route,
+            notes_deletions: true,
             seen: HashMap::default(),
         }
     }
@@ -344,6 +369,19 @@ impl Course {
             .entry((addresses, routes.to_vec(), extent))
             .or_insert_with(|| world.observe(addresses, routes, extent))
             .clone()
+    }
+
+    /// Another writer deletes an address of the link that is not the VIP's.
+    fn delete_address_of_another_vip(&self, mut moment: Moment) -> Moment {
+        let listens = moment.driver.engine.is_routes_first();
+        moment.driver.has_notified_deletion = listens && self.notes_deletions;
+        let addresses = moment.kernel.addresses;
+        if addresses.host.is_none() && !addresses.other_length {
+            moment.kernel.routes.retain(|r| r.device != Device::Link);
+        }
+        // This gap is the other writer's.
+        moment.had_local &= moment.kernel.has_local();
+        moment
     }
 
     fn extent(&self, main: bool) -> Extent {
@@ -371,6 +409,9 @@ impl Course {
         let first = driver.row.attempts == 0 && driver.engine.readings() == 0;
         if first && !seen.facts.on_link() && !seen.facts.is_unread() {
             driver.row.progress.done |= Done::WAS_ABSENT;
+        }
+        if driver.many == Many::Yes {
+            driver.engine.begin_routes_first();
         }
         driver.plan(&seen.others);
     }
@@ -545,16 +586,23 @@ impl Walk {
         }
     }
 
-    fn start(&mut self, kernel: Kernel) -> u64 {
-        let had_local = kernel.has_local();
-        self.follow(Moment {
-            kernel,
-            driver: Driver::new(&self.course.world, self.course.policy),
-            fault: None,
-            rival_seen: false,
-            had_local,
-            added: false,
-        })
+    fn start(&mut self, kernel: &Kernel) -> u64 {
+        let orders: &[Many] = match self.course.world.family {
+            Family::V4 => &[Many::No, Many::Yes],
+            Family::V6 => &[Many::No],
+        };
+        let mut runs = 0;
+        for many in orders {
+            runs += self.follow(Moment {
+                kernel: kernel.clone(),
+                driver: Driver::new(&self.course.world, self.course.policy, *many),
+                fault: None,
+                rival_seen: false,
+                had_local: kernel.has_local(),
+                added: false,
+            });
+        }
+        runs
     }
 
     fn demand(&self, holds: bool, what: &str) {
@@ -638,7 +686,7 @@ impl Walk {
             then.rival_seen = true;
         }
         if fault == Some(Fault::Killed) {
-            then.driver = Driver::new(&self.course.world, self.course.policy);
+            then.driver = Driver::new(&self.course.world, self.course.policy, before.driver.many);
         }
         self.follow(then)
     }
@@ -664,6 +712,15 @@ impl Walk {
         };
         if then.had_local && self.course.policy.goal != Goal::Release && !meddled {
             self.demand(then.kernel.has_local(), "a gap");
+        }
+        let is_undisturbed = matches!(then.fault, None | Some(Fault::Flushed));
+        let family = self.course.world.family;
+        if (family, message) == (Family::V4, Message::Step(Step::DeleteKernel))
+            && self.course.policy.goal != Goal::Release
+            && is_undisturbed
+            && before.kernel.has_local()
+        {
+            self.demand(then.kernel.has_local(), "the only local route was deleted");
         }
         let marked = |kernel: &Kernel| {
             let mut routes = kernel.link_routes();
@@ -721,6 +778,10 @@ impl Walk {
                 }
                 // This gap is the other writer's.
                 then.had_local &= then.kernel.has_local();
+                self.follow(then)
+            }
+            (Fault::Flushed, at) if !matches!(at, At::Routes(_)) => {
+                let then = self.course.delete_address_of_another_vip(struck());
                 self.follow(then)
             }
             (Fault::Rival(metric), _) => {
@@ -836,7 +897,7 @@ impl Walk {
             // The next call observes the route that no look-up shows.
             let mut then = moment.clone();
             then.fault = Some(Fault::Killed);
-            then.driver = Driver::new(&world, policy);
+            then.driver = Driver::new(&world, policy, moment.driver.many);
             return self.follow(then);
         }
         self.demand(good, "done, but not as desired");
@@ -1222,7 +1283,7 @@ fn walk_all(family: Family, small: bool, faults: &'static [Fault]) -> Total {
         let mut walk = Walk::new(family, policy, faults);
         for kernel in states(&walk.course.world, small) {
             total.states += 1;
-            total.runs += walk.start(kernel);
+            total.runs += walk.start(&kernel);
         }
         println!(
             "{family:?} {policy:?}: {} moments, rounds {:?}, finished {:?}",
@@ -1277,7 +1338,7 @@ fn rebinding_to_route_only_without_a_placeholder_has_a_gap() {
     let mut walk = Walk::new(Family::V4, policy, &[]);
     walk.course.adds_placeholder = false;
     for kernel in states(&walk.course.world, true) {
-        walk.start(kernel);
+        walk.start(&kernel);
     }
 }
 
@@ -1296,6 +1357,30 @@ fn call_converges_when_another_writer_deletes_the_kernels_route() {
         let total = walk_all(family, true, &[Fault::Cleaned]);
         assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
         assert!(total.thefts.is_empty(), "{total:?}");
+    }
+}
+
+#[test]
+fn call_converges_when_another_writers_address_takes_all_routes_with_it() {
+    let total = walk_all(Family::V4, true, &[Fault::Flushed]);
+    assert!(total.states > 2_000 && total.runs > 10_000, "{total:?}");
+    assert!(total.thefts.is_empty(), "{total:?}");
+}
+
+/// The control: the route comes before the address, and another writer's address takes the route with it.
+#[test]
+#[should_panic(expected = "the only local route was deleted")]
+fn route_first_without_the_notifications_of_addresses_deletes_the_only_route() {
+    let policy = Policy {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Address,
+        kernel_source: false,
+    };
+    let mut walk = Walk::new(Family::V4, policy, &[Fault::Flushed]);
+    walk.course.notes_deletions = false;
+    for kernel in states(&walk.course.world, true) {
+        walk.start(&kernel);
     }
 }
 
@@ -1427,7 +1512,10 @@ fn two_managers_converge() {
         for kernel in states(&pair.course.world, true) {
             starts += 1;
             let world = pair.course.world;
-            pair.follow(kernel, [0, 1].map(|_| Driver::new(&world, policy)));
+            pair.follow(
+                kernel,
+                [0, 1].map(|_| Driver::new(&world, policy, Many::No)),
+            );
         }
         println!(
             "{policy:?}: {} moments, {} finished, {} rounds, {} stalls",

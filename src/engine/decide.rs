@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
-use crate::core::{Cause, Done, Facts, LateRoute, Next, Policy, Row, Step, next};
+use crate::core::{Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Row, Step, next};
 
 /// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
 /// six.
@@ -83,6 +83,15 @@ enum Written {
     /// Only new IPv6 addresses, all acked, and blind deletions of the kernel's routes for them.
     NewAddresses,
     Other,
+}
+
+/// The order of the steps for new IPv4 VIPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Order {
+    /// Each VIP's address, its route, and the deletion of the kernel's route, in one send.
+    ByVip,
+    /// The routes of all VIPs, then the addresses. A VIP is local as soon as it has its route.
+    RoutesFirst,
 }
 
 /// How the replies to a batch arrived.
@@ -181,6 +190,7 @@ pub(crate) struct Engine {
     policies: PerFamily<Policy>,
     stage: Stage,
     method: Method,
+    order: Order,
     written: Written,
     /// Whether the last wait ended without progress, with no write since.
     stalled: bool,
@@ -205,6 +215,7 @@ impl Engine {
             policies,
             stage: Stage::read(method),
             method,
+            order: Order::ByVip,
             written: Written::Nothing,
             stalled: false,
             unread: 0,
@@ -223,6 +234,37 @@ impl Engine {
 
     pub(crate) fn policies(&self) -> &PerFamily<Policy> {
         &self.policies
+    }
+
+    /// Begins with the routes of new IPv4 VIPs. From now on the driver reports each deletion of an address
+    /// of the link ([`end_routes_first`](Self::end_routes_first)): with the link's last IPv4 address, the
+    /// kernel deletes every IPv4 route through the link, without a notification (`fib_disable_ip`,
+    /// net/ipv4/fib_frontend.c). The deletion of the kernel's route would then leave no route.
+    ///
+    /// Once a VIP's own address is acked and no deletion was reported, its route is safe: the link's last
+    /// address can no longer go before the VIP's own.
+    pub(crate) fn begin_routes_first(&mut self) {
+        self.order = Order::RoutesFirst;
+    }
+
+    /// Ends that order. Rows that it has begun wait for an observation.
+    pub(crate) fn end_routes_first(&mut self) {
+        self.order = Order::ByVip;
+    }
+
+    pub(crate) fn is_routes_first(&self) -> bool {
+        self.order == Order::RoutesFirst
+    }
+
+    /// Whether the route of this row may come before its address.
+    pub(crate) fn may_be_route_first(&self, row: &Row) -> bool {
+        let policy = policy_for(row, &self.policies);
+        row.vip.family() == Family::V4
+            && (policy.goal, policy.binding) == (Goal::Assign, Binding::Address)
+            && !policy.kernel_source
+            && row.facts.is_empty()
+            && !row.progress.has(Done::WRITTEN)
+            && !row.has_failed()
     }
 
     /// Observes the rows by this method from now on.
@@ -266,6 +308,9 @@ impl Engine {
                 Decision::Nothing
             };
         }
+        if self.is_routes_first() && self.may_be_route_first(row) {
+            row.progress.done |= Done::ROUTE_FIRST;
+        }
         let decision = match self.next(row) {
             Next::Done if has_rested(quiet_for(row), clock) => Decision::Nothing,
             Next::Done | Next::Wait if self.postpones(row).is_some() => Decision::Nothing,
@@ -304,13 +349,27 @@ impl Engine {
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
     /// acked its new address or the blind deletion of its late route. The kernel refuses a blind deletion
-    /// that comes too early, and the row waits for the observation.
+    /// that comes too early, and the row waits for the observation. In IPv4, the kernel acked the route
+    /// that comes first, or the address behind it.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
-        row.vip.family() == Family::V6
-            && matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
-            && (replies, reply.refused) == (Replies::Complete, false)
-            && self.seeks_desired()
+        let is_due = match row.vip.family() {
+            Family::V4 => {
+                row.progress.has(Done::ROUTE_FIRST)
+                    && matches!(reply.step, Step::AppendRoute | Step::AddAddress)
+            }
+            Family::V6 => {
+                matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
+                    && self.seeks_desired()
+            }
+        };
+        is_due && (replies, reply.refused) == (Replies::Complete, false)
+    }
+
+    /// Lets a row go on from its last ack. Returns whether it may.
+    #[inline]
+    pub(crate) fn trust_ack(&self, row: &mut Row) -> bool {
+        (row.vip.family() == Family::V6 || self.is_routes_first()) && row.trust_ack()
     }
 
     /// Ends a round, after every row was planned and every reply taken. `waits`: a row waits.

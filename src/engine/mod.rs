@@ -2,8 +2,8 @@
 //! desired or has failed.
 //!
 //! [`decide`] chooses the next action without I/O. This file drives that action. Observing is in
-//! [`read`], [`lookup`] and [`answer`], sending in [`send`] and [`acked`], waiting in [`wait`], and the report in
-//! [`summary`].
+//! [`read`], [`lookup`] and [`answer`], sending in [`send`], [`acked`] and [`routes_first`], waiting in
+//! [`wait`], and the report in [`summary`].
 
 mod acked;
 mod answer;
@@ -14,6 +14,7 @@ pub(crate) mod decide;
 pub(crate) mod lookup;
 pub(crate) mod obstacle;
 mod read;
+mod routes_first;
 pub(crate) mod send;
 mod summary;
 #[cfg(test)]
@@ -414,6 +415,11 @@ impl<'a> Call<'a> {
     /// Runs the call to its end.
     pub(crate) fn run(mut self) -> Result<Report, Error> {
         let mut stopped = self.switch_to_lookups().and_then(|()| self.stages()).err();
+        if matches!(stopped, Some(Stop::Cancelled | Stop::TimedOut))
+            && let Err(error) = self.roll_back()
+        {
+            stopped = Some(error);
+        }
         if let Err(error) = self.connection.listen_to(Groups::empty()) {
             stopped.get_or_insert(error.into());
         }
@@ -485,7 +491,8 @@ impl<'a> Call<'a> {
     fn round(&mut self) -> Result<(), Stop> {
         let rounds = self.rounds();
         self.pause_if_contended(rounds)?;
-        let mut waits = self.work(|goal| goal != Goal::Release)?;
+        let mut waits = self.put_routes_first()?;
+        waits |= self.work(|goal| goal != Goal::Release)?;
         let rows = self.buffers.rows.as_slice();
         let contended = rounds > PATIENT_AFTER;
         if contended || !self.engine.holds_releases(rows, &self.clock) {
@@ -514,7 +521,8 @@ impl<'a> Call<'a> {
         let mut are_many = false;
         for at in self.indices() {
             let row = self.buffers.rows.get(at);
-            if row.is_some_and(|row| is_due(row.goal)) {
+            let is_begun = |row: &Row| row.progress.has(Done::ROUTE_FIRST);
+            if row.is_some_and(|row| is_due(row.goal) && !is_begun(row)) {
                 waits |= self.advance(at)?;
             }
             if self.buffers.acked.are_due() {

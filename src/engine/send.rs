@@ -203,7 +203,7 @@ impl Call<'_> {
         step: Step,
         write: impl FnOnce(&Templates, &IpAddr, &mut Vec<u8>, u32),
     ) -> Result<(), Stop> {
-        if self.buffers.batch.len() >= BATCH.min(self.connection.reply_capacity()) {
+        if self.buffers.batch.len() >= self.send_capacity() {
             self.flush()?;
         }
         if self.buffers.batch.len() == 0 {
@@ -229,6 +229,14 @@ impl Call<'_> {
 
     /// Sends the batch and takes its replies.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        if self.buffers.batch.len() == 0 {
+            return Ok(());
+        }
+        self.send()?;
+        self.check_time()
+    }
+
+    fn send(&mut self) -> Result<(), Stop> {
         let Buffers {
             rows,
             batch,
@@ -237,9 +245,6 @@ impl Call<'_> {
             acked,
             ..
         } = &mut *self.buffers;
-        if batch.len() == 0 {
-            return Ok(());
-        }
         let from = refusals.len();
         let count = batch.len();
         let mut sealed = batch.seal();
@@ -274,13 +279,44 @@ impl Call<'_> {
                 };
                 self.engine.replied(row, reply, replies);
                 if self.engine.goes_on(row, reply, replies) {
-                    acked.push(entry.tag.row, reply.step);
+                    acked.push(entry.tag.row, row.vip.family(), reply.step);
                 }
             }
         }
         batch.begin(0);
-        self.judge_refusals(from, count)?;
-        self.check_time()
+        self.note_deletions()?;
+        self.judge_refusals(from, count)
+    }
+
+    /// Deletes the routes that this call added to VIPs without an address. The call ends before their
+    /// addresses. The route to an address that another writer has added stays.
+    pub(super) fn roll_back(&mut self) -> Result<(), Stop> {
+        if !self.buffers.rows.iter().any(Row::may_have_orphan_route) {
+            return Ok(());
+        }
+        self.buffers.batch.begin(0);
+        self.switch_to_dumps();
+        self.observe(None)?;
+        for at in self.indices() {
+            let row = self.buffers.rows.get_mut(at);
+            if !row.is_some_and(Row::take_orphan_route) {
+                continue;
+            }
+            if self.buffers.batch.len() >= self.send_capacity() {
+                // Neither the deadline nor a further cancellation counts.
+                self.send()?;
+            }
+            self.queue(at, Step::DeleteDesired)?;
+        }
+        if self.buffers.batch.len() > 0 {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    /// The most messages in the next send.
+    pub(super) fn send_capacity(&self) -> usize {
+        BATCH.min(self.connection.reply_capacity())
     }
 
     /// Judges the refusals from index `from` on, of a batch of `sent` messages.

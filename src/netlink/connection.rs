@@ -29,10 +29,24 @@ bitflags::bitflags! {
         const V4_ADDRESSES = 1 << 2;
         /// With a group of routes: those of table main, too. Without, those of table local alone.
         const OF_MAIN = 1 << 3;
+        /// With the group of addresses: their deletions, and nothing else.
+        const DELETIONS = 1 << 4;
+        const FILTERS = Self::OF_MAIN.bits() | Self::DELETIONS.bits();
     }
 }
 
 impl Groups {
+    /// The monitor's filter.
+    fn filter(self) -> Vec<libc::sock_filter> {
+        if self.contains(Self::DELETIONS) {
+            filter::deletions_of_addresses()
+        } else if self.contains(Self::OF_MAIN) {
+            filter::routes_of(&[TABLE_LOCAL, TABLE_MAIN])
+        } else {
+            filter::routes_of(&[TABLE_LOCAL])
+        }
+    }
+
     /// The group of a family's route notifications.
     pub(crate) fn routes(family: Family) -> Self {
         match family {
@@ -71,8 +85,8 @@ pub(crate) struct Connection {
     unfinished: bool,
     /// The groups that the monitor has joined.
     groups: Groups,
-    /// The tables whose routes the monitor's filter passes. None: there is no filter yet.
-    tables: &'static [u32],
+    /// The monitor's filter. `None`: there is no filter yet.
+    filter: Option<Groups>,
     /// How many parts the dumps had.
     parts: u64,
     send: Vec<u8>,
@@ -189,7 +203,7 @@ impl Connection {
             sequence: 1,
             unfinished: false,
             groups: Groups::empty(),
-            tables: &[],
+            filter: None,
             parts: 0,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
@@ -242,15 +256,12 @@ impl Connection {
     /// Makes the monitor a member of exactly these groups. No other place joins or leaves a group, so
     /// no membership can be forgotten.
     pub(crate) fn listen_to(&mut self, groups: Groups) -> io::Result<()> {
-        let tables: &[u32] = match groups.contains(Groups::OF_MAIN) {
-            true => &[TABLE_LOCAL, TABLE_MAIN],
-            false => &[TABLE_LOCAL],
-        };
-        if self.tables != tables {
-            self.monitor.attach_filter(&filter::routes_of(tables))?;
-            self.tables = tables;
+        let filter = groups & Groups::FILTERS;
+        if self.filter != Some(filter) {
+            self.monitor.attach_filter(&filter.filter())?;
+            self.filter = Some(filter);
         }
-        let groups = groups - Groups::OF_MAIN;
+        let groups = groups - filter;
         for group in (groups - self.groups).iter() {
             self.monitor.join(group.number())?;
             self.groups |= group;

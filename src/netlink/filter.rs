@@ -62,6 +62,13 @@ pub(crate) fn deletion_of(link: u32) -> Vec<sock_filter> {
     program.end(NOTHING)
 }
 
+/// Passes only the deletions of addresses.
+pub(crate) fn deletions_of_addresses() -> Vec<sock_filter> {
+    let mut program = Program::default();
+    program.rule(&[Condition::kind(libc::RTM_DELADDR)], WHOLE);
+    program.end(NOTHING)
+}
+
 /// Passes the notifications of routes in these tables, and all other messages.
 pub(crate) fn routes_of(tables: &[u32]) -> Vec<sock_filter> {
     let mut program = Program::default();

@@ -9,7 +9,8 @@ use crate::sys::{Waker, Wakes, wake_pair};
 ///
 /// The running call, or else the next call, stops at its next wait or batch and returns an error of
 /// kind [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) with the report of what was done.
-/// Changes that the kernel has already made stay. The same call continues later.
+/// Changes that the kernel has already made stay, except routes whose VIP has no address yet. The same call
+/// continues later.
 ///
 /// ```no_run
 /// # use std::net::IpAddr;
