@@ -125,14 +125,14 @@ fn plan_route_only(family: Family, facts: Facts, goal: Goal) -> Next {
 
 /// IPv4: the kernel adds its route with the address, with the key of the desired route.
 fn plan_v4(facts: Facts, progress: Progress, goal: Goal) -> Next {
-    if !facts.contains(Facts::ADDRESS) && progress.has(Done::ROUTE_FIRST) {
-        return Next::Steps(if facts.contains(Facts::DESIRED) {
-            &[Step::AddAddress]
-        } else {
-            &[Step::AppendRoute]
-        });
-    }
     if !facts.contains(Facts::ADDRESS) {
+        if progress.has(Done::ROUTE_FIRST) {
+            return Next::Steps(if facts.contains(Facts::DESIRED) {
+                &[Step::AddAddress]
+            } else {
+                &[Step::AppendRoute]
+            });
+        }
         // Address and route of each VIP together: ten thousand addresses first would leave as many
         // preferred sources in the kernel's table of `struct fib_info`. A replacement would save a
         // message, but replaces the first route of the key, which may be another writer's.
