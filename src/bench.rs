@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::base::{DesiredRoute, Family, PerFamily, SourcePolicy, Vip};
 use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
-use crate::engine::decide::{Clock, Decision, Engine, Method, Replies, Reply, Stage};
+use crate::engine::decide::{Decision, Engine, Method, Replies, Reply, Stage};
 use crate::engine::send::template_of;
+use crate::engine::still::Still;
 use crate::netlink::batch::Batch;
 use crate::netlink::decode;
 use crate::netlink::dump_cache::{Addresses, Routes};
@@ -24,23 +25,6 @@ pub enum State {
     Clean,
     /// The kernel's own route stands beside the desired one, or in its place.
     Broken,
-}
-
-/// A clock that does not move, with this stall time-out.
-pub(crate) struct Still(pub(crate) Duration);
-
-impl Clock for Still {
-    fn since_change(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn since_progress(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn stall(&self) -> Duration {
-        self.0
-    }
 }
 
 /// The rows of a call, with nothing behind them.

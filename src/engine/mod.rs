@@ -16,6 +16,8 @@ pub(crate) mod obstacle;
 mod read;
 mod routes_first;
 pub(crate) mod send;
+#[cfg(any(test, feature = "bench-internals"))]
+pub(crate) mod still;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::decide::{Decision, Engine, Method, Stage, Verdict, Waited};
+use super::still::Still;
 use crate::base::PerFamily;
-use crate::bench::Still;
 use crate::core::{Binding, Cause, Done, Facts, Goal, Policy, Row};
 
 const POLICY: Policy = Policy {
