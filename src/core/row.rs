@@ -25,6 +25,9 @@ bitflags::bitflags! {
         const POSTPONED = 1 << 7;
         /// The route comes before the address (IPv4), until the next observation.
         const ROUTE_FIRST = 1 << 8;
+        /// The VIP was seen in its single-route state before this call, and no notification of its address
+        /// has come since. So the late route of the address has come.
+        const WAS_VERIFIED = 1 << 9;
     }
 }
 

@@ -67,6 +67,11 @@ impl Rows {
         self.rows.push(Row::new(vip, goal));
     }
 
+    /// Adds a VIP of which something is known.
+    pub(crate) fn push_row(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
     /// Sorts the rows and merges duplicates. An interrupted dump may have shown a VIP twice.
     pub(crate) fn sort(&mut self) {
         self.rows.sort_unstable_by_key(|row| row.vip);

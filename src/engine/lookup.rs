@@ -38,6 +38,11 @@ impl Notified {
         self.expires = added && address.valid != u32::MAX;
     }
 
+    /// Whether the VIP was verified, and its address has not changed since.
+    pub(crate) fn keeps_verified_address(&self) -> bool {
+        !self.unverified && self.address.is_none()
+    }
+
     /// Whether all routes that notifications reported are remembered.
     fn remembers_routes(&self) -> bool {
         self.routes.len() <= ROUTES_MAX

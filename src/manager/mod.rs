@@ -11,8 +11,7 @@ use std::net::IpAddr;
 pub use builder::VipManagerBuilder;
 
 use crate::base::{RejectReason, Vip};
-use crate::core::Done;
-use crate::core::{Binding, Goal, VipFilter};
+use crate::core::{Binding, Done, Goal, Row, VipFilter};
 use crate::engine::lookup::Notified;
 use crate::engine::{Buffers, decide::PATIENT_AFTER};
 use crate::link::LinkRef;
@@ -426,6 +425,8 @@ impl VipManager {
     /// Repairs VIPs by look-ups, from the notifications in `all_notified`. Assigns the desired VIPs, and
     /// releases the other VIPs that are named or claimed. Does not read the rest of the link, nor
     /// wait until time proves a VIP right: see [`postponed`](Self::postponed).
+    ///
+    /// `vips` and `all_notified` are in the same order.
     pub(crate) fn mend(
         &mut self,
         leaving: Leaving<'_>,
@@ -433,9 +434,13 @@ impl VipManager {
         all_notified: Vec<(Vip, Notified)>,
     ) -> Result<Report, Error> {
         self.buffers.clear();
-        for (vip, desired) in vips {
+        for ((vip, desired), (_, notified)) in vips.zip(&all_notified) {
             let goal = if desired { Goal::Assign } else { Goal::Release };
-            self.buffers.rows.push(vip, goal);
+            let mut row = Row::new(vip, goal);
+            row.progress
+                .done
+                .set(Done::WAS_VERIFIED, notified.keeps_verified_address());
+            self.buffers.rows.push_row(row);
         }
         let mut call = self.prepare(Scope::Lookup(leaving), Mode::Mend(all_notified))?;
         call.engine.postpone_long_waits();
