@@ -61,7 +61,8 @@ impl Desired {
     }
 }
 
-fn vips(text: &[u8]) -> Result<Vec<Vip>, String> {
+/// The VIPs in the text of the file.
+pub(crate) fn vips(text: &[u8]) -> Result<Vec<Vip>, String> {
     let mut vips = Vec::new();
     match parse::vips(text, &mut vips) {
         Err(BadList::Line(why)) => Err(why),
