@@ -86,9 +86,9 @@ impl Cluster {
         net.ip("link set dev lo up");
         let server = Server::start(programs, name).await;
         let client = server.client();
-        // A path of a socket must be short.
+        // A path of a socket must be short. Each test has its own.
         let id = std::process::id();
-        let notify_path = std::env::temp_dir().join(format!("viproute-notify-{id}"));
+        let notify_path = std::env::temp_dir().join(format!("viproute-notify-{id}-{name}"));
         let _ = std::fs::remove_file(&notify_path);
         let notified = UnixDatagram::bind(&notify_path).unwrap();
         notified.set_nonblocking(true).unwrap();
