@@ -224,8 +224,7 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
 /// If the desired route exists, another writer has usually completed the whole sequence. Another writer's
 /// route with another source proves nothing of the late route, and is replaced at once. A keeper that has
 /// verified the VIP adds a lost route at once. If the outcome of a blind deletion is unknown, add the desired
-/// route. In each case, accept the desired route only after it
-/// has stayed unchanged.
+/// route. In each case, accept the desired route only after it has stayed unchanged.
 fn waits_for_late_route(facts: Facts, progress: Progress) -> bool {
     let is_own = progress.has(Done::ADDRESS_IS_NEW);
     let is_others = facts.contains(Facts::RECENT)

@@ -26,7 +26,7 @@ bitflags::bitflags! {
         /// The route comes before the address (IPv4), until the next observation.
         const ROUTE_FIRST = 1 << 8;
         /// The VIP was seen in its single-route state before this call, and no notification of its address
-        /// has come since. So the late route of the address has come.
+        /// has come since. So the late route of the address has come, or the VIP still rests for it.
         const WAS_VERIFIED = 1 << 9;
     }
 }

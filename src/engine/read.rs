@@ -144,11 +144,10 @@ impl Observer<'_> {
     /// Dumps table main. Says with `used` whether it held a route of the link to a row.
     pub(super) fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
         *used = false;
-        let before = self.connection.parts();
         let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
-        // The kernel walks the table once for each part of its answer, IPv6 under the table's lock
-        // (`fib6_dump_table`, net/ipv6/ip6_fib.c). No change can interrupt a single walk.
-        let is_whole = dumped == Dumped::Complete && self.connection.parts() <= before + 1;
+        // The kernel makes each part of a dump in one walk, IPv6 under the table's lock (`fib6_dump_table`,
+        // net/ipv6/ip6_fib.c). No change can interrupt a single walk.
+        let is_whole = dumped == Dumped::Complete && self.connection.is_dump_of_one_part();
         if is_whole && !*used {
             return Ok(dumped);
         }

@@ -60,7 +60,9 @@ impl Call<'_> {
             .look_up(|row| engine.awaits(row).is_some())?;
         let waiting = self.waiting();
         let mut left = waiting.rows;
-        trace::wait(left);
+        if left > 0 {
+            trace::wait(left);
+        }
         let mut progress = left < before;
         let began = Instant::now();
         while left > 0 {

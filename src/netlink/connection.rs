@@ -87,8 +87,8 @@ pub(crate) struct Connection {
     groups: Groups,
     /// The monitor's filter. `None`: there is no filter yet.
     filter: Option<Groups>,
-    /// How many parts the dumps had.
-    parts: u64,
+    /// The size of the last dump in bytes.
+    dumped: usize,
     send: Vec<u8>,
     receive: Box<[u8]>,
     /// Injected fault: changes a batch, or the node, before the send.
@@ -204,7 +204,7 @@ impl Connection {
             unfinished: false,
             groups: Groups::empty(),
             filter: None,
-            parts: 0,
+            dumped: 0,
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
@@ -243,9 +243,11 @@ impl Connection {
         Ok(())
     }
 
-    /// How many parts the dumps of this connection had. The kernel makes one part of a dump in one step.
-    pub(crate) fn parts(&self) -> u64 {
-        self.parts
+    /// Whether the kernel made the last dump in one step. It makes a dump in parts, and a part ends when its
+    /// buffer is full. The smallest buffer has 3,776 bytes (`NLMSG_GOODSIZE`, linux/netlink.h, with pages of
+    /// 4 KiB).
+    pub(crate) fn is_dump_of_one_part(&self) -> bool {
+        self.dumped < 2048
     }
 
     /// The groups that the monitor has joined.
@@ -302,6 +304,7 @@ impl Connection {
     ) -> Result<Dumped, Failed> {
         let sequence = self.request(write)?;
         self.unfinished = true;
+        self.dumped = 0;
         let mut dumped = Dumped::Complete;
         loop {
             let datagram = match self.requests.receive(&mut self.receive)? {
@@ -313,7 +316,7 @@ impl Connection {
                     continue;
                 }
             };
-            let mut entries = 0;
+            self.dumped += datagram.len();
             for message in decode::messages(datagram) {
                 let message = message?;
                 if message.sequence != sequence {
@@ -334,11 +337,7 @@ impl Connection {
                             Err(Failed::refused(&ack))
                         };
                     }
-                    _ => {
-                        self.parts += u64::from(entries == 0);
-                        entries += 1;
-                        each(&message)?;
-                    }
+                    _ => each(&message)?,
                 }
             }
         }
