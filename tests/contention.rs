@@ -402,9 +402,8 @@ fn adversary_wins_without_a_repair() {
 /// A thread that puts a random rule before the one for table local and takes it away again, moves
 /// that one to 100 and back, until dropped.
 struct ChangingRules {
-    stop: Arc<AtomicBool>,
     changes: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+    _churn: Churn,
 }
 
 impl ChangingRules {
@@ -417,13 +416,10 @@ impl ChangingRules {
             );
             net.ip(&format!("{family} route add {route}"));
         }
-        let (stop, changes) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&changes));
-        let thread = std::thread::spawn(move || {
-            let mut random = Random::new();
+        let changes = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&changes);
+        let mut random = Random::new();
+        let churn = Churn::repeat(move |_| {
             let kinds = [
                 format!("lookup {}", rules::OTHER_TABLE),
                 "unreachable".into(),
@@ -431,37 +427,34 @@ impl ChangingRules {
                 "lookup main suppress_prefixlength 0".into(),
                 format!("fwmark 0x200/0xf00 lookup {}", rules::OTHER_TABLE),
             ];
-            while !stopped.load(Ordering::Relaxed) {
-                let kinds = ["-4", "-6"].map(|family| (family, &kinds[random.below(kinds.len())]));
-                let each = |lines: &[&str]| {
-                    let mut all = String::new();
-                    for (family, kind) in kinds {
-                        for line in lines {
-                            writeln!(all, "{family} rule {}", line.replace("KIND", kind)).unwrap();
-                        }
+            let kinds = ["-4", "-6"].map(|family| (family, &kinds[random.below(kinds.len())]));
+            let each = |lines: &[&str]| {
+                let mut all = String::new();
+                for (family, kind) in kinds {
+                    for line in lines {
+                        writeln!(all, "{family} rule {}", line.replace("KIND", kind)).unwrap();
                     }
-                    ip_by_family(&all);
-                    std::thread::sleep(Duration::from_millis(20));
-                };
-                // The one for table local moves, behind another that comes and goes; then back.
-                each(&[
-                    "add pref 100 lookup local",
-                    "add pref 99 KIND",
-                    "del pref 0",
-                ]);
-                each(&["del pref 99 KIND", "add pref 99 KIND"]);
-                each(&[
-                    "add pref 0 lookup local",
-                    "del pref 100 lookup local",
-                    "del pref 99 KIND",
-                ]);
-                count.fetch_add(1, Ordering::Relaxed);
-            }
+                }
+                ip_by_family(&all);
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            // The one for table local moves, behind another that comes and goes; then back.
+            each(&[
+                "add pref 100 lookup local",
+                "add pref 99 KIND",
+                "del pref 0",
+            ]);
+            each(&["del pref 99 KIND", "add pref 99 KIND"]);
+            each(&[
+                "add pref 0 lookup local",
+                "del pref 100 lookup local",
+                "del pref 99 KIND",
+            ]);
+            count.fetch_add(1, Ordering::Relaxed);
         });
         Self {
-            stop,
             changes,
-            thread: Some(thread),
+            _churn: churn,
         }
     }
 }
@@ -479,15 +472,6 @@ fn ip_by_family(lines: &str) {
             .unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), batch.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success(), "{batch}");
-    }
-}
-
-impl Drop for ChangingRules {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -2005,8 +2005,6 @@ fn calm(keeper: &mut Keeper) {
     while let done = keeper.dispatch(usize::MAX).unwrap()
         && (done.more || done.resting > 0)
     {
-        if let Some(at) = keeper.next_deadline() {
-            std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        }
+        wait_until_due(keeper);
     }
 }

@@ -515,7 +515,7 @@ fn main() {
     }
     options.sizes = vec![options.state_size];
     for (states, family) in [&states::V4[..], &states::V6[..]].into_iter().zip(FAMILIES) {
-        for work in states.iter().filter(is_asked) {
+        for work in states::BOTH.iter().chain(states).filter(is_asked) {
             compare(&options, &mut table, work, family, options.others[0]);
         }
     }

@@ -90,9 +90,9 @@ fn put_address(set: &Set) {
 
 const NOTHING: [Op; 0] = [];
 
-pub const V4: [Work; 14] = [
+/// The states of both families.
+pub const BOTH: [Work; 8] = [
     state!("no route", [DeleteRoute] => [Route(NLM_F_EXCL)]),
-    state!("kernel's route", kernels, NOTHING => [Route(NLM_F_REPLACE)]),
     state!("no source", [Put(NLM_F_REPLACE, NO_SOURCE)] => [Route(NLM_F_REPLACE)]),
     state!("former source", [Put(NLM_F_REPLACE, FORMER_SOURCE)] => [Route(NLM_F_REPLACE)]),
     state!("other protocol", [Put(NLM_F_REPLACE, STATIC)] => [Route(NLM_F_REPLACE)]),
@@ -107,6 +107,10 @@ pub const V4: [Work; 14] = [
         "other metric",
         [Put(NLM_F_EXCL, METRIC_500), DeleteRoute] => [Route(NLM_F_EXCL), Take(METRIC_500)]
     ),
+];
+
+pub const V4: [Work; 6] = [
+    state!("kernel's route", kernels, NOTHING => [Route(NLM_F_REPLACE)]),
     state!("kernel's route behind it", [Put(NLM_F_APPEND, KERNELS_V4)] => [DeleteKernels]),
     state!("kernel's route before it", kernels, [Route(NLM_F_APPEND)] => [DeleteKernels]),
     state!("other tos beside it", [Put(NLM_F_EXCL, TOS)] => [Take(TOS)]),
@@ -127,23 +131,8 @@ pub const V4: [Work; 14] = [
     ),
 ];
 
-pub const V6: [Work; 14] = [
-    state!("no route", [DeleteRoute] => [Route(NLM_F_EXCL)]),
+pub const V6: [Work; 6] = [
     state!("kernel's route", kernels, NOTHING => [Route(NLM_F_EXCL), DeleteKernels]),
-    state!("no source", [Put(NLM_F_REPLACE, NO_SOURCE)] => [Route(NLM_F_REPLACE)]),
-    state!("former source", [Put(NLM_F_REPLACE, FORMER_SOURCE)] => [Route(NLM_F_REPLACE)]),
-    state!("other protocol", [Put(NLM_F_REPLACE, STATIC)] => [Route(NLM_F_REPLACE)]),
-    state!("unicast in its place", [Put(NLM_F_REPLACE, UNICAST)] => [Route(NLM_F_REPLACE)]),
-    state!("unicast in main", [Put(NLM_F_EXCL, IN_MAIN)] => [Take(IN_MAIN)]),
-    state!(
-        "other metrics beside it",
-        [Put(NLM_F_EXCL, METRIC_500), Put(NLM_F_EXCL, METRIC_2000)]
-            => [Take(METRIC_500), Take(METRIC_2000)]
-    ),
-    state!(
-        "other metric",
-        [Put(NLM_F_EXCL, METRIC_500), DeleteRoute] => [Route(NLM_F_EXCL), Take(METRIC_500)]
-    ),
     state!("kernel's route before it", kernels, [Route(NLM_F_EXCL)] => [DeleteKernels]),
     state!(
         "kernel's route before another protocol",

@@ -350,7 +350,8 @@ typedef struct viproute_report viproute_report;
 typedef struct viproute_status viproute_status;
 
 // Returns what happens to the VIPs of a link. Several threads may call with one watcher; each event
-// goes to one of them.
+// goes to one of them. The watcher reads several events at once, and those do not wake another thread's
+// poll(2).
 typedef struct viproute_watcher viproute_watcher;
 
 // The state of the link and of the sources, on which all VIPs depend.
@@ -744,8 +745,9 @@ viproute_code viproute_set_source(viproute_manager *manager,
                                   viproute_report **report,
                                   viproute_error **error);
 
-// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant. The manager
-// keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+// Sets the binding, and moves every VIP on the link to it. An IPv4 VIP is local at every instant. On the way to
+// VIPROUTE_BINDING_ADDRESS, an IPv6 VIP's only route is replaced in place, and the kernel can miss the route
+// for an instant. The manager keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
 // VIPROUTE_CODE_INVALID_CONFIG. For VIPROUTE_BINDING_ROUTE the link may get the placeholder address
 // 127.86.73.80, which stays: without an IPv4 address a link has no IPv4 routes.
 //

@@ -96,6 +96,38 @@ unsafe fn inspect<A, R: Into<T>, T>(
     unsafe { call_with(manager, result, error, read, run, give) }
 }
 
+/// As `write`, for these VIPs.
+///
+/// # Safety
+///
+/// As for `call_with`. `vips` and `count` as for `read_vips`.
+unsafe fn write_vips(
+    manager: *const Manager,
+    (vips, count): (*const Vip, usize),
+    report: *mut *mut Report,
+    error: *mut *mut Error,
+    run: fn(&mut VipManager, Vec<viproute::Vip>) -> Result<viproute::Report, viproute::Error>,
+) -> Code {
+    // SAFETY: as the caller promises.
+    unsafe { write(manager, report, error, || read_vips(vips, count), run) }
+}
+
+/// As `inspect`, for these VIPs.
+///
+/// # Safety
+///
+/// As for `write_vips`.
+unsafe fn inspect_vips<R: Into<T>, T>(
+    manager: *const Manager,
+    (vips, count): (*const Vip, usize),
+    result: *mut *mut T,
+    error: *mut *mut Error,
+    run: fn(&mut VipManager, Vec<viproute::Vip>) -> Result<R, viproute::Error>,
+) -> Code {
+    // SAFETY: as the caller promises.
+    unsafe { inspect(manager, result, error, || read_vips(vips, count), run) }
+}
+
 /// Opens a manager by a configuration, which is a JSON object. Writes nothing to the kernel.
 ///
 /// - "link": the name or the index of the link. The only key that must be given.
@@ -171,10 +203,8 @@ pub unsafe extern "C" fn viproute_assign(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
-    unsafe { write(manager, report, error, read, VipManager::assign::<Vec<_>>) }
+    unsafe { write_vips(manager, (vips, count), report, error, VipManager::assign) }
 }
 
 /// Brings every VIP on the link into its single-route state, whichever program added the VIP. Never
@@ -207,16 +237,14 @@ pub unsafe extern "C" fn viproute_normalize_only(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
     unsafe {
-        write(
+        write_vips(
             manager,
+            (vips, count),
             report,
             error,
-            read,
-            VipManager::normalize_only::<Vec<_>>,
+            VipManager::normalize_only,
         )
     }
 }
@@ -231,10 +259,8 @@ pub unsafe extern "C" fn viproute_release(
     report: *mut *mut Report,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
-    unsafe { write(manager, report, error, read, VipManager::release::<Vec<_>>) }
+    unsafe { write_vips(manager, (vips, count), report, error, VipManager::release) }
 }
 
 /// Makes the claimed VIPs on the link exactly the desired ones: assigns the missing VIPs, repairs
@@ -315,8 +341,9 @@ pub unsafe extern "C" fn viproute_set_source(
     unsafe { write(manager, report, error, read, VipManager::set_source) }
 }
 
-/// Sets the binding, and moves every VIP on the link to it. A VIP is local at every instant. The manager
-/// keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
+/// Sets the binding, and moves every VIP on the link to it. An IPv4 VIP is local at every instant. On the way to
+/// VIPROUTE_BINDING_ADDRESS, an IPv6 VIP's only route is replaced in place, and the kernel can miss the route
+/// for an instant. The manager keeps the new binding also after an error, except after VIPROUTE_CODE_INVALID_ARGUMENT and
 /// VIPROUTE_CODE_INVALID_CONFIG. For VIPROUTE_BINDING_ROUTE the link may get the placeholder address
 /// 127.86.73.80, which stays: without an IPv4 address a link has no IPv4 routes.
 ///
@@ -372,18 +399,8 @@ pub unsafe extern "C" fn viproute_audit_only(
     audit: *mut *mut Audit,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
-    unsafe {
-        inspect(
-            manager,
-            audit,
-            error,
-            read,
-            VipManager::audit_only::<Vec<_>>,
-        )
-    }
+    unsafe { inspect_vips(manager, (vips, count), audit, error, VipManager::audit_only) }
 }
 
 /// Returns what viproute_reconcile would do now, as a plan: the steps in order, each with its reason, and the
@@ -420,18 +437,8 @@ pub unsafe extern "C" fn viproute_plan_assign(
     plan: *mut *mut Plan,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
-    unsafe {
-        inspect(
-            manager,
-            plan,
-            error,
-            read,
-            VipManager::plan_assign::<Vec<_>>,
-        )
-    }
+    unsafe { inspect_vips(manager, (vips, count), plan, error, VipManager::plan_assign) }
 }
 
 /// Returns what viproute_release would do now: as viproute_plan.
@@ -443,16 +450,14 @@ pub unsafe extern "C" fn viproute_plan_release(
     plan: *mut *mut Plan,
     error: *mut *mut Error,
 ) -> Code {
-    // SAFETY: an array of the caller, by the contract.
-    let read = || unsafe { read_vips(vips, count) };
     // SAFETY: the caller's contract, which is this function's.
     unsafe {
-        inspect(
+        inspect_vips(
             manager,
+            (vips, count),
             plan,
             error,
-            read,
-            VipManager::plan_release::<Vec<_>>,
+            VipManager::plan_release,
         )
     }
 }

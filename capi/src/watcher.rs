@@ -9,7 +9,8 @@ use crate::names::{Code, EventKind};
 use crate::{Error, Vip};
 
 /// Returns what happens to the VIPs of a link. Several threads may call with one watcher; each event
-/// goes to one of them.
+/// goes to one of them. The watcher reads several events at once, and those do not wake another thread's
+/// poll(2).
 #[derive(Debug)]
 pub struct Watcher {
     queue: Locked<Queue>,

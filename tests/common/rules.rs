@@ -89,11 +89,44 @@ impl Diversion {
     }
 }
 
-/// A thread that changes routes, until dropped.
+/// A thread that changes something over and over, until dropped.
 #[derive(Debug)]
 pub struct Churn {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Churn {
+    /// Repeats this work. Returns when it was done once.
+    pub fn repeat(mut work: impl FnMut(&mut Raw) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let began = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&began);
+        let thread = std::thread::spawn(move || {
+            let mut raw = Raw::new();
+            while !stopped.load(Ordering::Relaxed) {
+                work(&mut raw);
+                begins.store(true, Ordering::Relaxed);
+            }
+        });
+        while !began.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Churn {
@@ -120,33 +153,24 @@ impl Churn {
 
     /// Makes these changes, over and over.
     pub fn of(changes: Vec<Request>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let began = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&began);
-        let thread = std::thread::spawn(move || {
-            let mut raw = Raw::new();
-            while !stopped.load(Ordering::Relaxed) {
-                raw.batch(&changes);
-                begins.store(true, Ordering::Relaxed);
-            }
-        });
-        while !began.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
-        Self {
-            stop,
-            thread: Some(thread),
-        }
+        Self::repeat(move |raw| drop(raw.batch(&changes)))
     }
-}
 
-impl Drop for Churn {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    /// Moves the rule for table local of both families. In the end it is the first rule.
+    pub fn of_rules(motion: Motion) -> Self {
+        let families = [AddressFamily::Inet, AddressFamily::Inet6];
+        let changes = families.map(|family| motion.changes(family));
+        let mut pause = 0;
+        Self::repeat(move |raw| {
+            for half in 0..2 {
+                for of_family in &changes {
+                    raw.batch(&of_family[half]);
+                }
+                // Of several lengths, so that calls meet the changes at all places.
+                pause = (pause + 170) % 1000;
+                std::thread::sleep(Duration::from_micros(pause));
+            }
+        })
     }
 }
 
@@ -208,54 +232,4 @@ fn rule(family: AddressFamily, preference: u32, action: RuleAction, table: u32) 
         rule.attributes.push(RuleAttribute::Table(table));
     }
     rule
-}
-
-/// A thread that moves the rule for table local of both families, until dropped. In the end it is
-/// the first rule.
-#[derive(Debug)]
-pub struct MovingRules {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl MovingRules {
-    pub fn start(motion: Motion) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let began = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&began);
-        let thread = std::thread::spawn(move || {
-            let mut raw = Raw::new();
-            let families = [AddressFamily::Inet, AddressFamily::Inet6];
-            let changes = families.map(|family| motion.changes(family));
-            let mut pause = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                for half in 0..2 {
-                    for of_family in &changes {
-                        raw.batch(&of_family[half]);
-                    }
-                    begins.store(true, Ordering::Relaxed);
-                    // Of several lengths, so that calls meet the changes at all places.
-                    pause = (pause + 170) % 1000;
-                    std::thread::sleep(Duration::from_micros(pause));
-                }
-            }
-        });
-        while !began.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for MovingRules {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
