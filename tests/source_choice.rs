@@ -420,6 +420,71 @@ fn link_that_is_created_again_is_labelled_again() {
     assert_eq!(source_to(&net, NEAR_V6), NODE_V6);
 }
 
+/// The kernel keeps the entries of a link that is gone.
+#[test]
+fn link_that_is_created_again_and_again_leaves_no_labels() {
+    let net = node_on_lo();
+    // Another program's entries: of a link that stays, and of the first VIP link, which goes.
+    net.ip(&format!("addrlabel add prefix ::/0 dev {UPLINK} label 99"));
+    net.ip(&format!(
+        "addrlabel add prefix fd66::/16 dev {VIP_LINK} label 99"
+    ));
+    let mut manager = avoiding(SourceAvoidance::AddressLabel);
+    let set = [&vips_v6(2)[..], &[ULA_VIP.into()]].concat();
+    let count = || net.ip("addrlabel list").lines().count();
+    let before = count();
+    for _ in 0..common::number("VIPROUTE_LINKS", 100, 20) {
+        manager.assign(&set).unwrap();
+        assert_eq!(count(), before + 2, "one for ::/0, one for fc00::/7");
+        net.ip(&format!("link del dev {VIP_LINK}"));
+        net.add_link(VIP_LINK);
+        net.wait_for_kernel();
+    }
+    // A call that labels nothing removes what is left of the last link.
+    net.ip(&format!(
+        "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
+    ));
+    assert_eq!(manager.assign(vips_v6(1)).unwrap().assigned, 1);
+    assert_eq!(count(), before + 1);
+    let others = net.ip("addrlabel list");
+    assert!(others.contains("prefix fd66::/16 dev if"), "{others}");
+    assert!(
+        others.contains(&format!("dev {UPLINK} label 99")),
+        "{others}"
+    );
+}
+
+/// What a manager added stays where it is not surely useless: its link has another name, or another program
+/// has changed the entry.
+#[test]
+fn label_that_may_be_of_use_is_not_removed() {
+    let net = node_on_lo();
+    let mut manager = avoiding(SourceAvoidance::AddressLabel);
+    manager.assign(vips_v6(1)).unwrap();
+    net.ip(&format!("link set dev {VIP_LINK} down"));
+    net.ip(&format!("link set dev {VIP_LINK} name renamed"));
+    net.add_link(VIP_LINK);
+    net.wait_for_kernel();
+    manager.assign(vips_v6(1)).unwrap();
+    let renamed = |label| format!("prefix ::/0 dev renamed label {label}");
+    assert!(net.ip("addrlabel list").contains(&renamed(99)));
+
+    net.ip(&format!("addrlabel del {}", label_line("::/0")));
+    net.ip(&format!(
+        "addrlabel add prefix ::/0 dev {VIP_LINK} label 98"
+    ));
+    net.ip(&format!("link del dev {VIP_LINK}"));
+    net.add_link(VIP_LINK);
+    net.wait_for_kernel();
+    manager.assign(vips_v6(1)).unwrap();
+    let left = net.ip("addrlabel list");
+    assert!(
+        left.lines()
+            .any(|line| line.contains("dev if") && line.contains("label 98")),
+        "{left}"
+    );
+}
+
 #[test]
 fn managers_that_label_the_link_at_once_share_the_entry() {
     for _ in 0..20 {

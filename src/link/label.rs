@@ -6,9 +6,9 @@ use ipnet::Ipv6Net;
 
 use crate::base::{Family, Vip, named};
 use crate::link;
-use crate::netlink::connection::{Connection, Dumped};
+use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::Label;
-use crate::netlink::encode::{add_label_message, dump_labels};
+use crate::netlink::encode::{dump_labels, label_message};
 use crate::outcome::{Error, ErrorKind};
 
 /// How IPv6 VIPs are kept from being chosen as the source of traffic to other destinations
@@ -41,10 +41,15 @@ pub enum SourceAvoidance {
     ///
     /// The first call that assigns or repairs VIPs adds the missing entries: one for `::/0`, and one
     /// for each longer prefix of the table that contains a VIP, because a longer prefix wins. In the
-    /// kernel's own table that is `fc00::/7`, for VIPs with unique local addresses. This crate never
-    /// removes the entries, and the kernel keeps them when the link is deleted. A link that is created
-    /// again has another index and gets its own entries. If the kernel gives the old index to another
-    /// link, the old entries apply to that link.
+    /// kernel's own table that is `fc00::/7`, for VIPs with unique local addresses.
+    ///
+    /// The kernel keeps the entries when the link is deleted. A link that is created again has another
+    /// index and gets its own entries; the manager then removes the entries that it added for the deleted
+    /// link, which a plan does not list. No entry shows which program added it, so the entries of a manager
+    /// that ended before stay, and apply to the next link with that index. `ip addrlabel list` shows them
+    /// as `dev if7`, with the old index, and `ip addrlabel del prefix ::/0 dev if7 label 99` removes one.
+    /// Each entry that stays costs time whenever the kernel chooses an IPv6 source address
+    /// (`__ipv6_addr_label`, net/ipv6/addrlabel.c).
     ///
     /// The rule needs an address of the node with the destination's label. For example, a node with
     /// only global addresses has none for unique local destinations. The kernel then chooses the
@@ -82,42 +87,95 @@ pub(crate) struct Labelling<'a> {
     pub(crate) label: u32,
 }
 
-/// Labels these VIPs on the link. Returns the number of messages sent.
+impl Labelling<'_> {
+    fn entry(self, prefix: Ipv6Net) -> Label {
+        Label {
+            prefix,
+            link: self.link,
+            label: self.label,
+        }
+    }
+
+    /// The prefixes without the label.
+    fn missing(
+        self,
+        table: &[Label],
+        vips: impl Iterator<Item = Vip>,
+    ) -> Result<Vec<Ipv6Net>, Error> {
+        missing(table, self.link, self.label, vips).map_err(|entry| conflict(&entry, self))
+    }
+}
+
+/// Labels these VIPs on the link, and removes the entries in `added` whose link is gone. Returns the number of
+/// messages sent. `added` are the entries that the manager has added, by this call and by former ones.
 pub(crate) fn label(
     connection: &mut Connection,
     how: Labelling<'_>,
     vips: impl Iterator<Item = Vip> + Clone,
+    added: &mut Vec<Label>,
 ) -> Result<u64, Error> {
     if !vips.clone().any(|vip| vip.family() == Family::V6) {
         return Ok(0);
     }
     let mut writes = 0;
     for _ in 0..ATTEMPTS {
-        let Some(missing) = unlabelled(connection, how, vips.clone())? else {
+        let Some(table) = read(connection)? else {
             continue;
         };
+        let missing = how.missing(&table, vips.clone())?;
         if missing.is_empty() {
-            return Ok(writes);
+            return Ok(writes + remove_stale(connection, how, &table, added)?);
         }
         for prefix in missing {
-            let added = connection.set(|out, sequence| {
-                add_label_message(out, sequence, &prefix, how.link, how.label);
-            });
+            let entry = how.entry(prefix);
             writes += 1;
-            match added {
+            match set(connection, libc::RTM_NEWADDRLABEL, &entry) {
+                Ok(()) if !added.contains(&entry) => added.push(entry),
                 // Another writer was faster. The next reading shows the entry's label.
-                Err(failed) if failed.errno() == Some(libc::EEXIST) => {}
-                Err(failed) => {
+                Err(failed) if failed.errno() != Some(libc::EEXIST) => {
                     return Err(failed.into_error(format!(
                         "cannot add an address label for {prefix} on link {}",
                         how.name
                     )));
                 }
-                Ok(()) => {}
+                _ => {}
             }
         }
     }
     Err(restless(how.name))
+}
+
+/// Removes the entries of `added` whose link is gone, unless another program has changed them: the kernel
+/// keeps them (net/ipv6/addrlabel.c). Forgets the entries of other links. Returns the number of messages that
+/// write.
+fn remove_stale(
+    connection: &mut Connection,
+    how: Labelling<'_>,
+    table: &[Label],
+    added: &mut Vec<Label>,
+) -> Result<u64, Error> {
+    let mut writes = 0;
+    while let Some(place) = added.iter().position(|entry| entry.link != how.link) {
+        let entry = added.swap_remove(place);
+        if !table.contains(&entry) || link::exists(connection, entry.link)? {
+            continue;
+        }
+        writes += 1;
+        match set(connection, libc::RTM_DELADDRLABEL, &entry) {
+            Err(failed) if failed.errno() != Some(libc::ESRCH) => {
+                return Err(failed.into_error(format!(
+                    "cannot remove the address label for {} of a link that is gone",
+                    entry.prefix
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(writes)
+}
+
+fn set(connection: &mut Connection, kind: u16, entry: &Label) -> Result<(), Failed> {
+    connection.set(|out, sequence| label_message(out, sequence, kind, entry))
 }
 
 /// The prefixes that [`label`] would label. Writes nothing.
@@ -130,25 +188,11 @@ pub(crate) fn preview(
         return Ok(Vec::new());
     }
     for _ in 0..ATTEMPTS {
-        if let Some(missing) = unlabelled(connection, how, vips.clone())? {
-            return Ok(missing);
+        if let Some(table) = read(connection)? {
+            return how.missing(&table, vips);
         }
     }
     Err(restless(how.name))
-}
-
-/// The prefixes without the label; `None` if the table could not be read completely.
-fn unlabelled(
-    connection: &mut Connection,
-    how: Labelling<'_>,
-    vips: impl Iterator<Item = Vip>,
-) -> Result<Option<Vec<Ipv6Net>>, Error> {
-    let Some(table) = read(connection)? else {
-        return Ok(None);
-    };
-    let missing =
-        missing(&table, how.link, how.label, vips).map_err(|entry| conflict(&entry, how))?;
-    Ok(Some(missing))
 }
 
 fn restless(name: &str) -> Error {

@@ -318,6 +318,14 @@ fn look_up(connection: &mut Connection, which: &LinkRef) -> Result<Option<LinkSt
     }
 }
 
+/// Whether a link has this index.
+fn exists(connection: &mut Connection, index: u32) -> Result<bool, Error> {
+    let Some(index) = LinkIndex::new(index) else {
+        return Ok(false);
+    };
+    Ok(look_up(connection, &LinkRef::Index(index))?.is_some())
+}
+
 /// Creates the link, without ARP and down. Takes the next candidate if the kernel does not know a kind
 /// (`rtnl_newlink`, net/core/rtnetlink.c).
 pub(crate) fn create(connection: &mut Connection, name: &str, kind: LinkKind) -> Result<(), Error> {

@@ -459,6 +459,7 @@ impl VipManagerBuilder {
             connection,
             cancelled: Cancelled::new().map_err(cannot)?,
             buffers: Buffers::default(),
+            labelled: Vec::new(),
             filter: VipFilter {
                 sources,
                 ranges: self.ranges.clone(),

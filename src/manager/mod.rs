@@ -16,6 +16,7 @@ use crate::engine::lookup::Notified;
 use crate::engine::{Buffers, decide::PATIENT_AFTER};
 use crate::link::LinkRef;
 use crate::netlink::connection::Connection;
+use crate::netlink::decode::Label;
 use crate::outcome::Claim;
 use crate::outcome::Report;
 use crate::outcome::{Cancelled, Canceller};
@@ -53,6 +54,8 @@ pub struct VipManager {
     pub(crate) connection: Connection,
     pub(crate) cancelled: Cancelled,
     pub(crate) buffers: Buffers,
+    /// The address labels that the manager added for the link.
+    pub(crate) labelled: Vec<Label>,
 }
 
 /// Omits the buffers, which may hold a hundred thousand VIPs.

@@ -15,6 +15,7 @@ use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
 use crate::link::{self, LinkChanges, LinkState};
 use crate::netlink::connection::{Connection, Groups};
+use crate::netlink::decode::Label;
 use crate::outcome::{Cancelled, Claim, Error, ErrorKind};
 
 /// The VIPs of a call.
@@ -183,6 +184,7 @@ struct Preparation<'m, 's> {
     connection: &'m mut Connection,
     cancelled: &'m Cancelled,
     buffers: &'m mut Buffers,
+    labelled: &'m mut Vec<Label>,
     filter: &'m VipFilter,
     scope: Scope<'s>,
     link_use: LinkUse,
@@ -199,6 +201,7 @@ impl<'m, 's> Preparation<'m, 's> {
             connection,
             cancelled,
             buffers,
+            labelled,
         } = manager;
         connection
             .listen_to(Groups::empty())
@@ -222,6 +225,7 @@ impl<'m, 's> Preparation<'m, 's> {
             connection,
             cancelled,
             buffers,
+            labelled,
             filter,
             scope,
             needed,
@@ -318,6 +322,7 @@ impl<'m, 's> Preparation<'m, 's> {
             connection,
             cancelled,
             buffers,
+            labelled,
             filter,
             scope,
             needed,
@@ -345,8 +350,8 @@ impl<'m, 's> Preparation<'m, 's> {
         exclude(config, filter, connection, buffers, only_found, Some(link))?;
         if let Some(number) = config.labels() {
             // Only IPv6 has address labels.
-            let labelled = label(&mut call, link, number, labels);
-            if let Some(trouble) = trouble::only(Family::V6, labelled)? {
+            let done = label(&mut call, link, number, labels, labelled);
+            if let Some(trouble) = trouble::only(Family::V6, done)? {
                 call.buffers.exclude_family(trouble);
             }
         }
@@ -475,6 +480,7 @@ fn label(
     link: &LinkState,
     label: u32,
     preview: Option<&mut Vec<Ipv6Net>>,
+    added: &mut Vec<Label>,
 ) -> Result<(), Error> {
     let rows = call.buffers.rows.iter().filter(|row| {
         row.goal == Goal::Assign || row.goal == Goal::Normalize && row.facts.on_link()
@@ -487,7 +493,7 @@ fn label(
     };
     match preview {
         Some(labels) => *labels = label::preview(call.connection, how, vips)?,
-        None => call.report.writes += label::label(call.connection, how, vips)?,
+        None => call.report.writes += label::label(call.connection, how, vips, added)?,
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use ipnet::Ipv6Net;
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
     NLM_F_REQUEST, NetlinkHeader,
@@ -17,6 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleHeader};
 
+use super::decode::Label;
 use crate::base::{
     AddressAttrs, DesiredRoute, Family, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IP6_USER_METRIC,
     RTM_F_FIB_MATCH, RTM_F_LOOKUP_TABLE, RouteKey, desired_key, kernel_key, staged_key,
@@ -479,30 +479,22 @@ pub(crate) fn dump_labels(out: &mut Vec<u8>, sequence: u32) {
     push_fixed(out, sequence, libc::RTM_GETADDRLABEL, NLM_F_DUMP, &header);
 }
 
-/// Labels the addresses of a prefix on one link.
-pub(crate) fn add_label_message(
-    out: &mut Vec<u8>,
-    sequence: u32,
-    prefix: &Ipv6Net,
-    link: u32,
-    label: u32,
-) {
+/// Adds (RTM_NEWADDRLABEL) or removes (RTM_DELADDRLABEL) an entry of the table of address labels.
+pub(crate) fn label_message(out: &mut Vec<u8>, sequence: u32, kind: u16, entry: &Label) {
     let header = AddrLabelHeader {
         family: AddressFamily::Inet6,
-        prefix_len: prefix.prefix_len(),
-        index: link,
+        prefix_len: entry.prefix.prefix_len(),
+        index: entry.link,
         ..AddrLabelHeader::default()
     };
-    let address = AddrLabelAttribute::Address(prefix.addr().into());
-    let label = AddrLabelAttribute::Label(label);
-    push(
-        out,
-        sequence,
-        libc::RTM_NEWADDRLABEL,
-        NLM_F_CREATE | NLM_F_EXCL,
-        &header,
-        [&address, &label].into_iter(),
-    );
+    let address = AddrLabelAttribute::Address(entry.prefix.addr().into());
+    let label = AddrLabelAttribute::Label(entry.label);
+    let flags = match kind {
+        libc::RTM_NEWADDRLABEL => NLM_F_CREATE | NLM_F_EXCL,
+        _ => 0,
+    };
+    let attributes = [&address, &label].into_iter();
+    push(out, sequence, kind, flags, &header, attributes);
 }
 
 /// Requests one IPv6 address of this link, or of any link if `link` is 0.

@@ -188,23 +188,18 @@ fn label() -> AddrLabelMessage {
 
 #[test]
 fn labels_are_written_and_read() {
-    let prefix = "fc00::/7".parse().unwrap();
-    let bytes = whole(
-        RouteNetlinkMessage::NewAddrLabel(label()),
-        NLM_F_CREATE | NLM_F_EXCL,
-    );
-    assert_eq!(
-        written(|out| add_label_message(out, SEQUENCE, &prefix, LINK, 99)),
-        bytes
-    );
-    assert_eq!(
-        only(&bytes).label(),
-        Ok(Some(Label {
-            prefix,
-            link: LINK,
-            label: 99
-        }))
-    );
+    let entry = Label {
+        prefix: "fc00::/7".parse().unwrap(),
+        link: LINK,
+        label: 99,
+    };
+    let added = RouteNetlinkMessage::NewAddrLabel(label());
+    let bytes = whole(added, NLM_F_CREATE | NLM_F_EXCL);
+    let message = |kind| written(|out| label_message(out, SEQUENCE, kind, &entry));
+    assert_eq!(message(libc::RTM_NEWADDRLABEL), bytes);
+    assert_eq!(only(&bytes).label(), Ok(Some(entry)));
+    let removed = RouteNetlinkMessage::DelAddrLabel(label());
+    assert_eq!(message(libc::RTM_DELADDRLABEL), whole(removed, 0));
     let mut all = AddrLabelMessage::default();
     all.header.family = AddressFamily::Inet6;
     assert_eq!(
