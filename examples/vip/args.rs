@@ -1,29 +1,22 @@
 //! What several commands take, and what it makes of a manager.
 
 use std::io;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use ipnet::IpNet;
-use viproute::{
-    Binding, Claim, Error, LinkKind, Netns, Protocol, Vip, VipManager, VipManagerBuilder,
-};
+use viproute::{Binding, Claim, Error, Netns, Protocol, Vip, VipManager, VipManagerBuilder};
 
 use crate::Stop;
 use crate::parse::{self, BadList, Claimed};
-use crate::tell::complain;
+use crate::program::say;
+use crate::target::{Making, Target};
 
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The link that holds the VIPs
-    #[arg(long, value_name = "NAME")]
-    pub(crate) link: String,
-    /// The node's own address, the source of its traffic to VIPs; once for each family
-    #[arg(long, value_name = "IP", value_parser = parse::source)]
-    pub(crate) source: Vec<IpAddr>,
+    #[command(flatten)]
+    pub(crate) target: Target,
     /// The protocol of the VIPs' routes (rtm_protocol), 1 to 255; 2 is `kernel`
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = protocol)]
     protocol: Protocol,
@@ -33,12 +26,6 @@ pub(crate) struct Common {
     /// Bind VIPs by their routes alone, without an address on the link
     #[arg(long)]
     route_only: bool,
-    /// Allow only VIPs in this range; may be repeated; required on `lo`, and for 169.254.0.0/16
-    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
-    allow: Vec<IpNet>,
-    /// Refuse VIPs in this range, even if --allow admits them; may be repeated
-    #[arg(long, value_name = "PREFIX", value_parser = parse::range)]
-    deny: Vec<IpNet>,
     /// Work in this network namespace: its file (/run/netns/NAME), or the id of a process or
     /// thread in it
     #[arg(long, value_name = "PATH|PID")]
@@ -61,16 +48,7 @@ pub(crate) struct Common {
 impl Common {
     /// A manager's configuration, but for what only some commands take.
     pub(crate) fn builder(&self) -> Result<VipManagerBuilder, Error> {
-        let mut builder = VipManager::builder(&self.link).protocol(self.protocol);
-        for source in &self.source {
-            builder = builder.source(*source);
-        }
-        for range in &self.allow {
-            builder = builder.allow(*range);
-        }
-        for range in &self.deny {
-            builder = builder.deny(*range);
-        }
+        let mut builder = self.target.builder().protocol(self.protocol);
         if self.route_only {
             builder = builder.binding(Binding::Route);
         }
@@ -135,47 +113,11 @@ impl Desired {
             builder
         })
     }
-}
 
-/// What the commands take that put VIPs on a link.
-#[derive(Debug, Args)]
-pub(crate) struct Making {
-    /// Create the link if there is none
-    ///
-    /// A dummy link, or if the kernel has no such driver a bridge without ports and ARP, which
-    /// holds VIPs as well. With =dummy or =bridge that kind and no other.
-    #[arg(
-        long,
-        value_name = "KIND",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "auto"
-    )]
-    create_link: Option<Create>,
-}
-
-impl Making {
     /// A manager that may create the link, if that was allowed.
-    pub(crate) fn open(&self, common: &Common, desired: &Desired) -> Result<VipManager, Error> {
-        let builder = desired.builder(common)?;
-        let builder = match self.create_link {
-            None => builder,
-            Some(Create::Auto) => builder.create_link(LinkKind::Auto),
-            Some(Create::Dummy) => builder.create_link(LinkKind::Dummy),
-            Some(Create::Bridge) => builder.create_link(LinkKind::Bridge),
-        };
-        builder.open()
+    pub(crate) fn open(&self, common: &Common, making: &Making) -> Result<VipManager, Error> {
+        making.allow(self.builder(common)?).open()
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Create {
-    /// A dummy link, or else a bridge
-    Auto,
-    /// A dummy link
-    Dummy,
-    /// A bridge without ports and without ARP
-    Bridge,
 }
 
 /// What the commands take that release VIPs which are not desired.
@@ -216,7 +158,7 @@ impl Claiming {
             1 => " and another VIP".to_owned(),
             more => format!(" and {more} other VIPs"),
         };
-        complain(format_args!(
+        say(format_args!(
             "hint: --claim does not cover {first}{others}: to release what is not claimed, use `vip \
              release`"
         ));

@@ -131,7 +131,7 @@ impl Audit {
                 print_line(format_args!("{}", line.trim_end()))?;
             }
         }
-        let link = &self.common.link;
+        let link = &self.common.target.link;
         for basis in &found.bases {
             if self.all || !basis.is_usable {
                 print_line(format_args!(

@@ -8,7 +8,8 @@ use viproute::{Error, RejectReason, Vip};
 
 use crate::Stop;
 use crate::args::Common;
-use crate::tell::{self, complain, print_line};
+use crate::program::say;
+use crate::tell::{self, print_line};
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -30,7 +31,7 @@ impl Check {
                 .filter_map(|(vip, why)| Some((vip, (*why)?)))
         };
         for (vip, why) in rejected() {
-            complain(format_args!("{vip}: {why}"));
+            say(format_args!("{vip}: {why}"));
         }
         let code = match &checked {
             Ok(_) if rejected().next().is_none() => ExitCode::SUCCESS,

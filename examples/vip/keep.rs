@@ -7,10 +7,11 @@ use clap::Args;
 use viproute::{Counters, Dispatched, Error, Keeper, Vip};
 
 use crate::Stop;
-use crate::args::{Claiming, Common, Desired, Making};
-use crate::news;
+use crate::args::{Claiming, Common, Desired};
+use crate::program;
 use crate::progress;
-use crate::tell::{self, complain, print_line};
+use crate::target::Making;
+use crate::tell::{self, print_line};
 use crate::until::Until;
 
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ impl Keep {
 
     /// The first round.
     fn begin(&self, vips: &[Vip], log: &mut Log<'_>) -> Result<Keeper, Error> {
-        let manager = self.making.open(&self.common, &self.desired)?;
+        let manager = self.desired.open(&self.common, &self.making)?;
         let mut keeper = manager.into_keeper(self.claiming.claim())?;
         keeper.set_desired(vips);
         log.tell(&progress::during("keep", || keeper.dispatch(usize::MAX))?);
@@ -83,7 +84,7 @@ struct Log<'a> {
 impl<'a> Log<'a> {
     fn new(keep: &'a Keep) -> Self {
         Self {
-            link: &keep.common.link,
+            link: &keep.common.target.link,
             json: keep.common.json,
             counters: None,
             written: Ok(()),
@@ -91,9 +92,7 @@ impl<'a> Log<'a> {
     }
 
     fn tell(&mut self, done: &Dispatched) {
-        for line in news::lines(done) {
-            complain(format_args!("{line}"));
-        }
+        program::say_failures(done);
         if self.written.is_ok() {
             self.written = if self.json {
                 tell::print_json_line(done)

@@ -14,13 +14,13 @@ mod args;
 mod audit;
 mod check;
 mod keep;
-mod news;
 mod parse;
 mod plan;
+mod program;
 mod progress;
+mod target;
 mod tell;
 mod until;
-mod usage;
 mod watch;
 
 use std::io;
@@ -31,12 +31,14 @@ use clap::error::ErrorKind as UsageKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use viproute::{Error, Report, Vip};
 
-use args::{Claiming, Common, Desired, Making};
+use args::{Claiming, Common, Desired};
 use audit::Audit;
 use check::Check;
 use keep::Keep;
 use plan::Plan;
-use tell::{Outcome, complain};
+use program::say;
+use target::Making;
+use tell::Outcome;
 use watch::Watch;
 
 const EXIT_CODES: &str = "\
@@ -195,17 +197,17 @@ struct Reconcile {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return print_usage(&usage::without_tip(error)),
+        Err(error) => return print_usage(&program::without_tip(error)),
     };
     match cli.command.run() {
         Ok(code) => code,
         Err(Stop::Usage(text)) => cli.command.usage(&text),
         Err(Stop::Input(error)) => {
-            complain(format_args!("cannot read standard input: {error}"));
+            say(format_args!("cannot read standard input: {error}"));
             ExitCode::FAILURE
         }
         Err(Stop::Signals(error)) => {
-            complain(format_args!("cannot listen to signals: {error}"));
+            say(format_args!("cannot listen to signals: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -275,7 +277,7 @@ trait Call {
         let result = progress::during(Self::NAME, || self.call(&vips));
         let outcome = Outcome {
             command: Self::NAME,
-            link: &common.link,
+            link: &common.target.link,
             elapsed: begun.elapsed(),
             result,
         };
@@ -291,7 +293,7 @@ impl Call for Assign {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
-        self.making.open(&self.common, &self.desired)?.assign(vips)
+        self.desired.open(&self.common, &self.making)?.assign(vips)
     }
 }
 
@@ -335,7 +337,7 @@ impl Call for Reconcile {
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
         self.claiming.complain_of_unclaimed(vips);
         let claim = self.claiming.claim();
-        let mut manager = self.making.open(&self.common, &self.desired)?;
+        let mut manager = self.desired.open(&self.common, &self.making)?;
         manager.reconcile(&claim, vips)
     }
 }

@@ -1,5 +1,6 @@
 //! Text into what the library takes, and what is wrong with other text.
 
+use std::fmt;
 use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -219,6 +220,15 @@ pub(crate) enum BadList {
     Unreadable(io::Error),
     /// With the number of the line.
     Line(String),
+}
+
+impl fmt::Display for BadList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "{error}"),
+            Self::Line(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Reads VIPs, one a line; everything from a `#` on is a comment.

@@ -7,9 +7,11 @@ use clap::Args;
 use viproute::{Error, Plan as Planned, Vip};
 
 use crate::Stop;
-use crate::args::{Claiming, Common, Desired, Making};
+use crate::args::{Claiming, Common, Desired};
+use crate::program::say;
 use crate::progress;
-use crate::tell::{self, complain};
+use crate::target::Making;
+use crate::tell;
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
@@ -32,7 +34,7 @@ impl Plan {
         let planned = progress::during("plan", || self.plan(&vips));
         let failures = planned.as_ref().map_or(&[][..], |plan| &plan.failures);
         for failure in failures {
-            complain(format_args!("{failure}"));
+            say(format_args!("{failure}"));
         }
         let code = match &planned {
             Ok(plan) if plan.failures.is_empty() => ExitCode::SUCCESS,
@@ -49,7 +51,7 @@ impl Plan {
     }
 
     fn plan(&self, vips: &[Vip]) -> Result<Planned, Error> {
-        let mut manager = self.making.open(&self.common, &self.desired)?;
+        let mut manager = self.desired.open(&self.common, &self.making)?;
         match &self.claiming {
             Some(claiming) => {
                 claiming.complain_of_unclaimed(vips);

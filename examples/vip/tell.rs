@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use viproute::{Cause, Error, ErrorKind, Failure, RejectReason, Report};
 
+use crate::program::{self, say};
+
 /// What became of a call.
 pub(crate) struct Outcome<'a> {
     pub(crate) command: &'static str,
@@ -26,7 +28,7 @@ impl Outcome<'_> {
         };
         let failures = report.map_or(&[][..], |report| &report.failures);
         for failure in failures {
-            complain(format_args!("{failure}"));
+            say(format_args!("{failure}"));
         }
         let code = match &self.result {
             Ok(_) => ExitCode::SUCCESS,
@@ -76,13 +78,13 @@ fn give_hints(failures: &[Failure]) {
 const RELEASE: &str = "`vip release VIP...` takes VIPs off the link";
 
 fn give_hint(hint: &str) {
-    complain(format_args!("hint: {hint}"));
+    say(format_args!("hint: {hint}"));
 }
 
 /// Says why a command failed as a whole, with the option that would have helped, where there is
 /// one.
 pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
-    complain(format_args!("{error}"));
+    say(format_args!("{error}"));
     let hint = match error.kind() {
         ErrorKind::LinkNotFound if matches!(command, "assign" | "reconcile" | "plan" | "keep") => {
             Some("--create-link creates the link")
@@ -98,10 +100,7 @@ pub(crate) fn failed(command: &str, error: &Error) -> ExitCode {
     if let Some(hint) = hint {
         give_hint(hint);
     }
-    match error.kind() {
-        ErrorKind::InvalidConfig => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
+    program::exit_code(error)
 }
 
 /// The exit code of a command that wrote its result.
@@ -109,7 +108,7 @@ pub(crate) fn code_of(written: &io::Result<()>, code: ExitCode) -> ExitCode {
     match written {
         // The reader has closed it and wants no more. The exit code still counts.
         Err(error) if error.kind() != IoErrorKind::BrokenPipe => {
-            complain(format_args!("cannot write to standard output: {error}"));
+            say(format_args!("cannot write to standard output: {error}"));
             ExitCode::FAILURE
         }
         _ => code,
@@ -131,10 +130,4 @@ pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
 /// The same in one line.
 pub(crate) fn print_json_line(value: &impl Serialize) -> io::Result<()> {
     print_line(format_args!("{}", serde_json::to_string(value)?))
-}
-
-/// `eprintln!`, but for the panic where standard error is closed.
-pub(crate) fn complain(line: fmt::Arguments<'_>) {
-    // There is nowhere left to say so.
-    let _ = writeln!(io::stderr().lock(), "vip: {line}");
 }

@@ -1,15 +1,13 @@
 //! Commands that run until a signal or a time ends them.
 
 use std::io;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use crate::parse;
+use crate::{parse, program};
 
 #[derive(Debug, Args)]
 pub(crate) struct Until {
@@ -26,13 +24,7 @@ pub(crate) struct Until {
 impl Until {
     /// Does something at the end, from another thread.
     pub(crate) fn then(&self, act: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let (send, signalled) = mpsc::channel();
-        thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _ = send.send(());
-            }
-        });
+        let signalled = program::receive(&[SIGINT, SIGTERM])?;
         let time = self.time;
         thread::spawn(move || {
             let _ = match time {

@@ -11,7 +11,8 @@ use viproute::{Error, Event, Vip, Watcher};
 
 use crate::Stop;
 use crate::args::Common;
-use crate::tell::{self, complain, print_line};
+use crate::program::say;
+use crate::tell::{self, print_line};
 use crate::until::Until;
 
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ impl Watch {
             Ok(watcher) => watcher,
             Err(error) => return Ok(tell::failed("watch", &error)),
         };
-        complain(format_args!("watching {}", self.common.link));
+        say(format_args!("watching {}", self.common.target.link));
         thread::spawn(move || listen(watcher, &send));
         loop {
             match woken.recv() {
@@ -71,7 +72,7 @@ impl Watch {
             _ if self.common.vips.is_empty() => true,
             Event::Vip { vip, .. } => vips.contains(vip),
             Event::NodeAddressSet(addr) | Event::NodeAddressRemoved(addr) => {
-                self.common.source.contains(addr)
+                self.common.target.source.contains(addr)
             }
             _ => true,
         }
@@ -81,7 +82,7 @@ impl Watch {
         if self.common.json {
             tell::print_json_line(event)
         } else {
-            print_line(format_args!("{}: {event}", self.common.link))
+            print_line(format_args!("{}: {event}", self.common.target.link))
         }
     }
 }
