@@ -81,6 +81,9 @@ fn node() -> Sandbox {
     add_link("node0", "");
     ip(&format!("addr add {NODE_V4}/32 dev node0"));
     ip(&format!("addr add {NODE_V6}/128 dev node0 nodad"));
+    // The kernel notifies the address twice, the second time right before its late route
+    // (`__ipv6_ifa_notify`, net/ipv6/addrconf.c). A keeper reads the link for each.
+    while !ip("-6 route show table local").contains(&NODE_V6.to_string()) {}
     sandbox
 }
 

@@ -22,7 +22,7 @@ pub(super) const LONGEST_SPACING: Duration = Duration::from_secs(5);
 /// After how long without a repair a fight is over.
 const CALM: Duration = Duration::from_secs(60);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
     pub(super) repairs: u32,
     pub(super) last: Instant,
@@ -58,6 +58,9 @@ impl Backoff {
 
     /// Takes note of repairs; says whether the next one has to wait for them.
     pub(super) fn repair(&mut self, now: Instant, repairs: u32) -> bool {
+        if self.is_over(now) {
+            *self = Self::begin(now);
+        }
         self.repairs = self.repairs.saturating_add(repairs);
         self.last = now;
         let Some(over) = self.repairs.checked_sub(PATIENCE + 1) else {
@@ -66,6 +69,13 @@ impl Backoff {
         let time = FIRST_PAUSE.saturating_mul(1 << over.min(16));
         self.until = now + time.min(LONGEST_PAUSE);
         true
+    }
+
+    /// As if that time had passed.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        self.last -= by;
+        self.until -= by;
     }
 
     /// Whether so much time has passed without a repair that the fight is over.

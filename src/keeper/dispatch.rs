@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::{Backoff, LONGEST_SPACING, PATIENCE, pause};
+use super::backoff::{Backoff, PATIENCE, pause};
+use super::reading::{Found, Why};
 use super::report::{Dispatched, Look, failure_of};
 use super::state::{Missing, ReleaseChange};
 use super::{Keeper, LOOKUP_MAX, RETRY};
@@ -26,13 +27,13 @@ impl Keeper {
         let desired = self.desired.iter().copied();
         let Ok(troubles) = self.manager.troubles(waiting, desired) else {
             // The trouble is not of one family. The next reading of the link says what it is.
-            self.resync(now);
+            self.reading.ask(Why::Event, now);
             return;
         };
         for family in Family::ALL.into_iter().filter(|f| waiting[*f]) {
             match &troubles[family] {
                 Some(trouble) => self.family_lacks(family, trouble.kind, &trouble.detail),
-                None => self.resync(now),
+                None => self.reading.ask(Why::Event, now),
             }
         }
     }
@@ -47,17 +48,34 @@ impl Keeper {
 
     /// Reconciles the whole link.
     pub(super) fn keep_all(&mut self) -> Result<Dispatched, Error> {
-        self.full = None;
-        let is_again = self.reread.take().is_some();
+        let why = self.reading.begin();
         self.dirty.clear();
         self.counters.resyncs += 1;
         trace::resync();
+        let done = self.reconcile_all(why);
+        if done.is_err() || self.link_state.is_waiting() {
+            // The next reading still does what was asked for.
+            self.reading.failed(why);
+        }
+        let done = done?;
+        let found = match done.has_news || self.link_state.is_waiting() {
+            _ if done.report.writes > 0 => Found::Drift,
+            true => Found::News,
+            false => Found::Nothing,
+        };
+        let paused = self.reading.ended(why, found, Instant::now());
+        self.counters.backoffs += u64::from(paused.is_some());
+        paused.into_iter().for_each(|time| trace::pause(None, time));
+        Ok(done)
+    }
+
+    fn reconcile_all(&mut self, why: Why) -> Result<Dispatched, Error> {
+        let is_repair = why != Why::Order;
         // The notification that the link is another one now may be lost.
         if let Err(error) = self.find_link() {
             return self.conclude(Err(error), Look::All, false);
         }
         let mut result = self.reconcile();
-        let expected = std::mem::take(&mut self.expected);
         if let Err(error) = &result
             && error.kind() == ErrorKind::TooManyReleases
         {
@@ -65,42 +83,13 @@ impl Keeper {
             // is new, the set may be wrong, so nothing is written.
             self.releases
                 .update(&ReleaseChange::BoundPassed(error.detail()));
-            if expected {
-                self.resync(Instant::now());
+            if !is_repair {
+                self.reading.ask(Why::Event, Instant::now());
                 return result.map(|_| Dispatched::default());
             }
             result = self.reconcile();
         }
-        let done = self.conclude(result, Look::All, !expected);
-        // If this dispatch did not complete, the next one still does what was asked for.
-        self.expected = expected && (done.is_err() || self.link_state.is_waiting());
-        let done = done?;
-        if is_again {
-            self.note_reading(&done);
-        }
-        if done.report.writes > 0 && !expected {
-            let now = Instant::now();
-            let backoff = self.link_backoff.get_or_insert(Backoff::begin(now));
-            if backoff.repair(now, 1) {
-                self.counters.backoffs += 1;
-                trace::pause(None, backoff.until - now);
-            }
-        }
-        Ok(done)
-    }
-
-    /// Takes note of whether a reading of the whole link has found anything.
-    fn note_reading(&mut self, done: &Dispatched) {
-        if done.has_news || self.link_state.is_waiting() {
-            self.futile = None;
-            return;
-        }
-        let now = Instant::now();
-        let futile = self.futile.filter(|futile| !futile.is_over(now));
-        let mut futile = futile.unwrap_or(Backoff::begin(now));
-        futile.repair(now, 1);
-        futile.until = futile.until.min(now + LONGEST_SPACING);
-        self.futile = Some(futile);
+        self.conclude(result, Look::All, is_repair)
     }
 
     fn reconcile(&mut self) -> Result<Report, Error> {
@@ -156,9 +145,7 @@ impl Keeper {
         if changed > LOOKUP_MAX && max_vips > LOOKUP_MAX || due.iter().any(is_hidden) {
             return self.keep_all();
         }
-        // The notifications of a VIP are incomplete: others were lost.
-        let is_fought_over = self.link_backoff.is_some_and(|backoff| backoff.until > now);
-        if changed > 0 && self.reread.is_some() && !is_fought_over {
+        if changed > 0 && self.reading.is_brought_forward(now) {
             return self.keep_all();
         }
         due.truncate(max_vips.min(LOOKUP_MAX));
@@ -193,14 +180,14 @@ impl Keeper {
         let mut all_notified = Vec::with_capacity(due.len());
         let now = Instant::now();
         for vip in due {
-            if self.dirty.has_changed(*vip) || self.reread.is_some() {
+            if self.dirty.has_changed(*vip) || self.reading.is_due() {
                 self.resting.note_change(*vip, now);
             } else {
                 self.resting.note_passed(*vip);
             }
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
             // Before the reading that is put off, what was lost is unknown.
-            notified.unverified |= self.reread.is_some() || self.resting.is_unfinished(*vip);
+            notified.unverified |= self.reading.is_due() || self.resting.is_unfinished(*vip);
             if self.is_desired(*vip) {
                 self.add_known(*vip, &mut notified);
             }
@@ -227,11 +214,11 @@ impl Keeper {
                     self.resting.put_off(Instant::now() + RETRY);
                     match kind {
                         // The next dispatch begins where this one ended.
-                        ErrorKind::Cancelled => self.resync(Instant::now()),
+                        ErrorKind::Cancelled => self.reading.ask(Why::Event, Instant::now()),
                         // It would be refused again: a better set is needed.
                         ErrorKind::EmptySet => {}
                         // No event says when this is over, and until then the set is not kept.
-                        _ => self.resync(Instant::now() + RETRY),
+                        _ => self.reading.ask(Why::Event, Instant::now() + RETRY),
                     }
                     return Err(error);
                 }
@@ -255,7 +242,6 @@ impl Keeper {
         self.note_adopted(&report, look);
         self.counters.repairs += (report.assigned + report.repaired + report.released) as u64;
         self.counters.released += report.released as u64;
-        self.link_backoff = self.link_backoff.filter(|backoff| !backoff.is_over(now));
         self.backoffs.retain(|_, backoff| !backoff.is_over(now));
         if watch {
             self.note_repairs(now);
@@ -283,7 +269,7 @@ impl Keeper {
             }));
         }
         // Nearly always it comes back with an event.
-        self.resync(Instant::now() + RETRY);
+        self.reading.ask(Why::Event, Instant::now() + RETRY);
         self.dispatched(error.into_report().unwrap_or_default(), Look::At(&[]))
     }
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use super::Keeper;
+use super::orders::sorted;
 use super::report::Dispatched;
 use super::run::Wait;
 use super::status::{Counters, KeeperStatus};
-use super::{Keeper, sorted};
 use crate::base::Vip;
 use crate::core::VipFilter;
 use crate::manager::{check_config_source, no_admissible_vip};
@@ -517,7 +518,7 @@ impl<F: FnMut(Result<Dispatched, Error>)> Worker<F> {
 
     /// Shows the outcome to the handles and to the callback. Returns whether more is due.
     fn publish(&mut self, done: Dispatched) -> bool {
-        if !self.keeper.expected {
+        if !self.keeper.reading.is_ordered() {
             self.before = None;
         }
         let are_failures_new = !done.new_failures.is_empty() || !done.recovered.is_empty();

@@ -1,15 +1,17 @@
 //! A keeper holds a desired set: it repairs every change of a VIP.
 //!
-//! `notifications` reads the kernel's notifications. `dirty` has the VIPs to look up, `resting` the repaired
-//! IPv6 VIPs whose late route may still come. `dispatch` repairs, `backoff` delays repairs that another writer
-//! undoes, `state` has what is missing, `report` and `status` the results. `run` is the loop, `handle` the
-//! thread.
+//! `orders` takes what the caller wants, `notifications` reads the kernel's notifications. `reading` says when the
+//! whole link is read. `dirty` has the VIPs to look up, `resting` the repaired IPv6 VIPs whose late route may
+//! still come. `dispatch` repairs, `backoff` delays repairs that another writer undoes, `state` has what is
+//! missing, `report` and `status` the results. `run` is the loop, `handle` the thread.
 
 mod backoff;
 mod dirty;
 mod dispatch;
 mod handle;
 mod notifications;
+mod orders;
+mod reading;
 mod report;
 mod resting;
 mod run;
@@ -18,13 +20,10 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use crate::base::{Family, PerFamily, Vip};
-use crate::core::Binding;
-use crate::engine::lookup::Notified;
 use crate::link::{self, LinkRef};
 use crate::manager::{VipManager, check_claim};
 use crate::netlink::decode::LinkTraits;
@@ -41,11 +40,12 @@ use backoff::Backoff;
 use dirty::Dirty;
 pub use handle::KeeperHandle;
 use notifications::RECEIVE_ROOM;
+use reading::Reading;
 pub use report::Dispatched;
 use report::Look;
 use resting::Resting;
 pub use state::Missing;
-use state::{Keeping, ReleaseChange, Releases};
+use state::{Keeping, Releases};
 pub use status::{Counters, FamilyStatus, KeeperStatus, Waiting};
 
 /// The most VIPs that are looked up one by one. For more, the keeper reads the whole link.
@@ -71,8 +71,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// [`KeeperHandle`]:
 ///
 /// ```no_run
-/// # use std::net::IpAddr;
-/// # use viproute::{Claim, VipManager};
+/// # /// # use viproute::{Claim, VipManager};
 /// # let manager = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
 /// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
 /// let keeper = manager.into_keeper(Claim::link().at_most(100))?;
@@ -142,10 +141,7 @@ pub struct Keeper {
     link_traits: LinkTraits,
     /// Removed by name, sorted, and not yet seen to be gone.
     leaving: Vec<Vip>,
-    /// When the whole link is to be reconciled.
-    full: Option<Instant>,
-    /// The same, because notifications were lost or the link has changed.
-    reread: Option<Instant>,
+    reading: Reading,
     /// Whether the link can hold VIPs.
     link_state: Keeping,
     /// Whether VIPs of each family can be kept.
@@ -165,15 +161,9 @@ pub struct Keeper {
     /// When it is looked again at what the families wait for.
     again: Instant,
     releases: Releases,
-    /// What the next reading finds to do was asked for, and is no repair.
-    expected: bool,
     dirty: Dirty,
     resting: Resting,
     backoffs: BTreeMap<Vip, Backoff>,
-    /// Of the link as a whole: readings of it that found something to repair.
-    link_backoff: Option<Backoff>,
-    /// Readings of it that found nothing.
-    futile: Option<Backoff>,
     counters: Counters,
 }
 
@@ -202,8 +192,7 @@ impl Keeper {
             link: None,
             link_traits: LinkTraits::default(),
             leaving: Vec::new(),
-            full: None,
-            reread: None,
+            reading: Reading::new(Instant::now()),
             link_state: Keeping::default(),
             families: Default::default(),
             failing: BTreeMap::new(),
@@ -216,12 +205,9 @@ impl Keeper {
             last_dispatch: None,
             again: Instant::now(),
             releases: Releases::default(),
-            expected: true,
             dirty: Dirty::default(),
             resting: Resting::default(),
             backoffs: BTreeMap::new(),
-            link_backoff: None,
-            futile: None,
             counters: Counters::default(),
         };
         // Only now, so that no change in between is missed.
@@ -244,233 +230,6 @@ impl Keeper {
                 .listen_to(interest)
                 .map_err(Error::listening)?;
         }
-    }
-
-    /// Sets the VIPs to keep from now on. The next [`dispatch`](Self::dispatch) assigns and releases.
-    /// Where a few VIPs come or go, it looks at those alone.
-    ///
-    /// An empty set releases nothing, and the keeper keeps nothing from then on ([`Dispatched::refused`]). The
-    /// same holds for each family alone: a set without an IPv6 VIP releases no IPv6 VIP. To release the last
-    /// VIP, name it in [`remove_desired`](Self::remove_desired). To wipe, call [`release_all`](VipManager::release_all) on the manager
-    /// ([`into_manager`](Self::into_manager)).
-    ///
-    /// ```
-    #[doc = include_str!("example.txt")]
-    #[doc = include_str!("example_keeper.txt")]
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)]);
-    /// let done = keeper.dispatch(usize::MAX)?;
-    /// assert_eq!(done.report.assigned, 2);
-    /// // The previous set is replaced.
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 11)]);
-    /// let done = keeper.dispatch(usize::MAX)?;
-    /// assert_eq!(done.report.released, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn set_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, desired: I) {
-        let desired = sorted(desired);
-        let (before, after) = differing(&self.desired, &desired);
-        let only_in = |some: &[Vip], others: &[Vip]| -> Vec<Vip> {
-            let missing = some.iter().filter(|vip| others.binary_search(vip).is_err());
-            missing.take(LOOKUP_MAX + 1).copied().collect()
-        };
-        let (goes, comes) = (only_in(before, after), only_in(after, before));
-        self.is_order_new = true;
-        let are_noted = goes.len() <= self.claim.bound() && self.note_changes(&goes, &comes);
-        self.unseen.retain(|vip| desired.binary_search(vip).is_ok());
-        let is_new = |vip: &&Vip| self.desired.binary_search(vip).is_err();
-        self.unseen.extend(desired.iter().filter(is_new));
-        self.unseen.sort_unstable();
-        self.leaving
-            .retain(|vip| desired.binary_search(vip).is_err());
-        self.desired = desired;
-        self.begin_set(are_noted);
-        if self.desired.is_empty() {
-            let detail = "no VIP is desired, and none is released for that: release VIPs by name";
-            self.releases.update(&ReleaseChange::NoneDesired(detail));
-        }
-    }
-
-    /// Adds VIPs to the desired set: as [`set_desired`](Self::set_desired) with the union, without a
-    /// comparison of the whole sets.
-    ///
-    /// ```
-    #[doc = include_str!("example.txt")]
-    #[doc = include_str!("example_keeper.txt")]
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
-    /// keeper.add_desired([Ipv4Addr::new(10, 96, 0, 11)]);
-    /// let done = keeper.dispatch(usize::MAX)?;
-    /// assert_eq!(done.report.assigned, 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn add_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) {
-        let mut comes = sorted(vips);
-        comes.retain(|vip| !self.is_desired(*vip));
-        if comes.is_empty() {
-            return;
-        }
-        self.is_order_new = true;
-        let are_noted = self.note_changes(&[], &comes);
-        self.leaving.retain(|vip| comes.binary_search(vip).is_err());
-        self.unseen.extend(&comes);
-        self.unseen.sort_unstable();
-        if comes.len() > LOOKUP_MAX {
-            self.desired.append(&mut comes);
-            self.desired.sort();
-        }
-        for vip in comes {
-            let at = self.desired.partition_point(|other| *other < vip);
-            self.desired.insert(at, vip);
-        }
-        self.begin_set(are_noted);
-    }
-
-    /// Removes VIPs from the desired set and releases them, the last VIP too. The claim and its bound do not
-    /// limit a release by name. VIPs that are not desired are ignored.
-    ///
-    /// ```
-    #[doc = include_str!("example.txt")]
-    #[doc = include_str!("example_keeper.txt")]
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
-    /// keeper.dispatch(usize::MAX)?;
-    /// // The last VIP, too.
-    /// keeper.remove_desired([Ipv4Addr::new(10, 96, 0, 10)]);
-    /// let done = keeper.dispatch(usize::MAX)?;
-    /// assert_eq!(done.report.released, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn remove_desired<I: IntoIterator<Item: Into<Vip>>>(&mut self, vips: I) {
-        let mut goes = sorted(vips);
-        goes.retain(|vip| self.is_desired(*vip));
-        if goes.is_empty() {
-            return;
-        }
-        self.is_order_new = true;
-        let are_noted = self.note_changes(&goes, &[]);
-        // What can be no VIP was never put there.
-        let could_hold = |vip: &&Vip| self.manager.could_hold(**vip);
-        self.leaving.extend(goes.iter().filter(could_hold));
-        self.leaving.sort_unstable();
-        self.leaving.dedup();
-        self.unseen.retain(|vip| goes.binary_search(vip).is_err());
-        if goes.len() > LOOKUP_MAX {
-            self.desired.retain(|vip| goes.binary_search(vip).is_err());
-            goes.clear();
-        }
-        for vip in goes {
-            if let Ok(at) = self.desired.binary_search(&vip) {
-                self.desired.remove(at);
-            }
-        }
-        self.begin_set(are_noted);
-    }
-
-    /// Begins to keep another set: what comes and goes is all there is to look at, or everything.
-    fn begin_set(&mut self, are_changes_noted: bool) {
-        self.link_backoff = None;
-        if !are_changes_noted {
-            self.dirty.clear();
-            self.backoffs.clear();
-            self.releases.update(&ReleaseChange::NewSet);
-            self.expected = true;
-            self.full = self.is_at_work().then(Instant::now);
-        }
-        if !self.is_at_work() {
-            self.link_state.update(None);
-            for family in Family::ALL {
-                self.families[family].update(None);
-            }
-        }
-    }
-
-    /// Whether there is anything to do.
-    fn is_at_work(&self) -> bool {
-        !self.desired.is_empty() || !self.leaving.is_empty()
-    }
-
-    /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
-    /// it says no.
-    fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
-        let is_kept = self.full.is_none()
-            && !self.link_state.is_waiting()
-            && matches!(self.releases, Releases::Allowed);
-        if !is_kept
-            || goes.len() + comes.len() > LOOKUP_MAX
-            || goes.iter().any(|vip| self.is_mark_hidden(*vip))
-        {
-            return false;
-        }
-        // A set without an admissible VIP is to be refused.
-        let stays =
-            |vip: &Vip| goes.binary_search(vip).is_err() && self.manager.check(*vip).is_ok();
-        if !self.desired.iter().any(stays) {
-            return false;
-        }
-        for vip in goes {
-            self.backoffs.remove(vip);
-            let mut notified = self.dirty.remove(*vip).unwrap_or_default();
-            if !self.manager.could_hold(*vip) {
-                // Nor does any other call release what can be no VIP.
-                continue;
-            }
-            // For want of a source it was never put there.
-            notified.unverified |= self.manager.check(*vip).is_err() || self.waits(vip.family());
-            self.add_known(*vip, &mut notified);
-            *self.dirty.entry(*vip) = notified;
-        }
-        for vip in comes {
-            self.backoffs.remove(vip);
-            self.dirty.entry(*vip).unverified = true;
-        }
-        true
-    }
-
-    /// Whether the VIPs of a family cannot be kept just now.
-    fn waits(&self, family: Family) -> bool {
-        self.families[family].is_waiting()
-    }
-
-    /// Adds what is known of the address of a desired VIP: it was verified before, and nothing has
-    /// said otherwise. For IPv6 the kernel is asked.
-    fn add_known(&self, vip: Vip, notified: &mut Notified) {
-        if vip.family() == Family::V4 && !notified.unverified {
-            let known = self.manager.config.binding == Binding::Address;
-            notified.address = notified.address.or(Some(known));
-        }
-    }
-
-    /// Whether only a dump of the link's addresses could show that the VIP bears the mark by which
-    /// it is claimed.
-    fn is_mark_hidden(&self, vip: Vip) -> bool {
-        self.claim.needs_mark()
-            && vip.family() == Family::V4
-            && self.manager.config.address_protocol.is_some()
-    }
-
-    /// Changes the source of its family: the node's address has changed. The next
-    /// [`dispatch`](Self::dispatch) moves the VIPs, each in place.
-    ///
-    /// ```
-    #[doc = include_str!("example.txt")]
-    #[doc = include_str!("example_keeper.txt")]
-    /// keeper.set_desired([Ipv4Addr::new(10, 96, 0, 10)]);
-    /// keeper.dispatch(usize::MAX)?;
-    /// // Another address of the node.
-    /// keeper.set_source([192, 0, 2, 11])?;
-    /// let done = keeper.dispatch(usize::MAX)?;
-    /// assert_eq!(done.report.repaired, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`] for an address that no node can have.
-    pub fn set_source(&mut self, source: impl Into<IpAddr>) -> Result<(), Error> {
-        self.manager.replace_source(source.into())?;
-        self.expected = true;
-        self.is_order_new = true;
-        self.link_backoff = None;
-        self.resync(Instant::now());
-        Ok(())
     }
 
     /// What has been done so far.
@@ -564,7 +323,8 @@ impl Keeper {
         let waits = self.families.iter().any(Keeping::is_waiting);
         let again = waits.then_some(self.again);
         let resting = self.resting.next(|vip| !self.dirty.contains(*vip));
-        let due = [self.reading(), again, dirty.flatten(), resting];
+        let reading = self.reading.at().filter(|_| self.is_at_work());
+        let due = [reading, again, dirty.flatten(), resting];
         due.into_iter().flatten().min()
     }
 
@@ -642,13 +402,13 @@ impl Keeper {
     fn dispatch_due(&mut self, max_vips: usize) -> Result<Dispatched, Error> {
         self.listen()?;
         if !self.is_at_work() {
-            (self.full, self.reread) = (None, None);
+            self.reading.cancel();
             self.dirty.clear();
             self.resting.clear();
             return Ok(self.dispatched(Report::default(), Look::At(&[])));
         }
         self.look_again();
-        if self.reading().is_some_and(|at| at <= Instant::now()) {
+        if self.reading.at().is_some_and(|at| at <= Instant::now()) {
             return self.keep_all();
         }
         if self.link_state.is_waiting() {
@@ -659,28 +419,14 @@ impl Keeper {
         self.keep_dirty(max_vips.max(1))
     }
 
-    fn resync(&mut self, at: Instant) {
-        if self.is_at_work() {
-            let free = self.link_backoff.map_or(at, |backoff| backoff.until);
-            let at = at.max(free);
-            self.full = Some(self.full.map_or(at, |before| before.min(at)));
-        }
+    /// Whether there is anything to do.
+    fn is_at_work(&self) -> bool {
+        !self.desired.is_empty() || !self.leaving.is_empty()
     }
 
-    /// Notifications were lost, or the link has changed: the whole link is to be read. The more such readings
-    /// have found nothing, the later.
-    fn read_again(&mut self) {
-        if self.is_at_work() && self.reread.is_none() {
-            let now = Instant::now();
-            let free = [self.link_backoff, self.futile].into_iter().flatten();
-            let free = free.map(|backoff| backoff.until).max();
-            self.reread = Some(free.map_or(now, |free| free.max(now)));
-        }
-    }
-
-    /// When the whole link is to be read.
-    fn reading(&self) -> Option<Instant> {
-        [self.full, self.reread].into_iter().flatten().min()
+    /// Whether the VIPs of a family cannot be kept just now.
+    fn waits(&self, family: Family) -> bool {
+        self.families[family].is_waiting()
     }
 
     fn is_desired(&self, vip: Vip) -> bool {
@@ -693,14 +439,10 @@ impl Keeper {
 impl Keeper {
     /// Makes all that is remembered so much older, as if that time had passed.
     pub(crate) fn age(&mut self, by: Duration) {
-        let of_link = self.link_backoff.iter_mut().chain(&mut self.futile);
-        for backoff in self.backoffs.values_mut().chain(of_link) {
-            backoff.last -= by;
-            backoff.until -= by;
-        }
-        for at in self.full.iter_mut().chain(&mut self.reread) {
-            *at -= by;
-        }
+        self.backoffs
+            .values_mut()
+            .for_each(|backoff| backoff.age(by));
+        self.reading.age(by);
         self.again -= by;
         self.resting.age(by);
     }
@@ -737,25 +479,6 @@ fn interest(manager: &VipManager, link: Option<u32>) -> Interest {
         },
         elsewhere: Elsewhere::Only(PerFamily::from_fn(|f| manager.filter.sources[f].address())),
     }
-}
-
-/// VIPs as a set: in order, each once.
-fn sorted<I: IntoIterator<Item: Into<Vip>>>(vips: I) -> Vec<Vip> {
-    let mut vips: Vec<Vip> = vips.into_iter().map(Into::into).collect();
-    if !vips.is_sorted_by(|a, b| a < b) {
-        vips.sort_unstable();
-        vips.dedup();
-    }
-    vips
-}
-
-/// What is left of two sorted sets without what they begin and end with in common.
-fn differing<'a>(mut one: &'a [Vip], mut other: &'a [Vip]) -> (&'a [Vip], &'a [Vip]) {
-    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
-    (one, other) = (&one[same..], &other[same..]);
-    let pairs = one.iter().rev().zip(other.iter().rev());
-    let same = pairs.take_while(|(a, b)| a == b).count();
-    (&one[..one.len() - same], &other[..other.len() - same])
 }
 
 impl VipManager {

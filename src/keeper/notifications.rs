@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::reading::Why;
 use super::{Counters, Dirty, Keeper};
 use crate::base::{Family, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip};
 use crate::core::Binding;
@@ -45,8 +46,8 @@ impl Keeper {
             }
             match heard {
                 Heard::Noted => {}
-                Heard::ReadAgain => self.read_again(),
-                Heard::Resync => self.resync(Instant::now()),
+                Heard::ReadAgain => self.reading.ask(Why::Loss, Instant::now()),
+                Heard::Resync => self.reading.ask(Why::Event, Instant::now()),
             }
         }
     }
