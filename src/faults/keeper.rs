@@ -196,6 +196,31 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
     }
 }
 
+/// The next reading of the link is put off, because the link is fought over. What it was asked for may have changed
+/// any VIP: here an address of another prefix length, which no look-up shows.
+#[test]
+fn look_before_a_reading_that_is_put_off_believes_nothing_remembered() {
+    let _node = node();
+    let set = v4(20);
+    let mut keeper = keeper(&set);
+    let mut repairs = 0;
+    while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
+        undo(set[usize::try_from(repairs).unwrap()]);
+        touch_the_link();
+        keeper.age(LONGEST_PAUSE);
+        assert_eq!(dispatch(&mut keeper).repaired, 1);
+        repairs += 1;
+        dispatch_until_idle(&mut keeper);
+    }
+    let resyncs = keeper.counters().resyncs;
+    ip(&format!("addr add {}/24 dev {LINK}", set[19]));
+    undo(set[19]);
+    let causes = dispatch(&mut keeper).failures.into_iter();
+    let causes: Vec<Cause> = causes.map(|failure| failure.cause).collect();
+    assert_eq!(causes, [Cause::OtherPrefixLength]);
+    assert_eq!(keeper.counters().resyncs, resyncs, "it was not put off");
+}
+
 /// Notifications are lost again and again, and no VIP has changed: the readings after that get rarer, until one
 /// finds something. A VIP whose change is notified does not wait for them.
 #[test]

@@ -27,13 +27,13 @@ impl Keeper {
         let desired = self.desired.iter().copied();
         let Ok(troubles) = self.manager.troubles(waiting, desired) else {
             // The trouble is not of one family. The next reading of the link says what it is.
-            self.reading.ask(Why::Event, now);
+            self.reading.schedule(Why::Event, now);
             return;
         };
         for family in Family::ALL.into_iter().filter(|f| waiting[*f]) {
             match &troubles[family] {
                 Some(trouble) => self.family_lacks(family, trouble.kind, &trouble.detail),
-                None => self.reading.ask(Why::Event, now),
+                None => self.reading.schedule(Why::Event, now),
             }
         }
     }
@@ -84,7 +84,7 @@ impl Keeper {
             self.releases
                 .update(&ReleaseChange::BoundPassed(error.detail()));
             if !is_repair {
-                self.reading.ask(Why::Event, Instant::now());
+                self.reading.schedule(Why::Event, Instant::now());
                 return result.map(|_| Dispatched::default());
             }
             result = self.reconcile();
@@ -214,11 +214,11 @@ impl Keeper {
                     self.resting.put_off(Instant::now() + RETRY);
                     match kind {
                         // The next dispatch begins where this one ended.
-                        ErrorKind::Cancelled => self.reading.ask(Why::Event, Instant::now()),
+                        ErrorKind::Cancelled => self.reading.schedule(Why::Event, Instant::now()),
                         // It would be refused again: a better set is needed.
                         ErrorKind::EmptySet => {}
                         // No event says when this is over, and until then the set is not kept.
-                        _ => self.reading.ask(Why::Event, Instant::now() + RETRY),
+                        _ => self.reading.schedule(Why::Event, Instant::now() + RETRY),
                     }
                     return Err(error);
                 }
@@ -269,7 +269,7 @@ impl Keeper {
             }));
         }
         // Nearly always it comes back with an event.
-        self.reading.ask(Why::Event, Instant::now() + RETRY);
+        self.reading.schedule(Why::Event, Instant::now() + RETRY);
         self.dispatched(error.into_report().unwrap_or_default(), Look::At(&[]))
     }
 

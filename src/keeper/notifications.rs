@@ -46,8 +46,8 @@ impl Keeper {
             }
             match heard {
                 Heard::Noted => {}
-                Heard::ReadAgain => self.reading.ask(Why::Loss, Instant::now()),
-                Heard::Resync => self.reading.ask(Why::Event, Instant::now()),
+                Heard::ReadAgain => self.reading.schedule(Why::Loss, Instant::now()),
+                Heard::Resync => self.reading.schedule(Why::Event, Instant::now()),
             }
         }
     }

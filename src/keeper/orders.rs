@@ -137,7 +137,7 @@ impl Keeper {
             self.dirty.clear();
             self.backoffs.clear();
             self.releases.update(&ReleaseChange::NewSet);
-            self.reading.ask(Why::Order, Instant::now());
+            self.reading.schedule(Why::Order, Instant::now());
         }
         if !self.is_at_work() {
             self.link_state.update(None);
@@ -223,7 +223,7 @@ impl Keeper {
         self.manager.replace_source(source.into())?;
         self.is_order_new = true;
         self.reading.end_fight(Instant::now());
-        self.reading.ask(Why::Order, Instant::now());
+        self.reading.schedule(Why::Order, Instant::now());
         Ok(())
     }
 }

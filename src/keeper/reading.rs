@@ -81,8 +81,8 @@ impl Reading {
         self.why() == Some(Why::Loss) && self.fought.until <= now
     }
 
-    /// Asks for a reading, not before `at`.
-    pub(super) fn ask(&mut self, why: Why, at: Instant) {
+    /// Schedules a reading, not before `at`.
+    pub(super) fn schedule(&mut self, why: Why, at: Instant) {
         let free = match why {
             Why::Loss => self.fought.until.max(self.futile.until),
             Why::Event => self.fought.until,
@@ -152,7 +152,7 @@ mod tests {
     fn wear_out(reading: &mut Reading, why: Why, found: Found, now: Instant) -> Duration {
         let mut put_off = None;
         for _ in 0..PATIENCE + 5 {
-            reading.ask(why, now);
+            reading.schedule(why, now);
             assert_eq!(reading.begin(), why);
             put_off = reading.ended(why, found, now);
         }
@@ -167,8 +167,8 @@ mod tests {
             for (a, b) in [(now, now + SECOND), (now + SECOND, now)] {
                 let mut reading = Reading::new(now);
                 assert!(!reading.is_due());
-                reading.ask(first, a);
-                reading.ask(second, b);
+                reading.schedule(first, a);
+                reading.schedule(second, b);
                 let due = Due {
                     at: now,
                     why: first.max(second),
@@ -192,14 +192,14 @@ mod tests {
             (Why::Order, now),
         ] {
             let mut reading = reading;
-            reading.ask(why, now);
+            reading.schedule(why, now);
             assert_eq!(reading.at(), Some(expected), "{why:?}");
             assert!(!reading.is_brought_forward(now));
             let loss = why == Why::Loss;
             assert_eq!(reading.is_brought_forward(now + put_off), loss, "{why:?}");
         }
         reading.end_fight(now);
-        reading.ask(Why::Event, now);
+        reading.schedule(Why::Event, now);
         assert_eq!(reading.at(), Some(now));
     }
 
@@ -210,7 +210,7 @@ mod tests {
         for _ in 0..PATIENCE + 5 {
             assert_eq!(reading.ended(Why::Order, Found::Drift, now), None);
         }
-        reading.ask(Why::Event, now);
+        reading.schedule(Why::Event, now);
         assert_eq!(reading.at(), Some(now));
     }
 
@@ -222,21 +222,21 @@ mod tests {
         assert!((SECOND / 20..LONGEST_SPACING).contains(&put_off));
         for found in [Found::News, Found::Drift] {
             let mut reading = reading;
-            reading.ask(Why::Loss, now);
+            reading.schedule(Why::Loss, now);
             assert_eq!(reading.at(), Some(now + put_off));
             assert!(reading.is_brought_forward(now));
-            reading.ask(Why::Event, now + SECOND / 100);
+            reading.schedule(Why::Event, now + SECOND / 100);
             assert_eq!(reading.at(), Some(now + SECOND / 100));
             // A reading that finds something ends the delay.
             reading.cancel();
             reading.ended(Why::Loss, found, now);
-            reading.ask(Why::Loss, now);
+            reading.schedule(Why::Loss, now);
             assert_eq!(reading.at(), Some(now));
         }
         for _ in 0..20 {
             wear_out(&mut reading, Why::Loss, Found::Nothing, now);
         }
-        reading.ask(Why::Loss, now);
+        reading.schedule(Why::Loss, now);
         assert_eq!(reading.at(), Some(now + LONGEST_SPACING));
     }
 
@@ -244,12 +244,12 @@ mod tests {
     fn order_whose_reading_failed_stays_an_order() {
         let now = Instant::now();
         let mut reading = Reading::new(now);
-        reading.ask(Why::Order, now);
+        reading.schedule(Why::Order, now);
         let why = reading.begin();
         // Nothing is to be tried again.
         reading.failed(why);
         assert!(!reading.is_due());
-        reading.ask(Why::Event, now + SECOND);
+        reading.schedule(Why::Event, now + SECOND);
         reading.failed(why);
         assert!(reading.is_ordered());
         assert_eq!(reading.at(), Some(now + SECOND));
