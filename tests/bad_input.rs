@@ -550,7 +550,9 @@ fn advice_does_not_wait_for_a_source_on_a_link_that_is_down() {
 fn advice_does_not_wait_for_a_source_that_failed_dad() {
     let net = Net::new();
     net.ip("link add dup0 type veth peer name peer0");
-    net.ip("link set peer0 up");
+    // The kernel's own addresses would end their detection at any moment.
+    net.ip("link set dup0 addrgenmode none");
+    net.ip("link set peer0 addrgenmode none up");
     // The other end answers for the address.
     net.set_sysctl("ipv6/conf/all/forwarding", "1");
     net.set_sysctl("ipv6/conf/peer0/proxy_ndp", "1");
