@@ -79,12 +79,16 @@ fn assign_twice(set: &[IpAddr], protocol: u8) {
     net.assert_single_route(set, protocol);
 }
 
-const SIZES: [usize; 8] = [1, 2, 10, 255, 256, 257, 1_000, 10_000];
+/// Sizes around those of a batch, and large ones.
+fn sizes() -> [usize; 8] {
+    let largest = common::full_or_quick(10_000, 3_000);
+    [1, 2, 10, 255, 256, 257, 1_000, largest].map(common::at_most)
+}
 
 #[test]
 fn assign_reaches_single_route_state_for_ipv4_sets_of_every_size() {
     let _alone = alone();
-    for n in SIZES.map(common::at_most) {
+    for n in sizes() {
         assign_twice(&vips_v4(n), PROTO_KERNEL);
     }
 }
@@ -92,7 +96,7 @@ fn assign_reaches_single_route_state_for_ipv4_sets_of_every_size() {
 #[test]
 fn assign_reaches_single_route_state_for_ipv6_sets_of_every_size() {
     let _alone = alone();
-    for n in SIZES.map(common::at_most) {
+    for n in sizes() {
         assign_twice(&vips_v6(n), PROTO_KERNEL);
     }
 }
@@ -100,7 +104,7 @@ fn assign_reaches_single_route_state_for_ipv6_sets_of_every_size() {
 #[test]
 fn assign_reaches_single_route_state_for_mixed_sets_of_every_size() {
     let _alone = alone();
-    for n in SIZES.map(common::at_most) {
+    for n in sizes() {
         // As many VIPs altogether; of the first family one more where they are odd.
         let set = &vips(n)[..n];
         assign_twice(set, PROTO_KERNEL);
