@@ -85,6 +85,9 @@ fn audits(protocol: u8) -> (Audit, Audit) {
         caps::drop_net_admin();
         let mut manager = manager(protocol);
         let both = (manager.audit().unwrap(), manager.audit_deep().unwrap());
+        // Of the same VIPs, given one by one.
+        let given = both.1.vips.iter().map(|audited| audited.vip);
+        assert_eq!(manager.audit_deep_only(given).unwrap(), both.1);
         // The control: it has no privilege indeed.
         let refused = manager.assign(vips_v4(40)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{refused}");
@@ -208,6 +211,39 @@ fn deep_audit_finds_conflicts_and_routes_of_other_tables() {
 }
 
 #[test]
+fn deep_audit_of_given_vips_lists_them_alone_and_each_of_them() {
+    let net = Net::new();
+    let vips = vips(4);
+    let mut manager = manager(PROTO_KERNEL);
+    manager.assign(&vips[..6]).unwrap();
+    // A given VIP on the link, a VIP that is not given, and a given VIP that is not on the link.
+    net.ip_batch([
+        format!("route add {} dev {VIP_LINK} table 100", vips[1]),
+        format!("route add {} dev {VIP_LINK} table 100", vips[2]),
+        format!("route add local {} dev {NODE_LINK} table local", vips[6]),
+    ]);
+    let given = [vips[0], vips[1], vips[6], vips[7]];
+    let missing = Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE;
+    let want = [
+        Drift::empty(),
+        Drift::OTHER_TABLE,
+        missing | Drift::CONFLICT,
+        missing,
+    ];
+    let deep = drifts(&manager.audit_deep_only(given).unwrap());
+    assert_eq!(deep, given.into_iter().zip(want).collect());
+    let none: [IpAddr; 0] = [];
+    assert_eq!(manager.audit_deep_only(none).unwrap().vips, []);
+    // No look-up shows a second route, and no dump of other devices' routes.
+    net.ip(&format!(
+        "route add local {} dev {VIP_LINK} table local metric 2000",
+        vips[3]
+    ));
+    let deep = drifts(&manager.audit_deep_only([vips[3]]).unwrap());
+    assert_eq!(deep[&vips[3]], Drift::DUPLICATE);
+}
+
+#[test]
 fn deep_audit_finds_vips_that_a_rule_diverts() {
     let net = Net::new();
     let vips = vips(4);
@@ -249,6 +285,9 @@ fn deep_audit_finds_vips_that_a_rule_diverts() {
     }
     let want: Vec<IpAddr> = v4[..3].iter().chain(&v6[..3]).copied().collect();
     assert_eq!(diverted(&mut manager), want);
+    let only = manager.audit_deep_only([v4[0], v4[3]]).unwrap();
+    assert_eq!(drifts(&only)[&v4[0]], Drift::DIVERTED);
+    assert_eq!(only.drifted().count(), 1);
     // So it does without a source, of which a decision knows nothing.
     assert_eq!(diverted(&mut sourceless()), want);
     // A look at the link alone does not ask.

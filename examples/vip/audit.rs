@@ -89,15 +89,7 @@ impl Audit {
             (false, true) => manager.audit()?,
             (false, false) => manager.audit_only(asked)?,
             (true, true) => manager.audit_deep()?,
-            (true, false) => {
-                // A deep audit says nothing of VIPs that are not on the link.
-                let deep = manager.audit_deep()?;
-                let mut audit = manager.audit_only(asked)?;
-                for audited in &mut audit.vips {
-                    *audited = *deep.get(audited.vip).unwrap_or(audited);
-                }
-                audit
-            }
+            (true, false) => manager.audit_deep_only(asked)?,
         };
         let concerned = [Family::V4, Family::V6].into_iter().filter(|family| {
             all || audit

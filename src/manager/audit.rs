@@ -52,7 +52,7 @@ impl VipManager {
     ///
     /// [`ErrorKind::LinkNotFound`](crate::ErrorKind::LinkNotFound); [`ErrorKind::System`](crate::ErrorKind::System) if the kernel cannot be read.
     pub fn audit(&mut self) -> Result<Audit, Error> {
-        self.audit_to(Extent::Link)
+        self.audit_to(Which::All, Extent::Link)
     }
 
     /// As [`audit`](Self::audit), and also finds conflicts with other devices, and routes through the
@@ -83,7 +83,7 @@ impl VipManager {
     ///
     /// As for [`audit`](Self::audit).
     pub fn audit_deep(&mut self) -> Result<Audit, Error> {
-        self.audit_to(Extent::Node)
+        self.audit_to(Which::All, Extent::Node)
     }
 
     /// As [`audit`](Self::audit), of the given VIPs alone. Each has its entry in the audit, also if it is not
@@ -114,13 +114,45 @@ impl VipManager {
         &mut self,
         vips: I,
     ) -> Result<Audit, Error> {
-        self.fill_rows(vips, Goal::Look);
-        self.buffers.rows.sort();
-        self.audit_to(Extent::Given)
+        self.audit_given(vips, Extent::Link)
     }
 
-    fn audit_to(&mut self, extent: Extent) -> Result<Audit, Error> {
-        if extent != Extent::Given {
+    /// As [`audit_deep`](Self::audit_deep), of the given VIPs alone. Each has its entry in the audit, also if it
+    /// is not on the link. Reads as much as `audit_deep`, however few VIPs are given.
+    ///
+    /// ```
+    #[doc = include_str!("../keeper/example.txt")]
+    /// # let mut manager = manager;
+    /// let [first, other] = [Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)];
+    /// manager.assign([first, other])?;
+    /// let audit = manager.audit_deep_only([first])?;
+    /// assert!(audit.is_clean());
+    /// assert_eq!(audit.vips.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`audit`](Self::audit).
+    pub fn audit_deep_only<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+    ) -> Result<Audit, Error> {
+        self.audit_given(vips, Extent::Node)
+    }
+
+    fn audit_given<I: IntoIterator<Item: Into<Vip>>>(
+        &mut self,
+        vips: I,
+        extent: Extent,
+    ) -> Result<Audit, Error> {
+        self.fill_rows(vips, Goal::Look);
+        self.buffers.rows.sort();
+        self.audit_to(Which::Given, extent)
+    }
+
+    fn audit_to(&mut self, which: Which, extent: Extent) -> Result<Audit, Error> {
+        if which == Which::All {
             self.buffers.clear();
         }
         let _span = trace::span!("audit", self.config.link, self.buffers.rows.len());
@@ -135,10 +167,10 @@ impl VipManager {
             &self.cancelled,
         );
         call.read_only = true;
-        observe(&mut call, extent, &self.filter)?;
+        observe(&mut call, which, extent, &self.filter)?;
         let elsewhere = match extent {
             Extent::Node => call.observe_node()?,
-            Extent::Link | Extent::Given => Vec::new(),
+            Extent::Link => Vec::new(),
         };
         let sources = source_statuses(&self.filter.sources, call.connection)?;
         let judge = Judge {
@@ -147,13 +179,13 @@ impl VipManager {
         };
         let diverted = match extent {
             Extent::Node => call.observe_diverted(|row| judge.has_route(row))?,
-            Extent::Link | Extent::Given => Vec::new(),
+            Extent::Link => Vec::new(),
         };
         let desired = call.desired;
         let rows = &self.buffers.rows;
         // A VIP that disappeared during the observation is not on the link.
         let is_listed =
-            |row: &&Row| extent == Extent::Given || row.facts.on_link() || row.facts.is_unread();
+            |row: &&Row| which == Which::Given || row.facts.on_link() || row.facts.is_unread();
         let vips = rows.iter().filter(is_listed).map(|row| {
             let is_among = |vips: &[Vip]| vips.binary_search(&row.vip).is_ok();
             let mut drift = judge.drift(row);
@@ -180,11 +212,18 @@ impl VipManager {
     }
 }
 
-/// The extent of an audit.
+/// The VIPs that an audit lists.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// The VIPs that the caller named.
+enum Which {
+    /// Those on the link.
+    All,
+    /// Those that the caller named.
     Given,
+}
+
+/// What an audit reads.
+#[derive(Clone, Copy)]
+enum Extent {
     Link,
     Node,
 }
@@ -192,11 +231,18 @@ enum Extent {
 /// The most VIPs that an audit observes by look-ups.
 const LOOK_UPS_MAX: usize = 100;
 
-fn observe(call: &mut Call<'_>, extent: Extent, filter: &VipFilter) -> Result<(), Error> {
-    match extent {
-        Extent::Given if call.buffers.rows.len() <= LOOK_UPS_MAX => call.observe_given(),
-        Extent::Given => call.observe_first(None),
-        Extent::Link | Extent::Node => {
+fn observe(
+    call: &mut Call<'_>,
+    which: Which,
+    extent: Extent,
+    filter: &VipFilter,
+) -> Result<(), Error> {
+    match (which, extent) {
+        (Which::Given, Extent::Link) if call.buffers.rows.len() <= LOOK_UPS_MAX => {
+            call.observe_given()
+        }
+        (Which::Given, _) => call.observe_first(None),
+        (Which::All, _) => {
             call.observe_first(Some(&|vip| filter.is_on_link(vip).then_some(Goal::Look)))
         }
     }

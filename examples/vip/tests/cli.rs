@@ -446,6 +446,14 @@ fn deep_audit_reports_other_devices_and_tables() {
     usually("audit", "").exits(0);
     let deep = usually("audit", "--deep").exits(1);
     assert_row(&deep, &["10.96.0.10", "drifted", "other table"]);
+    // The given VIPs alone, also those that are not on the link.
+    net.ip("route add local 10.96.0.99 dev node0 table local");
+    let given = usually("audit", "--deep 10.96.0.10 10.96.0.98 10.96.0.99").exits(1);
+    assert_row(&given, &["10.96.0.10", "drifted", "other table"]);
+    assert_row(&given, &["10.96.0.98", "not on link", ""]);
+    let drift = "missing address, missing route, conflict";
+    assert_row(&given, &["10.96.0.99", "drifted", drift]);
+    assert!(given.out.contains(": 3 VIPs, 3 drifted in "), "{given:?}");
     net.ip("route flush table 100");
     usually("audit", "--deep").exits(0);
 }
