@@ -70,6 +70,10 @@ impl Common {
         }
     }
 
+    fn has_mark(&self) -> bool {
+        self.protocol != Protocol::KERNEL || self.address_protocol.is_some()
+    }
+
     /// The VIPs of the command line and of standard input.
     pub(crate) fn vips(&self) -> Result<Vec<Vip>, Stop> {
         let mut vips = Vec::new();
@@ -143,10 +147,18 @@ impl Claiming {
         }
     }
 
-    /// Says if VIPs are given that no later call releases, because the claim does not cover them.
-    pub(crate) fn complain_of_unclaimed(&self, vips: &[Vip]) {
-        let Claimed::Ranges(ranges) = &self.claim else {
-            return;
+    /// Says which option a claim by mark lacks, and if VIPs are given that no later call releases, because
+    /// the claim does not cover them.
+    pub(crate) fn give_hints(&self, common: &Common, vips: &[Vip]) {
+        let ranges = match &self.claim {
+            Claimed::Link => return,
+            Claimed::Mark if common.has_mark() => return,
+            Claimed::Mark => {
+                return say(format_args!(
+                    "hint: --address-protocol sets a mark, and so does a --protocol other than 2"
+                ));
+            }
+            Claimed::Ranges(ranges) => ranges,
         };
         let is_claimed = |vip: &Vip| ranges.iter().any(|range| range.contains(&vip.addr()));
         let mut unclaimed = vips.iter().filter(|vip| !is_claimed(vip));

@@ -31,7 +31,7 @@ pub(crate) struct Keep {
 impl Keep {
     pub(crate) fn run(&self) -> Result<ExitCode, Stop> {
         let vips = self.common.vips()?;
-        self.claiming.complain_of_unclaimed(&vips);
+        self.claiming.give_hints(&self.common, &vips);
         let mut log = Log::new(self);
         let kept = self.keep(&vips, &mut log)?;
         log.end();

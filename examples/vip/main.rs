@@ -335,7 +335,7 @@ impl Call for Reconcile {
     }
 
     fn call(&self, vips: &[Vip]) -> Result<Report, Error> {
-        self.claiming.complain_of_unclaimed(vips);
+        self.claiming.give_hints(&self.common, vips);
         let claim = self.claiming.claim();
         let mut manager = self.desired.open(&self.common, &self.making)?;
         manager.reconcile(&claim, vips)

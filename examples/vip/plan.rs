@@ -54,7 +54,7 @@ impl Plan {
         let mut manager = self.desired.open(&self.common, &self.making)?;
         match &self.claiming {
             Some(claiming) => {
-                claiming.complain_of_unclaimed(vips);
+                claiming.give_hints(&self.common, vips);
                 manager.plan(&claiming.claim(), vips)
             }
             None if self.release => manager.plan_release(vips),

@@ -514,7 +514,7 @@ fn reconcile_claims_by_mark() {
     // Without a mark there is none to go by.
     usually("reconcile", "--claim mark 10.96.0.10")
         .exits(2)
-        .complains(&["needs a mark"]);
+        .complains(&["hint: --address-protocol sets a mark", "needs a mark"]);
     net.assert_single_route(&addrs(&["10.96.0.11"]), PROTO_KERNEL);
 }
 
