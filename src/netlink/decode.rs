@@ -34,37 +34,20 @@ pub(crate) struct Message<'a> {
 }
 
 /// Splits a datagram into its messages. Ends after the first malformed message.
-pub(crate) fn messages(datagram: &[u8]) -> Messages<'_> {
-    Messages { rest: datagram }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Messages<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Result<Message<'a>, Malformed>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.rest.is_empty() {
-                return None;
-            }
-            let rest = std::mem::take(&mut self.rest);
-            let message = match split(rest) {
-                Some((message, rest)) => {
-                    self.rest = rest;
-                    message
-                }
-                None => return Some(Err(Malformed)),
-            };
-            if message.kind != NLMSG_NOOP {
-                return Some(Ok(message));
-            }
+pub(crate) fn messages(
+    mut datagram: &[u8],
+) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
+    let all = std::iter::from_fn(move || {
+        if datagram.is_empty() {
+            return None;
         }
-    }
+        let split = split(std::mem::take(&mut datagram));
+        Some(split.ok_or(Malformed).map(|(message, rest)| {
+            datagram = rest;
+            message
+        }))
+    });
+    all.filter(|message| !matches!(message, Ok(message) if message.kind == NLMSG_NOOP))
 }
 
 #[inline]
@@ -225,7 +208,7 @@ impl<'a> Message<'a> {
         let mut peer = None;
         let mut address = Address {
             prefix_length: fixed[1],
-            // The header has the low byte of the flags. IFA_FLAGS, if present, has all flags.
+            // The header has the low byte of the flags. libc::IFA_FLAGS, if present, has all flags.
             flags: u32::from(fixed[2]),
             link: u32_at(fixed, 4).ok_or(Malformed)?,
             addr: family.unspecified(),
@@ -243,7 +226,7 @@ impl<'a> Message<'a> {
                 libc::IFA_ADDRESS => peer = Some(address_of(family, value)?),
                 libc::IFA_LOCAL => local = Some(address_of(family, value)?),
                 libc::IFA_BROADCAST => address.broadcast = Some(address_of(family, value)?),
-                IFA_FLAGS => address.flags = number(value)?,
+                libc::IFA_FLAGS => address.flags = number(value)?,
                 libc::IFA_CACHEINFO => address.set_times(value)?,
                 IFA_RT_PRIORITY => address.rt_priority = Some(number(value)?),
                 IFA_PROTO => address.protocol = value.first().copied(),
@@ -329,7 +312,6 @@ impl<'a> Message<'a> {
 const RTA_VIA: u16 = 18;
 const RTA_ENCAP: u16 = 22;
 const RTA_NH_ID: u16 = 30;
-const IFA_FLAGS: u16 = 8;
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
 
@@ -502,12 +484,6 @@ const LINK_FLAGS: i32 = libc::IFF_UP | libc::IFF_NOARP;
 pub(crate) const IPV6_MIN_MTU: u32 = 1280;
 
 /// Attributes of a link (linux/if_link.h).
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_PROP_LIST: u16 = 52;
-const IFLA_ALT_IFNAME: u16 = 53;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Index into IFLA_INET6_CONF (linux/ipv6.h, `DEVCONF_DISABLE_IPV6`).
@@ -524,6 +500,11 @@ impl<'a> Link<'a> {
         })
     }
 
+    fn inet6(&self, kind: u16) -> Option<&'a [u8]> {
+        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
+        self.attribute(&[libc::IFLA_AF_SPEC, inet6, kind])
+    }
+
     /// The link's name.
     pub(crate) fn name(&self) -> Option<&'a str> {
         let name = self.attribute(&[libc::IFLA_IFNAME])?;
@@ -533,39 +514,37 @@ impl<'a> Link<'a> {
     /// Whether this is the link's name or one of its alternative names. The kernel finds a link by any
     /// of them (Linux 5.5).
     pub(crate) fn is_called(&self, name: &str) -> bool {
-        let others = self.attribute(&[IFLA_PROP_LIST]).unwrap_or_default();
+        let others = self.attribute(&[libc::IFLA_PROP_LIST]).unwrap_or_default();
         self.name() == Some(name)
             || attributes(others)
                 .map_while(Result::ok)
-                .filter(|(kind, _)| *kind == IFLA_ALT_IFNAME)
+                .filter(|(kind, _)| *kind == libc::IFLA_ALT_IFNAME)
                 .any(|(_, other)| other.strip_suffix(&[0]) == Some(name.as_bytes()))
     }
 
     /// The link's driver, as in `ip link add ... type`.
     pub(crate) fn kind(&self) -> Option<&'a [u8]> {
-        let kind = self.attribute(&[IFLA_LINKINFO, IFLA_INFO_KIND])?;
+        let kind = self.attribute(&[libc::IFLA_LINKINFO, libc::IFLA_INFO_KIND])?;
         Some(kind.strip_suffix(&[0]).unwrap_or(kind))
     }
 
     /// Whether the link is enslaved to a VRF.
     pub(crate) fn in_vrf(&self) -> bool {
-        self.attribute(&[IFLA_LINKINFO, IFLA_INFO_SLAVE_KIND])
+        self.attribute(&[libc::IFLA_LINKINFO, libc::IFLA_INFO_SLAVE_KIND])
             .is_some_and(|kind| kind.starts_with(b"vrf"))
     }
 
     /// Whether IPv6 is disabled on the link. `None` if the link has no IPv6 at all, because its MTU is
     /// too small or the kernel has no IPv6.
     pub(crate) fn ipv6_disabled(&self) -> Option<bool> {
-        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
-        self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_CONF])
+        self.inet6(IFLA_INET6_CONF)
             .and_then(|conf| u32_at(conf, DEVCONF_DISABLE_IPV6 * 4))
             .map(|value| value != 0)
     }
 
     /// What VIPs depend on.
     pub(crate) fn traits(&self) -> LinkTraits {
-        let inet6 = u16::try_from(libc::AF_INET6).unwrap_or_default();
-        let generation = self.attribute(&[IFLA_AF_SPEC, inet6, IFLA_INET6_ADDR_GEN_MODE]);
+        let generation = self.inet6(IFLA_INET6_ADDR_GEN_MODE);
         let master = self.attribute(&[libc::IFLA_MASTER]);
         LinkTraits {
             flags: self.flags & LINK_FLAGS.unsigned_abs(),
@@ -589,24 +568,14 @@ impl<'a> Link<'a> {
 /// For a message that the [dump cache](super::dump_cache) cannot compare, this iteration is most of the
 /// cost of reading. The iterator of netlink-packet-core calls functions that are not inlined, and would
 /// cost more than all the rest.
-pub(super) fn attributes(bytes: &[u8]) -> Attributes<'_> {
-    Attributes { rest: bytes }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Attributes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = Result<(u16, &'a [u8]), Malformed>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
+pub(super) fn attributes(
+    mut bytes: &[u8],
+) -> impl Iterator<Item = Result<(u16, &[u8]), Malformed>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
             return None;
         }
-        let rest = std::mem::take(&mut self.rest);
+        let rest = std::mem::take(&mut bytes);
         let Some([l0, l1, k0, k1]) = rest.first_chunk().copied() else {
             return Some(Err(Malformed));
         };
@@ -615,9 +584,9 @@ impl<'a> Iterator for Attributes<'a> {
             return Some(Err(Malformed));
         };
         // The last attribute may lack its padding.
-        self.rest = rest.get(aligned(length)..).unwrap_or_default();
+        bytes = rest.get(aligned(length)..).unwrap_or_default();
         Some(Ok((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value)))
-    }
+    })
 }
 
 fn family_of(byte: u8) -> Option<Family> {

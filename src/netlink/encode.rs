@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use libc::{RTM_DELADDR, RTM_GETADDR, RTM_GETROUTE, RTM_NEWADDR};
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
     NLM_F_REQUEST, NetlinkHeader,
@@ -44,7 +45,7 @@ impl Template {
     /// A message of a family's fixed part (`ifaddrmsg`, `rtmsg`) and attributes.
     fn new(kind: u16, flags: u16, fixed: &impl Emitable, attributes: &[impl Emitable]) -> Self {
         let mut bytes = Vec::new();
-        push(&mut bytes, 0, kind, flags, fixed, attributes.iter());
+        push(&mut bytes, 0, kind, flags, fixed, attributes);
         Self { bytes, vip: [0; 2] }
     }
 
@@ -150,14 +151,14 @@ impl Templates {
             link,
             family,
             add_address: Template::new(
-                libc::RTM_NEWADDR,
+                RTM_NEWADDR,
                 NLM_F_CREATE | NLM_F_EXCL,
                 &address_header(family, link),
                 &add_attributes(want),
             )
             .vip_first(IFADDRMSG),
             delete_address: Template::new(
-                libc::RTM_DELADDR,
+                RTM_DELADDR,
                 0,
                 &address_header(family, link),
                 // With both attributes IPv4 compares the prefix length, too (`inet_rtm_deladdr`,
@@ -207,14 +208,7 @@ impl Templates {
             AddressAttribute::Address(*peer),
         ];
         let header = address_header(self.family, self.link);
-        push(
-            out,
-            sequence,
-            libc::RTM_DELADDR,
-            0,
-            &header,
-            attributes.iter(),
-        );
+        push(out, sequence, RTM_DELADDR, 0, &header, &attributes);
     }
 
     /// Appends the update that makes the address of `vip` valid for ever and changes nothing else of
@@ -237,10 +231,7 @@ impl Templates {
             Family::V4 => keep.flags,
             Family::V6 => keep.flags | IFA_F_NOPREFIXROUTE,
         }));
-        let mut cache = CacheInfo::default();
-        cache.ifa_valid = u32::MAX;
-        cache.ifa_preferred = if keep.deprecated { 0 } else { u32::MAX };
-        let cache = AddressAttribute::CacheInfo(cache);
+        let cache = valid_for_ever(keep.deprecated);
         let protocol = keep
             .protocol
             .map(|p| AddressAttribute::Protocol(AddressProtocol::from(p)));
@@ -250,14 +241,8 @@ impl Templates {
             .chain([protocol.as_ref(), priority.as_ref()])
             .flatten();
         let header = address_header(self.family, self.link);
-        push(
-            out,
-            sequence,
-            libc::RTM_NEWADDR,
-            NLM_F_REPLACE,
-            &header,
-            attributes,
-        );
+        let (kind, flags) = (RTM_NEWADDR, NLM_F_REPLACE);
+        push(out, sequence, kind, flags, &header, attributes);
     }
 }
 
@@ -268,8 +253,9 @@ fn push<'a, A: Emitable + 'a>(
     kind: u16,
     flags: u16,
     fixed: &impl Emitable,
-    attributes: impl Iterator<Item = &'a A> + Clone,
+    attributes: impl IntoIterator<Item = &'a A, IntoIter: Clone>,
 ) {
+    let attributes = attributes.into_iter();
     let at = out.len();
     let fixed_at = at + HEADER;
     let mut end = fixed_at + fixed.buffer_len();
@@ -298,12 +284,20 @@ pub(crate) fn push_fixed(
     fixed: &impl Emitable,
 ) {
     let none: [&RouteAttribute; 0] = [];
-    push(out, sequence, kind, flags, fixed, none.into_iter());
+    push(out, sequence, kind, flags, fixed, none);
+}
+
+/// The fixed part of a question about the addresses of a link.
+fn link_header(of: Family, link: u32) -> AddressHeader {
+    AddressHeader {
+        family: family(of),
+        index: link,
+        ..AddressHeader::default()
+    }
 }
 
 fn address_header(of: Family, link: u32) -> AddressHeader {
     AddressHeader {
-        family: family(of),
         prefix_len: of.host_bits(),
         // In IPv4 link scope keeps the kernel from choosing the VIP as a source for other
         // destinations (`inet_select_addr`, net/ipv4/devinet.c). IPv6 derives the scope from the
@@ -312,9 +306,15 @@ fn address_header(of: Family, link: u32) -> AddressHeader {
             Family::V4 => AddressScope::Link,
             Family::V6 => AddressScope::Universe,
         },
-        index: link,
-        ..AddressHeader::default()
+        ..link_header(of, link)
     }
+}
+
+fn valid_for_ever(deprecated: bool) -> AddressAttribute {
+    let mut cache = CacheInfo::default();
+    cache.ifa_valid = u32::MAX;
+    cache.ifa_preferred = if deprecated { 0 } else { u32::MAX };
+    AddressAttribute::CacheInfo(cache)
 }
 
 fn add_attributes(want: &DesiredRoute) -> Vec<AddressAttribute> {
@@ -326,10 +326,7 @@ fn add_attributes(want: &DesiredRoute) -> Vec<AddressAttribute> {
             IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
         )));
         if want.deprecated {
-            let mut cache = CacheInfo::default();
-            cache.ifa_preferred = 0;
-            cache.ifa_valid = u32::MAX;
-            attributes.push(AddressAttribute::CacheInfo(cache));
+            attributes.push(valid_for_ever(true));
         }
     }
     if let Some(protocol) = want.address_protocol {
@@ -424,7 +421,7 @@ fn look_up(of: Family) -> Template {
     };
     let header = question_header(of, flags);
     let destination = RouteAttribute::Destination(RouteAddress::from(of.unspecified()));
-    Template::new(libc::RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
+    Template::new(RTM_GETROUTE, 0, &header, &[destination]).vip_first(RTMSG)
 }
 
 /// Requests the kernel's routing decision for traffic to one address, with the table of the route
@@ -437,14 +434,7 @@ pub(crate) fn decision_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr) 
     };
     let header = question_header(of, flags);
     let destination = RouteAttribute::Destination(RouteAddress::from(*addr));
-    push(
-        out,
-        sequence,
-        libc::RTM_GETROUTE,
-        0,
-        &header,
-        [&destination].into_iter(),
-    );
+    push(out, sequence, RTM_GETROUTE, 0, &header, [&destination]);
 }
 
 /// Looks up the route of one address (see [`look_up`]).
@@ -460,14 +450,7 @@ pub(crate) fn add_host_address_message(out: &mut Vec<u8>, sequence: u32, addr: &
     };
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let local = AddressAttribute::Local(*addr);
-    push(
-        out,
-        sequence,
-        libc::RTM_NEWADDR,
-        flags,
-        &header,
-        [&local].into_iter(),
-    );
+    push(out, sequence, RTM_NEWADDR, flags, &header, [&local]);
 }
 
 /// Requests the address labels of the node.
@@ -493,36 +476,20 @@ pub(crate) fn label_message(out: &mut Vec<u8>, sequence: u32, kind: u16, entry: 
         libc::RTM_NEWADDRLABEL => NLM_F_CREATE | NLM_F_EXCL,
         _ => 0,
     };
-    let attributes = [&address, &label].into_iter();
-    push(out, sequence, kind, flags, &header, attributes);
+    push(out, sequence, kind, flags, &header, [&address, &label]);
 }
 
 /// Requests one IPv6 address of this link, or of any link if `link` is 0.
 pub(crate) fn get_address_message(out: &mut Vec<u8>, sequence: u32, addr: &IpAddr, link: u32) {
-    let header = AddressHeader {
-        family: family(Family::of(addr)),
-        index: link,
-        ..AddressHeader::default()
-    };
+    let header = link_header(Family::of(addr), link);
     let local = AddressAttribute::Address(*addr);
-    push(
-        out,
-        sequence,
-        libc::RTM_GETADDR,
-        0,
-        &header,
-        [&local].into_iter(),
-    );
+    push(out, sequence, RTM_GETADDR, 0, &header, [&local]);
 }
 
 /// Requests the addresses of a link. A kernel without strict checking sends those of all links.
 pub(crate) fn dump_addresses(out: &mut Vec<u8>, sequence: u32, of: Family, link: u32) {
-    let header = AddressHeader {
-        family: family(of),
-        index: link,
-        ..AddressHeader::default()
-    };
-    push_fixed(out, sequence, libc::RTM_GETADDR, NLM_F_DUMP, &header);
+    let header = link_header(of, link);
+    push_fixed(out, sequence, RTM_GETADDR, NLM_F_DUMP, &header);
 }
 
 /// Requests the routes of one table or of all, through one link or all. A kernel without strict
@@ -541,14 +508,7 @@ pub(crate) fn dump_routes(
     let table = table.map(RouteAttribute::Table);
     let link = link.map(RouteAttribute::Oif);
     let attributes = [table.as_ref(), link.as_ref()].into_iter().flatten();
-    push(
-        out,
-        sequence,
-        libc::RTM_GETROUTE,
-        NLM_F_DUMP,
-        &header,
-        attributes,
-    );
+    push(out, sequence, RTM_GETROUTE, NLM_F_DUMP, &header, attributes);
 }
 
 /// Requests the routing rules of a family.

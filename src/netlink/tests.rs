@@ -7,6 +7,11 @@ use netlink_packet_core::{
     DefaultNla, Emitable, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CAPPED, NLM_F_CREATE, NLM_F_DUMP,
     NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage::{
+    self, DelAddrLabel, DelAddress, DelRoute, GetAddrLabel, GetAddress, GetRoute, NewAddrLabel,
+    NewAddress, NewRoute,
+};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
@@ -14,7 +19,6 @@ use netlink_packet_route::addrlabel::{AddrLabelAttribute, AddrLabelMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use proptest::prelude::*;
 
 use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
@@ -29,20 +33,19 @@ fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn vip(family: Family) -> IpAddr {
-    addr(if family == Family::V4 {
-        "10.96.0.10"
-    } else {
-        "2001:db8:42::a"
-    })
+fn either<T>(of: Family, v4: T, v6: T) -> T {
+    match of {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
 }
 
-fn source(family: Family) -> IpAddr {
-    addr(if family == Family::V4 {
-        "192.0.2.10"
-    } else {
-        "2001:db8::10"
-    })
+fn vip(of: Family) -> IpAddr {
+    addr(either(of, "10.96.0.10", "2001:db8:42::a"))
+}
+
+fn source(of: Family) -> IpAddr {
+    addr(either(of, "192.0.2.10", "2001:db8::10"))
 }
 
 fn desired(family: Family) -> DesiredRoute {
@@ -75,39 +78,48 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes.split_off(8)
 }
 
+#[track_caller]
+fn assert_written(write: impl FnOnce(&mut Vec<u8>, u32), message: RouteNetlinkMessage, flags: u16) {
+    assert_eq!(written(|out| write(out, SEQUENCE)), whole(message, flags));
+}
+
+#[track_caller]
+fn assert_template(template: &Template, of: Family, message: RouteNetlinkMessage, flags: u16) {
+    assert_written(
+        |out, sequence| template.push(out, sequence, &vip(of)),
+        message,
+        flags,
+    );
+}
+
 fn family(of: Family) -> AddressFamily {
-    if of == Family::V4 {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
+    either(of, AddressFamily::Inet, AddressFamily::Inet6)
 }
 
 fn address(of: Family, attributes: Vec<AddressAttribute>) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(of);
-    message.header.prefix_len = if of == Family::V4 { 32 } else { 128 };
-    message.header.scope = if of == Family::V4 {
-        AddressScope::Link
-    } else {
-        AddressScope::Universe
-    };
+    message.header.prefix_len = of.host_bits();
+    message.header.scope = either(of, AddressScope::Link, AddressScope::Universe);
     message.header.index = LINK;
     message.attributes = attributes;
     message
 }
 
+fn lifetime(valid: u32, preferred: u32, created: u32) -> AddressAttribute {
+    let mut cache = CacheInfo::default();
+    (cache.ifa_valid, cache.ifa_preferred) = (valid, preferred);
+    cache.cstamp = created;
+    AddressAttribute::CacheInfo(cache)
+}
+
 fn route(of: Family, protocol: u8) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
-    message.header.destination_prefix_length = if of == Family::V4 { 32 } else { 128 };
+    message.header.destination_prefix_length = of.host_bits();
     message.header.table = 255;
     message.header.protocol = protocol.into();
-    message.header.scope = if of == Family::V4 {
-        RouteScope::Host
-    } else {
-        RouteScope::Universe
-    };
+    message.header.scope = either(of, RouteScope::Host, RouteScope::Universe);
     message.header.kind = RouteType::Local;
     message.attributes = vec![
         RouteAttribute::Destination(RouteAddress::from(vip(of))),
@@ -126,21 +138,12 @@ fn address_templates_match_netlink_packet_route() {
         let templates = Templates::new(&desired(of));
         let local = AddressAttribute::Local(vip(of));
         let flags = AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute);
-        let attributes = match of {
-            Family::V4 => vec![local.clone()],
-            Family::V6 => vec![local.clone(), flags],
-        };
-        let add = RouteNetlinkMessage::NewAddress(address(of, attributes));
-        assert_eq!(
-            written(|out| templates.add_address.push(out, SEQUENCE, &vip(of))),
-            whole(add, NLM_F_CREATE | NLM_F_EXCL)
-        );
+        let attributes = either(of, vec![local.clone()], vec![local.clone(), flags]);
+        let add = NewAddress(address(of, attributes));
+        assert_template(&templates.add_address, of, add, NLM_F_CREATE | NLM_F_EXCL);
         let peer = AddressAttribute::Address(vip(of));
-        let delete = RouteNetlinkMessage::DelAddress(address(of, vec![local, peer]));
-        assert_eq!(
-            written(|out| templates.delete_address.push(out, SEQUENCE, &vip(of))),
-            whole(delete, 0)
-        );
+        let delete = DelAddress(address(of, vec![local, peer]));
+        assert_template(&templates.delete_address, of, delete, 0);
     }
 }
 
@@ -154,18 +157,13 @@ fn deprecated_address_is_valid_for_ever() {
         })
         .add_address
     };
-    let mut cache = CacheInfo::default();
-    cache.ifa_valid = u32::MAX;
     let attributes = vec![
         AddressAttribute::Local(vip(of)),
         AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
-        AddressAttribute::CacheInfo(cache),
+        lifetime(u32::MAX, 0, 0),
     ];
-    let add = RouteNetlinkMessage::NewAddress(address(of, attributes));
-    assert_eq!(
-        written(|out| deprecated(of).push(out, SEQUENCE, &vip(of))),
-        whole(add, NLM_F_CREATE | NLM_F_EXCL)
-    );
+    let add = NewAddress(address(of, attributes));
+    assert_template(&deprecated(of), of, add, NLM_F_CREATE | NLM_F_EXCL);
     // An IPv4 address is never deprecated.
     let (of, plain) = (Family::V4, Templates::new(&desired(Family::V4)).add_address);
     assert_eq!(
@@ -193,19 +191,17 @@ fn labels_are_written_and_read() {
         link: LINK,
         label: 99,
     };
-    let added = RouteNetlinkMessage::NewAddrLabel(label());
-    let bytes = whole(added, NLM_F_CREATE | NLM_F_EXCL);
+    let bytes = whole(NewAddrLabel(label()), NLM_F_CREATE | NLM_F_EXCL);
     let message = |kind| written(|out| label_message(out, SEQUENCE, kind, &entry));
     assert_eq!(message(libc::RTM_NEWADDRLABEL), bytes);
     assert_eq!(only(&bytes).label(), Ok(Some(entry)));
-    let removed = RouteNetlinkMessage::DelAddrLabel(label());
-    assert_eq!(message(libc::RTM_DELADDRLABEL), whole(removed, 0));
+    assert_eq!(
+        message(libc::RTM_DELADDRLABEL),
+        whole(DelAddrLabel(label()), 0)
+    );
     let mut all = AddrLabelMessage::default();
     all.header.family = AddressFamily::Inet6;
-    assert_eq!(
-        written(|out| dump_labels(out, SEQUENCE)),
-        whole(RouteNetlinkMessage::GetAddrLabel(all), NLM_F_DUMP)
-    );
+    assert_written(dump_labels, GetAddrLabel(all), NLM_F_DUMP);
     // A prefix longer than an address, an address of the other family's length, no label.
     let damages: [fn(&mut AddrLabelMessage); 3] = [
         |message| message.header.prefix_len = 129,
@@ -215,24 +211,21 @@ fn labels_are_written_and_read() {
     for damage in damages {
         let mut message = label();
         damage(&mut message);
-        let bytes = whole(RouteNetlinkMessage::NewAddrLabel(message), 0);
+        let bytes = whole(NewAddrLabel(message), 0);
         assert_eq!(only(&bytes).label(), Err(Malformed));
     }
     let mut other = label();
     other.header.family = AddressFamily::Inet;
-    let bytes = whole(RouteNetlinkMessage::NewAddrLabel(other), 0);
+    let bytes = whole(NewAddrLabel(other), 0);
     assert_eq!(only(&bytes).label(), Ok(None));
 }
 
 #[test]
 fn update_changes_only_the_lifetime() {
+    let (join, no_prefix_route) = (AddressFlags::Mcautojoin, AddressFlags::Noprefixroute);
     for (of, deprecated, flags) in [
-        (Family::V4, true, AddressFlags::Mcautojoin),
-        (
-            Family::V6,
-            false,
-            AddressFlags::Mcautojoin | AddressFlags::Noprefixroute,
-        ),
+        (Family::V4, true, join),
+        (Family::V6, false, join | no_prefix_route),
     ] {
         let keep = AddressAttrs {
             flags: crate::base::IFA_F_MCAUTOJOIN,
@@ -242,25 +235,20 @@ fn update_changes_only_the_lifetime() {
             protocol: Some(77),
             rt_priority: Some(5),
         };
-        let mut cache = CacheInfo::default();
-        cache.ifa_valid = u32::MAX;
-        cache.ifa_preferred = if deprecated { 0 } else { u32::MAX };
+        let preferred = if deprecated { 0 } else { u32::MAX };
         let attributes = vec![
             AddressAttribute::Local(vip(of)),
             AddressAttribute::Address(source(of)),
             AddressAttribute::Flags(flags),
-            AddressAttribute::CacheInfo(cache),
+            lifetime(u32::MAX, preferred, 0),
             AddressAttribute::Protocol(AddressProtocol::from(77)),
             AddressAttribute::RoutePriority(5),
         ];
-        assert_eq!(
-            written(|out| {
-                Templates::new(&desired(of)).push_update_address(out, SEQUENCE, &vip(of), &keep);
-            }),
-            whole(
-                RouteNetlinkMessage::NewAddress(address(of, attributes)),
-                NLM_F_REPLACE
-            )
+        let templates = Templates::new(&desired(of));
+        assert_written(
+            |out, sequence| templates.push_update_address(out, sequence, &vip(of), &keep),
+            NewAddress(address(of, attributes)),
+            NLM_F_REPLACE,
         );
     }
 }
@@ -277,10 +265,7 @@ fn route_templates_match_netlink_packet_route() {
             (&t.replace_staged, 251, create | replace),
             (&t.append_route, 2, create | NLM_F_APPEND),
         ] {
-            assert_eq!(
-                written(|out| template.push(out, SEQUENCE, &vip(of))),
-                whole(RouteNetlinkMessage::NewRoute(route(of, protocol)), flags)
-            );
+            assert_template(template, of, NewRoute(route(of, protocol)), flags);
         }
     }
 }
@@ -300,10 +285,7 @@ fn kernel_source_ipv4_route_equals_the_kernels() {
         (&templates.add_route, NLM_F_CREATE | NLM_F_EXCL),
         (&templates.replace_route, NLM_F_CREATE | NLM_F_REPLACE),
     ] {
-        assert_eq!(
-            written(|out| template.push(out, SEQUENCE, &vip(of))),
-            whole(RouteNetlinkMessage::NewRoute(message.clone()), flags)
-        );
+        assert_template(template, of, NewRoute(message.clone()), flags);
     }
 }
 
@@ -330,15 +312,14 @@ fn deletion_names_table_metric_protocol_and_device() {
             RouteAttribute::Priority(300),
         ];
         if of == Family::V4 {
-            message
-                .attributes
-                .push(RouteAttribute::PrefSource(RouteAddress::from(source(of))));
+            let source = RouteAttribute::PrefSource(RouteAddress::from(source(of)));
+            message.attributes.push(source);
         }
-        assert_eq!(
-            written(|out| {
-                Templates::new(&desired(of)).push_delete_route(out, SEQUENCE, &vip(of), &key);
-            }),
-            whole(RouteNetlinkMessage::DelRoute(message), 0)
+        let templates = Templates::new(&desired(of));
+        assert_written(
+            |out, sequence| templates.push_delete_route(out, sequence, &vip(of), &key),
+            DelRoute(message),
+            0,
         );
         // Protocol 0 would match any protocol.
         assert_ne!(desired_key(&desired(of)).protocol, 0);
@@ -353,47 +334,43 @@ fn requests_set_only_the_needed_fields() {
         header.header.address_family = family(of);
 
         let mut look_up = header.clone();
-        look_up.header.destination_prefix_length = if of == Family::V4 { 32 } else { 128 };
-        look_up.header.flags = match of {
-            Family::V4 => RouteFlags::FibMatch | RouteFlags::LookupTable,
-            Family::V6 => RouteFlags::FibMatch,
-        };
+        look_up.header.destination_prefix_length = of.host_bits();
+        let fib_match = RouteFlags::FibMatch;
+        look_up.header.flags = either(of, fib_match | RouteFlags::LookupTable, fib_match);
         look_up.attributes = vec![RouteAttribute::Destination(RouteAddress::from(vip(of)))];
-        let look_up = whole(RouteNetlinkMessage::GetRoute(look_up), 0);
-        assert_eq!(
-            written(|out| look_up_message(out, SEQUENCE, &vip(of))),
-            look_up
-        );
         let templates = Templates::new(&desired(of));
-        assert_eq!(
-            written(|out| templates.look_up.push(out, SEQUENCE, &vip(of))),
-            look_up
+        assert_template(&templates.look_up, of, GetRoute(look_up.clone()), 0);
+        assert_written(
+            |out, sequence| look_up_message(out, sequence, &vip(of)),
+            GetRoute(look_up),
+            0,
         );
 
         let mut routes = header.clone();
         routes.attributes = vec![RouteAttribute::Table(255)];
-        assert_eq!(
-            written(|out| dump_routes(out, SEQUENCE, of, Some(255), None)),
-            whole(RouteNetlinkMessage::GetRoute(routes.clone()), NLM_F_DUMP)
-        );
-        routes.attributes.push(RouteAttribute::Oif(LINK));
-        assert_eq!(
-            written(|out| dump_routes(out, SEQUENCE, of, Some(255), Some(LINK))),
-            whole(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
-        );
+        for link in [None, Some(LINK)] {
+            routes.attributes.extend(link.map(RouteAttribute::Oif));
+            assert_written(
+                |out, sequence| dump_routes(out, sequence, of, Some(255), link),
+                GetRoute(routes.clone()),
+                NLM_F_DUMP,
+            );
+        }
 
         let mut addresses = AddressMessage::default();
         addresses.header.family = family(of);
         let mut one = addresses.clone();
         addresses.header.index = LINK;
-        assert_eq!(
-            written(|out| dump_addresses(out, SEQUENCE, of, LINK)),
-            whole(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP)
+        assert_written(
+            |out, sequence| dump_addresses(out, sequence, of, LINK),
+            GetAddress(addresses),
+            NLM_F_DUMP,
         );
         one.attributes = vec![AddressAttribute::Address(vip(of))];
-        assert_eq!(
-            written(|out| get_address_message(out, SEQUENCE, &vip(of), 0)),
-            whole(RouteNetlinkMessage::GetAddress(one), 0)
+        assert_written(
+            |out, sequence| get_address_message(out, sequence, &vip(of), 0),
+            GetAddress(one),
+            0,
         );
     }
 }
@@ -433,7 +410,7 @@ fn only(datagram: &[u8]) -> Message<'_> {
 #[test]
 fn routes_are_read() {
     for of in Family::ALL {
-        let bytes = whole(RouteNetlinkMessage::NewRoute(route(of, 201)), 0);
+        let bytes = whole(NewRoute(route(of, 201)), 0);
         let message = only(&bytes);
         assert_eq!(
             (message.kind, message.sequence),
@@ -454,7 +431,7 @@ fn routes_are_read() {
         let mut other = route(of, 2);
         other.header.destination_prefix_length = 24;
         other.attributes.push(RouteAttribute::Table(1_000_000));
-        let bytes = whole(RouteNetlinkMessage::NewRoute(other), 0);
+        let bytes = whole(NewRoute(other), 0);
         let read = only(&bytes).route().unwrap().unwrap();
         assert_eq!((read.table, read.host()), (1_000_000, None));
 
@@ -467,12 +444,12 @@ fn routes_are_read() {
         for attribute in indirect {
             let mut other = route(of, 2);
             other.attributes.push(attribute);
-            let bytes = whole(RouteNetlinkMessage::NewRoute(other), 0);
+            let bytes = whole(NewRoute(other), 0);
             assert!(only(&bytes).route().unwrap().unwrap().indirect);
         }
     }
     // Another family (here MPLS) is ignored, not an error.
-    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    let mut bytes = whole(NewRoute(route(Family::V4, 2)), 0);
     bytes[HEADER] = 28;
     assert_eq!(only(&bytes).route(), Ok(None));
 }
@@ -480,45 +457,32 @@ fn routes_are_read() {
 #[test]
 fn addresses_are_read() {
     for of in Family::ALL {
-        let mut cache = CacheInfo::default();
-        cache.ifa_valid = 100;
-        cache.ifa_preferred = 50;
-        cache.cstamp = 4242;
         let attributes = vec![
             AddressAttribute::Address(source(of)),
             AddressAttribute::Local(vip(of)),
             AddressAttribute::Flags(AddressFlags::Noprefixroute | AddressFlags::Tentative),
-            AddressAttribute::CacheInfo(cache),
+            lifetime(100, 50, 4242),
             AddressAttribute::Protocol(AddressProtocol::from(3)),
             AddressAttribute::Label("kube-dummy-if".into()),
         ];
-        let bytes = whole(RouteNetlinkMessage::NewAddress(address(of, attributes)), 0);
+        let bytes = whole(NewAddress(address(of, attributes)), 0);
         let read = only(&bytes).address().unwrap().unwrap();
         // With a peer, IFA_LOCAL is the address.
         assert_eq!(read.addr, vip(of));
-        assert_eq!(
-            (read.link, read.prefix_length),
-            (LINK, if of == Family::V4 { 32 } else { 128 })
-        );
+        assert_eq!((read.link, read.prefix_length), (LINK, of.host_bits()));
         assert_eq!(read.flags, 0x240);
         assert_eq!((read.valid, read.preferred, read.created), (100, 50, 4242));
         assert_eq!(read.protocol, Some(3));
     }
     // IPv6 has only IFA_ADDRESS.
     let attributes = vec![AddressAttribute::Address(vip(Family::V6))];
-    let bytes = whole(
-        RouteNetlinkMessage::NewAddress(address(Family::V6, attributes)),
-        0,
-    );
+    let bytes = whole(NewAddress(address(Family::V6, attributes)), 0);
     assert_eq!(
         only(&bytes).address().unwrap().unwrap().addr,
         vip(Family::V6)
     );
     // A message without an address is malformed.
-    let bytes = whole(
-        RouteNetlinkMessage::NewAddress(address(Family::V6, Vec::new())),
-        0,
-    );
+    let bytes = whole(NewAddress(address(Family::V6, Vec::new())), 0);
     assert_eq!(only(&bytes).address(), Err(Malformed));
 }
 
@@ -547,53 +511,22 @@ fn error_reply(kind: u16, flags: u16, code: i32, echoed: &[u8], text: Option<&st
 
 #[test]
 fn acks_and_refusals_are_read_with_the_kernels_text() {
-    let request = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
+    let request = whole(NewRoute(route(Family::V6, 2)), 0);
     let capped = &request[..HEADER];
     let tlvs = NLM_F_ACK_TLVS;
-    let cases = [
-        (
-            error_reply(NLMSG_ERROR, NLM_F_CAPPED, 0, capped, None),
-            0,
-            None,
-        ),
-        (
-            error_reply(NLMSG_ERROR, NLM_F_CAPPED, -17, capped, None),
-            17,
-            None,
-        ),
-        (
-            error_reply(
-                NLMSG_ERROR,
-                NLM_F_CAPPED | tlvs,
-                -22,
-                capped,
-                Some("Invalid prefsrc"),
-            ),
-            22,
-            Some("Invalid prefsrc"),
-        ),
+    let prefsrc = Some("Invalid prefsrc");
+    for (kind, flags, code, echoed, text) in [
+        (NLMSG_ERROR, NLM_F_CAPPED, 0, capped, None),
+        (NLMSG_ERROR, NLM_F_CAPPED, -17, capped, None),
+        (NLMSG_ERROR, NLM_F_CAPPED | tlvs, -22, capped, prefsrc),
         // Not capped: the whole request is echoed before the attributes.
-        (
-            error_reply(NLMSG_ERROR, tlvs, -22, &request, Some("no")),
-            22,
-            Some("no"),
-        ),
-        (
-            error_reply(NLMSG_DONE, tlvs, -95, &[], Some("not here")),
-            95,
-            Some("not here"),
-        ),
-        (error_reply(NLMSG_DONE, 0, 0, &[], None), 0, None),
-    ];
-    for (bytes, errno, text) in &cases {
-        let ack = only(bytes).ack();
-        assert_eq!(
-            ack,
-            Ok(Ack {
-                errno: *errno,
-                text: *text
-            })
-        );
+        (NLMSG_ERROR, tlvs, -22, &request, Some("no")),
+        (NLMSG_DONE, tlvs, -95, &[], Some("not here")),
+        (NLMSG_DONE, 0, 0, &[], None),
+    ] {
+        let bytes = error_reply(kind, flags, code, echoed, text);
+        let errno = -code;
+        assert_eq!(only(&bytes).ack(), Ok(Ack { errno, text }));
     }
     // `i32::MIN` has no positive counterpart, so it is no error number.
     let bytes = error_reply(NLMSG_ERROR, NLM_F_CAPPED, i32::MIN, capped, None);
@@ -619,38 +552,24 @@ fn read_all(datagram: &[u8]) -> usize {
 
 /// A message of a dump, of a given kind and for a given host.
 fn dump_message(kind: usize, host: u8) -> Vec<u8> {
-    let of = if kind.is_multiple_of(2) {
-        Family::V4
-    } else {
-        Family::V6
-    };
-    let host = if of == Family::V4 {
-        IpAddr::from([10, 96, 0, host])
-    } else {
-        Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, host.into()).into()
-    };
-    let mut cache = CacheInfo::default();
-    cache.cstamp = u32::from(kind > 5) * 4242;
+    let of = Family::ALL[kind % 2];
+    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x42, 0, 0, 0, 0, host.into());
+    let host = either(of, IpAddr::from([10, 96, 0, host]), v6.into());
+    let times = lifetime(0, 0, u32::from(kind > 5) * 4242);
     let message = match kind / 2 {
         0 | 1 => {
             let mut route = route(of, if kind / 2 == 0 { 2 } else { 4 });
             route.attributes[0] = RouteAttribute::Destination(RouteAddress::from(host));
-            RouteNetlinkMessage::NewRoute(route)
+            NewRoute(route)
         }
-        2 => RouteNetlinkMessage::NewAddress(address(
-            of,
-            vec![
-                AddressAttribute::Address(host),
-                AddressAttribute::CacheInfo(cache),
-            ],
-        )),
-        _ => RouteNetlinkMessage::NewAddress(address(
+        2 => NewAddress(address(of, vec![AddressAttribute::Address(host), times])),
+        _ => NewAddress(address(
             of,
             vec![
                 AddressAttribute::Address(source(of)),
                 AddressAttribute::Local(host),
                 AddressAttribute::Label("kube-dummy-if".into()),
-                AddressAttribute::CacheInfo(cache),
+                times,
             ],
         )),
     };
@@ -699,7 +618,7 @@ fn peer_is_read_by_comparison() {
                 AddressAttribute::Address(end),
                 AddressAttribute::Local(vip(of)),
             ];
-            let message = RouteNetlinkMessage::NewAddress(address(of, both.into()));
+            let message = NewAddress(address(of, both.into()));
             let bytes = whole(message, 0);
             let message = only(&bytes);
             assert_eq!(addresses.fits(&message), at > 1);
@@ -716,7 +635,7 @@ fn repeated_default_route_is_read() {
     for of in Family::ALL {
         let mut route = route(of, 3);
         route.attributes.remove(0);
-        let bytes = whole(RouteNetlinkMessage::NewRoute(route), 0);
+        let bytes = whole(NewRoute(route), 0);
         let message = only(&bytes);
         let mut routes = Routes::default();
         for _ in 0..4 {
@@ -728,20 +647,17 @@ fn repeated_default_route_is_read() {
 }
 
 fn datagram() -> Vec<u8> {
-    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V6, 2)), 0);
+    let mut bytes = whole(NewRoute(route(Family::V6, 2)), 0);
     let attributes = vec![
         AddressAttribute::Local(vip(Family::V4)),
         AddressAttribute::Label("kube-dummy-if".into()),
     ];
-    bytes.extend(whole(
-        RouteNetlinkMessage::NewAddress(address(Family::V4, attributes)),
-        0,
-    ));
+    bytes.extend(whole(NewAddress(address(Family::V4, attributes)), 0));
     let text = Some("Invalid source address");
     let flags = NLM_F_CAPPED | NLM_F_ACK_TLVS;
     let reply = error_reply(NLMSG_ERROR, flags, -22, &bytes[..HEADER], text);
     bytes.extend(reply);
-    bytes.extend(whole(RouteNetlinkMessage::NewAddrLabel(label()), 0));
+    bytes.extend(whole(NewAddrLabel(label()), 0));
     bytes
 }
 
@@ -772,12 +688,12 @@ fn message_shorter_than_its_header_ends_the_datagram() {
 #[test]
 fn wrong_attribute_lengths_are_malformed() {
     // An attribute that claims to be longer than its message.
-    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    let mut bytes = whole(NewRoute(route(Family::V4, 2)), 0);
     let first_attribute = HEADER + RTMSG;
     bytes[first_attribute..first_attribute + 2].copy_from_slice(&500_u16.to_ne_bytes());
     assert_eq!(only(&bytes).route(), Err(Malformed));
     // A destination of the other family's length.
-    let mut bytes = whole(RouteNetlinkMessage::NewRoute(route(Family::V4, 2)), 0);
+    let mut bytes = whole(NewRoute(route(Family::V4, 2)), 0);
     bytes[HEADER] = u8::try_from(libc::AF_INET6).unwrap();
     assert_eq!(only(&bytes).route(), Err(Malformed));
 }
@@ -834,7 +750,7 @@ proptest! {
             let bytes = written(|out| templates.replace_route.push(out, sequence, &vip));
             let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
             prop_assert_eq!(parsed.header.sequence_number, sequence);
-            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = parsed.payload
+            let NetlinkPayload::InnerMessage(NewRoute(route)) = parsed.payload
             else {
                 return Err(TestCaseError::fail("not a new route"));
             };
