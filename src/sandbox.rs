@@ -46,19 +46,14 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-
+use crate::link;
+use crate::netlink::connection::Connection;
 use crate::outcome::{Error, Netns};
-use crate::sys::ns;
+use crate::sys::{Socket, Strictness, ns};
 
 /// The network namespace of the calling thread. (`/proc/self/ns/net` is the main thread's.)
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
@@ -263,36 +258,14 @@ fn write_own(file: &str, text: &str) -> io::Result<()> {
 
 /// Sets `lo` of the calling thread's namespace up.
 fn raise_lo() -> io::Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = LO;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    let mut message = NetlinkMessage::new(
-        NetlinkHeader::default(),
-        NetlinkPayload::from(RouteNetlinkMessage::SetLink(link)),
-    );
-    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
-        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-    match reply.payload {
-        NetlinkPayload::Error(reply) if reply.code.is_none() => Ok(()),
-        NetlinkPayload::Error(reply) => Err(explain(&reply.to_io(), "setting lo up")),
-        _ => Err(io::Error::new(
-            ErrorKind::InvalidData,
-            "the kernel's answer to setting lo up is no ack",
-        )),
-    }
+    let mut connection = Connection::open(|| Socket::open(1, Strictness::Preferred))?;
+    link::bring_up(&mut connection, LO, "lo").map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        explain(&io::Error::from_raw_os_error(errno), "setting lo up")
+    })
 }
 
-/// Adds an explanation to the error, and keeps its [`ErrorKind`].
+/// Adds an explanation to the error, and keeps its [kind](io::ErrorKind).
 fn explain(error: &io::Error, meaning: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{meaning}: {error}"))
 }

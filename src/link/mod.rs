@@ -277,7 +277,7 @@ pub(crate) fn find(
 /// Follows the link of this index until its deletion.
 pub(crate) fn hold(connection: &mut Connection, index: u32) -> Result<(), Error> {
     let begun = connection.lifetime().begin(index);
-    begun.map_err(|error| Error::io("cannot listen to notifications", &error))
+    begun.map_err(Error::listening)
 }
 
 /// Looks the link up; `None` if it does not exist.
@@ -434,14 +434,14 @@ pub(crate) fn broadcasts(
 }
 
 /// Brings the link up.
-pub(crate) fn bring_up(connection: &mut Connection, link: &LinkState) -> Result<(), Error> {
+pub(crate) fn bring_up(connection: &mut Connection, index: u32, name: &str) -> Result<(), Error> {
     let mut request = LinkMessage::default();
-    request.header.index = link.index;
+    request.header.index = index;
     request.header.flags = LinkFlags::Up;
     request.header.change_mask = LinkFlags::Up;
     connection
         .set(|out, sequence| push_fixed(out, sequence, libc::RTM_NEWLINK, 0, &request))
-        .map_err(|failed| failed.into_error(format!("cannot bring up link {}", link.name)))
+        .map_err(|failed| failed.into_error(format!("cannot bring up link {name}")))
 }
 
 /// Checks that the kernel accepts `source` as a preferred source.

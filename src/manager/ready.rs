@@ -83,7 +83,7 @@ pub(super) fn bring_up(
     if link.made_as.is_some_and(|kind| candidates.contains(&kind)) {
         link::no_generated_address(connection, link)?;
     }
-    link::bring_up(connection, link)?;
+    link::bring_up(connection, link.index, &link.name)?;
     link.up = true;
     Ok(())
 }
