@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::fmt;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -84,16 +83,9 @@ fn page() -> io::Result<&'static AtomicU64> {
 
 /// Why a child process cannot use its parent's socket: both would share the receive queue and the
 /// sequence numbers of answers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "its sockets belong to another process, from which this one was forked: open a manager in this \
+     process"
+)]
 pub(crate) struct OtherProcess;
-
-impl fmt::Display for OtherProcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "its sockets belong to another process, from which this one was forked: open a manager \
-             in this process",
-        )
-    }
-}
-
-impl std::error::Error for OtherProcess {}
