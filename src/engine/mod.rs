@@ -173,7 +173,6 @@ impl Buffers {
 }
 
 /// One call at work on its rows.
-#[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) buffers: &'a mut Buffers,
@@ -296,25 +295,18 @@ impl<'a> Call<'a> {
         buffers: &'a mut Buffers,
         cancelled: &'a Cancelled,
     ) -> Self {
-        let Setup {
-            link,
-            desired,
-            policies,
-            binding,
-            limits,
-        } = setup;
         Self {
             connection,
             buffers,
             cancelled,
-            link,
-            templates: PerFamily::from_fn(|family| Templates::new(&desired[family])),
-            desired,
-            binding,
-            limits,
+            link: setup.link,
+            templates: PerFamily::from_fn(|family| Templates::new(&setup.desired[family])),
+            desired: setup.desired,
+            binding: setup.binding,
+            limits: setup.limits,
             report: Report::default(),
-            engine: Engine::new(policies, Method::Dumps),
-            clock: Times::begin(limits),
+            engine: Engine::new(setup.policies, Method::Dumps),
+            clock: Times::begin(setup.limits),
             lookup: None,
             observed: false,
             scan_main: true,
@@ -379,7 +371,9 @@ impl<'a> Call<'a> {
     fn observe(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
         self.observed = false;
         if self.engine.stage() != Stage::LookUp || !self.observe_by_lookups(admit)? {
-            self.observe_by_dumps(admit)?;
+            // Table main may be large: read it again only while it holds routes to remove.
+            let scan_main = self.scan_main;
+            self.scan_main = self.observer(admit).observe(scan_main)?;
         }
         // The facts are this link's only if the link still exists: its index may have been reused.
         self.connection.check_link()?;
@@ -404,14 +398,6 @@ impl<'a> Call<'a> {
         }
         self.switch_to_dumps();
         Ok(false)
-    }
-
-    fn observe_by_dumps(&mut self, admit: Option<Admit<'_>>) -> Result<(), Stop> {
-        let scan_main = self.scan_main;
-        let mut observer = self.observer(admit);
-        // Table main may be large: read it again only while it holds routes to remove.
-        self.scan_main = observer.observe(scan_main)?;
-        Ok(())
     }
 
     /// Runs the call to its end.

@@ -10,7 +10,7 @@ use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
 use crate::engine::lookup::{LOOKUP_MAX, Lookup, Notified, lookups_suffice};
-use crate::engine::{Buffers, Call, lookup_groups};
+use crate::engine::{Buffers, Call, Setup, lookup_groups};
 use crate::link::label::{self, Labelling};
 use crate::link::trouble::{self, Trouble, Troubles};
 use crate::link::{self, LinkChanges, LinkState};
@@ -127,14 +127,12 @@ impl VipManager {
     ) -> Result<Troubles, Error> {
         let link = find_link(&mut self.connection, &self.config)?;
         let mut troubles = Troubles::default();
+        let site = Site {
+            config: &self.config,
+            filter: &self.filter,
+        };
         for family in Family::ALL.iter().filter(|f| families[**f]) {
-            troubles[*family] = trouble_of(
-                *family,
-                &self.config,
-                &self.filter,
-                &mut self.connection,
-                Some(&link),
-            )?;
+            troubles[*family] = site.trouble_of(*family, &mut self.connection, Some(&link))?;
         }
         let v6 = Family::V6;
         if families[v6]
@@ -180,12 +178,11 @@ impl LinkUse {
 
 /// A call during its preparation.
 struct Preparation<'m, 's> {
-    config: &'m VipManagerBuilder,
+    site: Site<'m>,
     connection: &'m mut Connection,
     cancelled: &'m Cancelled,
     buffers: &'m mut Buffers,
     labelled: &'m mut Vec<Label>,
-    filter: &'m VipFilter,
     scope: Scope<'s>,
     link_use: LinkUse,
     /// The families with VIPs to assign or to normalize, of those that the caller named.
@@ -221,12 +218,11 @@ impl<'m, 's> Preparation<'m, 's> {
         }
         Ok(Self {
             link_use: LinkUse::of(scope, rows),
-            config,
+            site: Site { config, filter },
             connection,
             cancelled,
             buffers,
             labelled,
-            filter,
             scope,
             needed,
         })
@@ -234,19 +230,18 @@ impl<'m, 's> Preparation<'m, 's> {
 
     /// Finds the link, unless the call may create it, and checks it for the families of the named VIPs.
     fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
-        let found = match find_link(self.connection, self.config) {
-            Err(error)
-                if self.link_use == LinkUse::Create && is_to_be_made(&error, self.config) =>
-            {
-                None
-            }
+        let config = self.site.config;
+        let creates = self.link_use == LinkUse::Create;
+        let found = match find_link(self.connection, config) {
+            Err(error) if creates && is_to_be_made(&error, config) => None,
             found => Some(found?),
         };
         if let Some(link) = found.as_ref().filter(|_| self.link_use != LinkUse::Release) {
             check_vrf(link)?;
         }
         // The link's creation is the first change: check before it.
-        self.exclude(self.needed, found.as_ref())?;
+        let (site, needed) = (self.site, self.needed);
+        site.exclude(self.connection, self.buffers, needed, found.as_ref())?;
         Ok(found)
     }
 
@@ -262,7 +257,7 @@ impl<'m, 's> Preparation<'m, 's> {
         found: Option<LinkState>,
         changes: &mut LinkChanges,
     ) -> Result<LinkState, Error> {
-        let config = self.config;
+        let config = self.site.config;
         let may_change = self.may_change_link();
         changes.create = config.create.filter(|_| found.is_none() && may_change);
         let link = found.unwrap_or_else(|| no_link(config));
@@ -277,12 +272,14 @@ impl<'m, 's> Preparation<'m, 's> {
 
     /// Creates the link and brings it up, if that is needed and allowed.
     fn change_link(&mut self, found: Option<LinkState>) -> Result<LinkState, Error> {
-        let config = self.config;
+        let Site { config, filter } = self.site;
         let may_change = self.may_change_link();
         let mut link = match found {
             None if may_change => {
                 let link = make(self.connection, config)?;
-                self.exclude(needs(&self.buffers.rows), Some(&link))?;
+                let needed = needs(&self.buffers.rows);
+                let site = self.site;
+                site.exclude(self.connection, self.buffers, needed, Some(&link))?;
                 link
             }
             found => found.unwrap_or_else(|| no_link(config)),
@@ -290,8 +287,9 @@ impl<'m, 's> Preparation<'m, 's> {
         if may_change && !link.up && may_bring_up(config) {
             if let Scope::Claimed(leaving) = self.scope {
                 // Bringing the link up is a change: check the claim's bound before it.
-                let (scope, filter) = (self.scope, self.filter);
-                observe(&mut self.call(&link), scope, filter)?;
+                let setup = self.site.setup(&link);
+                let mut call = Call::new(setup, self.connection, self.buffers, self.cancelled);
+                observe(&mut call, self.scope, filter)?;
                 keep_claimed(self.buffers, leaving, filter)?;
             }
             bring_up(self.connection, config, &mut link)?;
@@ -306,7 +304,7 @@ impl<'m, 's> Preparation<'m, 's> {
             && (1..=LOOKUP_MAX).contains(&rows.len())
             && rows
                 .iter()
-                .all(|row| lookups_suffice(row, self.config.binding));
+                .all(|row| lookups_suffice(row, self.site.config.binding));
         suffices.then(|| Lookup::unknown(rows))
     }
 
@@ -318,12 +316,11 @@ impl<'m, 's> Preparation<'m, 's> {
         labels: Option<&mut Vec<Ipv6Net>>,
     ) -> Result<Call<'m>, Error> {
         let Self {
-            config,
+            site,
             connection,
             cancelled,
             buffers,
             labelled,
-            filter,
             scope,
             needed,
             ..
@@ -333,22 +330,16 @@ impl<'m, 's> Preparation<'m, 's> {
                 .listen_to(lookup_groups(&buffers.rows))
                 .map_err(Error::listening)?;
         }
-        let setup = config.setup(&filter.sources, link.index);
-        let mut call = Call::new(setup, connection, buffers, cancelled);
+        let mut call = Call::new(site.setup(link), connection, buffers, cancelled);
         if let Some(lookup) = lookup {
             call.observe_by_lookups_from_now(lookup);
         }
-        observe(&mut call, scope, filter)?;
-        keep_own(call.buffers, scope, filter)?;
+        observe(&mut call, scope, site.filter)?;
+        keep_own(call.buffers, scope, site.filter)?;
         let found = needs(&call.buffers.rows);
         let only_found = PerFamily::from_fn(|f| found[f] && !needed[f]);
-        let Call {
-            connection,
-            buffers,
-            ..
-        } = &mut call;
-        exclude(config, filter, connection, buffers, only_found, Some(link))?;
-        if let Some(number) = config.labels() {
+        site.exclude(call.connection, call.buffers, only_found, Some(link))?;
+        if let Some(number) = site.config.labels() {
             // Only IPv6 has address labels.
             let done = label(&mut call, link, number, labels, labelled);
             if let Some(trouble) = trouble::only(Family::V6, done)? {
@@ -356,31 +347,6 @@ impl<'m, 's> Preparation<'m, 's> {
             }
         }
         Ok(call)
-    }
-
-    /// A call on the link, to read the link before it is changed.
-    fn call(&mut self, link: &LinkState) -> Call<'_> {
-        Call::new(
-            self.config.setup(&self.filter.sources, link.index),
-            self.connection,
-            self.buffers,
-            self.cancelled,
-        )
-    }
-
-    fn exclude(
-        &mut self,
-        families: PerFamily<bool>,
-        link: Option<&LinkState>,
-    ) -> Result<(), Error> {
-        exclude(
-            self.config,
-            self.filter,
-            self.connection,
-            self.buffers,
-            families,
-            link,
-        )
     }
 }
 
@@ -408,33 +374,45 @@ fn needs(rows: &Rows) -> PerFamily<bool> {
     PerFamily::from_fn(|family| rows.needs_source(family))
 }
 
-/// The fault that keeps a family from being served: see [`trouble::of_family`].
-fn trouble_of(
-    family: Family,
-    config: &VipManagerBuilder,
-    filter: &VipFilter,
-    connection: &mut Connection,
-    link: Option<&LinkState>,
-) -> Result<Option<Trouble>, Error> {
-    let source = filter.sources[family].address();
-    trouble::of_family(connection, family, link, may_bring_up(config), source)
+/// What the caller has chosen: see [`VipManager`].
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    config: &'a VipManagerBuilder,
+    filter: &'a VipFilter,
 }
 
-/// Fails the VIPs of these families if a fault keeps the family from being served.
-fn exclude(
-    config: &VipManagerBuilder,
-    filter: &VipFilter,
-    connection: &mut Connection,
-    buffers: &mut Buffers,
-    families: PerFamily<bool>,
-    link: Option<&LinkState>,
-) -> Result<(), Error> {
-    for family in Family::ALL.iter().filter(|f| families[**f]) {
-        if let Some(trouble) = trouble_of(*family, config, filter, connection, link)? {
-            buffers.exclude_family(trouble);
-        }
+impl Site<'_> {
+    fn setup(self, link: &LinkState) -> Setup {
+        self.config.setup(&self.filter.sources, link.index)
     }
-    Ok(())
+
+    /// The fault that keeps a family from being served: see [`trouble::of_family`].
+    fn trouble_of(
+        self,
+        family: Family,
+        connection: &mut Connection,
+        link: Option<&LinkState>,
+    ) -> Result<Option<Trouble>, Error> {
+        let source = self.filter.sources[family].address();
+        let comes_up = may_bring_up(self.config);
+        trouble::of_family(connection, family, link, comes_up, source)
+    }
+
+    /// Fails the VIPs of these families if a fault keeps the family from being served.
+    fn exclude(
+        self,
+        connection: &mut Connection,
+        buffers: &mut Buffers,
+        families: PerFamily<bool>,
+        link: Option<&LinkState>,
+    ) -> Result<(), Error> {
+        for family in Family::ALL.iter().filter(|f| families[**f]) {
+            if let Some(trouble) = self.trouble_of(*family, connection, link)? {
+                buffers.exclude_family(trouble);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Keeps only the rows of the call's scope.
