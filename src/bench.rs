@@ -2,14 +2,13 @@
 //! of the public interface: anything here may change at any time.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::base::{DesiredRoute, Family, PerFamily, SourcePolicy, Vip};
-use crate::core::{Binding, Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
+use crate::core::{Done, Facts, Goal, MatchContext, Next, Policy, Progress, Row, Rows};
 use crate::engine::Tag;
-use crate::engine::decide::{Decision, Engine, Method, Replies, Reply, Stage};
+use crate::engine::decide::{Decision, Engine, Method, Replies, Stage};
 use crate::engine::send::template_of;
-use crate::engine::still::Still;
+use crate::engine::still::{Still, acked};
 use crate::netlink::batch::Batch;
 use crate::netlink::decode;
 use crate::netlink::dump_cache::{Addresses, Routes};
@@ -105,7 +104,7 @@ impl Pure {
                 while self.encode_steps(&mut engine, at, &mut bytes) {}
             }
             bytes += self.batch.seal().bytes().len();
-            engine.end_round(self.rows.as_slice(), false, &Still(Duration::ZERO));
+            engine.end_round(self.rows.as_slice(), false, &Still::default());
         }
         bytes
     }
@@ -115,7 +114,7 @@ impl Pure {
         let Some(row) = self.rows.get_mut(at) else {
             return false;
         };
-        let Decision::Steps(steps) = engine.plan(row, &Still(Duration::ZERO)) else {
+        let Decision::Steps(steps) = engine.plan(row, &Still::default()) else {
             return false;
         };
         let templates = &self.templates[row.vip.family()];
@@ -132,10 +131,7 @@ impl Pure {
                     template.push(out, sequence, &vip);
                 }
             });
-            let reply = Reply {
-                step,
-                refused: false,
-            };
+            let reply = acked(step);
             engine.replied(row, reply, Replies::Complete);
             goes_on |= engine.goes_on(row, reply, Replies::Complete);
         }
@@ -143,13 +139,7 @@ impl Pure {
     }
 
     fn engine(&self) -> Engine {
-        let policy = Policy {
-            goal: Goal::Assign,
-            as_kernel: true,
-            binding: Binding::Address,
-            kernel_source: false,
-        };
-        Engine::new(PerFamily::splat(policy), Method::Dumps)
+        Engine::new(PerFamily::splat(Policy::ASSIGN), Method::Dumps)
     }
 
     /// Reads the datagrams of dumps into the rows. Returns how many of them are seen as desired.

@@ -76,3 +76,13 @@ pub(crate) struct Policy {
     /// The kernel's own route is the desired route.
     pub(crate) kernel_source: bool,
 }
+
+#[cfg(any(test, feature = "bench-internals"))]
+impl Policy {
+    pub(crate) const ASSIGN: Self = Self {
+        goal: Goal::Assign,
+        as_kernel: true,
+        binding: Binding::Address,
+        kernel_source: false,
+    };
+}

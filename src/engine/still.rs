@@ -1,15 +1,20 @@
-//! A clock for tests and benches.
+//! A clock and a reply for tests and benches.
 
 use std::time::Duration;
 
-use super::decide::Clock;
+use super::decide::{Clock, Reply};
+use crate::core::Step;
 
-/// A clock that does not move, with this stall time-out.
-pub(crate) struct Still(pub(crate) Duration);
+/// A clock that does not move.
+#[derive(Default)]
+pub(crate) struct Still {
+    pub(crate) since_change: Duration,
+    pub(crate) stall: Duration,
+}
 
 impl Clock for Still {
     fn since_change(&self) -> Duration {
-        Duration::ZERO
+        self.since_change
     }
 
     fn since_progress(&self) -> Duration {
@@ -17,6 +22,11 @@ impl Clock for Still {
     }
 
     fn stall(&self) -> Duration {
-        self.0
+        self.stall
     }
+}
+
+pub(crate) fn acked(step: Step) -> Reply {
+    let refused = false;
+    Reply { step, refused }
 }

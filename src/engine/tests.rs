@@ -6,16 +6,14 @@ use std::time::Duration;
 use super::decide::{Decision, Engine, Method, Stage, Verdict, Waited};
 use super::still::Still;
 use crate::base::PerFamily;
-use crate::core::{Binding, Cause, Done, Facts, Goal, Policy, Row};
+use crate::core::{Cause, Done, Facts, Policy, Row};
 
-const POLICY: Policy = Policy {
-    goal: Goal::Assign,
-    as_kernel: true,
-    binding: Binding::Address,
-    kernel_source: false,
+const POLICY: Policy = Policy::ASSIGN;
+
+const STILL: Still = Still {
+    since_change: Duration::ZERO,
+    stall: Duration::from_secs(5),
 };
-
-const STILL: Still = Still(Duration::from_secs(5));
 
 fn row(last: u16, facts: Facts) -> Row {
     let vip: IpAddr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into();

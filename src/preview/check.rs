@@ -8,7 +8,7 @@ use super::simulation::{Move, Simulation, Turn};
 use crate::base::Family;
 use crate::core::{Binding, Cause, Goal, Policy, Step};
 use crate::core::{Facts, Progress};
-use crate::engine::check::model::{Extent, KERNEL, Kernel, MARK, Message, Missed, Seen, World};
+use crate::engine::check::model::{Extent, Kernel, Message, Seen, World};
 use crate::engine::check::{policies, states};
 
 /// One complete simulation: its moves, and the predicted facts after each round.
@@ -18,13 +18,7 @@ struct Predicted {
 }
 
 fn observe(world: &World, policy: Policy, kernel: &Kernel) -> Seen {
-    let extent = Extent {
-        release: policy.goal == Goal::Release,
-        main: true,
-        interrupted: None,
-        missed: Missed::Nothing,
-        diverted: false,
-    };
+    let extent = Extent::whole(policy, true);
     world.observe(kernel.addresses, &kernel.routes, extent)
 }
 
@@ -157,13 +151,7 @@ fn planned_steps_reach_the_desired_state() {
     for family in Family::ALL {
         let mut outcomes = BTreeMap::<String, usize>::new();
         for policy in policies() {
-            let protocol = if policy.as_kernel { KERNEL } else { MARK };
-            let world = World {
-                family,
-                protocol,
-                binding: policy.binding,
-                kernel_source: policy.kernel_source,
-            };
+            let world = World::new(family, policy);
             for start in states(&world, false) {
                 let seen = observe(&world, policy, &start);
                 let predicted = predict(&world, policy, &seen);

@@ -10,7 +10,7 @@ use crate::base::{
     RouteKey, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
 };
 use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
-use crate::core::{Binding, Goal, Step};
+use crate::core::{Binding, Goal, Policy, Step};
 use crate::engine::answer::{is_in_doubt, is_rivalled};
 use crate::netlink::decode;
 
@@ -246,8 +246,8 @@ impl Kernel {
             Step::DeleteAddress | Step::RenewAddress => self.delete_address(world),
             Step::AddRoute => self.add_route(desired),
             Step::AddStaged => self.add_route(staged),
-            Step::ReplaceRoute => self.replace_route(desired, true, world),
-            Step::ReplaceStaged => self.replace_route(staged, true, world),
+            Step::ReplaceRoute => self.replace_route(desired, world),
+            Step::ReplaceStaged => self.replace_route(staged, world),
             Step::AppendRoute => self.append_route(desired),
             Step::DeleteDesired => self.delete_route(
                 Key::new(&desired_key(&world.desired()[world.family])),
@@ -369,9 +369,9 @@ impl Kernel {
         Ok(())
     }
 
-    /// RTM_NEWROUTE, REPLACE, with or without CREATE: replaces the first route of the same table and
+    /// RTM_NEWROUTE, REPLACE and CREATE: replaces the first route of the same table and
     /// metric, of any device. A conflict prevents this theft.
-    fn replace_route(&mut self, route: Route, create: bool, world: &World) -> Result<(), i32> {
+    fn replace_route(&mut self, route: Route, world: &World) -> Result<(), i32> {
         match self.first_in_place_of(&route) {
             // IPv4 refuses two equal routes of one priority.
             Some(first)
@@ -385,11 +385,10 @@ impl Kernel {
                 self.routes[first] = route;
                 Ok(())
             }
-            None if create => {
+            None => {
                 self.insert(route);
                 Ok(())
             }
-            None => Err(libc::ENOENT),
         }
     }
 
@@ -491,7 +490,38 @@ pub(crate) enum Missed {
 /// The time of an observation, in hundredths of a second since boot.
 const NOW: u32 = 1_000_000;
 
+fn context(desired: &PerFamily<DesiredRoute>) -> MatchContext<'_> {
+    MatchContext {
+        link: LINK,
+        desired,
+        now: NOW,
+        keeps_flags: false,
+    }
+}
+
+impl Extent {
+    /// Nothing is missed.
+    pub(crate) fn whole(policy: Policy, main: bool) -> Self {
+        Self {
+            release: policy.goal == Goal::Release,
+            main,
+            interrupted: None,
+            missed: Missed::Nothing,
+            diverted: false,
+        }
+    }
+}
+
 impl World {
+    pub(crate) fn new(family: Family, policy: Policy) -> Self {
+        Self {
+            family,
+            protocol: if policy.as_kernel { KERNEL } else { MARK },
+            binding: policy.binding,
+            kernel_source: policy.kernel_source,
+        }
+    }
+
     pub(crate) fn vip(&self) -> Vip {
         Vip::from(Source::Vip.addr(self.family).unwrap())
     }
@@ -582,12 +612,7 @@ impl World {
     /// than the routes: they are two dumps.
     pub(crate) fn observe(&self, addresses: Addresses, routes: &[Route], extent: Extent) -> Seen {
         let desired = self.desired();
-        let context = MatchContext {
-            link: LINK,
-            desired: &desired,
-            now: NOW,
-            keeps_flags: false,
-        };
+        let context = context(&desired);
         let mut rows = Rows::default();
         rows.push(self.vip(), Goal::Assign);
         rows.begin();
@@ -636,12 +661,7 @@ impl World {
     /// The facts after a look-up.
     pub(crate) fn look_up(&self, facts: Facts, routes: &[Route], diverted: bool) -> Facts {
         let desired = self.desired();
-        let context = MatchContext {
-            link: LINK,
-            desired: &desired,
-            now: 0,
-            keeps_flags: false,
-        };
+        let context = context(&desired);
         let mut rows = Rows::default();
         rows.push(self.vip(), Goal::Assign);
         rows.iter_mut().for_each(|row: &mut Row| row.facts = facts);
