@@ -72,25 +72,31 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn prepare_link(&mut self, changes: &LinkChanges) {
         let link = || self.link.clone();
-        let mut steps = Vec::new();
+        let mut plan = |action, reason| {
+            let vip = None;
+            let step = PlannedStep {
+                vip,
+                action,
+                reason,
+            };
+            self.plan.steps.push(step);
+        };
         if let Some(kind) = changes.create {
-            steps.push((Action::CreateLink { link: link(), kind }, Reason::NoLink));
-            steps.push((Action::NoOwnAddress { link: link() }, Reason::NoLink));
+            plan(Action::CreateLink { link: link(), kind }, Reason::NoLink);
+            plan(Action::NoOwnAddress { link: link() }, Reason::NoLink);
         }
         if changes.bring_up {
-            steps.push((Action::BringUp { link: link() }, Reason::LinkDown));
+            plan(Action::BringUp { link: link() }, Reason::LinkDown);
         }
-        steps.extend(changes.labels.iter().map(|prefix| {
+        for prefix in &changes.labels {
+            let (link, prefix, label) = (link(), *prefix, changes.label);
             let action = Action::AddLabel {
-                link: link(),
-                prefix: *prefix,
-                label: changes.label,
+                link,
+                prefix,
+                label,
             };
-            (action, Reason::SourceChoice)
-        }));
-        let steps = steps.into_iter();
-        let of_link = |(action, reason)| PlannedStep::new(None, action, reason);
-        self.plan.steps.extend(steps.map(of_link));
+            plan(action, Reason::SourceChoice);
+        }
     }
 
     /// The row as it is after the changes of the link.
@@ -128,6 +134,11 @@ impl Planner<'_> {
     /// Plans one move of a row. A VIP may have several addresses, each with another peer.
     fn plan_move(&mut self, row: &Row, what: Move, reason: Reason) {
         let (rows, vip, link) = (self.rows, row.vip, &self.link);
+        let step = |action| PlannedStep {
+            vip: Some(vip),
+            action,
+            reason,
+        };
         let of_addresses: Vec<Action> = match what {
             Move::Step(Step::UpdateAddress) => rows
                 .address_attrs(vip)
@@ -145,14 +156,12 @@ impl Planner<'_> {
             _ => {
                 let action = action(what, vip, &self.desired[vip.family()], link);
                 if what != Move::Step(Step::DeleteAddress) {
-                    let step = PlannedStep::new(Some(vip), action, reason);
-                    return self.plan.steps.push(step);
+                    return self.plan.steps.push(step(action));
                 }
                 vec![action]
             }
         };
-        let steps = of_addresses.into_iter();
-        let steps = steps.map(|action| PlannedStep::new(Some(vip), action, reason));
+        let steps = of_addresses.into_iter().map(step);
         self.deferred.extend(steps.map(|step| (row.order, step)));
     }
 
@@ -167,8 +176,11 @@ impl Planner<'_> {
                 link: self.link.clone(),
                 address: PLACEHOLDER,
             };
-            let step = PlannedStep::new(None, action, Reason::LastAddress);
-            self.plan.steps.push(step);
+            self.plan.steps.push(PlannedStep {
+                vip: None,
+                action,
+                reason: Reason::LastAddress,
+            });
         }
         self.deferred.sort_by_key(|(order, _)| *order);
         let steps = self.deferred.drain(..).map(|(_, step)| step);

@@ -72,16 +72,6 @@ pub struct PlannedStep {
     pub reason: Reason,
 }
 
-impl PlannedStep {
-    pub(super) fn new(vip: Option<Vip>, action: Action, reason: Reason) -> Self {
-        Self {
-            vip,
-            action,
-            reason,
-        }
-    }
-}
-
 /// Why a step is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -53,10 +53,8 @@ impl Followed {
             return state_of(seen);
         }
         // Gone, or our index is another link's or under another name now.
-        (self.link == Some(seen.index)).then(|| {
-            self.link = None;
-            Event::LinkGone
-        })
+        let gone = self.link.take_if(|link| *link == seen.index);
+        gone.map(|_| Event::LinkGone)
     }
 }
 

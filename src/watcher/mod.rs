@@ -18,7 +18,7 @@ use crate::base::Family;
 use crate::core::VipFilter;
 use crate::link::{LinkIndex, LinkRef, get_link_message};
 use crate::manager::{VipManager, find_link};
-use crate::netlink::decode::{self, Address};
+use crate::netlink::decode;
 use crate::netlink::encode::dump_addresses;
 use crate::netlink::lifetime::Lifetime;
 use crate::netlink::listener::Listener;
@@ -115,11 +115,6 @@ impl Watcher {
     /// Begins with the link of this index.
     pub(crate) fn follow(&mut self, link: Option<u32>) {
         self.followed.link = link;
-    }
-
-    /// Takes note of an address that is on that link already.
-    pub(crate) fn begin_with(&mut self, address: &Address) {
-        self.burst.note_length(address, true);
     }
 
     /// Appends what has happened since the last call, without waiting; returns how many events
@@ -342,7 +337,7 @@ impl VipManager {
     /// network namespace than the calling thread's. The link need not exist where the manager has
     /// its name. Where it has an index, [`ErrorKind::LinkNotFound`](crate::ErrorKind::LinkNotFound) if that link is gone.
     pub fn watcher(&mut self) -> Result<Watcher, Error> {
-        let cannot = |error| Error::io("cannot listen to notifications", &error);
+        let cannot = Error::listening;
         let socket = self.open_listener()?;
         let requests = self.connection.requests();
         let mut lifetime = None;
@@ -367,9 +362,10 @@ impl VipManager {
                 |out, sequence| dump_addresses(out, sequence, family, link),
                 |message| {
                     let address = message.address()?.filter(|address| address.link == link);
-                    address
-                        .iter()
-                        .for_each(|address| watcher.begin_with(address));
+                    // The address is on that link already.
+                    if let Some(address) = address {
+                        watcher.burst.note_length(&address, true);
+                    }
                     Ok(())
                 },
             );
