@@ -19,15 +19,16 @@ mod watcher;
 use crate::base::{DesiredRoute, RouteKey, SourcePolicy};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kit::{kernel_since, vips_v4 as v4, vips_v6 as v6};
 
 use crate::OutcomeKind;
+use crate::fuzzing::{LINK, NODE_V4, NODE_V6};
 use crate::link;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
@@ -50,9 +51,10 @@ fn enter_sandbox() {
     ENTERED.get_or_init(sandbox::enter);
 }
 
-const LINK: &str = "kube-dummy-if";
-const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+/// What a test shares with the fault that it injects.
+fn shared<T: Default>() -> &'static T {
+    Box::leak(Box::default())
+}
 
 fn ip(line: &str) -> String {
     let output = Command::new("ip")
@@ -118,9 +120,18 @@ fn split(mut bytes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
 
 /// Whatever becomes of a message, only its refusal is reported.
 fn ask_for_no_ack(message: &mut [u8]) {
-    let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
-    let flags = flags & !netlink_packet_core::NLM_F_ACK;
+    let flags = flags(message) & !netlink_packet_core::NLM_F_ACK;
     message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+}
+
+fn flags(message: &[u8]) -> u16 {
+    u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]])
+}
+
+/// The message asks for a dump of routes.
+fn dumps_routes(message: &[u8]) -> bool {
+    let dump = netlink_packet_core::NLM_F_DUMP;
+    kind(message) == libc::RTM_GETROUTE && flags(message) & dump == dump
 }
 
 fn kind(message: &[u8]) -> u16 {
@@ -188,7 +199,7 @@ fn a_thousand_refused_are_a_thousand_failures() {
     for buffer in BUFFERS {
         let _node = node();
         let mut vips = manager(buffer);
-        vips.connection.tamper.0 = Some(Box::new(|batch| {
+        vips.connection.tamper = Some(Box::new(|batch| {
             split(batch)
                 .filter(|m| kind(m) == NEWADDR)
                 .for_each(spoil_address);
@@ -221,7 +232,7 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     let bad: BTreeSet<IpAddr> = set.iter().copied().skip(7).step_by(16).take(300).collect();
     let mut vips = manager(BUFFERS[0]);
     let spoiled = bad.clone();
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper = Some(Box::new(move |batch| {
         let mut spoiled = spoiled.iter();
         let mut next = spoiled.next();
         for message in split(batch).filter(|m| kind(m) == NEWADDR) {
@@ -276,7 +287,7 @@ fn the_kernels_own_words_come_with_each_failure() {
         "1",
     )
     .unwrap();
-    vips.connection.tamper.0 = Some(Box::new(|batch| {
+    vips.connection.tamper = Some(Box::new(|batch| {
         if split(batch).any(|m| kind(m) == NEWROUTE) {
             ip(&format!("link set {LINK} down"));
         }
@@ -352,7 +363,7 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
 /// Acts before the given send of a call.
 fn before_send(vips: &mut VipManager, which: u32, act: impl Fn() + Send + Sync + 'static) {
     let mut sends = 0;
-    vips.connection.tamper.0 = Some(Box::new(move |_| {
+    vips.connection.tamper = Some(Box::new(move |_| {
         sends += 1;
         if sends == which {
             act();
@@ -366,7 +377,7 @@ fn one_message_that_finds_no_device_is_sent_again() {
     let _node = node();
     let mut vips = builder().open().unwrap();
     let mut once = Some(4711_u32);
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper = Some(Box::new(move |batch| {
         let mut addresses = split(batch).filter(|message| kind(message) == NEWADDR);
         if let Some((message, index)) = addresses.next().zip(once.take()) {
             let at = HEADER + 4;
@@ -411,7 +422,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
             .count();
         assert_eq!(refused.len() + rest, 2000);
         // A link of that name again, another index: the next call is good.
-        vips.connection.tamper.0 = None;
+        vips.connection.tamper = None;
         add_link(LINK, "");
         assert_eq!(vips.assign(&set[..100]).unwrap().assigned, 100);
     }
@@ -431,7 +442,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let _node = node();
         let mut vips = manager(BUFFERS[1]);
         let mut sends = 0;
-        vips.connection.tamper.0 = Some(Box::new(move |_| {
+        vips.connection.tamper = Some(Box::new(move |_| {
             sends += 1;
             assert!(sends <= 3, "it goes on");
             if sends == 3 {
@@ -441,7 +452,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
         let error = vips.assign(&set).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
         assert_accounted(error.report().unwrap(), 2000);
-        vips.connection.tamper.0 = None;
+        vips.connection.tamper = None;
         // By its name it is found again.
         let report = vips.release(&set).unwrap();
         assert!(report.released <= 256, "{report}");
@@ -455,7 +466,7 @@ fn what_is_seen_on_another_link_of_the_index_is_not_believed() {
     vips.assign(v4(1)).unwrap();
     // The only send of this call, all of which the other link takes.
     let mut is_first = true;
-    vips.connection.tamper.0 = Some(Box::new(move |_| {
+    vips.connection.tamper = Some(Box::new(move |_| {
         if std::mem::take(&mut is_first) {
             pass_index_on();
         }
@@ -473,7 +484,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
     ip(&format!("addr add {vip}/32 dev {LINK}"));
     let IpAddr::V4(octets) = vip else { panic!() };
     // What the call writes changes nothing, as if another writer put the old route back each time.
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| kind(message) == NEWROUTE) {
             let at = message.windows(4).position(|w| w == octets.octets());
             message[at.unwrap()..][..4].copy_from_slice(&[10, 200, 0, 1]);
@@ -486,7 +497,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
         .unwrap();
     assert_eq!(report.failures.len(), 1);
     assert_eq!(report.failures[0].cause, Cause::Contended, "{report}");
-    vips.connection.tamper.0 = None;
+    vips.connection.tamper = None;
     assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
 }
 
@@ -495,7 +506,7 @@ fn a_lost_final_ack_neither_hangs_nor_lies() {
     let _node = node();
     let mut vips = manager(BUFFERS[1]);
     // Nobody asks for the ack, so none comes: as if it had been lost.
-    vips.connection.tamper.0 = Some(Box::new(|batch| {
+    vips.connection.tamper = Some(Box::new(|batch| {
         split(batch).for_each(ask_for_no_ack);
     }));
     let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
@@ -520,12 +531,11 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let _node = node();
         // Too small for the kernel's notifications of as many routes.
         let mut vips = manager(BUFFERS[0]);
-        let struck = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let count = struck.clone();
-        vips.connection.tamper.0 = Some(Box::new(move |batch| {
+        let struck = shared::<AtomicU32>();
+        vips.connection.tamper = Some(Box::new(move |batch| {
             // Only the attempts come without an addition beside them.
             if split(batch).all(|message| kind(message) == libc::RTM_DELROUTE)
-                && count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
+                && struck.fetch_add(1, Ordering::Relaxed) == 0
             {
                 split(batch).for_each(&fault);
             }
@@ -533,7 +543,7 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
         let set = v6(300);
         let report = vips.assign(&set).unwrap();
         assert_eq!(report.assigned, 300, "{report}");
-        assert_ne!(struck.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_ne!(struck.load(Ordering::Relaxed), 0);
         let routes = ip(&format!("-6 route show table local dev {LINK}"));
         let to_vips = || routes.lines().filter(|line| line.contains("2001:db8:42::"));
         let desired = |line: &&str| line.contains("metric 1024") && line.contains(" src ");
@@ -589,7 +599,7 @@ fn a_late_reply_is_not_taken_for_a_later_calls() {
     for (back, vip) in (1..=100).zip(&keys) {
         templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
     }
-    vips.connection.request_socket().send(&stale).unwrap();
+    vips.connection.requests().send(&stale).unwrap();
     let report = vips.assign(&set).unwrap();
     assert_eq!((report.assigned, report.retries), (100, 0));
     assert_eq!(on_link().len(), 100);
@@ -658,10 +668,9 @@ fn a_look_up_that_finds_nothing_is_repeated() {
         ));
         let IpAddr::V6(vip) = vips[0] else { panic!() };
         let mut left = blind;
-        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let count = asked.clone();
-        manager.connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let asked = shared::<AtomicU32>();
+        manager.connection.tamper_look_up = Some(Box::new(move |bytes| {
+            asked.fetch_add(1, Ordering::Relaxed);
             if left > 0 {
                 left -= 1;
                 let at = bytes
@@ -673,7 +682,7 @@ fn a_look_up_that_finds_nothing_is_repeated() {
         }));
         let result = manager.normalize();
         // More may follow: a young address is looked at for a while.
-        let asked = asked.load(std::sync::atomic::Ordering::Relaxed);
+        let asked = asked.load(Ordering::Relaxed);
         assert!(asked >= (blind + 1).min(3), "{asked} look-ups");
         match result {
             Ok(report) if !believed => assert_eq!((report.unchanged, report.writes), (1, 0)),
@@ -696,7 +705,7 @@ fn a_link_that_goes_before_it_is_up_is_not_found() {
     ip(&format!("link del {LINK}"));
     let connection = &mut vips.connection;
     for gone in [
-        link::bring_up(connection, &link),
+        link::bring_up(connection, link.index, &link.name),
         link::no_generated_address(connection, &link),
         link::placeholder(connection, link.index),
     ] {
@@ -713,7 +722,7 @@ fn cancelled_at(
     let canceller = vips.canceller();
     before_send(vips, last, move || canceller.cancel());
     let result = call(vips);
-    vips.connection.tamper.0 = None;
+    vips.connection.tamper = None;
     result
 }
 
@@ -785,16 +794,13 @@ fn what_a_call_by_mark_leaves_bears_the_mark() {
 }
 
 /// Counts the dumps of routes that a socket asks for.
-struct RouteDumps(Arc<AtomicUsize>);
+struct RouteDumps(&'static AtomicUsize);
 
 impl Line for RouteDumps {
     fn send(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
-        let dumps = split(&mut bytes.to_vec())
-            .filter(|message| {
-                let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
-                kind(message) == libc::RTM_GETROUTE
-                    && flags & netlink_packet_core::NLM_F_DUMP == netlink_packet_core::NLM_F_DUMP
-            })
+        let mut bytes = bytes.to_vec();
+        let dumps = split(&mut bytes)
+            .filter(|message| dumps_routes(message))
             .count();
         self.0.fetch_add(dumps, Ordering::Relaxed);
         None
@@ -807,9 +813,9 @@ fn an_audit_of_right_vips_alone_dumps_no_routes() {
     let mut manager = manager(1 << 20);
     let all = [v4(200), v6(200)].concat();
     manager.assign(&all).unwrap();
-    let dumps = Arc::new(AtomicUsize::new(0));
-    let line = RouteDumps(Arc::clone(&dumps));
-    manager.connection.request_socket().fault.put(line);
+    let dumps = shared::<AtomicUsize>();
+    let line = RouteDumps(dumps);
+    manager.connection.requests().fault.put(line);
     let mut dumps_of = |vips: &[IpAddr]| {
         assert!(manager.audit_only(vips).unwrap().is_clean());
         dumps.swap(0, Ordering::Relaxed)

@@ -31,6 +31,14 @@ pub(crate) const LINK: &str = "kube-dummy-if";
 pub(crate) const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 /// Its index: the second link after `lo`.
+
+pub(crate) fn node_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => NODE_V4.into(),
+        Family::V6 => NODE_V6.into(),
+    }
+}
+
 const INDEX: u32 = 2;
 
 /// A few VIPs of both families.
@@ -187,8 +195,7 @@ impl Options {
             link: INDEX,
             source: match family {
                 _ if self.kernel_source() => SourcePolicy::Kernel,
-                Family::V4 => SourcePolicy::Address(NODE_V4.into()),
-                Family::V6 => SourcePolicy::Address(NODE_V6.into()),
+                family => SourcePolicy::Address(node_address(family)),
             },
             protocol: if self.has(1) { 201 } else { 2 },
             staged: if self.has(1) { 201 } else { 251 },
@@ -404,7 +411,7 @@ fn manager(options: u8, hurried: bool, put: &dyn Fn(&Socket)) -> Option<VipManag
     }
     // Some options exclude each other.
     let manager = builder.open().ok()?;
-    put(manager.connection.request_socket());
+    put(&manager.connection.requests());
     put(manager.connection.monitor());
     Some(manager)
 }
@@ -436,37 +443,36 @@ pub(crate) fn converse(
     } else {
         Claim::link().at_most(1)
     };
-    let looked =
-        |ok: Result<(), crate::outcome::Error>| (None, true, ok.map(|()| Report::default()));
-    let (given, looks, result) = match call % CALLS {
-        0 => (given, false, manager.assign(&vips)),
-        1 => (None, false, manager.normalize()),
-        2 => (given, false, manager.normalize_only(&vips)),
-        3 => (given, false, manager.release(&vips)),
-        4 => (None, false, manager.reconcile(&claim, &vips)),
-        5 => (None, false, manager.release_all(&claim)),
-        6 => looked(manager.audit().map(|_| ())),
-        7 => looked(manager.audit_deep().map(|audit| {
+    let act = |given, result| Outcome {
+        given,
+        looks: false,
+        result,
+    };
+    let look = |result: Result<(), crate::outcome::Error>| Outcome {
+        given: None,
+        looks: true,
+        result: result.map(|()| Report::default()),
+    };
+    Some(match call % CALLS {
+        0 => act(given, manager.assign(&vips)),
+        1 => act(None, manager.normalize()),
+        2 => act(given, manager.normalize_only(&vips)),
+        3 => act(given, manager.release(&vips)),
+        4 => act(None, manager.reconcile(&claim, &vips)),
+        5 => act(None, manager.release_all(&claim)),
+        6 => look(manager.audit().map(|_| ())),
+        7 => look(manager.audit_deep().map(|audit| {
             let known: Vec<Vip> = audit.vips.iter().map(|audited| audited.vip).collect();
             assert!(known.is_sorted_by(|a, b| a < b));
         })),
-        8 => looked(
+        8 => look(
             manager
                 .plan(&claim, &vips)
                 .map(|plan| assert!(!plan.to_string().is_empty())),
         ),
-        9 => (None, false, manager.set_binding(Binding::Route)),
-        10 => (
-            None,
-            false,
-            manager.set_source(Ipv4Addr::new(192, 0, 2, 11)),
-        ),
-        _ => (None, false, keep(manager, claim, &vips, put)),
-    };
-    Some(Outcome {
-        given,
-        looks,
-        result,
+        9 => act(None, manager.set_binding(Binding::Route)),
+        10 => act(None, manager.set_source([192, 0, 2, 11])),
+        _ => act(None, keep(manager, claim, &vips, put)),
     })
 }
 
@@ -551,12 +557,7 @@ pub fn watch(data: &[u8]) {
         ..Ranges::default()
     };
     let filter = VipFilter {
-        sources: PerFamily::from_fn(|family| {
-            SourcePolicy::Address(match family {
-                Family::V4 => NODE_V4.into(),
-                Family::V6 => NODE_V6.into(),
-            })
-        }),
+        sources: PerFamily::from_fn(|family| SourcePolicy::Address(node_address(family))),
         ranges,
     };
     let Ok(requests) = Socket::open(1 << 16, Strictness::Preferred) else {

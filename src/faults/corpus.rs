@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use super::{LINK, ip, node};
+use super::{LINK, ip, node, shared};
 use crate::fuzzing::{self, CALLS, converse, record};
 use crate::netlink::decode::messages;
 use crate::sys::Socket;
@@ -72,7 +72,7 @@ fn recorded_calls_are_replayed_to_their_end() {
 }
 
 /// Writes down what comes.
-struct Recorder(Arc<Mutex<Vec<u8>>>);
+struct Recorder(&'static Mutex<Vec<u8>>);
 
 impl Line for Recorder {
     fn receive(&mut self, kernel: &mut dyn FnMut() -> Found) -> Found {
@@ -140,8 +140,8 @@ fn record_the_corpus() {
                 } else {
                     prepare();
                 }
-                let heard = Arc::new(Mutex::new(Vec::new()));
-                let put = |socket: &Socket| socket.fault.put(Recorder(Arc::clone(&heard)));
+                let heard = shared::<Mutex<Vec<u8>>>();
+                let put = |socket: &Socket| socket.fault.put(Recorder(heard));
                 if converse(call, options, false, &put).is_none() {
                     continue;
                 }
@@ -213,8 +213,8 @@ fn watch() {
             socket.join(group).unwrap();
         }
         happen();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        socket.fault.put(Recorder(Arc::clone(&heard)));
+        let heard = shared::<Mutex<Vec<u8>>>();
+        socket.fault.put(Recorder(heard));
         let mut buffer = vec![0; 1 << 16];
         while let crate::sys::Received::Datagram(_) = socket.receive(&mut buffer).unwrap() {}
         let heard = heard.lock().unwrap();

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::kit::Random;
 use super::{
-    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, ip, kind, names, node, on_link, split,
-    spoil_address, v4, v6,
+    FLAGS_AT, LINK, NODE_V4, assert_accounted, builder, flags, ip, kind, names, node, on_link,
+    shared, split, spoil_address, v4, v6,
 };
 use crate::netlink::decode::{NLMSG_DONE, NLMSG_ERROR, messages};
 use crate::netlink::encode::HEADER;
@@ -131,16 +131,14 @@ const MISHAPS: [Mishap; 9] = [
 ];
 
 fn is_of_dump(datagram: &[u8]) -> bool {
-    let flags = u16::from_ne_bytes([datagram[FLAGS_AT], datagram[FLAGS_AT + 1]]);
-    flags & netlink_packet_core::NLM_F_MULTIPART != 0
+    flags(datagram) & netlink_packet_core::NLM_F_MULTIPART != 0
 }
 
 impl Mishap {
     /// Puts it on a socket, for one datagram of `odds` behind the first `spared`; returns how often
     /// it has happened.
-    fn befall(self, socket: &Socket, seed: u64, spared: u64, odds: usize) -> Arc<AtomicUsize> {
-        let count = Arc::new(AtomicUsize::new(0));
-        let happened = Arc::clone(&count);
+    fn befall(self, socket: &Socket, seed: u64, spared: u64, odds: usize) -> &'static AtomicUsize {
+        let count = shared::<AtomicUsize>();
         let mut random = Random::seeded(seed);
         let mut spared = spared;
         let mut queue = VecDeque::new();
@@ -159,7 +157,7 @@ impl Mishap {
             if matches!(self, Self::Late) && is_of_dump(&bytes) {
                 return Found::Datagram(bytes);
             }
-            happened.fetch_add(1, Ordering::Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
             self.happen(bytes, &mut random, &mut queue, kernel)
         });
         count
@@ -263,8 +261,8 @@ fn no_mishap_loses_a_vip() {
             // Replies, notifications, and both.
             let befall = |vips: &mut VipManager| {
                 let connection = &mut vips.connection;
-                let request = (seed % 3 != 1)
-                    .then(|| mishap.befall(connection.request_socket(), seed, seed, 3));
+                let request =
+                    (seed % 3 != 1).then(|| mishap.befall(&connection.requests(), seed, seed, 3));
                 let listen =
                     (seed % 3 != 0).then(|| mishap.befall(connection.monitor(), seed, 0, 1));
                 [request, listen]
@@ -279,7 +277,7 @@ fn no_mishap_loses_a_vip() {
                 for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
                     *count += happened.load(Ordering::Relaxed);
                 }
-                vips.connection.request_socket().fault.clear();
+                vips.connection.requests().fault.clear();
                 vips.connection.monitor().fault.clear();
                 let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
                 println!("{context}");
@@ -316,18 +314,14 @@ fn no_mishap_loses_a_vip() {
 fn an_overflow_in_the_place_of_every_ack() {
     let _node = node();
     let mut vips = patient();
-    let acks = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&acks);
-    hear(
-        vips.connection.request_socket(),
-        move |kernel| match kernel() {
-            Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
-                count.fetch_add(1, Ordering::Relaxed);
-                Found::Overflow
-            }
-            found => found,
-        },
-    );
+    let acks = shared::<AtomicUsize>();
+    hear(&vips.connection.requests(), move |kernel| match kernel() {
+        Found::Datagram(bytes) if kind(&bytes) == NLMSG_ERROR => {
+            acks.fetch_add(1, Ordering::Relaxed);
+            Found::Overflow
+        }
+        found => found,
+    });
     let set = both(300);
     assert_eq!(vips.assign(&set).unwrap().assigned, 600);
     assert!(acks.load(Ordering::Relaxed) > 3);
@@ -340,18 +334,17 @@ fn an_overflow_in_the_place_of_every_ack() {
 fn an_overflow_of_all_notifications() {
     let _node = node();
     let mut vips = patient();
-    let lost = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&lost);
+    let lost = shared::<AtomicUsize>();
     hear(vips.connection.monitor(), move |kernel| match kernel() {
         Found::Datagram(_) => {
-            count.fetch_add(1, Ordering::Relaxed);
+            lost.fetch_add(1, Ordering::Relaxed);
             Found::Overflow
         }
         found => found,
     });
     // Of a few the kernel's routes are listened to, of many perhaps.
-    for count in [5, 300] {
-        let set = both(count);
+    for vips_of_a_family in [5, 300] {
+        let set = both(vips_of_a_family);
         let report = vips.assign(&set).unwrap();
         assert_accounted(&report, set.len());
         assert!(lost.load(Ordering::Relaxed) > 0, "nothing was lost");
@@ -394,27 +387,25 @@ fn the_smallest_receive_buffer_serves() {
 pub(super) fn refuse(
     vips: &mut VipManager,
     mut which: impl FnMut(&[u8]) -> Option<i32> + Send + Sync + 'static,
-) -> Arc<AtomicUsize> {
+) -> &'static AtomicUsize {
     const NOOP: u16 = 1;
-    let count = Arc::new(AtomicUsize::new(0));
-    let refused = Arc::clone(&count);
-    let replies = Arc::new(Mutex::new(VecDeque::new()));
-    let forged = Arc::clone(&replies);
+    let count = shared::<AtomicUsize>();
+    let replies = shared::<Mutex<VecDeque<_>>>();
     let connection = &mut vips.connection;
-    connection.tamper.0 = Some(Box::new(move |batch| {
+    connection.tamper = Some(Box::new(move |batch| {
         for message in split(batch) {
             if let Some(errno) = which(message) {
-                refused.fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
                 let reply = refusal(sequence(message), errno);
-                forged.lock().unwrap().push_back(reply);
+                replies.lock().unwrap().push_back(reply);
                 message[4..6].copy_from_slice(&NOOP.to_ne_bytes());
                 message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&[0; 2]);
             }
         }
     }));
-    hear(connection.request_socket(), move |kernel| {
-        let forged = replies.lock().unwrap().pop_front();
-        forged.map_or_else(kernel, Found::Datagram)
+    hear(&connection.requests(), move |kernel| {
+        let replies = replies.lock().unwrap().pop_front();
+        replies.map_or_else(kernel, Found::Datagram)
     });
     count
 }
@@ -474,7 +465,7 @@ fn a_shortage_that_stays_fails_whom_it_hits() {
         // Bounded.
         assert!((1..=60).contains(&count.load(Ordering::Relaxed)));
         assert!(!on_link().contains(&bad));
-        vips.connection.tamper.0 = None;
+        vips.connection.tamper = None;
         assert_eq!(vips.assign(&set).unwrap().assigned, 1);
     }
 }
@@ -491,13 +482,12 @@ fn a_send_that_fails() {
     ] {
         let _node = node();
         let mut vips = patient();
-        let count = Arc::new(AtomicUsize::new(0));
-        let failed = Arc::clone(&count);
+        let count = shared::<AtomicUsize>();
         vips.connection
-            .request_socket()
+            .requests()
             .fault
             .put(Say(move |bytes: &[u8]| {
-                let fails = is_write(bytes) && failed.fetch_add(1, Ordering::Relaxed) < times;
+                let fails = is_write(bytes) && count.fetch_add(1, Ordering::Relaxed) < times;
                 fails.then(|| Err(std::io::Error::from_raw_os_error(errno)))
             }));
         let set = both(20);
@@ -524,7 +514,7 @@ fn a_send_that_fails() {
 fn refuse_dumps(vips: &mut VipManager, errno: i32, which: impl Fn(usize) -> bool + Send + 'static) {
     let mut count = 0;
     let mut last = None;
-    hear(vips.connection.request_socket(), move |kernel| {
+    hear(&vips.connection.requests(), move |kernel| {
         let found = kernel();
         let Found::Datagram(bytes) = &found else {
             return found;
@@ -565,29 +555,25 @@ fn a_dump_that_is_refused() {
         let report = error.report().expect("something was written");
         assert_accounted(report, 40);
         assert!(!on_link().is_empty());
-        vips.connection.request_socket().fault.clear();
+        vips.connection.requests().fault.clear();
         assert_accounted(&vips.assign(&set).unwrap(), 40);
         assert_eq!(wrong(&set), [""; 0]);
     }
 }
 
 /// Dumps are said to be interrupted, and are: half of their entries are missing. The flag alone tells.
-pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> Arc<AtomicUsize> {
-    let count = Arc::new(AtomicUsize::new(0));
-    let interrupted = Arc::clone(&count);
-    hear(vips.connection.request_socket(), move |kernel| {
+pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> &'static AtomicUsize {
+    let count = shared::<AtomicUsize>();
+    hear(&vips.connection.requests(), move |kernel| {
         let found = kernel();
         let Found::Datagram(mut bytes) = found else {
             return found;
         };
         let is_dump = |kind| matches!(kind, libc::RTM_NEWADDR | libc::RTM_NEWROUTE);
-        if !is_dump(kind(&bytes))
-            || !is_of_dump(&bytes)
-            || interrupted.load(Ordering::Relaxed) >= times
-        {
+        if !is_dump(kind(&bytes)) || !is_of_dump(&bytes) || count.load(Ordering::Relaxed) >= times {
             return Found::Datagram(bytes);
         }
-        interrupted.fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
         for (at, message) in split(&mut bytes).enumerate() {
             message[FLAGS_AT] |= u8::try_from(netlink_packet_core::NLM_F_DUMP_INTR).unwrap();
             if at % 2 == 0 && is_dump(kind(message)) {
@@ -684,27 +670,25 @@ fn look_up_proves_nothing_while_a_rule_comes_or_goes() {
         vips.assign([vip]).unwrap();
         ip("-6 rule add pref 100 lookup local");
         ip("-6 rule add pref 99 unreachable");
-        let stands = Arc::new(AtomicBool::new(false));
-        let (comes, is_there) = (Arc::clone(&stands), Arc::clone(&stands));
-        let came = Arc::new(AtomicUsize::new(0));
-        let times = Arc::clone(&came);
+        let stands = shared::<AtomicBool>();
+        let came = shared::<AtomicUsize>();
         let again = route.clone();
         let connection = &mut vips.connection;
-        connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
+        connection.tamper_look_up = Some(Box::new(move |bytes| {
             if kind(bytes) != libc::RTM_GETROUTE {
                 return;
             }
-            if comes.swap(true, Ordering::Relaxed) {
+            if stands.swap(true, Ordering::Relaxed) {
                 return;
             }
             ip("-6 rule del pref 0");
-            if times.fetch_add(1, Ordering::Relaxed) == 0 {
+            if came.fetch_add(1, Ordering::Relaxed) == 0 {
                 ip(&format!("-6 route add {again}"));
             }
         }));
         if goes {
-            hear(connection.request_socket(), move |kernel| {
-                if is_there.swap(false, Ordering::Relaxed) {
+            hear(&connection.requests(), move |kernel| {
+                if stands.swap(false, Ordering::Relaxed) {
                     ip("-6 rule add pref 0 lookup local");
                 }
                 kernel()
@@ -732,7 +716,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         };
         let mut vips = builder().binding(binding).open().unwrap();
         vips.assign(&set).unwrap();
-        vips.connection.tamper_look_up.0 = Some(Box::new(|bytes| {
+        vips.connection.tamper_look_up = Some(Box::new(|bytes| {
             for message in split(bytes).filter(|message| kind(message) == libc::RTM_GETROUTE) {
                 // NLMSG_NOOP, which the kernel passes over.
                 message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
@@ -740,7 +724,7 @@ fn a_look_up_whose_reply_is_lost_does_not_say_that_there_is_no_route() {
         }));
         let report = vips.release(&set).unwrap();
         assert_eq!((report.released, report.unchanged), (2, 0), "{report}");
-        vips.connection.tamper_look_up.0 = None;
+        vips.connection.tamper_look_up = None;
         assert_eq!(vips.audit().unwrap().vips, []);
     }
 }
@@ -752,7 +736,7 @@ fn half_a_dump_without_the_flag_would_be_believed() {
     let set = both(40);
     let mut vips = patient();
     vips.assign(&set).unwrap();
-    hear(vips.connection.request_socket(), |kernel| {
+    hear(&vips.connection.requests(), |kernel| {
         let mut found = kernel();
         if let Found::Datagram(bytes) = &mut found
             && is_of_dump(bytes)
@@ -780,7 +764,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
     vips.assign(&set).unwrap();
     for (at, damage) in [(1, HEADER), (3, HEADER), (2, 0)] {
         let mut count = 0;
-        hear(vips.connection.request_socket(), move |kernel| {
+        hear(&vips.connection.requests(), move |kernel| {
             let mut found = kernel();
             if let Found::Datagram(bytes) = &mut found
                 && kind(bytes) == libc::RTM_NEWADDR
@@ -796,7 +780,7 @@ fn a_dump_that_cannot_be_read_to_its_end() {
         });
         let error = vips.audit().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
-        vips.connection.request_socket().fault.clear();
+        vips.connection.requests().fault.clear();
         let audit = vips.audit().expect("the next call is as good as any");
         assert_eq!((audit.vips.len(), audit.drifted().count()), (6000, 0));
     }
@@ -816,10 +800,9 @@ fn a_look_up_that_fails_is_no_answer() {
             .unwrap();
         let set = both(20);
         vips.assign(&set).unwrap();
-        let failed = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&failed);
+        let failed = shared::<AtomicUsize>();
         let mut interrupted = 0;
-        hear(vips.connection.request_socket(), move |kernel| {
+        hear(&vips.connection.requests(), move |kernel| {
             let found = kernel();
             let Found::Datagram(bytes) = &found else {
                 return found;
@@ -831,7 +814,7 @@ fn a_look_up_that_fails_is_no_answer() {
                     Found::Overflow
                 }
                 libc::RTM_NEWROUTE if !is_of_dump(bytes) => {
-                    count.fetch_add(1, Ordering::Relaxed);
+                    failed.fetch_add(1, Ordering::Relaxed);
                     Found::Datagram(refusal(sequence(bytes), errno))
                 }
                 _ => found,
@@ -855,12 +838,11 @@ fn a_keeper_that_cannot_hear_looks() {
         let _node = node();
         let vips = patient();
         let socket = Socket::open(1 << 20, Strictness::Preferred).unwrap();
-        let heard = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&heard);
+        let heard = shared::<AtomicUsize>();
         hear(&socket, move |kernel| {
             let mut found = kernel();
             if let Found::Datagram(bytes) = &mut found {
-                count.fetch_add(1, Ordering::Relaxed);
+                heard.fetch_add(1, Ordering::Relaxed);
                 if !damage {
                     return Found::Overflow;
                 }
@@ -900,14 +882,14 @@ fn one_refusal_for_want_of_privilege_is_of_one_vip() {
     let set = v4(300);
     let victim = set[77];
     let mut vips = patient();
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper = Some(Box::new(move |batch| {
         for message in split(batch).filter(|message| names(message, &victim)) {
             if kind(message) == libc::RTM_NEWADDR {
                 spoil_address(message);
             }
         }
     }));
-    hear(vips.connection.request_socket(), |kernel| match kernel() {
+    hear(&vips.connection.requests(), |kernel| match kernel() {
         Found::Datagram(mut bytes) if kind(&bytes) == NLMSG_ERROR => {
             let errno = &mut bytes[HEADER..HEADER + 4];
             if *errno == (-libc::EINVAL).to_ne_bytes() {
@@ -932,15 +914,12 @@ fn a_source_that_cannot_be_looked_up_is_not_missing() {
     let _node = node();
     for answer in [libc::RTM_NEWROUTE, libc::RTM_NEWADDR] {
         let mut vips = patient();
-        hear(
-            vips.connection.request_socket(),
-            move |kernel| match kernel() {
-                Found::Datagram(bytes) if kind(&bytes) == answer => {
-                    Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
-                }
-                found => found,
-            },
-        );
+        hear(&vips.connection.requests(), move |kernel| match kernel() {
+            Found::Datagram(bytes) if kind(&bytes) == answer => {
+                Found::Datagram(refusal(sequence(&bytes), libc::ENOMEM))
+            }
+            found => found,
+        });
         let error = vips.assign(both(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System, "{error}");
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use super::{FLAGS_AT, LINK, ip, kind, manager, node, split, v4, v6};
+use super::{LINK, dumps_routes, ip, kind, manager, node, shared, split, v4, v6};
 use crate::engine::decide::AGES;
 use crate::sys::fault::{Found, Line};
 use crate::{Claim, VipManager};
@@ -23,7 +23,7 @@ struct Asked {
 /// Counts the dumps and look-ups of routes. Before it receives a part of a dump of routes, something
 /// happens, by the number of the part.
 struct Beside<F> {
-    asked: Arc<Mutex<Asked>>,
+    asked: &'static Mutex<Asked>,
     parts: usize,
     happen: F,
 }
@@ -32,13 +32,10 @@ impl<F: FnMut(usize) + Send> Line for Beside<F> {
     fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<()>> {
         let mut asked = self.asked.lock().unwrap();
         for message in split(&mut bytes.to_vec()) {
-            let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]);
-            let is_dump =
-                flags & netlink_packet_core::NLM_F_DUMP == netlink_packet_core::NLM_F_DUMP;
-            match (kind(message), is_dump) {
-                (libc::RTM_GETROUTE, true) => asked.dumps += 1,
-                (libc::RTM_GETROUTE, false) => asked.look_ups += 1,
-                _ => {}
+            if dumps_routes(message) {
+                asked.dumps += 1;
+            } else if kind(message) == libc::RTM_GETROUTE {
+                asked.look_ups += 1;
             }
         }
         None
@@ -71,15 +68,15 @@ fn reconcile(
     set: &[IpAddr],
     happen: impl FnMut(usize) + Send + 'static,
 ) -> Asked {
-    let asked = Arc::default();
+    let asked = shared::<Mutex<Asked>>();
     let line = Beside {
-        asked: Arc::clone(&asked),
+        asked,
         parts: 0,
         happen,
     };
-    vips.connection.request_socket().fault.put(line);
+    vips.connection.requests().fault.put(line);
     let report = vips.reconcile(&Claim::link(), set).unwrap();
-    vips.connection.request_socket().fault.clear();
+    vips.connection.requests().fault.clear();
     assert_eq!((report.unchanged, report.writes), (set.len(), 0));
     *asked.lock().unwrap()
 }
@@ -117,11 +114,10 @@ fn change_in_table_main_interrupts_no_dump_of_table_local() {
         let _node = node();
         let mut vips = aged(&set);
         let quiet = reconcile(&mut vips, &set, |_| {});
-        let happened = Arc::new(AtomicUsize::new(0));
-        let times = Arc::clone(&happened);
+        let happened = shared::<AtomicUsize>();
         let beside = reconcile(&mut vips, &set, move |_| {
             flap(route);
-            times.fetch_add(1, Ordering::Relaxed);
+            happened.fetch_add(1, Ordering::Relaxed);
         });
         assert!(happened.load(Ordering::Relaxed) > 2, "{route}");
         assert_eq!(beside, quiet, "{route}");

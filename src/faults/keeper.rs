@@ -2,12 +2,11 @@
 //! instead of waiting.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::forged::{both, hear, patient, refusal, sequence, wrong};
-use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, v4, v6};
+use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, shared, v4, v6};
 use crate::engine::decide::PATIENT_AFTER;
 use crate::engine::lookup::ROUTES_MAX;
 use crate::netlink::decode::NLMSG_ERROR;
@@ -116,8 +115,8 @@ fn vip_that_is_undone_during_its_repair_is_put_off() {
     let mut keeper = keeper(&[vip]);
     undo(vip);
     let mut left = PATIENT_AFTER;
-    let requests = keeper.manager_mut().connection.request_socket();
-    hear(requests, move |kernel| {
+    let requests = keeper.manager_mut().connection.requests();
+    hear(&requests, move |kernel| {
         let found = kernel();
         if let Found::Datagram(bytes) = &found
             && kind(bytes) == NLMSG_ERROR
@@ -229,10 +228,9 @@ fn readings_that_find_nothing_are_spaced_out() {
     let _node = node();
     let set = both(2);
     let mut keeper = keeper(&set);
-    let is_lost = Arc::new(AtomicBool::new(false));
-    let loses = Arc::clone(&is_lost);
+    let is_lost = shared::<AtomicBool>();
     hear(keeper.listener(), move |kernel| {
-        if loses.swap(false, Ordering::Relaxed) {
+        if is_lost.swap(false, Ordering::Relaxed) {
             return Found::Overflow;
         }
         kernel()
@@ -407,17 +405,14 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     touch_the_link();
     let mut comes = true;
     let set_at = set[0];
-    hear(
-        keeper.manager_mut().connection.request_socket(),
-        move |kernel| {
-            if std::mem::take(&mut comes) {
-                ip(&format!(
-                    "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
-                ));
-            }
-            kernel()
-        },
-    );
+    hear(&keeper.manager_mut().connection.requests(), move |kernel| {
+        if std::mem::take(&mut comes) {
+            ip(&format!(
+                "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
+            ));
+        }
+        kernel()
+    });
     let report = dispatch(&mut keeper);
     assert_eq!((report.repaired, report.writes), (1, 1), "{report}");
     let report = dispatch(&mut keeper);
@@ -471,7 +466,7 @@ fn a_keeper_that_has_refused_releases_no_stranger() {
 struct RefuseCreation {
     errno: i32,
     left: usize,
-    refused: Arc<AtomicUsize>,
+    refused: &'static AtomicUsize,
     pending: Option<u32>,
 }
 
@@ -501,14 +496,14 @@ fn run_ends_at_once_only_if_the_kernel_lacks_the_kind_of_link() {
         let _node = node();
         ip(&format!("link del {LINK}"));
         let manager = builder().create_link(LinkKind::Bridge).open().unwrap();
-        let refused = Arc::new(AtomicUsize::new(0));
+        let refused = shared::<AtomicUsize>();
         let line = RefuseCreation {
             errno,
             left: 2,
-            refused: Arc::clone(&refused),
+            refused,
             pending: None,
         };
-        manager.connection.request_socket().fault.put(line);
+        manager.connection.requests().fault.put(line);
         let mut keeper = manager.into_keeper(Claim::link()).unwrap();
         keeper.set_desired(v4(2));
         let canceller = keeper.canceller();

@@ -1,12 +1,13 @@
 //! The kernel's late IPv6 route: what a call must wait for, and must not take for granted.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::forged::{Say, both, hear, patient, refusal, refuse, wrong};
-use super::{LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, split, v4, v6};
+use super::{
+    LINK, NODE_V6, assert_accounted, builder, ip, kind, names, node, shared, split, v4, v6,
+};
 use crate::Family;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
@@ -48,10 +49,9 @@ fn a_young_address_beside_our_route_is_watched_for_a_while() {
         ip(&format!("addr del {vip}/128 dev {LINK}"));
         add_address(&vip);
         delete_first(&vip);
-        let came = Arc::new(AtomicBool::new(false));
-        let comes = Arc::clone(&came);
-        vips.connection.tamper_look_up.0 = Some(Box::new(move |bytes| {
-            if names(bytes, &vip) && !comes.swap(true, Ordering::Relaxed) {
+        let came = shared::<AtomicBool>();
+        vips.connection.tamper_look_up = Some(Box::new(move |bytes| {
+            if names(bytes, &vip) && !came.swap(true, Ordering::Relaxed) {
                 ip(&format!("addr del {vip}/128 dev {LINK}"));
                 add_address(&vip);
             }
@@ -79,13 +79,11 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
     let set = v6(20);
     // Behind the acks, the call tries to delete the kernel's routes. All of them are there, but the kernel
     // says that they are not. So the call reads the routes.
-    let tried = Arc::new(AtomicBool::new(false));
-    let was_tried = Arc::clone(&tried);
-    let met = Arc::new(AtomicBool::new(false));
-    let (has_met, meets) = (Arc::clone(&met), Arc::clone(&met));
+    let tried = shared::<AtomicBool>();
+    let met = shared::<AtomicBool>();
     let (all, others) = (set.clone(), set.clone());
     refuse(&mut vips, move |message| {
-        if kind(message) != libc::RTM_DELROUTE || has_met.load(Ordering::Relaxed) {
+        if kind(message) != libc::RTM_DELROUTE || met.load(Ordering::Relaxed) {
             return None;
         }
         if !tried.swap(true, Ordering::Relaxed) {
@@ -95,7 +93,7 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
     });
     // Before the call reads routes, it empties the socket of their notifications.
     hear(vips.connection.monitor(), move |kernel| {
-        if was_tried.load(Ordering::Relaxed) && !meets.swap(true, Ordering::Relaxed) {
+        if tried.load(Ordering::Relaxed) && !met.swap(true, Ordering::Relaxed) {
             for vip in &others {
                 let route = format!("local {vip} dev {LINK} table local proto kernel");
                 ip(&format!("-6 route del {route} metric 0"));
@@ -126,7 +124,7 @@ fn an_overflow_in_the_middle_of_a_batch_is_told() {
         });
     }
     let mut replies = 0;
-    hear(connection.request_socket(), move |kernel| {
+    hear(&connection.requests(), move |kernel| {
         let found = kernel();
         replies += 1;
         if replies == 3 { Found::Overflow } else { found }
@@ -155,21 +153,20 @@ fn notifications_lost_in_a_wait_end_it() {
         .total_timeout(Duration::from_secs(60))
         .open()
         .unwrap();
-    let loses = Arc::new(AtomicBool::new(false));
-    let has_lost = Arc::new(AtomicUsize::new(0));
-    let unanswered = Arc::new(AtomicBool::new(false));
-    let (now, looked) = (Arc::clone(&loses), Arc::clone(&unanswered));
+    let loses = shared::<AtomicBool>();
+    let has_lost = shared::<AtomicUsize>();
+    let unanswered = shared::<AtomicBool>();
     // The last look before the wait finds nothing new, and then it comes.
     let mut first = true;
-    vips.connection.tamper_look_up.0 = Some(Box::new(move |_| {
+    vips.connection.tamper_look_up = Some(Box::new(move |_| {
         if std::mem::take(&mut first) {
             ip(&format!("addr del {vip}/128 dev {LINK}"));
             add_address(&vip);
-            now.store(true, Ordering::Relaxed);
-            looked.store(true, Ordering::Relaxed);
+            loses.store(true, Ordering::Relaxed);
+            unanswered.store(true, Ordering::Relaxed);
         }
     }));
-    hear(vips.connection.request_socket(), move |kernel| {
+    hear(&vips.connection.requests(), move |kernel| {
         let found = kernel();
         if unanswered.load(Ordering::Relaxed) {
             unanswered.store(matches!(found, Found::Datagram(_)), Ordering::Relaxed);
@@ -177,7 +174,6 @@ fn notifications_lost_in_a_wait_end_it() {
         }
         found
     });
-    let lost = Arc::clone(&has_lost);
     hear(vips.connection.monitor(), move |kernel| {
         let mut found = kernel();
         if loses.load(Ordering::Relaxed) && matches!(found, Found::Datagram(_)) {
@@ -185,7 +181,7 @@ fn notifications_lost_in_a_wait_end_it() {
                 found = kernel();
             }
             loses.store(false, Ordering::Relaxed);
-            lost.fetch_add(1, Ordering::Relaxed);
+            has_lost.fetch_add(1, Ordering::Relaxed);
             return Found::Overflow;
         }
         found
@@ -205,16 +201,15 @@ fn what_look_ups_cannot_tell_is_not_asked_for() {
     let mut vips = patient();
     vips.assign(&set).unwrap();
     delete_first(&set[0]);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+    let asked = shared::<AtomicUsize>();
     vips.connection
-        .request_socket()
+        .requests()
         .fault
         .put(Say(move |bytes: &[u8]| {
             // One of our VIPs, not a source.
             let names_vip = bytes.windows(8).any(|bytes| bytes == super::V6_NETWORK);
             if kind(bytes) == libc::RTM_GETADDR && names_vip {
-                count.fetch_add(1, Ordering::Relaxed);
+                asked.fetch_add(1, Ordering::Relaxed);
             }
             None
         }));
@@ -265,7 +260,7 @@ fn an_overflow_in_the_middle_of_a_dump_is_told() {
         let mut connection =
             Connection::open(|| Socket::open(1 << 20, Strictness::Preferred)).unwrap();
         let mut first = true;
-        hear(connection.request_socket(), move |kernel| {
+        hear(&connection.requests(), move |kernel| {
             let found = kernel();
             let is_lost = std::mem::take(&mut first) && loses;
             if is_lost { Found::Overflow } else { found }
@@ -305,7 +300,7 @@ fn a_route_dump_beside_a_change_is_repeated() {
             "198.51.100.77"
         };
         let changes = changes.replace("{}", other);
-        hear(vips.connection.request_socket(), move |kernel| {
+        hear(&vips.connection.requests(), move |kernel| {
             let mut found = kernel();
             let Found::Datagram(bytes) = &mut found else {
                 return found;

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{
-    LINK, NEWADDR, NEWROUTE, NODE_V4, assert_accounted, builder, ip, kind, node, on_link, split, v4,
+    LINK, NEWADDR, NEWROUTE, NODE_V4, assert_accounted, builder, ip, kind, node, on_link, shared,
+    split, v4,
 };
 use crate::VipManager;
 
@@ -47,18 +48,17 @@ fn unreachable() -> Vec<IpAddr> {
 fn watch(
     vips: &mut VipManager,
     mut act: impl FnMut(Sent, Sent) + Send + Sync + 'static,
-) -> Arc<Mutex<Sent>> {
-    let all = Arc::<Mutex<Sent>>::default();
-    let counted = Arc::clone(&all);
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
-        let before = *counted.lock().unwrap();
+) -> &'static Mutex<Sent> {
+    let all = shared::<Mutex<Sent>>();
+    vips.connection.tamper = Some(Box::new(move |batch| {
+        let before = *all.lock().unwrap();
         let mut then = before;
         for message in split(batch) {
             then.addresses += usize::from(kind(message) == NEWADDR);
             then.routes += usize::from(kind(message) == NEWROUTE);
         }
         act(before, then);
-        *counted.lock().unwrap() = then;
+        *all.lock().unwrap() = then;
     }));
     all
 }
@@ -74,15 +74,14 @@ fn routes_of_many_new_vips_stand_before_the_second_address() {
     let set = v4(MANY);
     let expected: BTreeSet<IpAddr> = set.iter().copied().collect();
     let mut vips = builder().open().unwrap();
-    let seen = Arc::<AtomicUsize>::default();
-    let times = Arc::clone(&seen);
+    let seen = shared::<AtomicUsize>();
     let sent = watch(&mut vips, move |before, then| {
         if then.routes > 1 {
             assert!(before.addresses > 0, "{before:?}: the link has no address");
         }
         if is_at_addresses(before, then) {
             assert_eq!(with_route(), expected);
-            times.fetch_add(1, Ordering::Relaxed);
+            seen.fetch_add(1, Ordering::Relaxed);
         }
     });
     let report = vips.assign(&set).unwrap();
@@ -99,17 +98,15 @@ fn vips_whose_routes_another_writer_flushed_silently_keep_the_kernels_route() {
     let set = v4(MANY);
     let first = set[0];
     let mut vips = builder().open().unwrap();
-    let flushed = Arc::<AtomicUsize>::default();
-    let times = Arc::clone(&flushed);
-    let wrong = Arc::<Mutex<Vec<IpAddr>>>::default();
-    let found = Arc::clone(&wrong);
+    let flushed = shared::<AtomicUsize>();
+    let wrong = shared::<Mutex<Vec<IpAddr>>>();
     watch(&mut vips, move |before, then| {
         if is_at_addresses(before, then) {
             ip(&format!("addr del {first}/32 dev {LINK}"));
             assert_eq!(with_route(), BTreeSet::new());
-            times.fetch_add(1, Ordering::Relaxed);
+            flushed.fetch_add(1, Ordering::Relaxed);
         }
-        found.lock().unwrap().extend(unreachable());
+        wrong.lock().unwrap().extend(unreachable());
     });
     let report = vips.assign(&set).unwrap();
     assert_eq!(report.assigned, MANY, "{report}");
@@ -156,7 +153,7 @@ fn ends_early(mut vips: VipManager, end: impl Fn() + Send + Sync + 'static) {
     let left = on_link();
     assert!(left.contains(&others) && left.len() < MANY, "{left:?}");
     assert_eq!(with_route(), left);
-    vips.connection.tamper.0 = None;
+    vips.connection.tamper = None;
     assert_eq!(vips.assign(&set).unwrap().failures.len(), 0);
     assert_eq!(with_route(), set.into_iter().collect());
 }

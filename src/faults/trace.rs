@@ -14,7 +14,7 @@ fn a_refusal_gives_a_failure_with_vip_operation_and_errno() {
     let set = v4(2);
     let mut vips = manager(1 << 20);
     let spoiled = set[1];
-    vips.connection.tamper.0 = Some(Box::new(move |batch| {
+    vips.connection.tamper = Some(Box::new(move |batch| {
         let mut addresses = split(batch).filter(|message| kind(message) == NEWADDR);
         if let Some(message) = addresses.find(|message| names(message, &spoiled)) {
             spoil_address(message);

@@ -1,7 +1,7 @@
 //! A watcher whose notifications or answers are lost, damaged or another's still follows its link.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 
 use super::forged::{refusal, sequence};
 use super::*;

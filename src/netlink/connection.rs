@@ -67,7 +67,6 @@ impl Groups {
 
 /// Four sockets of one network namespace and their buffers: for requests, for notifications, for the
 /// deletion of the link, and for changes of routing rules.
-#[derive(Debug)]
 pub(crate) struct Connection {
     requests: Arc<Socket>,
     monitor: Socket,
@@ -93,27 +92,15 @@ pub(crate) struct Connection {
     receive: Box<[u8]>,
     /// Injected fault: changes a batch, or the node, before the send.
     #[cfg(test)]
-    pub(crate) tamper: Tamper,
+    pub(crate) tamper: Option<Fault>,
     /// Injected fault: changes a send of look-ups, or the node.
     #[cfg(test)]
-    pub(crate) tamper_look_up: Tamper,
+    pub(crate) tamper_look_up: Option<Fault>,
 }
 
 /// What a test does to a batch.
 #[cfg(test)]
 pub(crate) type Fault = Box<dyn FnMut(&mut [u8]) + Send + Sync>;
-
-/// The injected fault, if any.
-#[cfg(test)]
-#[derive(Default)]
-pub(crate) struct Tamper(pub(crate) Option<Fault>);
-
-#[cfg(test)]
-impl std::fmt::Debug for Tamper {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Tamper" } else { "none" })
-    }
-}
 
 /// The kernel's refusal of a single request or dump.
 #[derive(Debug)]
@@ -208,9 +195,9 @@ impl Connection {
             send: Vec::with_capacity(SEND_ROOM),
             receive: vec![0; RECEIVE_ROOM].into_boxed_slice(),
             #[cfg(test)]
-            tamper: Tamper::default(),
+            tamper: None,
             #[cfg(test)]
-            tamper_look_up: Tamper::default(),
+            tamper_look_up: None,
         })
     }
 
@@ -273,11 +260,6 @@ impl Connection {
             self.groups -= group;
         }
         Ok(())
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn request_socket(&self) -> &Socket {
-        &self.requests
     }
 
     /// The socket of the changes of routing rules.
@@ -366,13 +348,9 @@ impl Connection {
             write(out, sequence);
             crate::netlink::encode::request_ack(out, 0);
         })?;
-        self.answer(sequence, |message| {
-            let ack = message.ack()?;
-            if ack.errno == 0 {
-                Ok(())
-            } else {
-                Err(Failed::refused(&ack))
-            }
+        self.answer(sequence, |message| match message.ack()? {
+            ack if ack.errno == 0 => Ok(()),
+            ack => Err(Failed::refused(&ack)),
         })
     }
 
@@ -424,7 +402,7 @@ impl Connection {
         let count = u32::try_from(batch.entries().len()).unwrap_or(u32::MAX);
         self.sequence = self.sequence.wrapping_add(count);
         #[cfg(test)]
-        if let Some(tamper) = &mut self.tamper.0 {
+        if let Some(tamper) = &mut self.tamper {
             tamper(batch.bytes_mut());
         }
         self.requests.send(batch.bytes())?;
@@ -525,7 +503,7 @@ impl Connection {
         }
         let count = self.sequence.wrapping_sub(first);
         #[cfg(test)]
-        if let Some(tamper) = &mut self.tamper_look_up.0 {
+        if let Some(tamper) = &mut self.tamper_look_up {
             tamper(&mut self.send);
         }
         self.requests.send(&self.send)?;
