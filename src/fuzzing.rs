@@ -30,7 +30,6 @@ use crate::watcher::Watcher;
 pub(crate) const LINK: &str = "kube-dummy-if";
 pub(crate) const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
-/// Its index: the second link after `lo`.
 
 pub(crate) fn node_address(family: Family) -> IpAddr {
     match family {
@@ -39,6 +38,7 @@ pub(crate) fn node_address(family: Family) -> IpAddr {
     }
 }
 
+/// The index of [`LINK`]: the second link after `lo`.
 const INDEX: u32 = 2;
 
 /// A few VIPs of both families.
