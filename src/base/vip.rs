@@ -189,10 +189,27 @@ impl From<Ipv6Addr> for Vip {
     }
 }
 
-/// A list of addresses can be lent.
-impl<A: Copy + Into<Self>> From<&A> for Vip {
-    fn from(addr: &A) -> Self {
-        (*addr).into()
+impl From<&IpAddr> for Vip {
+    fn from(addr: &IpAddr) -> Self {
+        Self(*addr)
+    }
+}
+
+impl From<&Ipv4Addr> for Vip {
+    fn from(addr: &Ipv4Addr) -> Self {
+        Self::from(*addr)
+    }
+}
+
+impl From<&Ipv6Addr> for Vip {
+    fn from(addr: &Ipv6Addr) -> Self {
+        Self::from(*addr)
+    }
+}
+
+impl From<&Vip> for Vip {
+    fn from(vip: &Vip) -> Self {
+        *vip
     }
 }
 
