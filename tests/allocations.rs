@@ -180,6 +180,67 @@ fn keeper_of_a_set_that_flaps_does_not_grow() {
     assert!(grown.bytes_current < 10_000, "{}", grown.bytes_current);
 }
 
+/// Each set is another one, and of each set another link holds a VIP.
+#[test]
+fn keeper_of_ever_new_vips_does_not_grow() {
+    for size in [10, 100] {
+        let net = Net::new();
+        let mut keeper = common::builder()
+            .open()
+            .unwrap()
+            .into_keeper(Claim::link())
+            .unwrap();
+        let all = [common::vips_v4(30 * size), common::vips_v6(30 * size)];
+        let mut sets = (0..30).map(|at| all.each_ref().map(|vips| &vips[at * size..][..size]));
+        let mut renew = |times: usize| {
+            for set in sets.by_ref().take(times) {
+                let taken = set.map(|vips| vips[0]);
+                let act = |verb: &str| {
+                    let line = |vip| format!("addr {verb} {vip} dev {NODE_LINK} nodad");
+                    net.ip_batch(taken.map(line));
+                };
+                act("add");
+                keeper.set_desired(set.concat());
+                while keeper.dispatch(usize::MAX).unwrap().more {}
+                assert_eq!(keeper.failing().len(), 2);
+                act("del");
+            }
+        };
+        renew(5);
+        let grown = measure(|| renew(25)).bytes_current;
+        println!("{grown} bytes after 25 sets of {size}");
+        // What was remembered of each VIP would be more.
+        assert!(grown < 25 * 16, "{grown}");
+    }
+}
+
+/// A watcher remembers the addresses of the link that are no VIPs while they are there.
+#[test]
+fn watcher_of_ever_new_addresses_does_not_grow() {
+    const ADDRESSES: usize = 2_000;
+    let net = Net::new();
+    let mut watcher = common::builder().open().unwrap().watcher().unwrap();
+    let mut events = Vec::new();
+    let mut renew = |from: usize| {
+        for some in (from..from + ADDRESSES).step_by(50) {
+            let lines = (some..some + 50).flat_map(|at| {
+                let addresses = [format!("fe80::{at:x}"), format!("2001:db8:7:{at:x}::1")];
+                addresses.map(|addr| format!("{addr}/64 dev {VIP_LINK} nodad"))
+            });
+            let lines: Vec<_> = lines.collect();
+            for verb in ["add", "del"] {
+                net.ip_batch(lines.iter().map(|line| format!("addr {verb} {line}")));
+                watcher.read(&mut events).unwrap();
+                events.clear();
+            }
+        }
+    };
+    renew(1);
+    let grown = measure(|| renew(1 + ADDRESSES)).bytes_current;
+    println!("{grown} bytes after {ADDRESSES} addresses");
+    assert!(grown < 10_000, "{grown}");
+}
+
 #[test]
 fn printed_text_does_not_grow_with_the_number_of_vips() {
     let _net = Net::new();

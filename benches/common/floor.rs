@@ -373,10 +373,15 @@ pub fn dumps(link: u32) -> Vec<Vec<u8>> {
 
 /// Asks for the link's routes in table local.
 pub fn dump_of_local_routes(link: u32, family: AddressFamily) -> Vec<u8> {
+    dump_of_routes(TABLE_LOCAL, link, family)
+}
+
+/// Asks for the link's routes in a table.
+pub fn dump_of_routes(table: u8, link: u32, family: AddressFamily) -> Vec<u8> {
     let mut routes = RouteMessage::default();
     routes.header.address_family = family;
     routes.attributes = vec![
-        RouteAttribute::Table(TABLE_LOCAL.into()),
+        RouteAttribute::Table(table.into()),
         RouteAttribute::Oif(link),
     ];
     request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)

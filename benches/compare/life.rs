@@ -14,6 +14,7 @@ mod operations;
 mod states;
 mod watch;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -419,6 +420,8 @@ impl Way {
 /// What one run took, and the VIPs that it left wrong.
 struct Run {
     total: Duration,
+    /// To read the addresses and routes of the family on the link, at the end.
+    reading: Duration,
     progress: Progress,
     wrong: usize,
 }
@@ -458,6 +461,7 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
         }
     };
     let progress = watcher.end();
+    let reading = read(set);
     let wrong = match &end {
         End::Right(range) => {
             common::wrong(&set.vips[range.clone()], work.binding == Binding::Address)
@@ -468,9 +472,81 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
     };
     Run {
         total: total.wall,
+        reading,
         progress,
         wrong,
     }
+}
+
+/// How long the kernel takes for the dumps by which a call finds what is wrong, and verifies its result.
+fn read(set: &Set) -> Duration {
+    let mut floor = Floor::new();
+    let mut received = Vec::new();
+    let dumps = floor::dumps(set.link);
+    let of_family = if set.is_v6() {
+        &dumps[2..]
+    } else {
+        &dumps[..2]
+    };
+    let of_main = floor::dump_of_routes(TABLE_MAIN, set.link, floor::family(&set.vips[0]));
+    let time = timed(|| {
+        for dump in of_family.iter().chain([&of_main]) {
+            floor.read_into(dump, &mut received);
+        }
+    });
+    time.wall
+}
+
+const TABLE_MAIN: u8 = 254;
+/// Messages that are none take less.
+const NOTHING: Duration = Duration::from_micros(5);
+/// What a row may take, against the messages.
+const BOUND: f64 = 1.15;
+/// What the system calls of one call take, at the most.
+const CALLS: Duration = Duration::from_millis(1);
+
+const BEHIND: &str = "
+Rows that are not ahead of `ip -batch`, or above 1.15 of the messages, and the reason. A reading is the dumps of
+the link's addresses and of its routes in tables local and main (`inet_dump_ifaddr`, `inet6_dump_addr`,
+`inet_dump_fib`, `inet6_dump_fib`), as the kernel answers them after the run. The messages verify nothing.
+
+| work | number | VIPs | other routes | reason |
+|------|-------:|------|-------------:|--------|
+";
+
+/// Why viproute is not ahead of `ip -batch`, or above [`BOUND`] of the messages; `None` if it is ahead of both.
+fn reason(runs: &[Vec<Run>; 3]) -> Option<String> {
+    let [own, batch, messages] = runs.each_ref().map(|runs| median(runs, |run| run.total));
+    if own < batch && own <= messages.mul_f64(BOUND) {
+        return None;
+    }
+    let reading = median(&runs[0], |run| run.reading);
+    let readings = reading * 2;
+    let times = |runs: &[Run]| runs.iter().map(|run| run.total).collect::<Vec<_>>();
+    let fastest = times(&runs[0]).into_iter().min()?;
+    let slowest = times(&runs[2]).into_iter().max()?;
+    Some(if messages < NOTHING {
+        format!(
+            "nothing is to be sent; the call reads, and a reading takes {}",
+            millis(reading)
+        )
+    } else if own <= (messages + readings).mul_f64(BOUND) {
+        format!(
+            "the call reads before and after its writes; a reading takes {}",
+            millis(reading)
+        )
+    } else if own <= messages + readings + CALLS {
+        let rest = own.saturating_sub(messages + readings);
+        format!("two readings, and {} of system calls", millis(rest))
+    } else if fastest <= slowest.mul_f64(BOUND) {
+        format!(
+            "noise: runs overlap ({} and {})",
+            millis(fastest),
+            millis(slowest)
+        )
+    } else {
+        "none is known".to_owned()
+    })
 }
 
 fn main() {
@@ -504,22 +580,30 @@ fn main() {
         let column = table.column_mut(column).unwrap();
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let mut behind = BEHIND.to_owned();
     let asked = options.work.clone().unwrap_or_default();
     let is_asked = |work: &&Work| work.name.contains(&asked);
     for work in WORKS.iter().filter(is_asked) {
         for family in FAMILIES {
             for others in &options.others {
-                compare(&options, &mut table, work, family, *others);
+                compare(&options, &mut table, &mut behind, work, family, *others);
             }
         }
     }
     options.sizes = vec![options.state_size];
     for (states, family) in [&states::V4[..], &states::V6[..]].into_iter().zip(FAMILIES) {
         for work in states::BOTH.iter().chain(states).filter(is_asked) {
-            compare(&options, &mut table, work, family, options.others[0]);
+            compare(
+                &options,
+                &mut table,
+                &mut behind,
+                work,
+                family,
+                options.others[0],
+            );
         }
     }
-    let text = format!("{table}\n");
+    let text = format!("{table}\n{behind}");
     println!("{text}");
     if let Some(out) = &options.out {
         std::fs::write(out, text).unwrap();
@@ -530,6 +614,7 @@ fn main() {
 fn compare(
     options: &Options,
     table: &mut Table,
+    behind: &mut String,
     work: &Work,
     (family, vips): (&str, Vips),
     others: u32,
@@ -558,38 +643,66 @@ fn compare(
                 runs[place].push(run(work, Way::ALL[place], &set));
             }
         }
-        let best = median(&runs[2], |run| run.total);
-        for (way, runs) in Way::ALL.into_iter().zip(&runs) {
-            let total = median(runs, |run| run.total);
-            let wrong = runs.iter().map(|run| run.wrong).max().unwrap_or_default();
-            // `ip -batch` cannot wait for the kernel's late route.
-            let must_be_right = options.test && way != Way::IpBatch;
-            assert!(
-                !must_be_right || wrong == 0,
-                "{}, {family}, {}: {wrong} VIPs are wrong",
-                work.name,
-                way.name()
-            );
-            let row = [
-                work.name.to_owned(),
-                family.to_owned(),
-                size.to_string(),
-                others.to_string(),
-                way.name().to_owned(),
-                millis(total),
-                millis(median(runs, |run| run.progress.first)),
-                millis(median(runs, |run| run.progress.half)),
-                millis(median(runs, |run| run.progress.last)),
-                format!("{:.2}", total.as_secs_f64() / best.as_secs_f64()),
-                wrong.to_string(),
-            ];
-            eprintln!("{}", row.join(" | "));
-            table.add_row(row);
+        rows(
+            options,
+            table,
+            work,
+            [family, &size.to_string(), &others.to_string()],
+            &runs,
+        );
+        if let Some(reason) = reason(&runs) {
+            let name = work.name;
+            writeln!(
+                behind,
+                "| {name} | {size} | {family} | {others} | {reason} |"
+            )
+            .unwrap();
         }
         let slowest = runs.iter().flatten().map(|run| run.total).max();
         if slowest > Some(Duration::from_secs(options.patience)) {
             return;
         }
+    }
+}
+
+/// A row for each way.
+fn rows(
+    options: &Options,
+    table: &mut Table,
+    work: &Work,
+    [family, size, others]: [&str; 3],
+    runs: &[Vec<Run>; 3],
+) {
+    let best = median(&runs[2], |run| run.total);
+    for (way, runs) in Way::ALL.into_iter().zip(runs) {
+        let total = median(runs, |run| run.total);
+        let wrong = runs.iter().map(|run| run.wrong).max().unwrap_or_default();
+        // `ip -batch` cannot wait for the kernel's late route.
+        let must_be_right = options.test && way != Way::IpBatch;
+        assert!(
+            !must_be_right || wrong == 0,
+            "{}, {family}, {}: {wrong} VIPs are wrong",
+            work.name,
+            way.name()
+        );
+        let row = [
+            work.name.to_owned(),
+            family.to_owned(),
+            size.to_owned(),
+            others.to_owned(),
+            way.name().to_owned(),
+            millis(total),
+            millis(median(runs, |run| run.progress.first)),
+            millis(median(runs, |run| run.progress.half)),
+            millis(median(runs, |run| run.progress.last)),
+            match best < NOTHING {
+                true => String::new(),
+                false => format!("{:.2}", total.as_secs_f64() / best.as_secs_f64()),
+            },
+            wrong.to_string(),
+        ];
+        eprintln!("{}", row.join(" | "));
+        table.add_row(row);
     }
 }
 

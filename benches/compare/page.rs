@@ -78,6 +78,7 @@ fn main() {
             "life.md",
         ),
         ("A day of a keeper", "day.md"),
+        ("A keeper on a busy node", "storm.md"),
         ("Own cost", "cost.md"),
         ("Instructions of the pure parts", "instructions.md"),
     ] {

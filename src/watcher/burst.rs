@@ -1,6 +1,6 @@
 //! Changes of one VIP in one burst of notifications are one event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::base::{Family, Vip};
@@ -12,9 +12,11 @@ use super::{Change, Event, Origin};
 /// The changes of one burst, and what is needed to judge them.
 pub(super) struct Burst {
     filter: VipFilter,
-    /// Addresses of the link with a prefix that is no host's, and whether they are still there: the
-    /// kernel's own route goes after its address.
-    pub(super) wide: BTreeMap<IpAddr, bool>,
+    /// Addresses of the link with a prefix that is no host's.
+    wide: BTreeSet<IpAddr>,
+    /// The address that has just gone from there. The kernel's own route goes right after its address
+    /// (`__ipv6_ifa_notify`, net/ipv6/addrconf.c; `fib_del_ifaddr`, net/ipv4/fib_frontend.c).
+    gone: Option<IpAddr>,
     vips: BTreeMap<Vip, (Change, Origin)>,
 }
 
@@ -22,7 +24,8 @@ impl Burst {
     pub(super) fn new(filter: VipFilter) -> Self {
         Self {
             filter,
-            wide: BTreeMap::new(),
+            wide: BTreeSet::new(),
+            gone: None,
             vips: BTreeMap::new(),
         }
     }
@@ -51,12 +54,23 @@ impl Burst {
     /// Takes note of how long an address's prefix is; says whether it is a host's.
     pub(super) fn note_length(&mut self, address: &Address, there: bool) -> bool {
         let is_host = address.prefix_length == Family::of(&address.addr).host_bits();
-        if !is_host {
-            self.wide.insert(address.addr, there);
-        } else if there {
-            self.wide.remove(&address.addr);
+        let addr = address.addr;
+        if is_host == there {
+            let was_wide = self.wide.remove(&addr);
+            self.gone = (was_wide && !there).then_some(addr);
+        } else if there && self.filter.is_on_link(addr.into()) {
+            self.wide.insert(addr);
         }
         is_host
+    }
+
+    /// Forgets the addresses that are no VIPs and have gone: the kernel may have removed their routes without a
+    /// notification. Without a link, all have.
+    pub(super) fn link_changed(&mut self, is_there: bool) {
+        self.gone = None;
+        if !is_there {
+            self.wide.clear();
+        }
     }
 
     /// Whether the kernel made this route of the link, or takes it away, for an address that is no
@@ -65,14 +79,10 @@ impl Burst {
         if !route.is_kernels_own() {
             return false;
         }
-        match self.wide.get(&host) {
-            Some(there) => {
-                if !there && !new {
-                    self.wide.remove(&host);
-                }
-                true
-            }
-            None => false,
+        let goes = self.gone == Some(host);
+        if goes && !new {
+            self.gone = None;
         }
+        goes || self.wide.contains(&host)
     }
 }

@@ -51,10 +51,7 @@ fn tell_link(
     }
     let event = followed.tell(new, link);
     if event.is_some() {
-        // The kernel may have removed their routes without a notification.
-        burst
-            .wide
-            .retain(|_, there| *there && followed.link.is_some());
+        burst.link_changed(followed.link.is_some());
     }
     event
 }
