@@ -16,7 +16,7 @@ use crate::core::{Ranges, VipFilter};
 use crate::keeper::Keeper;
 use crate::link::{LinkKind, SourceAvoidance};
 use crate::manager::VipManager;
-use crate::netlink::batch::Batch;
+use crate::netlink::batch::{Batch, Entry, Response};
 use crate::netlink::decode::{Link, NLMSG_ERROR, messages};
 use crate::netlink::dump_cache::{Addresses, Routes};
 use crate::netlink::encode::Templates;
@@ -117,7 +117,8 @@ pub fn batch(data: &[u8]) {
             refused.push(refusal.tag);
         }
     }
-    let flagged = sealed.entries().iter().filter(|entry| entry.refused);
+    let is_refused = |entry: &&Entry<u32>| entry.response == Response::Refused;
+    let flagged = sealed.entries().iter().filter(is_refused);
     let flagged: Vec<u32> = flagged.map(|entry| entry.tag).collect();
     let complete = sealed.is_complete();
     refused.sort_unstable();

@@ -42,9 +42,9 @@ pub(crate) enum LateRoute {
     /// The VIP was absent, the kernel acked its address, and nothing was observed since: the route
     /// exists or will come.
     Unobserved,
-    /// The reply to a blind deletion of the route was lost.
+    /// A blind deletion was sent. It may have deleted the route, or another writer's route instead.
     DeletionUnknown,
-    /// The route was seen, or its deletion was acked or notified. It will not come again.
+    /// The route was seen, or its deletion was echoed or notified. It will not come again.
     Seen,
 }
 
@@ -90,7 +90,7 @@ impl Progress {
         self.done |= Done::WRITTEN;
         match step {
             Step::RenewAddress => self.done |= Done::RENEWED,
-            Step::DeleteKernelBlind => self.late_route = LateRoute::Unknown,
+            Step::DeleteKernelBlind => self.late_route = LateRoute::DeletionUnknown,
             _ => {}
         }
     }
@@ -105,19 +105,20 @@ impl Progress {
                 self.late_route = LateRoute::Unknown;
             }
             Step::AppendRoute => self.done |= Done::APPENDED,
-            // The kernel handles the messages of a send in order and answers each refusal: the ack
-            // means that the late route existed.
-            Step::DeleteKernelBlind => self.late_route = LateRoute::Seen,
             _ => {}
         }
     }
 
-    /// After the reply to a step was lost. The next observation shows the effect of the step, but not
-    /// whether a missing late route was deleted or is still to come.
-    pub(crate) fn reply_lost(&mut self, step: Step) {
+    /// After the kernel refused a step.
+    pub(crate) fn refused(&mut self, step: Step) {
         if step == Step::DeleteKernelBlind {
-            self.late_route = LateRoute::DeletionUnknown;
+            self.late_route = LateRoute::Unknown;
         }
+    }
+
+    /// After the echo of a blind deletion showed the late route.
+    pub(crate) fn deleted_late_route(&mut self) {
+        self.late_route = LateRoute::Seen;
     }
 }
 

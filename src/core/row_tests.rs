@@ -14,13 +14,14 @@ fn row(done: Done, sent: u16, late_route: LateRoute) -> Row {
 }
 
 #[test]
-fn lost_reply_to_a_blind_deletion_is_an_unknown_deletion() {
+fn blind_deletion_without_an_echo_is_an_unknown_deletion() {
     let mut progress = Progress::default();
     progress.sent(Step::DeleteKernelBlind);
+    progress.refused(Step::DeleteKernelBlind);
     assert_eq!(progress.late_route, LateRoute::Unknown);
-    progress.reply_lost(Step::AddAddress);
-    assert_eq!(progress.late_route, LateRoute::Unknown);
-    progress.reply_lost(Step::DeleteKernelBlind);
+    progress.sent(Step::DeleteKernelBlind);
+    progress.refused(Step::AddAddress);
+    progress.acked(Step::DeleteKernelBlind);
     assert_eq!(progress.late_route, LateRoute::DeletionUnknown);
     // An observation without the late route does not decide it.
     progress.observed(Facts::ADDRESS | Facts::DESIRED);
@@ -31,18 +32,15 @@ fn lost_reply_to_a_blind_deletion_is_an_unknown_deletion() {
 }
 
 #[test]
-fn acked_deletion_shows_the_late_route_and_a_new_address_forgets_it() {
+fn echoed_deletion_shows_the_late_route_and_a_new_address_forgets_it() {
     let mut progress = Progress::default();
-    progress.acked(Step::DeleteKernelBlind);
+    progress.deleted_late_route();
     assert_eq!(progress.late_route, LateRoute::Seen);
     progress.acked(Step::AddRoute);
     assert_eq!(progress.late_route, LateRoute::Seen);
     progress.acked(Step::AddAddress);
     assert_eq!(progress.late_route, LateRoute::Unknown);
     assert!(progress.has(Done::ADDRESS_IS_NEW));
-    progress.acked(Step::DeleteKernelBlind);
-    progress.sent(Step::DeleteKernelBlind);
-    assert_eq!(progress.late_route, LateRoute::Unknown);
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub(crate) enum Step {
     DeleteDesired,
     /// Delete the kernel's local route, by its protocol (see [`kernel_key`](crate::base::kernel_key)).
     DeleteKernel,
-    /// Delete the kernel's local route before any observation of it. A refusal means that the route is
-    /// still to come.
+    /// Delete the kernel's local route before any observation of it, and request an echo of the deleted
+    /// route. A refusal means that the kernel's route is still to come.
     DeleteKernelBlind,
     /// Delete every other route of the link to the VIP.
     DeleteOthers,

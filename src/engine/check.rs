@@ -26,6 +26,7 @@ use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
     Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
 };
+use crate::netlink::batch::Response;
 
 type HashMap<K, V> = collections::HashMap<K, V, BuildHasherDefault<Quick>>;
 type HashSet<K> = collections::HashSet<K, BuildHasherDefault<Quick>>;
@@ -99,6 +100,9 @@ enum Fault {
     Cleaned,
     /// A route of another device with this metric is added, behind the routes of the same metric.
     Rival(u32),
+    /// IPv6: another writer adds a local route of `proto kernel` with this metric to the address, which a
+    /// deletion of the kernel's route by its protocol can hit.
+    Alike(u32),
     /// IPv4: another writer deletes an address of the link. If it is the last, the kernel deletes every
     /// route of the link, without a notification (`fib_disable_ip`, net/ipv4/fib_frontend.c).
     Flushed,
@@ -371,6 +375,30 @@ impl Course {
         moment
     }
 
+    /// Another writer adds a route to the VIP's address that a deletion of the kernel's route can hit.
+    fn add_route_alike(&self, mut moment: Moment, metric: u32) -> Option<Moment> {
+        moment.kernel.addresses.host?;
+        let route = Route {
+            metric,
+            ..same_key(&self.world, KERNEL, Source::Stray)
+        };
+        moment.kernel.add_route(route).ok()?;
+        Some(moment)
+    }
+
+    /// Another writer deletes the kernel's route.
+    fn delete_kernels_route(&self, mut moment: Moment) -> Option<Moment> {
+        let own = Kernel::own(self.world.family);
+        let at = moment.kernel.routes.iter().position(|r| *r == own)?;
+        moment.kernel.routes.remove(at);
+        if matches!(moment.driver.at, At::Listen(_)) {
+            moment.driver.row.progress.late_route = LateRoute::Seen;
+        }
+        // This gap is the other writer's.
+        moment.had_local &= moment.kernel.has_local();
+        Some(moment)
+    }
+
     fn extent(&self, main: bool) -> Extent {
         Extent::whole(self.policy, main)
     }
@@ -475,6 +503,7 @@ impl Course {
         if self.adds_placeholder && message == Message::Step(Step::DeleteAddress) {
             kernel.last = false;
         }
+        let had_kernels = kernel.has_kernels();
         let answer = match fate {
             Fate { refused: true, .. } => Err(libc::ENOMEM),
             Fate { applied: false, .. } => Ok(()),
@@ -490,10 +519,13 @@ impl Course {
         if let Err(errno) = answer {
             batch.failed |= step.refused(errno) == Refusal::Final;
         }
-        batch.replies.push(Reply {
-            step,
-            refused: answer.is_err(),
-        });
+        let is_echoed = step == Step::DeleteKernelBlind && fate.heard;
+        let response = match answer {
+            Err(_) => Response::Refused,
+            Ok(()) if is_echoed && had_kernels && !kernel.has_kernels() => Response::DeletedKernels,
+            Ok(()) => Response::Acked,
+        };
+        batch.replies.push(Reply { step, response });
         if batch.rest.is_empty() {
             let batch = batch.clone();
             driver.take_replies(&batch);
@@ -708,12 +740,6 @@ impl Walk {
             ..moment.clone()
         };
         match (fault, &moment.driver.at) {
-            // The ack of a send proves that the kernel handled each message of the send.
-            (Fault::Vanished, At::Send(batch))
-                if batch.rest.last() == Some(&Message::Step(Step::DeleteKernelBlind)) =>
-            {
-                0
-            }
             (
                 Fault::Vanished
                 | Fault::Dropped
@@ -735,23 +761,16 @@ impl Walk {
                 if gone.is_ok() { self.follow(then) } else { 0 }
             }
             (Fault::Cleaned, at) if !matches!(at, At::Routes(_)) => {
-                let mut then = struck();
-                let own = Kernel::own(self.course.world.family);
-                let count = then.kernel.routes.len();
-                then.kernel.routes.retain(|r| *r != own);
-                if then.kernel.routes.len() == count {
-                    return 0;
-                }
-                if matches!(at, At::Listen(_)) {
-                    then.driver.row.progress.late_route = LateRoute::Seen;
-                }
-                // This gap is the other writer's.
-                then.had_local &= then.kernel.has_local();
-                self.follow(then)
+                let then = self.course.delete_kernels_route(struck());
+                then.map_or(0, |then| self.follow(then))
             }
             (Fault::Flushed, at) if !matches!(at, At::Routes(_)) => {
                 let then = self.course.delete_address_of_another_vip(struck());
                 self.follow(then)
+            }
+            (Fault::Alike(metric), at) if !matches!(at, At::Routes(_)) => {
+                let then = self.course.add_route_alike(struck(), metric);
+                then.map_or(0, |then| self.follow(then))
             }
             (Fault::Rival(metric), _) => {
                 let mut then = struck();
@@ -1321,6 +1340,13 @@ fn call_converges_when_another_writer_deletes_the_kernels_route() {
 #[test]
 fn call_converges_when_another_writers_address_takes_all_routes_with_it() {
     check_fault(Family::V4, &[Fault::Flushed]);
+}
+
+#[test]
+fn call_waits_for_the_late_route_when_a_deletion_hits_another_writers_route() {
+    for faults in [&[Fault::Alike(1024)], &[Fault::Alike(2048)]] {
+        check_fault(Family::V6, faults);
+    }
 }
 
 /// The control: the route comes before the address, and another writer's address takes the route with it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
 use crate::core::{Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Row, Step, next};
+use crate::netlink::batch::Response;
 
 /// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
 /// six.
@@ -105,11 +106,11 @@ pub(crate) enum Replies {
     NotSent,
 }
 
-/// A sent message, and whether the kernel refused it.
+/// A sent message, and the kernel's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Reply {
     pub(crate) step: Step,
-    pub(crate) refused: bool,
+    pub(crate) response: Response,
 }
 
 /// The result of a wait.
@@ -334,36 +335,38 @@ impl Engine {
     pub(crate) fn replied(&mut self, row: &mut Row, reply: Reply, replies: Replies) {
         let v6 = row.vip.family() == Family::V6;
         let written = match (replies, reply.step) {
-            (Replies::Complete, Step::AddAddress) if v6 && !reply.refused => Written::NewAddresses,
+            (Replies::Complete, Step::AddAddress) if v6 && reply.response == Response::Acked => {
+                Written::NewAddresses
+            }
             (Replies::Complete, Step::DeleteKernelBlind) => Written::NewAddresses,
             _ => Written::Other,
         };
         self.written = self.written.max(written);
         self.stalled = false;
-        match (replies, reply.refused) {
-            (Replies::Complete, false) => row.progress.acked(reply.step),
-            (Replies::Lost, _) => row.progress.reply_lost(reply.step),
-            (Replies::Complete, true) | (Replies::NotSent, _) => {}
+        match (replies, reply.response) {
+            (_, Response::DeletedKernels) => row.progress.deleted_late_route(),
+            (Replies::Complete, Response::Acked) => row.progress.acked(reply.step),
+            (Replies::Lost, Response::Acked) => {}
+            (_, Response::Refused) | (Replies::NotSent, _) => row.progress.refused(reply.step),
         }
     }
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
-    /// acked its new address or the blind deletion of its late route. The kernel refuses a blind deletion
-    /// that comes too early, and the row waits for the observation. In IPv4, the kernel acked the route
-    /// that comes first, or the address behind it.
+    /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
+    /// blind deletion that comes too early, and the row waits for the observation. In IPv4, the kernel
+    /// acked the route that comes first, or the address behind it.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
-        let is_due = match row.vip.family() {
-            Family::V4 => {
+        let is_due = match (row.vip.family(), reply.response) {
+            (Family::V4, Response::Acked) => {
                 row.progress.has(Done::ROUTE_FIRST)
                     && matches!(reply.step, Step::AppendRoute | Step::AddAddress)
             }
-            Family::V6 => {
-                matches!(reply.step, Step::AddAddress | Step::DeleteKernelBlind)
-                    && self.seeks_desired()
-            }
+            (Family::V6, Response::Acked) => reply.step == Step::AddAddress && self.seeks_desired(),
+            (_, Response::DeletedKernels) => self.seeks_desired(),
+            (_, Response::Refused) => false,
         };
-        is_due && (replies, reply.refused) == (Replies::Complete, false)
+        is_due && replies == Replies::Complete
     }
 
     /// Lets a row go on from its last ack. Returns whether it may.

@@ -275,7 +275,7 @@ impl Call<'_> {
             if let Some(row) = rows.get_mut(entry.tag.row) {
                 let reply = Reply {
                     step: entry.tag.step,
-                    refused: entry.refused,
+                    response: entry.response,
                 };
                 self.engine.replied(row, reply, replies);
                 if self.engine.goes_on(row, reply, replies) {
@@ -414,7 +414,8 @@ pub(crate) fn template_of(templates: &Templates, step: Step) -> Option<&Template
         Step::ReplaceStaged => &templates.replace_staged,
         Step::AppendRoute => &templates.append_route,
         Step::DeleteDesired => &templates.delete_desired,
-        Step::DeleteKernel | Step::DeleteKernelBlind => &templates.delete_kernel,
+        Step::DeleteKernel => &templates.delete_kernel,
+        Step::DeleteKernelBlind => &templates.delete_kernel_blind,
         Step::UpdateAddress | Step::DeleteOthers => return None,
     })
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::decide::{Clock, Reply};
 use crate::core::Step;
+use crate::netlink::batch::Response;
 
 /// A clock that does not move.
 #[derive(Default)]
@@ -26,7 +27,11 @@ impl Clock for Still {
     }
 }
 
+/// The reply to a step that has its effect.
 pub(crate) fn acked(step: Step) -> Reply {
-    let refused = false;
-    Reply { step, refused }
+    let response = match step {
+        Step::DeleteKernelBlind => Response::DeletedKernels,
+        _ => Response::Acked,
+    };
+    Reply { step, response }
 }

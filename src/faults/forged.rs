@@ -657,6 +657,37 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
     }
 }
 
+/// Look-ups say that there is no route, as they do while the kernel's own route is being destroyed in front
+/// of the desired route. The dumps show the desired route.
+#[test]
+fn look_up_without_a_route_hides_no_route_that_an_interrupted_dump_showed() {
+    let _node = node();
+    let set = v6(40);
+    let hidden = set[0];
+    let mut vips = patient();
+    vips.assign(&set).unwrap();
+    let denied = shared::<AtomicUsize>();
+    hear(&vips.connection.requests(), move |kernel| {
+        let Found::Datagram(mut bytes) = kernel() else {
+            return Found::Nothing;
+        };
+        let is_route = kind(&bytes) == libc::RTM_NEWROUTE;
+        if is_of_dump(&bytes) && is_route {
+            for message in split(&mut bytes) {
+                message[FLAGS_AT] |= u8::try_from(netlink_packet_core::NLM_F_DUMP_INTR).unwrap();
+            }
+        } else if is_route && names(&bytes, &hidden) {
+            denied.fetch_add(1, Ordering::Relaxed);
+            bytes = refusal(sequence(&bytes), libc::ENETUNREACH);
+        }
+        Found::Datagram(bytes)
+    });
+    let report = vips.release(&set).unwrap();
+    assert_eq!(report.released, set.len(), "{report}");
+    assert!(denied.load(Ordering::Relaxed) > 0, "no look-up");
+    assert_eq!(ip(&format!("-6 route show table local {hidden}")), "");
+}
+
 /// A rule answers the look-up that is to show that a released VIP's routes are gone, while another
 /// writer adds a route. The rule comes behind the look at the rules; either it is gone again before the
 /// next look, or its notification has not come yet.

@@ -110,6 +110,45 @@ fn an_acked_address_is_looked_at_before_it_is_believed() {
     assert_eq!(wrong(&set), [""; 0]);
 }
 
+/// Before the late route comes, another writer adds a route that the deletion by protocol matches. The
+/// deletion hits that route, and the late route comes afterwards.
+#[test]
+fn deletion_of_another_writers_route_is_not_taken_for_that_of_the_late_route() {
+    let _node = node();
+    let mut vips = patient();
+    // More than are observed by look-ups.
+    let set = v6(20);
+    let hit = set[3];
+    let met = shared::<AtomicBool>();
+    let all = set.clone();
+    vips.connection.tamper = Some(Box::new(move |batch| {
+        let is_deletion = |message: &[u8]| kind(message) == libc::RTM_DELROUTE;
+        if split(batch).any(|message| is_deletion(message) && names(message, &hit))
+            && !met.swap(true, Ordering::Relaxed)
+        {
+            all.iter().for_each(until_the_kernels_is_there);
+            delete_first(&hit);
+            let route = format!("local {hit} dev {LINK} table local proto kernel");
+            ip(&format!("-6 route add {route} metric 1024"));
+        }
+    }));
+    // The call looks again before it ends.
+    let came = shared::<AtomicBool>();
+    vips.connection.tamper_look_up = Some(Box::new(move |bytes| {
+        if names(bytes, &hit) && !came.swap(true, Ordering::Relaxed) {
+            // The kernel inserts the routes of its addresses again.
+            ip(&format!("link set {LINK} arp on"));
+            ip(&format!("link set {LINK} arp off"));
+            until_the_kernels_is_there(&hit);
+        }
+    }));
+    let report = vips.assign(&set).unwrap();
+    assert!(met.load(Ordering::Relaxed), "the other writer was there");
+    assert!(came.load(Ordering::Relaxed), "nobody looked again");
+    assert_eq!(report.assigned, set.len(), "{report}");
+    assert_eq!(wrong(&set), [""; 0]);
+}
+
 /// A refusal in the middle of a batch is lost, and its last ack is not.
 #[test]
 fn an_overflow_in_the_middle_of_a_batch_is_told() {

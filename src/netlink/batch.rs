@@ -1,6 +1,6 @@
 //! Messages collected for one send, and their replies.
 
-use crate::netlink::decode::{self, NLMSG_ERROR};
+use crate::netlink::decode::{Message, NLMSG_ERROR};
 use crate::netlink::encode::request_ack;
 
 /// Messages with consecutive sequence numbers, not yet sent.
@@ -12,12 +12,22 @@ pub(crate) struct Batch<T> {
     last_at: usize,
 }
 
-/// A message of the batch, and whether the kernel refused it.
+/// A message of the batch, and the kernel's response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<T> {
     /// The caller's name for the message.
     pub(crate) tag: T,
-    pub(crate) refused: bool,
+    pub(crate) response: Response,
+}
+
+/// The kernel's response to one message of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Response {
+    /// No refusal. It proves the effect of the message only if the batch is complete.
+    Acked,
+    Refused,
+    /// The echo of the deletion (`NLM_F_ECHO`) showed that it deleted the kernel's own local route.
+    DeletedKernels,
 }
 
 impl<T> Default for Batch<T> {
@@ -52,7 +62,7 @@ impl<T: Copy> Batch<T> {
         write(&mut self.bytes, sequence);
         self.entries.push(Entry {
             tag,
-            refused: false,
+            response: Response::Acked,
         });
     }
 
@@ -109,21 +119,24 @@ impl<T: Copy> Sealed<'_, T> {
 
     /// Takes one reply message. Returns a refusal of a message of this batch. A late reply to an
     /// earlier batch is ignored.
-    pub(crate) fn reply<'m>(&mut self, message: &decode::Message<'m>) -> Option<Refused<'m, T>> {
-        if message.kind != NLMSG_ERROR {
-            return None;
-        }
+    pub(crate) fn reply<'m>(&mut self, message: &Message<'m>) -> Option<Refused<'m, T>> {
         let at = message.sequence.wrapping_sub(self.batch.first);
         let at = usize::try_from(at).ok()?;
         let last = self.batch.entries.len().checked_sub(1)?;
         let entry = self.batch.entries.get_mut(at)?;
+        if message.kind != NLMSG_ERROR {
+            if entry.response == Response::Acked && is_deletion_of_kernels(message) {
+                entry.response = Response::DeletedKernels;
+            }
+            return None;
+        }
         // An unreadable reply proves nothing: the batch stays incomplete.
         let ack = message.ack().ok()?;
         self.complete |= at == last;
         if ack.errno == 0 {
             return None;
         }
-        entry.refused = true;
+        entry.response = Response::Refused;
         Some(Refused {
             tag: entry.tag,
             errno: ack.errno,
@@ -139,4 +152,10 @@ impl<T: Copy> Sealed<'_, T> {
     pub(crate) fn entries(&self) -> &[Entry<T>] {
         &self.batch.entries
     }
+}
+
+/// Whether an echo shows the deletion of the kernel's own local route.
+fn is_deletion_of_kernels(echo: &Message<'_>) -> bool {
+    let is_deletion = echo.kind == libc::RTM_DELROUTE;
+    is_deletion && matches!(echo.route(), Ok(Some(route)) if route.is_kernels_own())
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use libc::{RTM_DELADDR, RTM_GETADDR, RTM_GETROUTE, RTM_NEWADDR};
 use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
-    NLM_F_REQUEST, NetlinkHeader,
+    Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
 };
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
@@ -67,6 +67,13 @@ impl Template {
         self
     }
 
+    /// The same message, and a request for an echo: the notification of its effect.
+    fn echoed(&self) -> Self {
+        let mut echoed = self.clone();
+        add_flags(&mut echoed.bytes, NLM_F_ECHO);
+        echoed
+    }
+
     /// Appends the message for `vip`, with this sequence number, to `out`.
     #[inline]
     pub(crate) fn push(&self, out: &mut Vec<u8>, sequence: u32, vip: &IpAddr) {
@@ -92,8 +99,12 @@ fn put_address(place: &mut [u8], addr: &IpAddr) {
 
 /// Requests an ack of the message that begins at `at`.
 pub(crate) fn request_ack(out: &mut [u8], at: usize) {
-    let flags = u16::from_ne_bytes([out[at + FLAGS_AT], out[at + FLAGS_AT + 1]]) | NLM_F_ACK;
-    out[at + FLAGS_AT..at + FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
+    add_flags(&mut out[at..], NLM_F_ACK);
+}
+
+fn add_flags(message: &mut [u8], flags: u16) {
+    let flags = u16::from_ne_bytes([message[FLAGS_AT], message[FLAGS_AT + 1]]) | flags;
+    message[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&flags.to_ne_bytes());
 }
 
 fn family(of: Family) -> AddressFamily {
@@ -119,6 +130,8 @@ pub(crate) struct Templates {
     pub(crate) delete_desired: Template,
     /// Deletes the kernel's own local route.
     pub(crate) delete_kernel: Template,
+    /// The same, and the kernel echoes the deleted route (`inet6_rt_notify`, net/ipv6/route.c).
+    pub(crate) delete_kernel_blind: Template,
     pub(crate) look_up: Template,
 }
 
@@ -147,6 +160,10 @@ impl Templates {
         let (desired, staged) = (desired_key(want), staged_key(want));
         let life = staged_lifetime(want);
         let kernels = delete_route(family, link, &kernel_key(&family.unspecified()));
+        let kernels = match family {
+            Family::V4 => kernels.vip_last(family),
+            Family::V6 => kernels,
+        };
         Self {
             link,
             family,
@@ -176,10 +193,8 @@ impl Templates {
             replace_staged: route(NLM_F_CREATE | NLM_F_REPLACE, &staged, life),
             append_route: route(NLM_F_CREATE | NLM_F_APPEND, &desired, None),
             delete_desired: delete_route(family, link, &desired),
-            delete_kernel: match family {
-                Family::V4 => kernels.vip_last(family),
-                Family::V6 => kernels,
-            },
+            delete_kernel_blind: kernels.echoed(),
+            delete_kernel: kernels,
             look_up: look_up(family),
         }
     }

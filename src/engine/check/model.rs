@@ -192,6 +192,11 @@ impl Kernel {
         self.link_routes().any(|r| r.table == TABLE_LOCAL)
     }
 
+    /// Whether the link has the kernel's own IPv6 route.
+    pub(crate) fn has_kernels(&self) -> bool {
+        self.routes.contains(&Self::own(Family::V6))
+    }
+
     /// The single-route state by its definition, independent of [`Facts`].
     pub(crate) fn is_single_route(&self, world: &World) -> bool {
         self.is_single_route_for_now(world) && !self.expires()
@@ -361,7 +366,7 @@ impl Kernel {
 
     /// RTM_NEWROUTE, CREATE and EXCL: a route of the same table and metric, of any device, forbids it
     /// (`fib6_add_rt2node`; `fib_table_insert`, net/ipv4/fib_trie.c).
-    fn add_route(&mut self, route: Route) -> Result<(), i32> {
+    pub(crate) fn add_route(&mut self, route: Route) -> Result<(), i32> {
         if self.first_in_place_of(&route).is_some() {
             return Err(libc::EEXIST);
         }
