@@ -420,6 +420,8 @@ impl Way {
 /// What one run took, and the VIPs that it left wrong.
 struct Run {
     total: Duration,
+    /// Of the total, what this thread did not spend on a core.
+    waited: Duration,
     /// To read the addresses and routes of the family on the link, at the end.
     reading: Duration,
     progress: Progress,
@@ -472,6 +474,7 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
     };
     Run {
         total: total.wall,
+        waited: total.wall.saturating_sub(total.cpu),
         reading,
         progress,
         wrong,
@@ -522,6 +525,7 @@ fn reason(runs: &[Vec<Run>; 3]) -> Option<String> {
     }
     let reading = median(&runs[0], |run| run.reading);
     let readings = reading * 2;
+    let waited = median(&runs[0], |run| run.waited);
     let times = |runs: &[Run]| runs.iter().map(|run| run.total).collect::<Vec<_>>();
     let fastest = times(&runs[0]).into_iter().min()?;
     let slowest = times(&runs[2]).into_iter().max()?;
@@ -538,6 +542,11 @@ fn reason(runs: &[Vec<Run>; 3]) -> Option<String> {
     } else if own <= messages + readings + CALLS {
         let rest = own.saturating_sub(messages + readings);
         format!("two readings, and {} of system calls", millis(rest))
+    } else if own.saturating_sub(waited) <= (messages + readings).mul_f64(BOUND) + CALLS {
+        format!(
+            "the call waits {} for the kernel's late routes (`addrconf_dad_work`) or for a core",
+            millis(waited)
+        )
     } else if fastest <= slowest.mul_f64(BOUND) {
         format!(
             "noise: runs overlap ({} and {})",

@@ -372,7 +372,10 @@ fn storm(text: &mut String, what: &str, changes: impl Iterator<Item = Change>) {
     let beside_keeper = write();
     let (kept, counters) = keeper.end();
     assert_eq!(counters.repairs, 0, "{counters}");
-    let each = |time: Duration| format!("{time:.1?} ({:.2?})", time / heard.notifications.max(1));
+    let each = |time: Duration| {
+        let nanos = time.as_secs_f64() * 1e9 / f64::from(heard.notifications.max(1));
+        format!("{time:.1?} ({nanos:.1} ns)")
+    };
     let lost = match heard.overflows {
         0 => String::new(),
         overflows => format!(", {overflows} overflows"),
