@@ -151,7 +151,7 @@ pub(super) fn key_of(route: &Route) -> RouteKey {
 
 /// How long after the creation of an address its late route may still come, in hundredths of a second.
 /// The route comes within microseconds, or milliseconds under load.
-const RECENT_FOR: u32 = 150;
+pub(crate) const RECENT_FOR: u32 = 150;
 
 /// How far the kernel's tick clock may be ahead of `CLOCK_MONOTONIC`, in hundredths of a second.
 const CLOCKS_DIFFER: u32 = 100;

@@ -26,7 +26,7 @@ pub(crate) use drift::write_names;
 pub use error_kind::ErrorKind;
 pub(crate) use facts::Facts;
 pub(crate) use filter::{Ranges, VipFilter};
-pub(crate) use matching::MatchContext;
+pub(crate) use matching::{MatchContext, RECENT_FOR};
 pub(crate) use next::{Next, next};
 pub use policy::Binding;
 pub(crate) use policy::{Goal, Policy};

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use crate::base::{Family, PerFamily};
-use crate::core::{Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Row, Step, next};
+use crate::core::{
+    Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, RECENT_FOR, Row, Step, next,
+};
 use crate::netlink::batch::Response;
 
 /// Rounds with messages for a VIP before the VIP fails as contended. An undisturbed VIP takes at most
@@ -32,7 +34,7 @@ pub(super) const QUIET: Duration = Duration::from_millis(500);
 pub(super) const BRIEF: Duration = Duration::from_millis(100);
 
 /// How often a wait checks the age of a recent address.
-pub(super) const AGING: Duration = Duration::from_millis(100);
+pub(crate) const AGING: Duration = Duration::from_millis(100);
 
 /// The longest wait for quiet, as a multiple of that time. A writer that never pauses would otherwise
 /// keep the call waiting forever.
@@ -159,7 +161,7 @@ impl LongWait {
     /// After how long the VIP is looked at again.
     pub(crate) fn duration(self) -> Duration {
         match self {
-            Self::Age => AGING,
+            Self::Age => Duration::from_millis(10 * u64::from(RECENT_FOR)),
             Self::Rest(quiet) => quiet,
         }
     }

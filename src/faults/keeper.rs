@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::forged::{both, hear, patient, refusal, sequence, wrong};
+use super::forged::{Say, both, hear, patient, refusal, sequence, wrong};
 use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, shared, v4, v6};
 use crate::engine::decide::PATIENT_AFTER;
 use crate::engine::lookup::ROUTES_MAX;
@@ -218,6 +218,30 @@ fn look_before_a_reading_that_is_put_off_believes_nothing_remembered() {
     let causes: Vec<Cause> = causes.map(|failure| failure.cause).collect();
     assert_eq!(causes, [Cause::OtherPrefixLength]);
     assert_eq!(keeper.counters().resyncs, resyncs, "it was not put off");
+}
+
+/// The VIP stays due, but the keeper does not spin.
+#[test]
+fn look_that_fails_at_a_vip_that_rests_is_put_off() {
+    let _node = node();
+    let set = v6(1);
+    let mut keeper = keeper(&set);
+    undo(set[0]);
+    let done = keeper.dispatch(usize::MAX).unwrap();
+    assert_eq!(done.resting, 1, "{done}");
+    keeper.age(LONGEST_PAUSE);
+    let before = Instant::now();
+    let fails = Say(|_: &[u8]| Some(Err(std::io::Error::from_raw_os_error(libc::EIO))));
+    let requests = keeper.manager_mut().connection.requests();
+    requests.fault.put(fails);
+    let error = keeper.dispatch(usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::System, "{error}");
+    let at = keeper.next_deadline().expect("it is to be tried again");
+    assert!(at >= before + RETRY, "in {:?}", at - before);
+    let requests = keeper.manager_mut().connection.requests();
+    requests.fault.clear();
+    dispatch_until_idle(&mut keeper);
+    assert_eq!(wrong(&set), [""; 0]);
 }
 
 /// Notifications are lost again and again, and no VIP has changed: the readings after that get rarer, until one

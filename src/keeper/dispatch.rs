@@ -148,10 +148,19 @@ impl Keeper {
         if changed > 0 && self.reading.is_brought_forward(now) {
             return self.keep_all();
         }
-        due.truncate(max_vips.min(LOOKUP_MAX));
+        // Dumps show any number of VIPs at the same cost.
+        let is_unfinished = |vip: &Vip| self.resting.is_unfinished(*vip);
+        let by_dumps = due.first().is_some_and(is_unfinished);
+        due.retain(|vip| is_unfinished(vip) == by_dumps);
+        due.truncate(max_vips.min(if by_dumps { usize::MAX } else { LOOKUP_MAX }));
         due.sort_unstable();
-        let due = due.as_slice();
+        self.look_at(&due, by_dumps)
+    }
+
+    /// Looks at these VIPs, sorted, and mends them.
+    fn look_at(&mut self, due: &[Vip], by_dumps: bool) -> Result<Dispatched, Error> {
         let all_notified = self.take_notified(due);
+        let all_notified = (!by_dumps).then_some(all_notified);
         self.counters.looks += due.len() as u64;
         let leaving = Leaving {
             claim: &self.claim,
@@ -187,7 +196,7 @@ impl Keeper {
             }
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
             // Before the reading that is put off, what was lost is unknown.
-            notified.unverified |= self.reading.is_due() || self.resting.is_unfinished(*vip);
+            notified.unverified |= self.reading.is_due();
             if self.is_desired(*vip) {
                 self.add_known(*vip, &mut notified);
             }

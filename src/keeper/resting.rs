@@ -8,7 +8,7 @@ use super::report::{Look, failure_of};
 use crate::base::Vip;
 use crate::core::Cause;
 use crate::engine::Postponed;
-use crate::engine::decide::{AGES, LongWait, RESTLESS};
+use crate::engine::decide::{AGES, AGING, LongWait, RESTLESS};
 use crate::outcome::{Failure, Outcome, OutcomeKind, Report};
 
 /// How long a VIP still waits.
@@ -32,8 +32,11 @@ impl Rest {
     /// Waits anew, because something has happened to the VIP. A writer that never pauses does not keep it
     /// waiting forever; returns whether that limit has passed.
     fn begin_again(&mut self, wait: LongWait, now: Instant) -> bool {
+        // The kernel's clock of ages may be ahead, so an age that has passed takes a moment more.
+        let has_aged = matches!((self.state, wait), (State::Passed, LongWait::Age));
+        let left = if has_aged { AGING } else { wait.duration() };
         self.wait = wait;
-        self.state = State::Until(now + wait.duration());
+        self.state = State::Until(now + left);
         now >= self.began + wait.duration() * RESTLESS
     }
 }

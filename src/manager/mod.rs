@@ -425,7 +425,7 @@ impl VipManager {
         self.act(Scope::Claimed(leaving))
     }
 
-    /// Repairs VIPs by look-ups, from the notifications in `all_notified`. Assigns the desired VIPs, and
+    /// Repairs VIPs: by look-ups, from the notifications in `all_notified`, or without them by dumps. Assigns the desired VIPs, and
     /// releases the other VIPs that are named or claimed. Does not read the rest of the link, nor
     /// wait until time proves a VIP right: see [`postponed`](Self::postponed).
     ///
@@ -434,18 +434,19 @@ impl VipManager {
         &mut self,
         leaving: Leaving<'_>,
         vips: impl Iterator<Item = (Vip, bool)>,
-        all_notified: Vec<(Vip, Notified)>,
+        all_notified: Option<Vec<(Vip, Notified)>>,
     ) -> Result<Report, Error> {
         self.buffers.clear();
-        for ((vip, desired), (_, notified)) in vips.zip(&all_notified) {
+        for (at, (vip, desired)) in vips.enumerate() {
+            let notified = all_notified.as_ref().and_then(|all| all.get(at));
             let goal = if desired { Goal::Assign } else { Goal::Release };
             let mut row = Row::new(vip, goal);
-            row.progress
-                .done
-                .set(Done::WAS_VERIFIED, notified.keeps_verified_address());
+            let is_verified = notified.is_some_and(|(_, known)| known.keeps_verified_address());
+            row.progress.done.set(Done::WAS_VERIFIED, is_verified);
             self.buffers.rows.push_row(row);
         }
-        let mut call = self.prepare(Scope::Lookup(leaving), Mode::Mend(all_notified))?;
+        let mode = all_notified.map_or(Mode::Act, Mode::Mend);
+        let mut call = self.prepare(Scope::Lookup(leaving), mode)?;
         call.engine.postpone_long_waits();
         call.run()
     }
