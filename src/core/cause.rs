@@ -53,8 +53,9 @@ pub enum Cause {
     /// Find that writer; two that want different states never converge.
     Contended,
     /// The VIP could not be read, and nothing was written for it since. Other writers kept changing the
-    /// tables, so every dump was interrupted, and an interrupted dump can omit routes. If a routing rule
-    /// precedes the rule for table local, look-ups are inconclusive, too.
+    /// tables, so every dump was interrupted, and an interrupted dump can omit routes. Look-ups do not show
+    /// table main; all else of the VIP may be right then. If a routing rule precedes the rule for table local,
+    /// look-ups are inconclusive, too.
     Unread,
     /// The call ended before it saw this VIP in the desired state: it was cancelled, ran out of time, or
     /// the link disappeared. Earlier writes for the VIP stay, and the same call continues later.

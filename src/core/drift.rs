@@ -46,8 +46,9 @@ bitflags::bitflags! {
         /// audit checks this.
         const OTHER_TABLE = 1 << 13;
         /// The VIP could not be read. Other writers kept changing the tables, so every dump was
-        /// interrupted, and the node's routing rules made look-ups inconclusive. The other flags
-        /// were seen. A flag that is not set may apply, too.
+        /// interrupted; and the node's routing rules made look-ups inconclusive, or the table was
+        /// main, which look-ups do not show. The other flags were seen. A flag that is not set may
+        /// apply, too.
         const UNREAD = 1 << 14;
         /// The address has a finite valid lifetime: the kernel will delete it.
         const EXPIRING_ADDRESS = 1 << 15;

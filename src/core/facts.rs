@@ -59,6 +59,8 @@ bitflags::bitflags! {
         /// The address may be on the link: an interrupted dump did not show it.
         const UNREAD_ADDRESS = 1 << 22;
         const UNREAD = Self::UNREAD_ROUTE.bits() | Self::UNREAD_ADDRESS.bits();
+        /// Table main may have a route through the link that an interrupted dump did not show.
+        const UNREAD_MAIN = 1 << 25;
         /// The address has a finite valid lifetime.
         const EXPIRES = 1 << 23;
         /// The route with the key of the desired route has a lifetime.
@@ -141,8 +143,9 @@ impl Facts {
         if self.is_unread() {
             // An unread address or route may exist.
             drift -= Drift::MISSING_ADDRESS | Drift::MISSING_ROUTE | Drift::STALE;
-            drift |= Drift::UNREAD;
         }
+        let is_unread = self.intersects(Self::UNREAD | Self::UNREAD_MAIN);
+        drift.set(Drift::UNREAD, is_unread);
         drift
     }
 

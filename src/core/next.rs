@@ -22,6 +22,8 @@ pub(crate) enum Next {
 ///
 /// The function has no memory but `progress`: whether this call made the address, and what it knows of
 /// the late route. A sent step may fail or be lost. The next observation then leads to the right step.
+///
+/// The VIP works without its routes in table main. If they are unread, all steps come before the reading.
 pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Policy) -> Next {
     match policy.goal {
         Goal::Look => Next::Done,
@@ -46,10 +48,11 @@ pub(crate) fn next(family: Family, facts: Facts, progress: Progress, policy: Pol
 /// The obstacle to the desired state, if any.
 fn obstacle(facts: Facts, progress: Progress, policy: Policy) -> Option<Next> {
     if facts.contains(Facts::FOREIGN) {
-        let good = facts.drift(policy).is_empty();
+        let good = (facts - Facts::UNREAD_MAIN).drift(policy).is_empty();
         let lacks_address = progress.has(Done::APPENDED) && !facts.contains(Facts::ADDRESS);
         let is_new = progress.has(Done::ADDRESS_IS_NEW) || lacks_address;
         return Some(match (good, is_new) {
+            (true, _) if facts.contains(Facts::UNREAD_MAIN) => Next::Read,
             // The other device's route exists, but the look-up used the desired route.
             (true, _) => Next::Done,
             // The other device's route came during this call: delete what this call added.
@@ -272,6 +275,7 @@ fn rest(facts: Facts, goal: Goal) -> Next {
     match (facts.contains(Facts::KERNEL), others) {
         (false, false) if must_expire(facts, goal) => Next::Fail(Cause::ExpiringAddress),
         (false, false) if facts.contains(Facts::EXPIRES) => Next::Steps(&[Step::UpdateAddress]),
+        (false, false) if facts.contains(Facts::UNREAD_MAIN) => Next::Read,
         (false, false) => Next::Done,
         (false, true) => Next::Steps(&[Step::DeleteOthers]),
         (true, false) => Next::Steps(&[Step::DeleteKernel]),
@@ -320,6 +324,7 @@ fn release(facts: Facts, progress: Progress) -> Next {
         (false, false, false) if facts.contains(Facts::PREFIX) => {
             Next::Steps(&[Step::DeleteOthers])
         }
+        (false, false, false) if facts.contains(Facts::UNREAD_MAIN) => Next::Read,
         (false, false, false) => Next::Done,
     }
 }

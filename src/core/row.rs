@@ -154,9 +154,13 @@ impl Row {
         }
     }
 
+    pub(crate) fn is_of(&self, family: Family) -> bool {
+        self.vip.family() == family
+    }
+
     /// Whether the row's goal needs a source of this family.
     pub(crate) fn needs_source(&self, family: Family) -> bool {
-        self.goal.is_threatened() && self.vip.family() == family
+        self.goal.is_threatened() && self.is_of(family)
     }
 
     #[inline]
@@ -178,7 +182,8 @@ impl Row {
     /// seen.
     #[inline]
     pub(crate) fn is_to_be_read(&self) -> bool {
-        self.facts.is_unread() && self.goal != Goal::Look && !self.has_failed()
+        let unread = Facts::UNREAD | Facts::UNREAD_MAIN;
+        self.facts.intersects(unread) && self.goal != Goal::Look && !self.has_failed()
     }
 
     /// Goes on from an acked step without an observation. Returns whether that is safe: nothing but the

@@ -504,6 +504,16 @@ impl Rows {
         row.facts |= fact;
     }
 
+    /// The row that has this route through the link in table main, if any.
+    pub(crate) fn row_in_main(
+        &mut self,
+        route: &Route,
+        context: &MatchContext<'_>,
+    ) -> Option<&mut Row> {
+        let (at, _) = self.classify(route, context)?;
+        (route.table == TABLE_MAIN).then(|| &mut self.rows[at])
+    }
+
     /// The row of a route's destination, and the facts that the route shows of it.
     fn classify(&mut self, route: &Route, context: &MatchContext<'_>) -> Option<(usize, Facts)> {
         let at = self.find(route.host()?)?;

@@ -1,6 +1,11 @@
 //! Observing by dumps. An interrupted dump is detected and repeated; look-ups then resolve the rows
 //! that it left open.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netlink_packet_core::NLM_F_REPLACE;
+
 use super::answer::is_rivalled;
 use super::arrival::note_arrival;
 use super::lookup::may_have_prefix_route;
@@ -35,8 +40,8 @@ pub(crate) struct Observer<'a> {
 }
 
 impl Observer<'_> {
-    /// Observes every row, with `scan_main` in table main too. Returns whether table main held a route
-    /// of the link to a row.
+    /// Observes every row, with `scan_main` in table main too. Returns whether to read table main again after
+    /// a write.
     pub(crate) fn observe(&mut self, scan_main: bool) -> Result<bool, Failed> {
         let families = PerFamily::from_fn(|family| {
             (self.admit.is_some() || self.rows.has(family)).then_some(family)
@@ -49,13 +54,13 @@ impl Observer<'_> {
             .collect();
         self.connection.listen_to(groups)?;
         let result = self.observe_guarded(&families).and_then(|dumped| {
-            let main_used = self.observe_main(scan_main)?;
-            Ok((main_used, dumped))
+            let reads_main_again = self.observe_main(scan_main)?;
+            Ok((reads_main_again, dumped))
         });
         self.connection.listen_to(Groups::empty())?;
-        let (main_used, dumped) = result?;
+        let (reads_main_again, dumped) = result?;
         self.resolve_by_lookup(dumped)?;
-        Ok(main_used)
+        Ok(reads_main_again)
     }
 
     /// Dumps addresses and table local while the monitor listens to route notifications: route dumps
@@ -112,44 +117,57 @@ impl Observer<'_> {
             if !skips_addresses {
                 dumped = dumped.and(self.dump_addresses(*family)?);
             }
-            dumped = dumped.and(self.dump_routes(*family, TABLE_LOCAL, &mut false)?);
+            dumped = dumped.and(self.dump_local(*family)?);
         }
         Ok(dumped)
     }
 
-    /// Dumps table main where it matters. Returns whether it held a route of the link to a row.
+    /// Reads table main where it matters. Returns whether to read it again after a write: it held a route of
+    /// the link to a row, or could not be read.
     ///
-    /// Look-ups do not show table main, so an interrupted dump is repeated alone. The rows keep what each
+    /// Look-ups do not show table main, so an interrupted reading is repeated alone. The rows keep what each
     /// dump shows.
     fn observe_main(&mut self, scan_main: bool) -> Result<bool, Failed> {
-        let mut main_used = false;
+        let mut reads_again = false;
         for family in Family::ALL {
             let attempts = match self.main_matters(family, scan_main) {
                 true => ATTEMPTS,
                 false => 0,
             };
+            let mut dumped = Dumped::Complete;
             for _ in 0..attempts {
                 let mut used = false;
-                let dumped = self.scan_main(family, &mut used)?;
-                main_used |= used;
+                dumped = self.scan_main(family, &mut used)?;
+                reads_again |= used;
                 if dumped == Dumped::Complete {
                     break;
                 }
+                trace::lost(Lost::Dump);
             }
+            reads_again |= dumped == Dumped::Interrupted;
         }
         self.rows.finish();
-        Ok(main_used)
+        Ok(reads_again)
     }
 
-    /// Dumps table main. Says with `used` whether it held a route of the link to a row.
+    /// Reads table main. Says with `used` whether it held a route of the link to a row. If the reading was
+    /// interrupted, the rows of which it left something open are unread.
     pub(super) fn scan_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
         *used = false;
-        let dumped = self.dump_routes(family, TABLE_MAIN, used)?;
+        let dumped = self.probe_main(family, used)?;
         // The kernel makes each part of a dump in one walk, IPv6 under the table's lock (`fib6_dump_table`,
         // net/ipv6/ip6_fib.c). No change can interrupt a single walk.
         let is_whole = dumped == Dumped::Complete && self.connection.is_dump_of_one_part();
         if is_whole && !*used {
             return Ok(dumped);
+        }
+        if !is_whole {
+            for row in self.rows.iter_mut().filter(|row| row.is_of(family)) {
+                // An audit judges the prefix routes alone.
+                if !self.read_only || may_have_prefix_route(row) {
+                    row.facts |= Facts::UNREAD_MAIN;
+                }
+            }
         }
         let groups = self.connection.groups();
         let both_tables = Groups::routes(family) | Groups::OF_MAIN;
@@ -161,21 +179,38 @@ impl Observer<'_> {
 
     /// Dumps table main while the monitor listens to its changes.
     fn dump_main_guarded(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
-        self.connection.notifications(|_| ())?;
-        let mut dumped = self.dump_routes(family, TABLE_MAIN, used)?;
-        if *used {
-            // The call will delete routes from table main: find routes that a deletion could hit.
-            dumped = dumped.and(self.dump_ambiguous_in_main(family)?);
+        let mut dumped = Dumped::Complete;
+        if !*used {
+            dumped = self.probe_main(family, used)?;
         }
-        Ok(dumped.and(self.hear_changes(TABLE_MAIN)?))
+        if *used {
+            dumped = dumped.and(self.join_main(family)?);
+        }
+        let is_one_part = self.connection.is_dump_of_one_part();
+        let heard = self.hear_changes(TABLE_MAIN)?;
+        if !is_one_part {
+            dumped = dumped.and(heard);
+        }
+        if dumped == Dumped::Complete {
+            for row in self.rows.iter_mut().filter(|row| row.is_of(family)) {
+                row.facts.remove(Facts::UNREAD_MAIN);
+            }
+        }
+        Ok(dumped)
     }
 
     /// Reads the notifications after a dump of `table`. They say whether a change has interrupted it.
     fn hear_changes(&mut self, table: u32) -> Result<Dumped, Failed> {
-        let (rows, admit) = (&mut *self.rows, self.admit);
+        let mut changes = Changes {
+            table,
+            link: self.context.link,
+            rows: &mut *self.rows,
+            admit: self.admit,
+            deleted: BTreeMap::new(),
+        };
         let mut changed = false;
         let heard = self.connection.notifications(|message| {
-            changed = changed || interrupts(message, table, rows, admit);
+            changed = changed || changes.interrupt(message);
         })?;
         Ok(if changed { Dumped::Interrupted } else { heard })
     }
@@ -247,22 +282,17 @@ impl Observer<'_> {
         Ok(dumped)
     }
 
-    fn dump_routes(
-        &mut self,
-        family: Family,
-        table: u32,
-        main_used: &mut bool,
-    ) -> Result<Dumped, Failed> {
+    /// Dumps table local. Before a change, it is dumped for all devices: another device's route is a
+    /// conflict, or a deletion could hit it.
+    fn dump_local(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, context, admit) = (&mut *self.rows, &self.context, self.admit);
-        // Before a change, table local is dumped for all devices: another device's route is a
-        // conflict, or a deletion could hit it.
-        let link = (table == TABLE_MAIN || self.read_only).then_some(context.link);
+        let link = self.read_only.then_some(context.link);
         let mut routes = Routes::default();
         let dumped = self.connection.dump(
-            |out, sequence| dump_routes(out, sequence, family, Some(table), link),
+            |out, sequence| dump_routes(out, sequence, family, Some(TABLE_LOCAL), link),
             |message| {
                 if let Some(route) = routes.read(message)? {
-                    *main_used |= route.table == table && rows.join_route(route, context, admit);
+                    rows.join_route(route, context, admit);
                 }
                 Ok(())
             },
@@ -271,12 +301,34 @@ impl Observer<'_> {
         Ok(dumped)
     }
 
-    /// Finds the rows whose routes in table main a deletion would miss, because the deletion matches an
-    /// earlier route (see [`is_matched_for`]).
-    fn dump_ambiguous_in_main(&mut self, family: Family) -> Result<Dumped, Failed> {
+    /// Dumps the link's routes of table main. The rows that have one are unread until
+    /// [`join_main`](Self::join_main) joins it.
+    fn probe_main(&mut self, family: Family, used: &mut bool) -> Result<Dumped, Failed> {
+        let (rows, context) = (&mut *self.rows, &self.context);
+        let mut routes = Routes::default();
+        self.connection.dump(
+            |out, sequence| {
+                dump_routes(out, sequence, family, Some(TABLE_MAIN), Some(context.link));
+            },
+            |message| {
+                if let Some(route) = routes.read(message)?
+                    && let Some(row) = rows.row_in_main(route, context)
+                {
+                    row.facts |= Facts::UNREAD_MAIN;
+                    *used = true;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Joins the routes of table main. Before a change, finds the rows whose routes a deletion would miss,
+    /// because the deletion matches an earlier route (see [`is_matched_for`]): a dump that shows a route has
+    /// shown the earlier ones to the same destination, even if a change has interrupted it.
+    fn join_main(&mut self, family: Family) -> Result<Dumped, Failed> {
         let (rows, context) = (&mut *self.rows, &self.context);
         // An IPv4 deletion matches only routes through the link.
-        let link = (family == Family::V4).then_some(context.link);
+        let link = (family == Family::V4 || self.read_only).then_some(context.link);
         // The ambiguous routes to the dump's current destination. A dump lists a destination's routes
         // in the kernel's order.
         let mut ambiguous: Vec<Route> = Vec::new();
@@ -294,12 +346,13 @@ impl Observer<'_> {
                     if is_ambiguous(&route, message, context.link) {
                         ambiguous.push(route);
                     }
-                } else if route.link == Some(context.link)
-                    && ambiguous.iter().any(|other| is_matched_for(other, &route))
-                    && let Some(at) = rows.index_of(host)
-                    && let Some(row) = rows.get_mut(at)
+                } else if rows.join_route(&route, context, None)
+                    && let Some(row) = rows.row_in_main(&route, context)
                 {
-                    row.facts |= Facts::AMBIGUOUS_DELETE_MAIN;
+                    row.facts.remove(Facts::UNREAD_MAIN);
+                    if ambiguous.iter().any(|other| is_matched_for(other, &route)) {
+                        row.facts |= Facts::AMBIGUOUS_DELETE_MAIN;
+                    }
                 }
                 Ok(())
             },
@@ -307,40 +360,68 @@ impl Observer<'_> {
     }
 }
 
-/// Whether the notified change may have made a dump of `table` skip a route to a row.
-///
-/// The kernel dumps in parts. IPv6 begins the next part behind as many routes as it has passed
-/// (`fib6_dump_table`, net/ipv6/ip6_fib.c), so a change of any route of that table may shift another one out of
-/// sight. It notifies under the table's lock, which each part of a dump takes (`fib6_add_rt2node`,
-/// `fib6_del_route`), so what has shifted a part has been notified.
-///
-/// IPv4 begins the next part at a destination, behind as many of its routes (`fn_trie_dump_leaf`,
-/// net/ipv4/fib_trie.c). Those of table local come before those of table main, with which they may share the
-/// list. A deletion is notified before it is done (`fib_table_delete`), and an addition hides nothing.
-fn interrupts(
-    message: &Message<'_>,
+/// The notified changes during a dump of `table`.
+struct Changes<'a> {
     table: u32,
-    rows: &mut Rows,
-    admit: Option<Admit<'_>>,
-) -> bool {
-    if matches!(message.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR) {
-        // The facts of addresses are older than this dump.
-        return true;
-    }
-    let route = match message.route() {
-        Ok(Some(route)) => route,
-        Ok(None) => return false,
-        Err(Malformed) => return true,
-    };
-    let is_local = route.table == TABLE_LOCAL;
-    match (route.family, route.host()) {
-        (Family::V6, _) => route.table == table,
-        (Family::V4, Some(host)) if is_local || route.table == table => {
-            let is_row = rows.index_of(host).is_some();
-            let discovers = |admit: Admit<'_>| is_local && admit(Vip::from(host)).is_some();
-            is_row || admit.is_some_and(discovers)
+    link: u32,
+    rows: &'a mut Rows,
+    admit: Option<Admit<'a>>,
+    /// By how many the deletions of a destination's IPv4 local routes exceed the additions.
+    deleted: BTreeMap<Option<IpAddr>, u32>,
+}
+
+impl Changes<'_> {
+    /// Whether the change may have made the dump skip a route to a row.
+    ///
+    /// The kernel dumps in parts. IPv6 begins the next part behind as many routes as it has passed
+    /// (`fib6_dump_table`, net/ipv6/ip6_fib.c), so a change of any route of that table may shift another one
+    /// out of sight. It notifies under the table's lock, which each part of a dump takes (`fib6_add_rt2node`,
+    /// `fib6_del_route`), so what has shifted a part has been notified.
+    ///
+    /// IPv4 begins the next part at a destination, behind as many of its routes (`fib_table_dump` and
+    /// `fn_trie_dump_leaf`, net/ipv4/fib_trie.c). Those of table local come before those of table main, with
+    /// which they may share the list. A deletion is notified before it is done (`fib_table_delete`), and an
+    /// addition hides nothing. If the destination has disappeared, the kernel skips as many routes of the next
+    /// one. It has then passed at least one route, and stopped at a route of this dump: both were deleted.
+    fn interrupt(&mut self, message: &Message<'_>) -> bool {
+        if matches!(message.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR) {
+            // The facts of addresses are older than this dump.
+            return true;
         }
-        (Family::V4, _) => false,
+        let route = match message.route() {
+            Ok(Some(route)) => route,
+            Ok(None) => return false,
+            Err(Malformed) => return true,
+        };
+        if route.family == Family::V6 {
+            return route.table == self.table;
+        }
+        let host = route.host();
+        let is_row = host.is_some_and(|host| self.rows.index_of(host).is_some());
+        let is_local = route.table == TABLE_LOCAL;
+        if self.table == TABLE_MAIN {
+            let is_dumped = || route.link.is_none_or(|link| link == self.link);
+            let is_main = route.table == TABLE_MAIN;
+            return message.kind == libc::RTM_DELROUTE
+                && (is_row && is_local || is_main && is_dumped());
+        }
+        let discovers = |host| self.admit.and_then(|admit| admit(Vip::from(host)));
+        is_local && (is_row || host.and_then(discovers).is_some() || self.vanishes(message, &route))
+    }
+
+    /// Whether a destination that had several IPv4 local routes may have none now.
+    fn vanishes(&mut self, message: &Message<'_>, route: &Route) -> bool {
+        if message.kind == libc::RTM_DELROUTE {
+            let deleted = self.deleted.entry(route.destination).or_default();
+            *deleted += 1;
+            return *deleted > 1;
+        }
+        if message.flags & NLM_F_REPLACE == 0
+            && let Some(deleted) = self.deleted.get_mut(&route.destination)
+        {
+            *deleted = deleted.saturating_sub(1);
+        }
+        false
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::{LINK, dumps_routes, ip, kind, manager, node, shared, split, v4, v6};
+use super::forged::{both, patient};
+use super::{LINK, assert_accounted, dumps_routes, ip, kind, manager, node, shared, split, v4, v6};
 use crate::engine::decide::AGES;
+use crate::netlink::decode;
 use crate::sys::fault::{Found, Line};
-use crate::{Claim, VipManager};
+use crate::{Cause, Claim, Drift, Error, Report, VipManager};
 
 /// How many VIPs: their dump has many parts.
 const MANY: usize = 2_000;
@@ -61,12 +63,13 @@ fn aged(set: &[IpAddr]) -> VipManager {
     vips
 }
 
-/// What a `reconcile` asks for that finds all VIPs right, while something happens.
+/// What a call asks for that finds all VIPs right, while something happens.
 #[track_caller]
-fn reconcile(
+fn asked(
     vips: &mut VipManager,
     set: &[IpAddr],
     happen: impl FnMut(usize) + Send + 'static,
+    call: impl FnOnce(&mut VipManager) -> Result<Report, Error>,
 ) -> Asked {
     let asked = shared::<Mutex<Asked>>();
     let line = Beside {
@@ -75,10 +78,22 @@ fn reconcile(
         happen,
     };
     vips.connection.requests().fault.put(line);
-    let report = vips.reconcile(&Claim::link(), set).unwrap();
+    let report = call(vips).unwrap();
     vips.connection.requests().fault.clear();
     assert_eq!((report.unchanged, report.writes), (set.len(), 0));
     *asked.lock().unwrap()
+}
+
+/// The same of a `reconcile`.
+#[track_caller]
+fn reconcile(
+    vips: &mut VipManager,
+    set: &[IpAddr],
+    happen: impl FnMut(usize) + Send + 'static,
+) -> Asked {
+    asked(vips, set, happen, |vips| {
+        vips.reconcile(&Claim::link(), set)
+    })
 }
 
 /// Another program changes a route of the node, and changes it back.
@@ -149,6 +164,41 @@ fn deletions_of_another_links_local_routes_hide_no_route() {
     assert!(beside.dumps > quiet.dumps, "{quiet:?} {beside:?}");
 }
 
+/// IPv4 goes on with a dump at the destination at which it has stopped, behind as many routes as it has passed
+/// there. If that destination disappears, as many routes of the next one are left out.
+#[test]
+fn deletion_of_a_destination_hides_no_route_of_the_next_one() {
+    let _node = node();
+    let set = v4(MANY);
+    let mut vips = aged(&set);
+    // In front of the VIPs, one destination with the routes of several parts.
+    let others = |act| {
+        move |metric| {
+            format!("route {act} local 10.95.255.255 dev node0 table local metric {metric}")
+        }
+    };
+    batch((1..=MANY).map(others("add")));
+    let quiet = asked(&mut vips, &set, |_| {}, |vips| vips.assign(&set));
+    let single = |act| move |at| format!("route {act} local 10.94.0.{at} dev node0 table local");
+    batch((1..=200).map(single("add")));
+    let delete_single = move |part| {
+        if part == 3 {
+            batch((1..=200).map(single("del")));
+        }
+    };
+    let beside = asked(&mut vips, &set, delete_single, |vips| vips.assign(&set));
+    assert_eq!(beside, quiet);
+    let deletes = move |part| {
+        // The first part is the answer to the look-up of the source.
+        if part == 3 {
+            batch((1..=MANY).map(others("del")));
+        }
+    };
+    let beside = asked(&mut vips, &set, deletes, |vips| vips.assign(&set));
+    assert_eq!((quiet.look_ups, beside.look_ups), (1, 1));
+    assert!(beside.dumps > quiet.dumps, "{quiet:?} {beside:?}");
+}
+
 /// An answer that fills the kernel's buffer may lack routes that changes have shifted. So a large answer is read
 /// again while the monitor listens.
 #[test]
@@ -160,4 +210,144 @@ fn large_answer_of_table_main_is_read_again_beside_the_monitor() {
     batch((1..=60).map(|at| format!("route add 2001:db8:9::{at:x}/128 dev {LINK}")));
     let large = reconcile(&mut vips, &set, |_| {});
     assert_eq!(large.dumps, small.dumps + 1);
+}
+
+/// While table main changes, no dump of it shows the route to one VIP.
+struct HidesInMain {
+    vip: IpAddr,
+    /// How often table main still changes.
+    changes: Arc<AtomicUsize>,
+}
+
+impl Line for HidesInMain {
+    fn receive(&mut self, kernel: &mut dyn FnMut() -> Found) -> Found {
+        let mut found = kernel();
+        let Found::Datagram(bytes) = &mut found else {
+            return found;
+        };
+        let count = |changes: usize| changes.checked_sub(1);
+        let is_in_main = |route: &decode::Route| route.table == u32::from(libc::RT_TABLE_MAIN);
+        let is_of_main = decode::messages(bytes)
+            .flatten()
+            .any(|message| matches!(message.route(), Ok(Some(route)) if is_in_main(&route)));
+        if !is_of_main
+            || (self
+                .changes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count))
+            .is_err()
+        {
+            return found;
+        }
+        let routes: Vec<_> = decode::messages(bytes)
+            .map(|message| {
+                message
+                    .ok()
+                    .and_then(|message| message.route().ok().flatten())
+            })
+            .collect();
+        for (message, route) in split(bytes).zip(routes) {
+            if route.is_some_and(|route| is_in_main(&route) && route.host() == Some(self.vip)) {
+                message[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+            }
+        }
+        flap("2001:db8:9:1::1/128 dev node0");
+        found
+    }
+}
+
+/// A VIP's address has a prefix route in table main, and the link has so many other routes there that the
+/// kernel may answer in parts. Without these, and for IPv4, a dump of table main cannot be interrupted.
+#[test]
+fn route_in_main_that_interrupted_dumps_do_not_show_is_unread() {
+    let _node = node();
+    let set = both(3);
+    let vip = v6(3)[1];
+    let mut vips = patient();
+    vips.assign(&set).unwrap();
+    batch((1..=60).map(|at| format!("route add 2001:db8:9::{at:x}/128 dev {LINK}")));
+    ip(&format!("addr change {vip}/128 dev {LINK}"));
+    let changes = Arc::new(AtomicUsize::new(usize::MAX));
+    vips.connection.requests().fault.put(HidesInMain {
+        vip,
+        changes: Arc::clone(&changes),
+    });
+
+    let audit = vips.audit().unwrap();
+    let drifts = |drift: Drift| {
+        let of = audit.drifted().filter(|audited| audited.drift == drift);
+        of.map(|audited| audited.vip.addr()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (drifts(Drift::UNREAD), audit.drifted().count()),
+        (vec![vip], 1)
+    );
+
+    // What makes a VIP work is written all the same.
+    let broken = v6(3)[0];
+    ip(&format!(
+        "route del local {broken} dev {LINK} table local metric 1024"
+    ));
+    let report = vips.normalize().unwrap_err().into_report().unwrap();
+    assert_accounted(&report, set.len());
+    assert_eq!(
+        (report.unchanged, report.failures.len()),
+        (3, 3),
+        "{report}"
+    );
+    assert!(
+        report
+            .failures
+            .iter()
+            .all(|failure| failure.cause == Cause::Unread),
+        "{report}"
+    );
+    let begun = report
+        .failures
+        .iter()
+        .filter(|failure| failure.begun.is_some());
+    assert_eq!(
+        begun.map(|failure| failure.vip.addr()).collect::<Vec<_>>(),
+        [broken]
+    );
+    assert!(changes.load(Ordering::Relaxed) < usize::MAX);
+
+    changes.store(0, Ordering::Relaxed);
+    let audit = vips.audit().unwrap();
+    let drifted: Vec<_> = audit
+        .drifted()
+        .map(|audited| (audited.vip.addr(), audited.drift))
+        .collect();
+    assert_eq!(drifted, [(vip, Drift::PREFIX_ROUTE)]);
+    // The table changes during a few dumps more.
+    changes.store(10, Ordering::Relaxed);
+    let report = vips.normalize().unwrap();
+    assert_eq!((report.unchanged, report.repaired), (5, 1), "{report}");
+    assert!(vips.audit().unwrap().is_clean());
+}
+
+/// The deletion could hit a route of another device, so all devices' routes are read. In IPv6, a dump that shows
+/// a route has shown what the deletion could hit, whatever else has changed.
+#[test]
+fn prefix_route_is_deleted_while_table_main_changes() {
+    let _node = node();
+    let vip = v6(1)[0];
+    let mut vips = patient();
+    vips.assign([vip]).unwrap();
+    batch((1..=MANY).map(|at| format!("route add 2001:db8:9::{at:x}/128 dev node0")));
+    ip(&format!("addr change {vip}/128 dev {LINK}"));
+    let happened = Arc::new(AtomicUsize::new(0));
+    let times = Arc::clone(&happened);
+    vips.connection.requests().fault.put(Beside {
+        asked: shared(),
+        parts: 0,
+        happen: move |_| {
+            flap("2001:db8:9:1::1/128 dev node0");
+            times.fetch_add(1, Ordering::Relaxed);
+        },
+    });
+    let report = vips.normalize().unwrap();
+    vips.connection.requests().fault.clear();
+    assert_eq!(report.repaired, 1, "{report}");
+    assert!(happened.load(Ordering::Relaxed) > 10);
+    assert!(vips.audit().unwrap().is_clean());
 }

@@ -30,8 +30,9 @@ impl VipManager {
     /// While other writers change the tables, a dump may miss entries. The audit repeats an interrupted
     /// dump a limited number of times, and then looks up each discovered VIP. If a routing rule
     /// precedes the rule for table local, a look-up proves nothing, and a VIP whose routes no dump
-    /// showed has [`Drift::UNREAD`](crate::Drift::UNREAD). The drift of a reported VIP is therefore
-    /// true. Under changes without a pause, an audit may rarely miss a VIP that has only a route.
+    /// showed has [`Drift::UNREAD`](crate::Drift::UNREAD). So has a VIP that may have a prefix route, if
+    /// every dump of table main was interrupted. The drift of a reported VIP is therefore true. Under changes
+    /// without a pause, an audit may rarely miss a VIP that has only a route.
     ///
     /// ```
     #[doc = include_str!("../keeper/example.txt")]
