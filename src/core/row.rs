@@ -178,12 +178,10 @@ impl Row {
         repeats
     }
 
-    /// Whether the VIP must be read again, because it may have an address or routes that were not
-    /// seen.
+    /// Whether the VIP may have an address or routes that were not seen, in any table.
     #[inline]
-    pub(crate) fn is_to_be_read(&self) -> bool {
-        let unread = Facts::UNREAD | Facts::UNREAD_MAIN;
-        self.facts.intersects(unread) && self.goal != Goal::Look && !self.has_failed()
+    pub(crate) fn is_unread(&self) -> bool {
+        self.facts.intersects(Facts::UNREAD | Facts::UNREAD_MAIN)
     }
 
     /// Goes on from an acked step without an observation. Returns whether that is safe: nothing but the

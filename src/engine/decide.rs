@@ -385,7 +385,7 @@ impl Engine {
         let Stage::Plan(basis) = self.stage else {
             return Verdict::GoOn;
         };
-        let reads = rows.iter().any(Row::is_to_be_read);
+        let reads = rows.iter().any(|row| self.is_to_be_read(row));
         self.unread = if reads {
             self.unread.saturating_add(1)
         } else {
@@ -416,6 +416,19 @@ impl Engine {
         verdict
     }
 
+    /// Whether a row needs nothing but to be read again.
+    #[inline]
+    fn is_to_be_read(&self, row: &Row) -> bool {
+        row.is_unread() && self.has_only_to_be_read(row)
+    }
+
+    // Out of line, so that the hot path keeps its one inlined `next`.
+    #[cold]
+    #[inline(never)]
+    fn has_only_to_be_read(&self, row: &Row) -> bool {
+        !row.has_failed() && self.next(row) == Next::Read
+    }
+
     /// Whether waiting has led to no progress.
     fn has_stalled(&self, clock: &impl Clock) -> bool {
         self.stalled || clock.since_progress() >= clock.stall().max(AGES)
@@ -433,7 +446,7 @@ impl Engine {
     /// Whether the row fails with this cause when the engine gives up.
     pub(crate) fn gives_up(&self, row: &Row, cause: Cause) -> bool {
         match cause {
-            Cause::Unread => row.is_to_be_read(),
+            Cause::Unread => self.is_to_be_read(row),
             _ => {
                 let waits = !row.has_failed() && self.next(row) == Next::Wait;
                 waits && self.postpones(row).is_none()
