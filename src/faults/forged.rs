@@ -657,6 +657,9 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
     }
 }
 
+/// Of a message about a route (`rtm_table`, linux/rtnetlink.h).
+const TABLE_AT: usize = 20;
+
 /// Look-ups say that there is no route, as they do while the kernel's own route is being destroyed in front
 /// of the desired route. The dumps show the desired route.
 #[test]
@@ -672,7 +675,7 @@ fn look_up_without_a_route_hides_no_route_that_an_interrupted_dump_showed() {
             return Found::Nothing;
         };
         let is_route = kind(&bytes) == libc::RTM_NEWROUTE;
-        if is_of_dump(&bytes) && is_route {
+        if is_of_dump(&bytes) && is_route && bytes[TABLE_AT] == libc::RT_TABLE_LOCAL {
             for message in split(&mut bytes) {
                 message[FLAGS_AT] |= u8::try_from(netlink_packet_core::NLM_F_DUMP_INTR).unwrap();
             }
