@@ -726,8 +726,9 @@ fn new_ipv6_vips_are_right_before_the_last_address_is_there() {
             }
             false
         });
+        let over = common::SetOnDrop(&is_over);
         assert_eq!(vips.assign(&set).unwrap().assigned, set.len());
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         watcher.join().unwrap()
     });
     assert!(was_early);

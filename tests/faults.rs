@@ -245,6 +245,7 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
                 interrupted.fetch_add(1, order);
             }
         });
+        let over = common::SetOnDrop(&over);
         for round in 0..20 {
             let before = interrupted.load(order);
             let audit = vips.audit().unwrap();
@@ -263,7 +264,7 @@ fn calls_beside_a_writer_of_addresses_repeat_interrupted_dumps() {
                 std::thread::yield_now();
             }
         }
-        over.store(true, order);
+        drop(over);
     });
     net.assert_single_route(&set, PROTO_KERNEL);
 }

@@ -313,6 +313,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
                         turns.fetch_add(1, Ordering::Relaxed);
                     }
                 });
+                let _stop = common::SetOnDrop(&stop);
                 let mut vips = builder(VIP_LINK, protocol)
                     .stall_timeout(Duration::from_millis(100))
                     .open()
@@ -327,7 +328,6 @@ fn one_call_repairs_after_a_naive_writer_stops() {
                         }
                     }
                 }
-                stop.store(true, Ordering::Relaxed);
             });
             let report = manager(protocol)
                 .assign(&set)

@@ -71,7 +71,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// [`KeeperHandle`]:
 ///
 /// ```no_run
-/// # /// # use viproute::{Claim, VipManager};
+/// # use std::net::IpAddr;
+/// # use viproute::{Claim, VipManager};
 /// # let manager = VipManager::builder("kube-dummy-if").source([192, 0, 2, 10]).open()?;
 /// # let desired: [IpAddr; 1] = ["10.96.0.10".parse()?];
 /// let keeper = manager.into_keeper(Claim::link().at_most(100))?;

@@ -27,6 +27,7 @@ bitflags::bitflags! {
         const V4_ROUTES = 1;
         const V6_ROUTES = 1 << 1;
         const V4_ADDRESSES = 1 << 2;
+        const V6_ADDRESSES = 1 << 5;
         /// With a group of routes: those of table main, too. Without, those of table local alone.
         const OF_MAIN = 1 << 3;
         /// With the group of addresses: their deletions, and nothing else.
@@ -55,11 +56,20 @@ impl Groups {
         }
     }
 
+    /// The group of a family's address notifications.
+    pub(crate) fn addresses(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4_ADDRESSES,
+            Family::V6 => Self::V6_ADDRESSES,
+        }
+    }
+
     /// The number of a single group (linux/rtnetlink.h).
     fn number(self) -> u32 {
         match self {
             Self::V4_ROUTES => libc::RTNLGRP_IPV4_ROUTE,
             Self::V6_ROUTES => libc::RTNLGRP_IPV6_ROUTE,
+            Self::V6_ADDRESSES => libc::RTNLGRP_IPV6_IFADDR,
             _ => libc::RTNLGRP_IPV4_IFADDR,
         }
     }

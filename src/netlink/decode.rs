@@ -208,7 +208,7 @@ impl<'a> Message<'a> {
         let mut peer = None;
         let mut address = Address {
             prefix_length: fixed[1],
-            // The header has the low byte of the flags. libc::IFA_FLAGS, if present, has all flags.
+            // The header has the low byte of the flags. IFA_FLAGS, if present, has all flags.
             flags: u32::from(fixed[2]),
             link: u32_at(fixed, 4).ok_or(Malformed)?,
             addr: family.unspecified(),

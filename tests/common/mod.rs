@@ -115,6 +115,15 @@ pub fn at_most(n: usize) -> usize {
     n.min(limit)
 }
 
+/// Sets the flag when dropped, also by a panic: a thread of the scope that waits for the flag ends.
+pub struct SetOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// How often, how many or how long: the first with `VIPROUTE_TESTS=full` (`tests/run --full`), else the
 /// second, which shows the same behaviour with less confidence.
 pub fn full_or_quick<N>(full: N, quick: N) -> N {
