@@ -37,8 +37,10 @@
 //!   VIPs that a [`Claim`] covers. [`release_all`](VipManager::release_all) removes every claimed VIP.
 //! * [`set_source`](VipManager::set_source) and [`set_binding`](VipManager::set_binding) move every VIP on the
 //!   link.
-//! * [`audit`](VipManager::audit), [`audit_only`](VipManager::audit_only), [`plan`](VipManager::plan),
-//!   [`plan_assign`](VipManager::plan_assign) and [`plan_release`](VipManager::plan_release) change nothing.
+//! * [`audit`](VipManager::audit), [`audit_only`](VipManager::audit_only),
+//!   [`audit_deep`](VipManager::audit_deep), [`audit_deep_only`](VipManager::audit_deep_only),
+//!   [`plan`](VipManager::plan), [`plan_assign`](VipManager::plan_assign) and
+//!   [`plan_release`](VipManager::plan_release) change nothing.
 //! * [`watcher`](VipManager::watcher) reports changes as events. A [`Keeper`] repairs them, in an event loop
 //!   or on a thread of its own ([`KeeperHandle`]).
 //!

@@ -52,10 +52,11 @@ pub enum Cause {
     /// Another writer kept undoing what this call did for the VIP, until the call gave up on it.
     /// Find that writer; two that want different states never converge.
     Contended,
-    /// The VIP could not be read, and nothing was written for it since. Other writers kept changing the
-    /// tables, so every dump was interrupted, and an interrupted dump can omit routes. Look-ups do not show
-    /// table main; all else of the VIP may be right then. If a routing rule precedes the rule for table local,
-    /// look-ups are inconclusive, too.
+    /// The VIP could not be read. Other writers kept changing the tables, so every dump was interrupted, and an
+    /// interrupted dump can omit routes. If only table main is unread, the call has repaired what it saw, and the
+    /// VIP may be right except for a further route there: look-ups do not show that table. If a routing rule
+    /// precedes the rule for table local, look-ups are inconclusive, and nothing is written for a VIP that no
+    /// dump showed.
     Unread,
     /// The call ended before it saw this VIP in the desired state: it was cancelled, ran out of time, or
     /// the link disappeared. Earlier writes for the VIP stay, and the same call continues later.

@@ -45,10 +45,9 @@ bitflags::bitflags! {
         /// A table other than local and main has a route to the VIP through the link. Only a deep
         /// audit checks this.
         const OTHER_TABLE = 1 << 13;
-        /// The VIP could not be read. Other writers kept changing the tables, so every dump was
-        /// interrupted; and the node's routing rules made look-ups inconclusive, or the table was
-        /// main, which look-ups do not show. The other flags were seen. A flag that is not set may
-        /// apply, too.
+        /// The VIP could not be read. Every dump was interrupted, because other writers kept changing
+        /// the tables, and look-ups could not replace the dumps: a routing rule made them inconclusive,
+        /// or the table was main. The set flags were seen; others may apply.
         const UNREAD = 1 << 14;
         /// The address has a finite valid lifetime: the kernel will delete it.
         const EXPIRING_ADDRESS = 1 << 15;

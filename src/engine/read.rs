@@ -94,7 +94,7 @@ impl Observer<'_> {
                 continue;
             }
             // The dump may lack a route that is notified now, so the route is not noted as seen.
-            dumped = dumped.and(self.hear_changes(TABLE_LOCAL)?);
+            dumped = dumped.and(self.hear_changes(TABLE_LOCAL, false)?);
             if has_skipped {
                 dumped = Dumped::Interrupted;
             }
@@ -159,6 +159,7 @@ impl Observer<'_> {
         // net/ipv6/ip6_fib.c). No change can interrupt a single walk.
         let is_whole = dumped == Dumped::Complete && self.connection.is_dump_of_one_part();
         if is_whole && !*used {
+            self.note_main_is_read(family);
             return Ok(dumped);
         }
         if !is_whole {
@@ -187,22 +188,28 @@ impl Observer<'_> {
             dumped = dumped.and(self.join_main(family)?);
         }
         let is_one_part = self.connection.is_dump_of_one_part();
-        let heard = self.hear_changes(TABLE_MAIN)?;
-        if !is_one_part {
+        let heard = self.hear_changes(TABLE_MAIN, is_one_part)?;
+        // Look-ups rest on the notifications of IPv4 addresses, too.
+        if !is_one_part || self.connection.groups().contains(Groups::V4_ADDRESSES) {
             dumped = dumped.and(heard);
         }
         if dumped == Dumped::Complete {
-            for row in self.rows.iter_mut().filter(|row| row.is_of(family)) {
-                row.facts.remove(Facts::UNREAD_MAIN);
-            }
+            self.note_main_is_read(family);
         }
         Ok(dumped)
     }
 
+    fn note_main_is_read(&mut self, family: Family) {
+        for row in self.rows.iter_mut().filter(|row| row.is_of(family)) {
+            row.facts.remove(Facts::UNREAD_MAIN);
+        }
+    }
+
     /// Reads the notifications after a dump of `table`. They say whether a change has interrupted it.
-    fn hear_changes(&mut self, table: u32) -> Result<Dumped, Failed> {
+    fn hear_changes(&mut self, table: u32, is_one_part: bool) -> Result<Dumped, Failed> {
         let mut changes = Changes {
             table,
+            is_one_part,
             link: self.context.link,
             rows: &mut *self.rows,
             admit: self.admit,
@@ -241,7 +248,7 @@ impl Observer<'_> {
                     Ok(())
                 },
             );
-            let heard = self.hear_changes(TABLE_LOCAL);
+            let heard = self.hear_changes(TABLE_LOCAL, false);
             self.connection.listen_to(Groups::empty())?;
             dumped = dumped.and(node_dump?).and(heard?);
         }
@@ -363,6 +370,8 @@ impl Observer<'_> {
 /// The notified changes during a dump of `table`.
 struct Changes<'a> {
     table: u32,
+    /// The kernel made the dump in one walk, so no change of a route interrupts it.
+    is_one_part: bool,
     link: u32,
     rows: &'a mut Rows,
     admit: Option<Admit<'a>>,
@@ -392,6 +401,7 @@ impl Changes<'_> {
             };
         }
         let route = match message.route() {
+            Ok(Some(_)) if self.is_one_part => return false,
             Ok(Some(route)) => route,
             Ok(None) => return false,
             Err(Malformed) => return true,

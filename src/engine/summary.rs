@@ -22,7 +22,7 @@ fn kind(row: &Row) -> Option<OutcomeKind> {
 fn outcome(row: &Row, policies: PerFamily<Policy>) -> Option<Outcome> {
     let kind = kind(row)?;
     let cured = match kind {
-        OutcomeKind::Repaired => row.before.drift(policies[row.vip.family()]),
+        OutcomeKind::Repaired => row.before.drift(policies[row.vip.family()]) - Drift::UNREAD,
         OutcomeKind::Assigned | OutcomeKind::Released => Drift::empty(),
     };
     Some(Outcome {

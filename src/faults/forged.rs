@@ -441,7 +441,7 @@ fn a_shortage_that_passes_is_outlasted() {
 
 /// What does not come back fails the VIPs that it hits, with its number, and no other.
 #[test]
-fn a_shortage_that_stays_fails_whom_it_hits() {
+fn lasting_shortage_fails_only_affected_vips() {
     for errno in [libc::ENOMEM, libc::EBUSY, libc::ENOSPC, libc::EDQUOT] {
         let _node = node();
         let mut vips = patient();
@@ -586,7 +586,7 @@ pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> &'static Atomic
 }
 
 #[test]
-fn a_dump_that_the_kernel_calls_torn_is_repeated() {
+fn dump_with_interrupted_flag_is_repeated() {
     let _node = node();
     let set = both(40);
     let mut vips = patient();

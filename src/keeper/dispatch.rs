@@ -331,7 +331,9 @@ impl Keeper {
             // The keeper looks for what is missing, not at the VIP.
             Cause::Missing(kind) => return self.note_missing(failure, kind, now),
             // Another link has the VIP, or no call may change its form: until that ends.
-            Cause::Conflict | Cause::Unread => (1, false),
+            Cause::Conflict => (1, false),
+            // The table changes too often now, whatever the VIP does.
+            Cause::Unread => (0, false),
             cause if cause.is_not_ours_to_change() => (1, false),
             _ => (PATIENCE + 1, true),
         };

@@ -112,7 +112,7 @@ impl Keeper {
         }
         self.is_order_new = true;
         let are_noted = self.note_changes(&goes, &[]);
-        // What can be no VIP was never put there.
+        // An address that cannot be a VIP was never assigned.
         let could_hold = |vip: &&Vip| self.manager.could_hold(**vip);
         self.leaving.extend(goes.iter().filter(could_hold));
         self.leaving.sort_unstable();
@@ -130,7 +130,8 @@ impl Keeper {
         self.begin_set(are_noted);
     }
 
-    /// Begins to keep another set: what comes and goes is all there is to look at, or everything.
+    /// Begins a new desired set. If the changes are noted, only the changed VIPs are looked at; otherwise the whole
+    /// link is read.
     fn begin_set(&mut self, are_changes_noted: bool) {
         self.reading.end_fight(Instant::now());
         if !are_changes_noted {
@@ -147,8 +148,7 @@ impl Keeper {
         }
     }
 
-    /// Where the set is kept and only a few VIPs change, notes that those are to be looked at. Else
-    /// it says no.
+    /// Marks the changed VIPs to be looked at. Returns false if the whole link must be read instead.
     fn note_changes(&mut self, goes: &[Vip], comes: &[Vip]) -> bool {
         let is_kept = !self.reading.is_certain()
             && !self.link_state.is_waiting()
@@ -169,10 +169,10 @@ impl Keeper {
             self.backoffs.remove(vip);
             let mut notified = self.dirty.remove(*vip).unwrap_or_default();
             if !self.manager.could_hold(*vip) {
-                // Nor does any other call release what can be no VIP.
+                // No other call releases an address that cannot be a VIP either.
                 continue;
             }
-            // For want of a source it was never put there.
+            // The VIP may never have been assigned, because its family lacked a source.
             notified.unverified |= self.manager.check(*vip).is_err() || self.waits(vip.family());
             self.add_known(*vip, &mut notified);
             *self.dirty.entry(*vip) = notified;

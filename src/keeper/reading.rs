@@ -75,8 +75,8 @@ impl Reading {
         self.why() == Some(Why::Order)
     }
 
-    /// Whether a loss was put off that the notified change of a VIP is to bring forward: the notifications
-    /// of that VIP may be incomplete.
+    /// Whether the notified change of a VIP makes a delayed reading after a loss due now: the notifications of
+    /// that VIP may be incomplete.
     pub(super) fn is_brought_forward(&self, now: Instant) -> bool {
         self.why() == Some(Why::Loss) && self.fought.until <= now
     }

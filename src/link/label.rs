@@ -44,8 +44,8 @@ pub enum SourceAvoidance {
     /// kernel's own table that is `fc00::/7`, for VIPs with unique local addresses.
     ///
     /// The kernel keeps the entries when the link is deleted. A link that is created again has another
-    /// index and gets its own entries; the manager then removes the entries that it added for the deleted
-    /// link, which a plan does not list. No entry shows which program added it, so the entries of a manager
+    /// index and gets its own entries. The manager then removes the entries that it added for the deleted
+    /// link. A plan does not list that removal. No entry shows which program added it, so the entries of a manager
     /// that ended before stay, and apply to the next link with that index. `ip addrlabel list` shows them
     /// as `dev if7`, with the old index, and `ip addrlabel del prefix ::/0 dev if7 label 99` removes one.
     /// Each entry that stays costs time whenever the kernel chooses an IPv6 source address
@@ -124,7 +124,7 @@ pub(crate) fn label(
         };
         let missing = how.missing(&table, vips.clone())?;
         if missing.is_empty() {
-            return Ok(writes + remove_stale(connection, how, &table, added)?);
+            return Ok(writes + remove_stale(connection, how, &table, added));
         }
         for prefix in missing {
             let entry = how.entry(prefix);
@@ -146,32 +146,33 @@ pub(crate) fn label(
 }
 
 /// Removes the entries of `added` whose link is gone, unless another program has changed them: the kernel
-/// keeps them (net/ipv6/addrlabel.c). Forgets the entries of other links. Returns the number of messages that
-/// write.
+/// keeps them (net/ipv6/addrlabel.c). Forgets the entries of other links. No VIP waits for this, so the next call
+/// tries again what fails. Returns the number of messages that write.
 fn remove_stale(
     connection: &mut Connection,
     how: Labelling<'_>,
     table: &[Label],
     added: &mut Vec<Label>,
-) -> Result<u64, Error> {
+) -> u64 {
     let mut writes = 0;
-    while let Some(place) = added.iter().position(|entry| entry.link != how.link) {
-        let entry = added.swap_remove(place);
-        if !table.contains(&entry) || link::exists(connection, entry.link)? {
-            continue;
+    added.retain(|entry| {
+        if entry.link == how.link {
+            return true;
         }
-        writes += 1;
-        match set(connection, libc::RTM_DELADDRLABEL, &entry) {
-            Err(failed) if failed.errno() != Some(libc::ESRCH) => {
-                return Err(failed.into_error(format!(
-                    "cannot remove the address label for {} of a link that is gone",
-                    entry.prefix
-                )));
+        if !table.contains(entry) {
+            return false;
+        }
+        match link::exists(connection, entry.link) {
+            Ok(true) => false,
+            Ok(false) => {
+                writes += 1;
+                let removed = set(connection, libc::RTM_DELADDRLABEL, entry);
+                removed.is_err_and(|failed| failed.errno() != Some(libc::ESRCH))
             }
-            _ => {}
+            Err(_) => true,
         }
-    }
-    Ok(writes)
+    });
+    writes
 }
 
 fn set(connection: &mut Connection, kind: u16, entry: &Label) -> Result<(), Failed> {

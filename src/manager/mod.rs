@@ -425,9 +425,9 @@ impl VipManager {
         self.act(Scope::Claimed(leaving))
     }
 
-    /// Repairs VIPs: by look-ups, from the notifications in `all_notified`, or without them by dumps. Assigns the desired VIPs, and
-    /// releases the other VIPs that are named or claimed. Does not read the rest of the link, nor
-    /// wait until time proves a VIP right: see [`postponed`](Self::postponed).
+    /// Repairs these VIPs and changes no other: assigns the desired VIPs, and releases the other VIPs that are
+    /// named or claimed. With `all_notified` it observes them by look-ups, otherwise by dumps of the link. It does
+    /// not wait until time proves a VIP right: see [`postponed`](Self::postponed).
     ///
     /// `vips` and `all_notified` are in the same order.
     pub(crate) fn mend(

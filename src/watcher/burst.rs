@@ -14,7 +14,7 @@ pub(super) struct Burst {
     filter: VipFilter,
     /// Addresses of the link with a prefix that is no host's.
     wide: BTreeSet<IpAddr>,
-    /// The address that has just gone from there. The kernel's own route goes right after its address
+    /// The address last removed from `wide`. The kernel's own route goes right after its address
     /// (`__ipv6_ifa_notify`, net/ipv6/addrconf.c; `fib_del_ifaddr`, net/ipv4/fib_frontend.c).
     gone: Option<IpAddr>,
     vips: BTreeMap<Vip, (Change, Origin)>,
@@ -65,7 +65,7 @@ impl Burst {
     }
 
     /// Forgets the addresses that are no VIPs and have gone: the kernel may have removed their routes without a
-    /// notification. Without a link, all have.
+    /// notification. If the link is gone, forgets them all.
     pub(super) fn link_changed(&mut self, is_there: bool) {
         self.gone = None;
         if !is_there {
