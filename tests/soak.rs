@@ -121,7 +121,8 @@ fn child() {
         // SAFETY: two initialised entries, whose descriptors are open during the call.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), count, patience) };
         assert!(ready >= 0, "{}", std::io::Error::last_os_error());
-        if fds[1].revents != 0 {
+        // What was lost is read before the next question: it would be read as a whole with the next drift.
+        if fds[1].revents != 0 && fds[0].revents == 0 {
             match sabotage {
                 Sabotage::None => {}
                 Sabotage::Idle => idle = true,

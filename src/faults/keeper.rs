@@ -65,25 +65,34 @@ fn is_put_off(keeper: &Keeper, repairs: u64, between: [Instant; 2]) -> bool {
     (earliest..=latest).contains(&at)
 }
 
+/// Undoes and repairs the VIP, after so many repairs, until the next pause is so long that no machine is as
+/// slow. Returns the number of repairs, and the moments between which the last one was done.
+fn repair_until_long_pause(
+    keeper: &mut Keeper,
+    vip: IpAddr,
+    mut repairs: u64,
+) -> (u64, [Instant; 2]) {
+    let mut between = [Instant::now(); 2];
+    while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
+        undo(vip);
+        keeper.age(LONGEST_PAUSE);
+        between[0] = Instant::now();
+        assert_eq!(dispatch(keeper).repaired, 1);
+        between[1] = Instant::now();
+        repairs += 1;
+        assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
+        dispatch_until_idle(keeper);
+    }
+    (repairs, between)
+}
+
 #[test]
 fn a_fight_is_put_off_and_ends() {
     let _node = node();
     let set = v4(2);
     let (vip, other) = (set[0], set[1]);
     let mut keeper = keeper(&set);
-    let mut repairs = 0;
-    let mut between = [Instant::now(); 2];
-    // Up to a pause so long that no machine is as slow.
-    while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
-        undo(vip);
-        keeper.age(LONGEST_PAUSE);
-        between[0] = Instant::now();
-        assert_eq!(dispatch(&mut keeper).repaired, 1);
-        between[1] = Instant::now();
-        repairs += 1;
-        assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
-        dispatch_until_idle(&mut keeper);
-    }
+    let (repairs, between) = repair_until_long_pause(&mut keeper, vip, 0);
     undo(vip);
     assert_eq!(dispatch(&mut keeper).writes, 0, "it was not put off");
     assert!(is_put_off(&keeper, repairs, between));
@@ -128,14 +137,13 @@ fn vip_that_is_undone_during_its_repair_is_put_off() {
         }
         found
     });
-    let began = Instant::now();
     assert_eq!(dispatch(&mut keeper).repaired, 1);
-    let between = [began, Instant::now()];
     assert_eq!(keeper.counters().backoffs, 1);
     dispatch_until_idle(&mut keeper);
+    let (repairs, between) = repair_until_long_pause(&mut keeper, vip, FREE + 1);
     undo(vip);
     keeper.dispatch(0).unwrap();
-    assert!(is_put_off(&keeper, FREE + 1, between));
+    assert!(is_put_off(&keeper, repairs, between));
 }
 
 /// What is undone is a different VIP each time, but all of it with the link, which is read as a
