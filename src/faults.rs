@@ -51,9 +51,12 @@ fn enter_sandbox() {
     ENTERED.get_or_init(sandbox::enter);
 }
 
-/// What a test shares with the fault that it injects.
-fn shared<T: Default>() -> &'static T {
-    Box::leak(Box::default())
+/// What a test shares with the fault that it injects. It stays reachable: LeakSanitizer looks for what is not.
+fn shared<T: Default + Sync>() -> &'static T {
+    static SHARED: Mutex<Vec<&(dyn Sync)>> = Mutex::new(Vec::new());
+    let value: &T = Box::leak(Box::default());
+    SHARED.lock().unwrap().push(value);
+    value
 }
 
 fn ip(line: &str) -> String {
