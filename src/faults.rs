@@ -53,7 +53,7 @@ fn enter_sandbox() {
 
 /// What a test shares with the fault that it injects. It stays reachable: LeakSanitizer looks for what is not.
 fn shared<T: Default + Sync>() -> &'static T {
-    static SHARED: Mutex<Vec<&(dyn Sync)>> = Mutex::new(Vec::new());
+    static SHARED: Mutex<Vec<&dyn Sync>> = Mutex::new(Vec::new());
     let value: &T = Box::leak(Box::default());
     SHARED.lock().unwrap().push(value);
     value
