@@ -10,6 +10,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod output;
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -19,6 +20,7 @@ use allocation_counter::measure;
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use common::{Node, manager};
+use output::Output;
 use viproute::{Binding, Claim};
 
 /// Measures what calls cost the process itself.
@@ -34,9 +36,8 @@ struct Options {
     /// Repeat each so often, and what has a tenth of the VIPs twice as often
     #[arg(long, default_value_t = 150)]
     runs: u32,
-    /// Write the table to this file, too
-    #[arg(long)]
-    out: Option<String>,
+    #[command(flatten)]
+    output: Output,
     /// In a process of its own: this work…
     #[arg(long, hide = true)]
     only: Option<Work>,
@@ -46,12 +47,6 @@ struct Options {
     /// …or all that goes with it but the call itself
     #[arg(long, hide = true)]
     idle: bool,
-    /// Each once and small, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// Microseconds between two samples of the kernel's accounting (`CONFIG_HZ=250`).
@@ -139,7 +134,7 @@ impl Work {
 
 fn main() {
     let mut options = Options::parse();
-    if options.test {
+    if options.output.test {
         options.memory = 200;
         options.size = 200;
         options.runs = 1;
@@ -174,7 +169,7 @@ fn main() {
             format!("≤ {target} ns"),
             yes(per_vip <= f64::from(target)),
         ]);
-        if !options.test && has_valgrind() {
+        if !options.output.test && has_valgrind() {
             // The first one grows the buffers.
             let count = |idle| {
                 let count = |times| child(Some(instructions()), *work, size, times, idle);
@@ -193,10 +188,7 @@ fn main() {
     viproute::sandbox::enter().expect("a private namespace");
     memory(&mut table, options.memory);
     allocations(&mut table, options.size);
-    println!("{table}");
-    if let Some(out) = &options.out {
-        std::fs::write(out, format!("{table}\n")).unwrap();
-    }
+    options.output.write(&format!("{table}\n"));
 }
 
 fn yes(met: bool) -> String {

@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod local;
+mod output;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -23,6 +24,7 @@ use common::{FAMILIES, LINK, Node, manager};
 use local::{GONE, RIGHT, Watch};
 use netlink_packet_core::NLM_F_EXCL;
 use netlink_packet_route::RouteNetlinkMessage;
+use output::Output;
 use viproute::{Binding, Claim};
 
 /// Compresses a day of a node's life.
@@ -37,15 +39,8 @@ struct Options {
     /// VIPs of each family
     #[arg(long, default_value_t = 2_000)]
     vips: u32,
-    /// Write the table to this file, too
-    #[arg(long)]
-    out: Option<String>,
-    /// One short hour, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
     /// The keeper's process
     #[command(subcommand)]
     role: Option<Role>,
@@ -268,7 +263,7 @@ fn main() {
     if let Some(Role::Keep { vips }) = options.role {
         return keep(vips);
     }
-    if options.test {
+    if options.output.test {
         (options.hours, options.seconds, options.vips) = (1, 0, 50);
     }
     viproute::sandbox::enter().expect("a private namespace");
@@ -310,10 +305,7 @@ fn main() {
         counters: keeper.end(),
     };
     let text = report(&options, &times, &cost);
-    println!("{text}");
-    if let Some(out) = &options.out {
-        std::fs::write(out, text).unwrap();
-    }
+    options.output.write(&text);
 }
 
 /// Waits until all VIPs are right.

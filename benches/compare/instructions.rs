@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod output;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -21,6 +22,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
+use output::Output;
 use viproute::bench::{Pure, State};
 
 /// How much worse, in percent, fails.
@@ -32,18 +34,11 @@ struct Options {
     /// Make these counts the ones to compare with
     #[arg(long)]
     renew: bool,
-    /// Write the table to this file, too
-    #[arg(long)]
-    out: Option<String>,
+    #[command(flatten)]
+    output: Output,
     /// Do one work, for valgrind to look at
     #[arg(long, hide = true)]
     only: Option<String>,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// Each work once, without counting
-    #[arg(long)]
-    test: bool,
 }
 
 /// One thing to count.
@@ -190,7 +185,7 @@ fn main() -> ExitCode {
         WORKS.iter().find(|work| work.name == only).unwrap().run();
         return ExitCode::SUCCESS;
     }
-    if options.test {
+    if options.output.test {
         WORKS.iter().for_each(Work::run);
         return ExitCode::SUCCESS;
     }
@@ -214,10 +209,7 @@ fn main() -> ExitCode {
         .collect();
 
     let (table, worse) = compare(&counts, &before);
-    println!("{table}");
-    if let Some(out) = &options.out {
-        std::fs::write(out, format!("{table}\n")).unwrap();
-    }
+    options.output.write(&format!("{table}\n"));
     if made_with != rustc {
         println!(
             "\n!!! The counts to compare with were made with another compiler:\n!!!   {made_with}\n\

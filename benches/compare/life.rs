@@ -11,6 +11,7 @@
 mod common;
 mod local;
 mod operations;
+mod output;
 mod states;
 mod watch;
 
@@ -25,6 +26,7 @@ use common::time::timed;
 use common::{FAMILIES, LINK, Node, Vips, manager};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
 use operations::{DESIRED, FORMER_V4, FORMER_V6, Group, Op, Op::*, Other};
+use output::Output;
 use viproute::{Binding, Claim, Protocol, Report, VipManager, VipManagerBuilder};
 use watch::{End, Progress};
 
@@ -48,15 +50,8 @@ struct Options {
     /// Larger numbers of VIPs are left out after a run of so many seconds
     #[arg(long, default_value_t = 10)]
     patience: u64,
-    /// Write the table to this file, too
-    #[arg(long)]
-    out: Option<String>,
-    /// Each work once and small, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
     /// The second process
     #[command(subcommand)]
     watch: Option<watch::Role>,
@@ -563,7 +558,7 @@ fn main() {
     if let Some(role) = &options.watch {
         return watch::run(role);
     }
-    if options.test {
+    if options.output.test {
         options.sizes = vec![30];
         options.state_size = 30;
         options.others = vec![30];
@@ -613,10 +608,7 @@ fn main() {
         }
     }
     let text = format!("{table}\n{behind}");
-    println!("{text}");
-    if let Some(out) = &options.out {
-        std::fs::write(out, text).unwrap();
-    }
+    options.output.write(&text);
 }
 
 /// All sizes of one work, each way in turn.
@@ -687,7 +679,7 @@ fn rows(
         let total = median(runs, |run| run.total);
         let wrong = runs.iter().map(|run| run.wrong).max().unwrap_or_default();
         // `ip -batch` cannot wait for the kernel's late route.
-        let must_be_right = options.test && way != Way::IpBatch;
+        let must_be_right = options.output.test && way != Way::IpBatch;
         assert!(
             !must_be_right || wrong == 0,
             "{}, {family}, {}: {wrong} VIPs are wrong",

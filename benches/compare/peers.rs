@@ -11,6 +11,7 @@
 mod common;
 mod contest;
 mod others;
+mod output;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use common::time::{Time, timed};
 use common::{Node, Vips, manager};
 use contest::{Contestant, Figures, contestant, floor, race, ratio};
 use others::Rtnetlink;
+use output::Output;
 use viproute::{Binding, VipManager};
 
 /// Compares viproute with what a user would take instead.
@@ -40,18 +42,11 @@ struct Options {
     /// Who would take longer than so many seconds for one run is left out
     #[arg(long, default_value_t = 10)]
     patience: u32,
-    /// Write the table to this file, too
-    #[arg(long)]
-    out: Option<String>,
+    #[command(flatten)]
+    output: Output,
     /// Write the medians to this file, for the plots
     #[arg(long)]
     data: Option<String>,
-    /// Each once and small, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 struct Bench {
@@ -63,7 +58,7 @@ struct Bench {
 
 fn main() {
     let mut options = Options::parse();
-    if options.test {
+    if options.output.test {
         options.sizes = vec![30];
         options.route_only = vec![30];
         options.runs = 0;
@@ -101,10 +96,7 @@ fn main() {
     for note in &bench.notes {
         writeln!(text, "\n{note}").unwrap();
     }
-    println!("{text}");
-    if let Some(out) = &bench.options.out {
-        std::fs::write(out, text).unwrap();
-    }
+    bench.options.output.write(&text);
     if let Some(data) = &bench.options.data {
         std::fs::write(data, &bench.data).unwrap();
     }

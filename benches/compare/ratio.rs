@@ -17,6 +17,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contest;
+mod output;
 mod targets;
 mod works;
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 use clap::Parser;
 use common::{Node, Vips};
 use contest::{Contestant, race};
+use output::Output;
 use targets::{Tables, Target};
 use works::Witness;
 
@@ -49,18 +51,11 @@ struct Options {
     /// Leave out the look at the end state: for a profile
     #[arg(long)]
     unwitnessed: bool,
-    /// Write the tables to this file, too
-    #[arg(long)]
-    out: Option<String>,
-    /// Each work once and small, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// After how long no address is young any more.
+/// After how long no address is recent any more.
 const GROWN_UP: Duration = Duration::from_secs(3);
 
 /// A work: with its name in the tables, and its VIPs.
@@ -68,7 +63,7 @@ type Work = fn(&mut Bench, &str, &[IpAddr]);
 
 fn main() {
     let mut options = Options::parse();
-    if options.test {
+    if options.output.test {
         options.runs = 0;
         options.size = Some(50);
         options.others = 50;
@@ -94,10 +89,7 @@ fn main() {
         run("normalize", many, Bench::normalize);
         run("release", &[5_000], Bench::release);
     }
-    println!("{}", bench.tables);
-    if let Some(out) = &bench.options.out {
-        std::fs::write(out, bench.tables.to_string()).unwrap();
-    }
+    bench.options.output.write(&bench.tables.to_string());
 }
 
 struct Bench {
@@ -123,9 +115,9 @@ impl Bench {
         }
     }
 
-    /// While the addresses of a call before are young, all of them are looked at twice.
+    /// While the addresses of a call before are recent, all of them are looked at twice.
     fn wait_until_grown_up(&self) {
-        if !self.options.test {
+        if !self.options.output.test {
             std::thread::sleep(GROWN_UP);
         }
     }

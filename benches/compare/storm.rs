@@ -8,12 +8,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod output;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
@@ -27,6 +28,7 @@ use common::{Node, manager};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use output::Output;
 use viproute::{Binding, Canceller, Claim, Counters, Keeper, VipManager};
 
 /// Measures calls and a keeper beside others on the node.
@@ -41,15 +43,8 @@ struct Options {
     /// Right VIPs that are reconciled beside changes
     #[arg(long, default_value_t = 10_000)]
     vips: u32,
-    /// Write the tables to this file, too
-    #[arg(long)]
-    out: Option<String>,
-    /// Each once and small, for its function only
-    #[arg(long)]
-    test: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What is left of the changes arrives in this time.
@@ -59,7 +54,7 @@ const VIPS: u32 = 50;
 
 fn main() {
     let mut options = Options::parse();
-    if options.test {
+    if options.output.test {
         (options.links, options.routes, options.vips) = (100, 2_000, 100);
     }
     viproute::sandbox::enter().expect("a private namespace");
@@ -82,10 +77,7 @@ fn main() {
     for rate in [0, 1_000] {
         reconcile_beside_changes(&mut text, options.vips, rate);
     }
-    println!("{text}");
-    if let Some(out) = &options.out {
-        std::fs::write(out, text).unwrap();
-    }
+    options.output.write(&text);
 }
 
 /// Begins a table.
@@ -428,11 +420,7 @@ fn reconcile_beside_changes(text: &mut String, vips: u32, rate: u64) {
 
 /// Adds and deletes routes, so many changes a second.
 fn flap(rate: u64, stop: &AtomicBool) {
-    let mut ip = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut ip = ip_batch();
     let mut input = ip.stdin.take().unwrap();
     let began = Instant::now();
     let mut done = 0;
@@ -451,16 +439,21 @@ fn flap(rate: u64, stop: &AtomicBool) {
     assert!(ip.wait().unwrap().success());
 }
 
-/// Runs `ip -batch`.
+/// Carries out all lines.
 fn batch(lines: impl Iterator<Item = String>) {
-    let mut ip = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut ip = ip_batch();
     let mut input = ip.stdin.take().unwrap();
     let lines: Vec<String> = lines.collect();
     input.write_all(lines.join("\n").as_bytes()).unwrap();
     drop(input);
     assert!(ip.wait().unwrap().success());
+}
+
+/// An `ip` that reads lines and ends at the first refusal.
+fn ip_batch() -> Child {
+    Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
