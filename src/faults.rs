@@ -684,7 +684,7 @@ fn a_look_up_that_finds_nothing_is_repeated() {
             }
         }));
         let result = manager.normalize();
-        // More may follow: a young address is looked at for a while.
+        // More may follow: a recent address is looked at for a while.
         let asked = asked.load(Ordering::Relaxed);
         assert!(asked >= (blind + 1).min(3), "{asked} look-ups");
         match result {

@@ -180,7 +180,7 @@ fn keeper_of_a_set_that_flaps_does_not_grow() {
     assert!(grown.bytes_current < 10_000, "{}", grown.bytes_current);
 }
 
-/// Each set is another one, and of each set another link holds a VIP.
+/// Each set has new VIPs, and another link holds one VIP of each family.
 #[test]
 fn keeper_of_ever_new_vips_does_not_grow() {
     for (size, sets) in [(10, 100), (100, 25)] {

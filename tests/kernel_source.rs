@@ -25,7 +25,7 @@ use viproute::{
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Addresses are no longer young.
+/// Addresses are no longer recent.
 const OLD: Duration = Duration::from_millis(2700);
 
 fn source_of(family: Family) -> IpAddr {
@@ -369,7 +369,7 @@ fn keeper_restores_the_kernels_route() {
         let of_kept: Vec<_> = set.iter().filter(|vip| family_of(vip) == kept).collect();
         let vip = of_kept[0];
         let delete_route = format!("route del local {vip} dev {VIP_LINK} table local");
-        // While the address is young, and when it is old.
+        // While the address is recent, and when it is old.
         net.ip(&delete_route);
         wait_until_good("route deleted");
         std::thread::sleep(OLD);

@@ -454,8 +454,8 @@ fn link_that_is_created_again_and_again_leaves_no_labels() {
     );
 }
 
-/// What a manager added stays where it is not surely useless: its link has another name, or another program
-/// has changed the entry.
+/// An entry that the manager added stays if it may still be of use: its link has got another name, or another
+/// program has changed the entry.
 #[test]
 fn label_that_may_be_of_use_is_not_removed() {
     let net = node_on_lo();

@@ -562,7 +562,7 @@ fn a_dump_that_is_refused() {
 }
 
 /// Dumps are said to be interrupted, and are: half of their entries are missing. The flag alone tells.
-pub(super) fn tear_dumps(vips: &mut VipManager, times: usize) -> &'static AtomicUsize {
+pub(super) fn interrupt_dumps(vips: &mut VipManager, times: usize) -> &'static AtomicUsize {
     let count = shared::<AtomicUsize>();
     hear(&vips.connection.requests(), move |kernel| {
         let found = kernel();
@@ -592,19 +592,19 @@ fn dump_with_interrupted_flag_is_repeated() {
     let mut vips = patient();
     vips.assign(&set).unwrap();
     for times in [1, 2, 3] {
-        let interrupted = tear_dumps(&mut vips, times);
+        let interrupted = interrupt_dumps(&mut vips, times);
         let audit = vips.audit().unwrap();
         assert_eq!(audit.vips.len(), 80, "interrupted {times} times");
         assert_eq!(audit.drifted().count(), 0, "interrupted {times} times");
         assert_eq!(interrupted.load(Ordering::Relaxed), times);
-        let interrupted = tear_dumps(&mut vips, times);
+        let interrupted = interrupt_dumps(&mut vips, times);
         let report = vips.normalize().unwrap();
         assert_eq!((report.unchanged, report.writes), (80, 0));
         assert_eq!(interrupted.load(Ordering::Relaxed), times);
     }
     // For ever. IPv6 is asked for each address, so nothing is touched; IPv4 cannot be asked, and
     // what its dump leaves out is tried, refused and reported.
-    let interrupted = tear_dumps(&mut vips, usize::MAX);
+    let interrupted = interrupt_dumps(&mut vips, usize::MAX);
     assert_eq!(vips.assign(&set[40..]).unwrap().unchanged, 40);
     let audit = vips.audit().unwrap();
     let is_v6 = |vip: &Vip| vip.addr().is_ipv6();
@@ -632,7 +632,7 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
             ip(&format!("{family} rule del pref 0"));
             ip(&format!("{family} rule add pref 99 {rule}"));
         }
-        let interrupted = tear_dumps(&mut vips, usize::MAX);
+        let interrupted = interrupt_dumps(&mut vips, usize::MAX);
         let audit = vips.audit().unwrap();
         let unread = |drift: Drift| drift == Drift::UNREAD;
         assert!(audit.drifted().all(|vip| unread(vip.drift)), "{audit:?}");
@@ -657,7 +657,7 @@ fn what_interrupted_dumps_do_not_show_is_not_written_to_under_a_rule() {
     }
 }
 
-/// Of a message about a route (`rtm_table`, linux/rtnetlink.h).
+/// The place of `rtm_table` in a message about a route (linux/rtnetlink.h).
 const TABLE_AT: usize = 20;
 
 /// Look-ups say that there is no route, as they do while the kernel's own route is being destroyed in front

@@ -63,7 +63,7 @@ fn aged(set: &[IpAddr]) -> VipManager {
     vips
 }
 
-/// What a call asks for that finds all VIPs right, while something happens.
+/// The requests of a call that finds all VIPs right, while something happens.
 #[track_caller]
 fn asked(
     vips: &mut VipManager,
@@ -84,7 +84,7 @@ fn asked(
     *asked.lock().unwrap()
 }
 
-/// The same of a `reconcile`.
+/// The requests of a `reconcile`.
 #[track_caller]
 fn reconcile(
     vips: &mut VipManager,

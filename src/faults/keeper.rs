@@ -203,8 +203,8 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
     }
 }
 
-/// The next reading of the link is put off, because the link is fought over. What it was asked for may have changed
-/// any VIP: here an address of another prefix length, which no look-up shows.
+/// The next reading of the link is put off, because the link is fought over. The event that asked for it may
+/// have changed any VIP: here an address of another prefix length, which no look-up shows.
 #[test]
 fn look_before_a_reading_that_is_put_off_believes_nothing_remembered() {
     let _node = node();

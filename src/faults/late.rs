@@ -36,7 +36,7 @@ fn delete_first(vip: &IpAddr) {
     ip(&format!("-6 route del local {vip} dev {LINK} table local"));
 }
 
-/// A young address beside our route: the kernel's may still be on its way. Here it comes just after
+/// A recent address beside our route: the kernel's may still be on its way. Here it comes just after
 /// the link was read.
 #[test]
 fn a_young_address_beside_our_route_is_watched_for_a_while() {
@@ -45,7 +45,7 @@ fn a_young_address_beside_our_route_is_watched_for_a_while() {
         let _node = node();
         let mut vips = patient();
         vips.assign([vip]).unwrap();
-        // Our route outlives its address, and the next address is young.
+        // Our route outlives its address, and the next address is recent.
         ip(&format!("addr del {vip}/128 dev {LINK}"));
         add_address(&vip);
         delete_first(&vip);

@@ -5,7 +5,7 @@ mod collector;
 
 use collector::collect;
 
-use super::forged::{refuse, tear_dumps};
+use super::forged::{interrupt_dumps, refuse};
 use super::*;
 
 #[test]
@@ -44,7 +44,7 @@ fn each_repeated_dump_gives_an_event() {
     let mut vips = manager(1 << 20);
     vips.assign(v4(20)).unwrap();
     for times in [0, 1] {
-        let interrupted = tear_dumps(&mut vips, times);
+        let interrupted = interrupt_dumps(&mut vips, times);
         let (collected, _) = collect(|| vips.audit().unwrap());
         assert_eq!(interrupted.load(Ordering::Relaxed), times);
         let lost = collected.named("lost");
