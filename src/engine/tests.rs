@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::Buffers;
 use super::decide::{Decision, Engine, Method, Stage, Verdict, Waited};
 use super::still::Still;
-use crate::base::PerFamily;
-use crate::core::{Cause, Done, Facts, Policy, Row};
+use crate::base::{Family, PerFamily};
+use crate::core::{Cause, Done, ErrorKind, Facts, Policy, Row};
+use crate::link::trouble::Trouble;
 
 const POLICY: Policy = Policy::ASSIGN;
 
@@ -87,4 +89,23 @@ fn waiting_row_does_not_end_the_reading_of_another_row() {
         Verdict::GiveUp(Cause::Pending)
     );
     assert_eq!(rows.map(|row| row.has_failed()), [false, true]);
+}
+
+/// The rows have been observed, and one could not be read. Then the call finds that a family lacks its source.
+#[test]
+fn trouble_of_a_family_fails_no_row_of_the_other_family_and_none_twice() {
+    let v4 = Row::new(IpAddr::from([10, 96, 0, 1]).into(), POLICY.goal);
+    let rows = [v4, row(1, Facts::UNREAD_ROUTE), row(2, Facts::empty())];
+    let mut buffers = Buffers::default();
+    rows.into_iter().for_each(|row| buffers.rows.push_row(row));
+    buffers.fail_unread(|_| false);
+    buffers.exclude_family(Trouble {
+        family: Family::V6,
+        kind: ErrorKind::SourceNotOnNode,
+        detail: "".into(),
+    });
+    let missing = Cause::Missing(ErrorKind::SourceNotOnNode);
+    assert_eq!(buffers.failed, [(1, Cause::Unread), (2, missing)]);
+    let have_failed: Vec<bool> = buffers.rows.iter().map(Row::has_failed).collect();
+    assert_eq!(have_failed, [false, true, true]);
 }
