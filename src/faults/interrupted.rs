@@ -325,6 +325,26 @@ fn route_in_main_that_interrupted_dumps_do_not_show_is_unread() {
     assert!(vips.audit().unwrap().is_clean());
 }
 
+/// Every dump of table main is interrupted, and shows the prefix route all the same.
+#[test]
+fn prefix_route_that_an_interrupted_dump_shows_is_no_longer_unread() {
+    let _node = node();
+    let [vip, absent] = [v6(2)[0], v6(2)[1]];
+    let mut vips = patient();
+    vips.assign([vip]).unwrap();
+    batch((1..=60).map(|at| format!("route add 2001:db8:9::{at:x}/128 dev {LINK}")));
+    ip(&format!("addr change {vip}/128 dev {LINK}"));
+    let changes = Arc::new(AtomicUsize::new(usize::MAX));
+    vips.connection.requests().fault.put(HidesInMain {
+        vip: absent,
+        changes: Arc::clone(&changes),
+    });
+    let audit = vips.audit().unwrap();
+    let drifts = audit.drifted().map(|audited| audited.drift);
+    assert_eq!(drifts.collect::<Vec<_>>(), [Drift::PREFIX_ROUTE]);
+    assert!(changes.load(Ordering::Relaxed) < usize::MAX);
+}
+
 /// The deletion could hit a route of another device, so all devices' routes are read. In IPv6, a dump that shows
 /// a route has shown what the deletion could hit, whatever else has changed.
 #[test]
