@@ -720,3 +720,19 @@ fn normalize_deletes_a_prefix_route_without_writing_to_its_address() {
         assert_single_route(&net, &all, protocol);
     }
 }
+
+/// A deletion that names no source takes the first route of the protocol. Behind the others it takes its own.
+#[test]
+fn deletion_without_a_source_goes_behind_the_others() {
+    for protocol in PROTOCOLS {
+        let net = Net::new();
+        let all = vips_v4(50);
+        let broken = |vip: &IpAddr| (*vip, State::FourInOnePlaceReversed);
+        put(&net, &all.iter().map(broken).collect::<Vec<_>>(), protocol);
+        let report = manager(protocol).normalize().unwrap();
+        assert_eq!(report.repaired, all.len(), "{report}");
+        let counted = (report.writes, report.retries);
+        assert_eq!(counted, (3 * all.len() as u64, 0), "{report}");
+        assert_single_route(&net, &all, protocol);
+    }
+}

@@ -67,6 +67,12 @@ macro_rules! state {
     ($name:literal, kernels, $before:expr => $cure:expr) => {
         state!($name, put_address, $before => $cure)
     };
+    ($name:literal, kernels, $before:expr => $cure:expr, guarded: $guarded:expr) => {
+        Work {
+            guarded: &$guarded,
+            ..state!($name, put_address, $before => $cure)
+        }
+    };
     ($name:literal, $start:ident, $before:expr => $cure:expr) => {
         Work {
             name: concat!($name, ": normalize"),
@@ -77,6 +83,7 @@ macro_rules! state {
             },
             call: normalize,
             operations: |set| vec![Group::each(&set.vips, &$cure)],
+            guarded: &[],
             end: all_right,
         }
     };
@@ -131,9 +138,18 @@ pub const V4: [Work; 6] = [
     ),
 ];
 
+/// Deletes the kernel's route while no other route has its protocol.
+const GUARDED: [Op; 3] = [StagedRoute, DeleteKernels, Route(NLM_F_REPLACE)];
+
 pub const V6: [Work; 6] = [
-    state!("kernel's route", kernels, NOTHING => [Route(NLM_F_EXCL), DeleteKernels]),
-    state!("kernel's route before it", kernels, [Route(NLM_F_EXCL)] => [DeleteKernels]),
+    state!(
+        "kernel's route", kernels, NOTHING => [Route(NLM_F_EXCL), DeleteKernels],
+        guarded: [StagedRoute, StagedRoute, DeleteKernels, Route(NLM_F_REPLACE)]
+    ),
+    state!(
+        "kernel's route before it", kernels, [Route(NLM_F_EXCL)] => [DeleteKernels],
+        guarded: GUARDED
+    ),
     state!(
         "kernel's route before another protocol",
         kernels,

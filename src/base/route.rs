@@ -1,11 +1,15 @@
 //! The desired routes and addresses of a VIP, and the keys of their deletion.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use super::{Family, IP6_PREFIX_METRIC, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
 
 /// The attributes that a deletion names to delete exactly one route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+///
+/// The order is that of the deletions. A deletion without a metric or a source matches any of them, so it goes
+/// last: the others have then deleted what it could hit instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RouteKey {
     pub(crate) table: u32,
     pub(crate) metric: u32,
@@ -14,6 +18,23 @@ pub(crate) struct RouteKey {
     pub(crate) tos: u8,
     /// The kernel compares it in IPv4 only.
     pub(crate) prefsrc: Option<IpAddr>,
+}
+
+impl Ord for RouteKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |key: &Self| {
+            let matches_any = (key.metric == 0, key.prefsrc.is_none());
+            let exact = (key.table, key.metric, key.protocol, key.kind, key.tos);
+            (matches_any, exact, key.prefsrc)
+        };
+        rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for RouteKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The attributes of an address that an update of its lifetime must repeat.

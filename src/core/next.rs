@@ -186,7 +186,7 @@ fn plan_v6(facts: Facts, progress: Progress, policy: Policy) -> Next {
             false => Next::Steps(&[Step::AddStaged]),
         };
     }
-    if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) {
+    if facts.intersects(Facts::DESIRED | Facts::SAME_KEY) || progress.is_staged(facts) {
         // Extra routes are deleted in the same send. A route of the same key is replaced, and its
         // deletion could then hit the desired route.
         let others =

@@ -28,6 +28,8 @@ bitflags::bitflags! {
         /// The VIP was seen in its single-route state before this call, and no notification of its address
         /// has come since. So the late route of the address has come, or the VIP still rests for it.
         const WAS_VERIFIED = 1 << 9;
+        /// The kernel acked the addition of the staged route, and nothing was observed since.
+        const STAGED = 1 << 10;
     }
 }
 
@@ -71,10 +73,17 @@ impl Progress {
         )
     }
 
+    /// Whether the staged route stands beside the kernel's route, which may now be deleted without an
+    /// observation in between.
+    #[inline]
+    pub(crate) fn is_staged(self, facts: Facts) -> bool {
+        self.has(Done::STAGED) && facts.contains(Facts::KERNEL)
+    }
+
     /// After an observation with these facts.
     #[inline]
     pub(crate) fn observed(&mut self, facts: Facts) {
-        self.done.remove(Done::ROUTE_FIRST);
+        self.done.remove(Done::ROUTE_FIRST | Done::STAGED);
         self.late_route = match self.late_route {
             _ if facts.contains(Facts::KERNEL) => LateRoute::Seen,
             LateRoute::Unobserved => LateRoute::Unknown,
@@ -105,6 +114,7 @@ impl Progress {
                 self.late_route = LateRoute::Unknown;
             }
             Step::AppendRoute => self.done |= Done::APPENDED,
+            Step::AddStaged => self.done |= Done::STAGED,
             _ => {}
         }
     }
@@ -195,6 +205,9 @@ impl Row {
                 // net/ipv4/fib_frontend.c).
                 self.facts |= Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::KERNEL;
             }
+            return true;
+        }
+        if self.progress.is_staged(self.facts) {
             return true;
         }
         if self.progress.late_route != LateRoute::Seen {

@@ -114,6 +114,8 @@ struct Driver {
     engine: Engine,
     row: Row,
     at: At,
+    /// The deletions of the VIP's other routes, from the last observation.
+    others: Vec<Message>,
     /// Whether table main is to be read.
     main: bool,
     /// For how long nothing has changed.
@@ -192,6 +194,7 @@ impl Driver {
             engine: Engine::new(PerFamily::splat(policy), Method::Dumps),
             row,
             at: At::Stage,
+            others: Vec::new(),
             main: true,
             quiet: Duration::ZERO,
             many,
@@ -221,7 +224,7 @@ impl Driver {
         let may = self.at == At::EndRound { goes_on: true };
         let goes_on = may && self.engine.trust_ack(&mut self.row);
         if goes_on {
-            self.plan(&[]);
+            self.plan();
         }
         goes_on
     }
@@ -242,8 +245,8 @@ impl Driver {
         };
     }
 
-    /// Plans the row. `others` are the deletions of its extra routes.
-    fn plan(&mut self, others: &[Message]) {
+    /// Plans the row.
+    fn plan(&mut self) {
         let steps = match self.engine.plan(&mut self.row, &time(self.quiet)) {
             Decision::Nothing => return self.end_round(false),
             Decision::Wait => return self.end_round(true),
@@ -260,7 +263,7 @@ impl Driver {
         for step in steps {
             self.row.note_sent(*step);
             match step {
-                Step::DeleteOthers => rest.extend(others),
+                Step::DeleteOthers => rest.extend(&self.others),
                 step => rest.push(Message::Step(*step)),
             }
         }
@@ -422,7 +425,8 @@ impl Course {
         if driver.many == Many::Yes {
             driver.engine.begin_routes_first();
         }
-        driver.plan(&seen.others);
+        driver.others = seen.others;
+        driver.plan();
     }
 
     /// Performs the next action. Returns false if the driver cannot act, for instance while it waits for a

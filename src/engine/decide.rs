@@ -355,8 +355,9 @@ impl Engine {
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
     /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
-    /// blind deletion that comes too early, and the row waits for the observation. In IPv4, the kernel
-    /// acked the route that comes first, or the address behind it.
+    /// blind deletion that comes too early, and the row waits for the observation. Or the kernel acked the
+    /// staged route beside its own. In IPv4, the kernel acked the route that comes first, or the address
+    /// behind it.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
         let is_due = match (row.vip.family(), reply.response) {
@@ -364,7 +365,11 @@ impl Engine {
                 row.progress.has(Done::ROUTE_FIRST)
                     && matches!(reply.step, Step::AppendRoute | Step::AddAddress)
             }
-            (Family::V6, Response::Acked) => reply.step == Step::AddAddress && self.seeks_desired(),
+            (Family::V6, Response::Acked) => match reply.step {
+                Step::AddAddress => self.seeks_desired(),
+                Step::AddStaged => row.progress.is_staged(row.facts),
+                _ => false,
+            },
             (_, Response::DeletedKernels) => self.seeks_desired(),
             (_, Response::Refused) => false,
         };

@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::Buffers;
-use super::decide::{Decision, Engine, Method, Stage, Verdict, Waited};
+use super::decide::{Decision, Engine, Method, Replies, Reply, Stage, Verdict, Waited};
 use super::still::Still;
 use crate::base::{Family, PerFamily};
-use crate::core::{Cause, Done, ErrorKind, Facts, Policy, Row};
+use crate::core::{Binding, Cause, Done, ErrorKind, Facts, Goal, Policy, Row, Step};
 use crate::link::trouble::Trouble;
+use crate::netlink::batch::Response;
 
 const POLICY: Policy = Policy::ASSIGN;
 
@@ -108,4 +109,77 @@ fn trouble_of_a_family_fails_no_row_of_the_other_family_and_none_twice() {
     assert_eq!(buffers.failed, [(1, Cause::Unread), (2, missing)]);
     let have_failed: Vec<bool> = buffers.rows.iter().map(Row::has_failed).collect();
     assert_eq!(have_failed, [false, true, true]);
+}
+
+/// The kernel's route is deleted right behind the ack of the staged route, without a reading in between. Where
+/// the kernel's route was not seen, or replies were lost, the VIP is read first.
+#[test]
+fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
+    let staged = Reply {
+        step: Step::AddStaged,
+        response: Response::Acked,
+    };
+    let alone = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::RECENT;
+    let beside = alone | Facts::KERNEL | Facts::PREFIX;
+    for (facts, replies, goes_on) in [
+        (beside, Replies::Complete, true),
+        (beside, Replies::Lost, false),
+        (alone, Replies::Complete, false),
+    ] {
+        let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+        let mut row = row(1, facts);
+        engine.observed([&mut row]);
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
+        engine.replied(&mut row, staged, replies);
+        assert_eq!(engine.goes_on(&row, staged, replies), goes_on, "{facts:?}");
+        if !goes_on {
+            continue;
+        }
+        assert!(engine.trust_ack(&mut row));
+        const REST: [Step; 4] = [
+            Step::ReplaceStaged,
+            Step::DeleteKernel,
+            Step::ReplaceRoute,
+            Step::DeleteOthers,
+        ];
+        assert_eq!(engine.plan(&mut row, &STILL), Decision::Steps(&REST));
+        engine.observed([&mut row]);
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
+    }
+}
+
+/// Only a new VIP, whose address this library adds, has its route before the address.
+#[test]
+fn only_a_new_ipv4_vip_has_its_route_first() {
+    let new = || Row::new(IpAddr::from([10, 96, 0, 1]).into(), Goal::Assign);
+    let may = |policy: Policy, row: &Row| {
+        Engine::new(PerFamily::splat(policy), Method::Dumps).may_be_route_first(row)
+    };
+    assert!(may(POLICY, &new()));
+    assert!(!may(POLICY, &row(1, Facts::empty())), "IPv6");
+    for policy in [
+        Policy {
+            binding: Binding::Route,
+            ..POLICY
+        },
+        Policy {
+            kernel_source: true,
+            ..POLICY
+        },
+    ] {
+        assert!(!may(policy, &new()), "{policy:?}");
+    }
+    let changes: [fn(&mut Row); 4] = [
+        |row| row.goal = Goal::Normalize,
+        |row| row.facts = Facts::DESIRED,
+        |row| row.progress.done = Done::WRITTEN,
+        |row| row.progress.done = Done::FAILED,
+    ];
+    for change in changes {
+        let mut row = new();
+        change(&mut row);
+        assert!(!may(POLICY, &row), "{row:?}");
+    }
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::Likelihood;
+use super::plan::{Likelihood, Reason};
+use super::reason;
 use super::simulation::{Move, Simulation, Turn};
 use crate::base::Family;
-use crate::core::{Binding, Cause, Goal, Policy, Step};
+use crate::core::{Binding, Cause, Drift, Goal, Policy, Step};
 use crate::core::{Facts, Progress};
 use crate::engine::check::model::{Extent, Kernel, Message, Seen, World};
 use crate::engine::check::{policies, states};
@@ -187,5 +188,38 @@ fn planned_steps_reach_the_desired_state() {
             outcomes["Done"] > 1000 && outcomes["Failed(Conflict)"] > 100,
             "{outcomes:?}"
         );
+    }
+}
+
+/// Each step names the differences that it cures, and no others.
+#[test]
+fn step_names_the_differences_that_it_cures() {
+    let others = Facts::ADDRESS | Facts::KERNEL | Facts::PREFIX;
+    let route = Drift::MISSING_ROUTE;
+    for (differs, step, cured) in [
+        (
+            Facts::WRONG_SOURCE,
+            Step::ReplaceRoute,
+            route | Drift::WRONG_SOURCE,
+        ),
+        (
+            Facts::WRONG_PROTOCOL,
+            Step::ReplaceRoute,
+            route | Drift::WRONG_PROTOCOL,
+        ),
+        (
+            Facts::SAME_KEY_EXPIRES,
+            Step::ReplaceRoute,
+            route | Drift::EXPIRING_ROUTE,
+        ),
+        (
+            Facts::WRONG_SOURCE,
+            Step::DeleteKernel,
+            Drift::KERNEL_LOCAL_ROUTE,
+        ),
+    ] {
+        let facts = others | Facts::SAME_KEY | differs;
+        let named = reason(Move::Step(step), Policy::ASSIGN, facts);
+        assert_eq!(named, Reason::Drift(cured), "{step:?} {facts:?}");
     }
 }

@@ -52,14 +52,11 @@ impl Simulation {
         progress: Progress,
         others: impl Iterator<Item = RouteKey>,
     ) -> Self {
-        let mut others: Vec<_> = others.collect();
-        // A deletion may match another route than the planned one: see `delete_others`.
-        others.sort_by_key(|key| (key.metric == 0, key.prefsrc.is_none()));
         Self {
             family,
             facts,
             progress,
-            others,
+            others: others.collect(),
             rounds: 0,
         }
     }
