@@ -16,7 +16,6 @@ mod routes_first;
 mod trace;
 mod watcher;
 
-use crate::base::{DesiredRoute, RouteKey, SourcePolicy};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -32,12 +31,12 @@ use crate::fuzzing::{LINK, NODE_V4, NODE_V6};
 use crate::link;
 use crate::netlink::batch::Batch;
 use crate::netlink::connection::{Connection, Dumped};
-use crate::netlink::encode::{HEADER, Templates};
+use crate::netlink::encode::HEADER;
 use crate::sandbox::{self, Sandbox};
 use crate::sys::fault::Line;
 use crate::sys::{Socket, Strictness};
 use crate::{
-    Cause, Claim, ErrorKind, Failure, Family, Operation, Protocol, Report, Vip, VipManager,
+    Cause, Claim, Error, ErrorKind, Failure, Family, Operation, Protocol, Report, Vip, VipManager,
     VipManagerBuilder,
 };
 
@@ -157,15 +156,11 @@ fn spoil_address(message: &mut [u8]) {
 
 fn on_link() -> BTreeSet<IpAddr> {
     let text = ip(&format!("-o addr show dev {LINK}"));
-    text.lines()
-        .filter_map(|line| {
-            line.split_whitespace()
-                .nth(3)?
-                .split('/')
-                .next()?
-                .parse()
-                .ok()
-        })
+    let addresses = text.lines().filter_map(|line| {
+        let address = line.split_whitespace().nth(3)?;
+        address.split('/').next()?.parse().ok()
+    });
+    addresses
         .filter(|addr: &IpAddr| !addr.to_string().starts_with("fe80"))
         .collect()
 }
@@ -176,6 +171,16 @@ fn assert_accounted(report: &Report, vips: usize) {
     assert_eq!(counted + report.failures.len(), vips, "{report}");
     let named: BTreeSet<Vip> = report.failures.iter().map(|failure| failure.vip).collect();
     assert_eq!(named.len(), report.failures.len(), "a VIP failed twice");
+}
+
+/// The report of a call that ended with an error of this kind.
+#[track_caller]
+fn failed(result: Result<Report, Error>, kind: ErrorKind, vips: usize) -> Report {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), kind, "{error}");
+    let report = error.into_report().unwrap();
+    assert_accounted(&report, vips);
+    report
 }
 
 /// The receive buffer that Linux gives by default, as one asks for it, and the 1 MiB that we ask
@@ -208,10 +213,7 @@ fn a_thousand_refused_are_a_thousand_failures() {
                 .for_each(spoil_address);
         }));
         for set in [v4(1000), v6(1000)] {
-            let error = vips.assign(&set).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Incomplete);
-            let report = error.report().unwrap();
-            assert_accounted(report, 1000);
+            let report = failed(vips.assign(&set), ErrorKind::Incomplete, 1000);
             assert_eq!(report.failures.len(), 1000, "receive buffer {buffer}");
             let failed: Vec<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
             assert_eq!(failed, set);
@@ -236,23 +238,11 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
     let mut vips = manager(BUFFERS[0]);
     let spoiled = bad.clone();
     vips.connection.tamper = Some(Box::new(move |batch| {
-        let mut spoiled = spoiled.iter();
-        let mut next = spoiled.next();
-        for message in split(batch).filter(|m| kind(m) == NEWADDR) {
-            // Both are in order; what earlier batches held is passed over.
-            while let Some(vip) = next
-                && message_vip(message) > *vip
-            {
-                next = spoiled.next();
-            }
-            if next.is_some_and(|vip| names(message, vip)) {
-                spoil_address(message);
-            }
-        }
+        split(batch)
+            .filter(|m| kind(m) == NEWADDR && spoiled.contains(&message_vip(m)))
+            .for_each(spoil_address);
     }));
-    let error = vips.assign(&set).unwrap_err();
-    let report = error.report().unwrap();
-    assert_accounted(report, 5000);
+    let report = failed(vips.assign(&set), ErrorKind::Incomplete, 5000);
     assert_eq!(report.assigned, 4700);
     let failed: BTreeSet<IpAddr> = report.failures.iter().map(|f| f.vip.addr()).collect();
     assert_eq!(failed, bad);
@@ -262,12 +252,8 @@ fn three_hundred_of_five_thousand_fail_and_no_other() {
         assert_eq!(failure.begun, Some(OutcomeKind::Assigned), "{failure}");
         assert_refused_address(failure);
     }
-    let good: BTreeSet<IpAddr> = set
-        .iter()
-        .copied()
-        .filter(|vip| !bad.contains(vip))
-        .collect();
-    assert_eq!(on_link(), good);
+    let all: BTreeSet<IpAddr> = set.into_iter().collect();
+    assert_eq!(on_link(), &all - &bad);
 }
 
 fn message_vip(message: &[u8]) -> IpAddr {
@@ -296,27 +282,17 @@ fn the_kernels_own_words_come_with_each_failure() {
         }
     }));
     let set = v6(300);
-    let error = vips.assign(&set).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Incomplete, "{error}");
-    let report = error.into_report().unwrap();
-    assert_accounted(&report, 300);
+    let report = failed(vips.assign(&set), ErrorKind::Incomplete, 300);
     assert_eq!(report.failures.len(), 300);
     // It is the trouble of all of them, with the kernel's words where it said something.
     let missing = Cause::Missing(ErrorKind::LinkDown);
-    assert!(
-        report
-            .failures
-            .iter()
-            .all(|f| f.cause == missing && f.detail.is_some())
-    );
     let begun = Some(OutcomeKind::Assigned);
-    assert!(report.failures.iter().all(|f| f.begun == begun));
-    let refused: Vec<_> = report
-        .failures
-        .iter()
-        .filter(|f| f.errno.is_some())
-        .collect();
-    assert!(!refused.is_empty());
+    for failure in &report.failures {
+        assert_eq!((failure.cause, failure.begun), (missing, begun));
+        assert!(failure.detail.is_some());
+    }
+    let refused = report.failures.iter().filter(|f| f.errno.is_some());
+    assert!(refused.clone().next().is_some());
     for failure in refused {
         assert_eq!(failure.operation, Some(Operation::AddRoute), "{failure}");
         assert_eq!(failure.errno, Some(libc::ENETDOWN), "{failure}");
@@ -351,14 +327,12 @@ fn what_a_family_loses_in_the_middle_fails_its_vips_alone() {
             }
         });
         let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
-        let error = vips.assign(&set).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Incomplete, "{what}: {error}");
-        let report = error.report().unwrap();
-        assert_accounted(report, 600);
-        assert_eq!(report.assigned, 300, "{what}: {error}");
+        println!("{what}");
+        let report = failed(vips.assign(&set), ErrorKind::Incomplete, 600);
+        assert_eq!(report.assigned, 300, "{report}");
         for failure in &report.failures {
-            assert_eq!(failure.vip.family(), loser, "{what}: {failure}");
-            assert_eq!(failure.cause, Cause::Missing(kind), "{what}: {failure}");
+            assert_eq!(failure.vip.family(), loser, "{failure}");
+            assert_eq!(failure.cause, Cause::Missing(kind), "{failure}");
         }
     }
 }
@@ -399,10 +373,7 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
         before_send(&mut vips, 3, || {
             ip(&format!("link del {LINK}"));
         });
-        let error = vips.assign(&set).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
-        let report = error.report().unwrap();
-        assert_accounted(report, 2000);
+        let report = failed(vips.assign(&set), ErrorKind::LinkNotFound, 2000);
         assert_eq!(
             report.failures.len(),
             2000,
@@ -411,19 +382,11 @@ fn a_link_deleted_in_the_middle_is_reported_for_every_vip() {
         // The only observation came before the first write. An ack is none.
         let absent = crate::Drift::MISSING_ADDRESS | crate::Drift::MISSING_ROUTE;
         assert!(report.failures.iter().all(|f| f.drift == absent));
-        let refused = report
-            .failures
-            .iter()
-            .filter(|f| f.cause == Cause::Kernel)
-            .collect::<Vec<_>>();
+        let (refused, rest): (Vec<_>, Vec<_>) =
+            (report.failures.iter()).partition(|f| f.cause == Cause::Kernel);
         assert!(!refused.is_empty());
         assert!(refused.iter().all(|f| f.errno == Some(libc::ENODEV)));
-        let rest = report
-            .failures
-            .iter()
-            .filter(|f| f.cause == Cause::NotReached)
-            .count();
-        assert_eq!(refused.len() + rest, 2000);
+        assert!(rest.iter().all(|f| f.cause == Cause::NotReached));
         // A link of that name again, another index: the next call is good.
         vips.connection.tamper = None;
         add_link(LINK, "");
@@ -452,9 +415,7 @@ fn a_call_does_not_go_on_with_another_link_of_the_index() {
                 pass_index_on();
             }
         }));
-        let error = vips.assign(&set).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
-        assert_accounted(error.report().unwrap(), 2000);
+        failed(vips.assign(&set), ErrorKind::LinkNotFound, 2000);
         vips.connection.tamper = None;
         // By its name it is found again.
         let report = vips.release(&set).unwrap();
@@ -468,15 +429,8 @@ fn what_is_seen_on_another_link_of_the_index_is_not_believed() {
     let mut vips = manager(BUFFERS[1]);
     vips.assign(v4(1)).unwrap();
     // The only send of this call, all of which the other link takes.
-    let mut is_first = true;
-    vips.connection.tamper = Some(Box::new(move |_| {
-        if std::mem::take(&mut is_first) {
-            pass_index_on();
-        }
-    }));
-    let error = vips.assign(v4(3)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LinkNotFound, "{error}");
-    assert_accounted(error.report().unwrap(), 3);
+    before_send(&mut vips, 1, pass_index_on);
+    failed(vips.assign(v4(3)), ErrorKind::LinkNotFound, 3);
 }
 
 #[test]
@@ -493,12 +447,7 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
             message[at.unwrap()..][..4].copy_from_slice(&[10, 200, 0, 1]);
         }
     }));
-    let report = vips
-        .normalize_only([vip])
-        .unwrap_err()
-        .into_report()
-        .unwrap();
-    assert_eq!(report.failures.len(), 1);
+    let report = failed(vips.normalize_only([vip]), ErrorKind::Incomplete, 1);
     assert_eq!(report.failures[0].cause, Cause::Contended, "{report}");
     vips.connection.tamper = None;
     assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
@@ -557,6 +506,25 @@ fn the_kernels_routes_that_nobody_saw_go_all_the_same() {
     }
 }
 
+/// Sends so many requests that the kernel refuses. Returns how its answer ended, how many refusals came,
+/// and whether the last one was among them.
+fn ask_in_vain(connection: &mut Connection, count: u32) -> (Dumped, u32, bool) {
+    let mut batch = Batch::default();
+    batch.begin(connection.sequence());
+    for row in 0..count {
+        batch.push(row, ask_for_no_link);
+    }
+    let mut heard = 0;
+    let mut sealed = batch.seal();
+    let end = connection.exchange(&mut sealed, |_| heard += 1).unwrap();
+    (end, heard, sealed.is_complete())
+}
+
+/// A request that the kernel refuses.
+fn ask_for_no_link(out: &mut Vec<u8>, sequence: u32) {
+    link::get_link_message(out, sequence, &"absent".into());
+}
+
 #[test]
 fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     let _node = node();
@@ -565,25 +533,9 @@ fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
         connection.reply_capacity() < 8,
         "the smallest buffer holds few replies"
     );
-    let (templates, keys) = deletions();
-    let mut batch = Batch::default();
-    batch.begin(connection.sequence());
-    for (row, vip) in (0..).zip(&keys) {
-        batch.push(row, |out, sequence| {
-            templates.push_delete_route(out, sequence, vip, &key());
-        });
-    }
     // More refusals than the buffer holds: the final one is among the lost.
-    let mut heard = 0;
-    let mut sealed = batch.seal();
-    let end = connection.exchange(&mut sealed, |_| heard += 1).unwrap();
-    assert_eq!(
-        end,
-        Dumped::Interrupted,
-        "{heard} of {} replies fitted",
-        keys.len()
-    );
-    assert!(!sealed.is_complete());
+    let (end, heard, is_complete) = ask_in_vain(&mut connection, 200);
+    assert_eq!((end, is_complete), (Dumped::Interrupted, false), "{heard}");
     // And the socket is as good as new.
     let found = crate::link::find(&mut connection, &LINK.into()).unwrap();
     assert!(found.is_some_and(|link| link.up));
@@ -594,13 +546,12 @@ fn a_late_reply_is_not_taken_for_a_later_calls() {
     let _node = node();
     let mut vips = manager(BUFFERS[1]);
     let set: Vec<IpAddr> = v4(50).into_iter().chain(v6(50)).collect();
-    let (templates, keys) = deletions();
     // Refusals of an earlier exchange that nobody took, one of them for the very sequence number
     // that stood before this call's first.
     let first = vips.connection.sequence();
     let mut stale = Vec::new();
-    for (back, vip) in (1..=100).zip(&keys) {
-        templates.push_delete_route(&mut stale, first.wrapping_sub(back), vip, &key());
+    for back in 1..=100 {
+        ask_for_no_link(&mut stale, first.wrapping_sub(back));
     }
     vips.connection.requests().send(&stale).unwrap();
     let report = vips.assign(&set).unwrap();
@@ -628,30 +579,6 @@ fn without_strict_checking_dumps_are_filtered_here() {
     assert_eq!(vips.release(&set).unwrap().released, 200);
     assert_eq!(on_link().len(), 1);
     assert_eq!(ip("route show table 77").lines().count(), 50);
-}
-
-fn deletions() -> (Templates, Vec<IpAddr>) {
-    let templates = Templates::new(&DesiredRoute {
-        family: Family::V4,
-        link: 1,
-        source: SourcePolicy::Unset,
-        protocol: 2,
-        staged: 251,
-        address_protocol: None,
-        deprecated: false,
-    });
-    (templates, v4(200))
-}
-
-fn key() -> RouteKey {
-    RouteKey {
-        table: crate::base::TABLE_LOCAL,
-        metric: 0,
-        protocol: 2,
-        kind: libc::RTN_LOCAL,
-        tos: 0,
-        prefsrc: None,
-    }
 }
 
 /// One in millions of IPv6 look-ups walks past a route that is there: the look-up is repeated before its
@@ -716,97 +643,60 @@ fn a_link_that_goes_before_it_is_up_is_not_found() {
     }
 }
 
-/// Makes a call that is cancelled with its so manieth send, if it comes to that.
-fn cancelled_at(
-    last: u32,
-    vips: &mut VipManager,
-    call: impl FnOnce(&mut VipManager) -> Result<Report, crate::Error>,
-) -> Result<Report, crate::Error> {
-    let canceller = vips.canceller();
-    before_send(vips, last, move || canceller.cancel());
-    let result = call(vips);
-    vips.connection.tamper = None;
-    result
-}
-
-/// A route that has outlived its address, and waits in a disguise for a new one: a call that ends
-/// just then leaves what still bears the mark.
-#[test]
-fn a_route_in_disguise_bears_the_mark() {
-    const MARK: Protocol = Protocol::new(201).unwrap();
-    let mut ended_early = 0;
+/// Cancels a call with its first send, then another with its second, until a call is over before that. Whatever
+/// each leaves bears the mark, so a release by mark finds it.
+fn cancel_with_each_send(
+    builder: &VipManagerBuilder,
+    prepare: impl Fn(&mut VipManager),
+    call: impl Fn(&mut VipManager) -> Result<Report, Error>,
+) {
     for last in 1.. {
         let _node = node();
-        let vip = v6(1)[0];
-        let mut vips = builder().protocol(MARK).open().unwrap();
-        vips.assign([vip]).unwrap();
-        ip(&format!("addr del {vip}/128 dev {LINK}"));
-        let result = cancelled_at(last, &mut vips, |vips| vips.assign([vip]));
-        if result.is_ok() {
-            break;
-        }
-        ended_early += 1;
-        let address = on_link().contains(&vip);
+        let mut vips = builder.clone().open().unwrap();
+        prepare(&mut vips);
+        let canceller = vips.canceller();
+        before_send(&mut vips, last, move || canceller.cancel());
+        let result = call(&mut vips);
+        vips.connection.tamper = None;
+        let Err(error) = result else {
+            assert!(last > 2);
+            return;
+        };
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        let address = !on_link().is_empty();
         vips.release_all(&Claim::mark()).unwrap();
         let left = vips.audit().unwrap().vips;
         assert!(
             left.is_empty(),
-            "ended after send {last}, address {address}: {left:?}"
+            "{builder:?}, ended with send {last}, an address was left: {address}: {left:?}"
         );
     }
-    assert!(ended_early > 1);
 }
 
-/// A release by mark that ends early, after whatever send: what it leaves still bears the mark, so the
-/// next one finds it.
+const MARK: Protocol = Protocol::new(201).unwrap();
+
+/// A route that has outlived its address, and waits in a disguise for a new one.
+#[test]
+fn a_route_in_disguise_bears_the_mark() {
+    let vip = v6(1)[0];
+    let outlives = |vips: &mut VipManager| {
+        vips.assign([vip]).unwrap();
+        ip(&format!("addr del {vip}/128 dev {LINK}"));
+    };
+    let marked = builder().protocol(MARK);
+    cancel_with_each_send(&marked, outlives, |vips| vips.assign([vip]));
+}
+
 #[test]
 fn what_a_call_by_mark_leaves_bears_the_mark() {
-    const MARK: Protocol = Protocol::new(201).unwrap();
-    let both: Vec<IpAddr> = v4(150).into_iter().chain(v6(150)).collect();
-    for protocols in [[Some(MARK), None], [None, Some(MARK)], [Some(MARK); 2]] {
-        let mut ended_early = 0;
-        for last in 1.. {
-            let _node = node();
-            let mut vips = builder();
-            let [route, address] = protocols;
-            if let Some(protocol) = route {
-                vips = vips.protocol(protocol);
-            }
-            if let Some(protocol) = address {
-                vips = vips.address_protocol(protocol);
-            }
-            let mut vips = vips.open().unwrap();
-            vips.assign(&both).unwrap();
-            let result = cancelled_at(last, &mut vips, |vips| vips.release_all(&Claim::mark()));
-            if result.is_ok() {
-                break;
-            }
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
-            ended_early += 1;
-            vips.release_all(&Claim::mark()).unwrap();
-            let left = vips.audit().unwrap().vips;
-            assert!(
-                left.is_empty(),
-                "marks {protocols:?}, ended after send {last}: {} left, {:?}",
-                left.len(),
-                left.first()
-            );
-        }
-        assert!(ended_early > 1);
-    }
-}
-
-/// Counts the dumps of routes that a socket asks for.
-struct RouteDumps(&'static AtomicUsize);
-
-impl Line for RouteDumps {
-    fn send(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
-        let mut bytes = bytes.to_vec();
-        let dumps = split(&mut bytes)
-            .filter(|message| dumps_routes(message))
-            .count();
-        self.0.fetch_add(dumps, Ordering::Relaxed);
-        None
+    let set = forged::both(150);
+    for marked in [
+        builder().protocol(MARK),
+        builder().address_protocol(MARK),
+        builder().protocol(MARK).address_protocol(MARK),
+    ] {
+        let assign = |vips: &mut VipManager| drop(vips.assign(&set).unwrap());
+        cancel_with_each_send(&marked, assign, |vips| vips.release_all(&Claim::mark()));
     }
 }
 
@@ -817,8 +707,13 @@ fn an_audit_of_right_vips_alone_dumps_no_routes() {
     let all = [v4(200), v6(200)].concat();
     manager.assign(&all).unwrap();
     let dumps = shared::<AtomicUsize>();
-    let line = RouteDumps(dumps);
-    manager.connection.requests().fault.put(line);
+    forged::say(&manager.connection.requests(), |bytes| {
+        let asked = split(&mut bytes.to_vec())
+            .filter(|m| dumps_routes(m))
+            .count();
+        dumps.fetch_add(asked, Ordering::Relaxed);
+        None
+    });
     let mut dumps_of = |vips: &[IpAddr]| {
         assert!(manager.audit_only(vips).unwrap().is_clean());
         dumps.swap(0, Ordering::Relaxed)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::forged::{Say, both, hear, patient, refusal, sequence, wrong};
+use super::forged::{both, find, hear, patient, refusal, say, sequence, wrong};
 use super::{LINK, NODE_V4, NODE_V6, builder, ip, kind, node, on_link, shared, v4, v6};
 use crate::engine::decide::PATIENT_AFTER;
 use crate::engine::lookup::ROUTES_MAX;
@@ -65,16 +65,16 @@ fn is_put_off(keeper: &Keeper, repairs: u64, between: [Instant; 2]) -> bool {
     (earliest..=latest).contains(&at)
 }
 
-/// Undoes and repairs the VIP, after so many repairs, until the next pause is so long that no machine is as
+/// Undoes and repairs a VIP, after so many repairs, until the next pause is so long that no machine is as
 /// slow. Returns the number of repairs, and the moments between which the last one was done.
 fn repair_until_long_pause(
     keeper: &mut Keeper,
-    vip: IpAddr,
+    mut undo: impl FnMut(),
     mut repairs: u64,
 ) -> (u64, [Instant; 2]) {
     let mut between = [Instant::now(); 2];
     while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
-        undo(vip);
+        undo();
         keeper.age(LONGEST_PAUSE);
         between[0] = Instant::now();
         assert_eq!(dispatch(keeper).repaired, 1);
@@ -92,7 +92,7 @@ fn a_fight_is_put_off_and_ends() {
     let set = v4(2);
     let (vip, other) = (set[0], set[1]);
     let mut keeper = keeper(&set);
-    let (repairs, between) = repair_until_long_pause(&mut keeper, vip, 0);
+    let (repairs, between) = repair_until_long_pause(&mut keeper, || undo(vip), 0);
     undo(vip);
     assert_eq!(dispatch(&mut keeper).writes, 0, "it was not put off");
     assert!(is_put_off(&keeper, repairs, between));
@@ -125,22 +125,20 @@ fn vip_that_is_undone_during_its_repair_is_put_off() {
     undo(vip);
     let mut left = PATIENT_AFTER;
     let requests = keeper.manager_mut().connection.requests();
-    hear(&requests, move |kernel| {
-        let found = kernel();
-        if let Found::Datagram(bytes) = &found
-            && kind(bytes) == NLMSG_ERROR
+    find(&requests, move |bytes| {
+        if kind(&bytes) == NLMSG_ERROR
             && ip("route show table local").contains(&vip.to_string())
             && left > 0
         {
             left -= 1;
             undo(vip);
         }
-        found
+        Found::Datagram(bytes)
     });
     assert_eq!(dispatch(&mut keeper).repaired, 1);
     assert_eq!(keeper.counters().backoffs, 1);
     dispatch_until_idle(&mut keeper);
-    let (repairs, between) = repair_until_long_pause(&mut keeper, vip, FREE + 1);
+    let (repairs, between) = repair_until_long_pause(&mut keeper, || undo(vip), FREE + 1);
     undo(vip);
     keeper.dispatch(0).unwrap();
     assert!(is_put_off(&keeper, repairs, between));
@@ -168,20 +166,9 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
             undo(victims.next().unwrap());
             touch_the_link();
         };
-        let mut repairs = 0;
-        let mut between = [Instant::now(); 2];
-        while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
-            undo_another();
-            keeper.age(LONGEST_PAUSE);
-            between[0] = Instant::now();
-            let resyncs = keeper.counters().resyncs;
-            assert_eq!(dispatch(&mut keeper).repaired, 1);
-            between[1] = Instant::now();
-            assert_eq!(keeper.counters().resyncs, resyncs + 1);
-            repairs += 1;
-            assert_eq!(keeper.counters().backoffs, repairs.saturating_sub(FREE));
-            dispatch_until_idle(&mut keeper);
-        }
+        let resyncs = keeper.counters().resyncs;
+        let (repairs, between) = repair_until_long_pause(&mut keeper, &mut undo_another, 0);
+        assert_eq!(keeper.counters().resyncs, resyncs + repairs);
         touch_the_link();
         let resyncs = keeper.counters().resyncs;
         assert_eq!(keeper.dispatch(usize::MAX).unwrap(), Dispatched::default());
@@ -209,16 +196,13 @@ fn a_link_that_is_fought_over_is_put_off_and_calms_down() {
 fn look_before_a_reading_that_is_put_off_believes_nothing_remembered() {
     let _node = node();
     let set = v4(20);
-    let mut keeper = keeper(&set);
-    let mut repairs = 0;
-    while repairs <= FREE || pause(repairs) < LONGEST_PAUSE {
-        undo(set[usize::try_from(repairs).unwrap()]);
+    let mut victims = set.iter().copied();
+    let undo_another = || {
+        undo(victims.next().unwrap());
         touch_the_link();
-        keeper.age(LONGEST_PAUSE);
-        assert_eq!(dispatch(&mut keeper).repaired, 1);
-        repairs += 1;
-        dispatch_until_idle(&mut keeper);
-    }
+    };
+    let mut keeper = keeper(&set);
+    repair_until_long_pause(&mut keeper, undo_another, 0);
     let resyncs = keeper.counters().resyncs;
     ip(&format!("addr add {}/24 dev {LINK}", set[19]));
     undo(set[19]);
@@ -239,14 +223,13 @@ fn look_that_fails_at_a_vip_that_rests_is_put_off() {
     assert_eq!(done.resting, 1, "{done}");
     keeper.age(LONGEST_PAUSE);
     let before = Instant::now();
-    let fails = Say(|_: &[u8]| Some(Err(std::io::Error::from_raw_os_error(libc::EIO))));
     let requests = keeper.manager_mut().connection.requests();
-    requests.fault.put(fails);
+    let fails = |_: &[u8]| Some(Err(std::io::Error::from_raw_os_error(libc::EIO)));
+    say(&requests, fails);
     let error = keeper.dispatch(usize::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::System, "{error}");
     let at = keeper.next_deadline().expect("it is to be tried again");
     assert!(at >= before + RETRY, "in {:?}", at - before);
-    let requests = keeper.manager_mut().connection.requests();
     requests.fault.clear();
     dispatch_until_idle(&mut keeper);
     assert_eq!(wrong(&set), [""; 0]);
@@ -355,25 +338,16 @@ fn what_is_not_there_yet_is_retried_after_a_second() {
             let done = keeper.dispatch(usize::MAX).unwrap();
             let reported = done.missing.first().map(|missing| missing.kind);
             assert_eq!(reported, missing);
-            let conflicts = done.report.failures.iter();
-            assert!(
-                conflicts
-                    .clone()
-                    .all(|failure| failure.cause == missing.map_or(Cause::Conflict, Cause::Missing))
-            );
+            let cause = missing.map_or(Cause::Conflict, Cause::Missing);
+            let mut failures = done.report.failures.iter();
+            assert!(failures.all(|failure| failure.cause == cause));
             let at = keeper.next_deadline().expect("it is to be tried again");
             assert!(at >= before + RETRY, "{breaks}: in {:?}", at - before);
             // Not before.
-            let resyncs = keeper.counters().resyncs;
-            let looks = keeper.counters().looks;
-            assert_eq!(
-                keeper.dispatch(usize::MAX).unwrap().report,
-                Report::default()
-            );
-            assert_eq!(
-                (keeper.counters().resyncs, keeper.counters().looks),
-                (resyncs, looks)
-            );
+            let readings = |keeper: &Keeper| (keeper.counters().resyncs, keeper.counters().looks);
+            let before = readings(&keeper);
+            assert_eq!(dispatch(&mut keeper), Report::default());
+            assert_eq!(readings(&keeper), before);
             keeper.age(RETRY);
         }
         ip(&mends);
@@ -418,10 +392,10 @@ fn a_cancelled_keeper_goes_on_where_it_was() {
 fn a_route_that_was_heard_of_is_deleted_once() {
     let _node = node();
     let set = v4(1);
-    let further = |metric: u32| {
+    let vip = set[0];
+    let further = move |metric: u32| {
         ip(&format!(
-            "route append local {} dev {LINK} table local proto 99 scope host metric {metric}",
-            set[0]
+            "route append local {vip} dev {LINK} table local proto 99 scope host metric {metric}"
         ));
     };
     let mut keeper = keeper(&set);
@@ -436,12 +410,9 @@ fn a_route_that_was_heard_of_is_deleted_once() {
     // A route that comes while the link is read is seen, and deleted, before its notification is read.
     touch_the_link();
     let mut comes = true;
-    let set_at = set[0];
     hear(&keeper.manager_mut().connection.requests(), move |kernel| {
         if std::mem::take(&mut comes) {
-            ip(&format!(
-                "route append local {set_at} dev {LINK} table local proto 99 scope host metric 2001"
-            ));
+            further(2001);
         }
         kernel()
     });
