@@ -453,20 +453,6 @@ fn a_vip_that_another_writer_keeps_undoing_is_contended() {
     assert_eq!(vips.normalize_only([vip]).unwrap().repaired, 1);
 }
 
-#[test]
-fn a_lost_final_ack_neither_hangs_nor_lies() {
-    let _node = node();
-    let mut vips = manager(BUFFERS[1]);
-    // Nobody asks for the ack, so none comes: as if it had been lost.
-    vips.connection.tamper = Some(Box::new(|batch| {
-        split(batch).for_each(ask_for_no_ack);
-    }));
-    let set: Vec<IpAddr> = v4(300).into_iter().chain(v6(300)).collect();
-    let report = vips.assign(&set).unwrap();
-    assert_eq!(report.assigned, 600);
-    assert_eq!(on_link().len(), 600);
-}
-
 /// What becomes of the attempts to delete the kernel's routes for new IPv6 addresses without having
 /// seen them: they are in vain, or nobody hears what became of them.
 #[test]
@@ -512,17 +498,14 @@ fn ask_in_vain(connection: &mut Connection, count: u32) -> (Dumped, u32, bool) {
     let mut batch = Batch::default();
     batch.begin(connection.sequence());
     for row in 0..count {
-        batch.push(row, ask_for_no_link);
+        batch.push(row, |out, sequence| {
+            link::get_link_message(out, sequence, &"absent".into());
+        });
     }
     let mut heard = 0;
     let mut sealed = batch.seal();
     let end = connection.exchange(&mut sealed, |_| heard += 1).unwrap();
     (end, heard, sealed.is_complete())
-}
-
-/// A request that the kernel refuses.
-fn ask_for_no_link(out: &mut Vec<u8>, sequence: u32) {
-    link::get_link_message(out, sequence, &"absent".into());
 }
 
 #[test]
@@ -539,24 +522,6 @@ fn a_refusal_lost_with_the_overflow_is_found_by_looking() {
     // And the socket is as good as new.
     let found = crate::link::find(&mut connection, &LINK.into()).unwrap();
     assert!(found.is_some_and(|link| link.up));
-}
-
-#[test]
-fn a_late_reply_is_not_taken_for_a_later_calls() {
-    let _node = node();
-    let mut vips = manager(BUFFERS[1]);
-    let set: Vec<IpAddr> = v4(50).into_iter().chain(v6(50)).collect();
-    // Refusals of an earlier exchange that nobody took, one of them for the very sequence number
-    // that stood before this call's first.
-    let first = vips.connection.sequence();
-    let mut stale = Vec::new();
-    for back in 1..=100 {
-        ask_for_no_link(&mut stale, first.wrapping_sub(back));
-    }
-    vips.connection.requests().send(&stale).unwrap();
-    let report = vips.assign(&set).unwrap();
-    assert_eq!((report.assigned, report.retries), (100, 0));
-    assert_eq!(on_link().len(), 100);
 }
 
 /// An old kernel's unfiltered dumps, forced: the same results among other links' addresses and

@@ -355,11 +355,6 @@ impl Scripted {
         // Less than a record may be left.
         script.bytes.len() < script.at + 2
     }
-
-    /// More than it has.
-    fn records(&self) -> usize {
-        self.0.lock().unwrap().bytes.len() / 2
-    }
 }
 
 impl Line for Scripted {
@@ -384,7 +379,7 @@ impl Line for Scripted {
 
 /// The manager that a byte of options describes. `put` is given each of its sockets.
 fn manager(options: u8, hurried: bool, put: &dyn Fn(&Socket)) -> Option<VipManager> {
-    let bit = |place: u8| options & (1 << place) != 0;
+    let bit = |place| Options(options).has(place);
     let mut builder = VipManager::builder(LINK).source(NODE_V4);
     builder = if bit(0) {
         builder.kernel_source(Family::V6)
@@ -569,9 +564,8 @@ pub fn watch(data: &[u8]) {
     };
     watcher.follow(Some(INDEX));
     let mut events = Vec::new();
-    let records = script.records();
-    // Each reading ends where the script says that nothing is there.
-    for _ in 0..=records {
+    // Each reading ends where the script says that nothing is there. A record has two bytes or more.
+    for _ in 0..=data.len() / 2 {
         let before = events.len();
         match watcher.read(&mut events) {
             Ok(count) => assert_eq!(before + count, events.len()),

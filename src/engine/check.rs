@@ -299,42 +299,6 @@ impl Driver {
     }
 }
 
-/// The fate of one message.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Fate {
-    applied: bool,
-    refused: bool,
-    heard: bool,
-    /// A routing rule answers the look-up.
-    diverted: bool,
-}
-
-impl Fate {
-    const GOOD: Self = Self {
-        applied: true,
-        refused: false,
-        heard: true,
-        diverted: false,
-    };
-
-    fn of(fault: Fault) -> Option<Self> {
-        let (applied, refused, heard) = match fault {
-            Fault::Diverted => (true, false, true),
-            Fault::Vanished => (false, false, true),
-            Fault::Dropped => (false, false, false),
-            Fault::RepliesLost => (true, false, false),
-            Fault::Refused => (false, true, true),
-            _ => return None,
-        };
-        Some(Self {
-            applied,
-            refused,
-            heard,
-            diverted: fault == Fault::Diverted,
-        })
-    }
-}
-
 /// The data that all runs of one policy share.
 struct Course {
     world: World,
@@ -392,8 +356,7 @@ impl Course {
     /// Another writer deletes the kernel's route.
     fn delete_kernels_route(&self, mut moment: Moment) -> Option<Moment> {
         let own = Kernel::own(self.world.family);
-        let at = moment.kernel.routes.iter().position(|r| *r == own)?;
-        moment.kernel.routes.remove(at);
+        moment.kernel.delete_first(|r| *r == own).ok()?;
         if matches!(moment.driver.at, At::Listen(_)) {
             moment.driver.row.progress.late_route = LateRoute::Seen;
         }
@@ -425,13 +388,13 @@ impl Course {
         if driver.many == Many::Yes {
             driver.engine.begin_routes_first();
         }
-        driver.others = seen.others;
+        driver.others = seen.others.iter().map(Message::delete).collect();
         driver.plan();
     }
 
     /// Performs the next action. Returns false if the driver cannot act, for instance while it waits for a
     /// notification.
-    fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) -> bool {
+    fn act(&mut self, kernel: &mut Kernel, driver: &mut Driver, fault: Option<Fault>) -> bool {
         match &mut driver.at {
             At::Stage => match driver.engine.stage() {
                 Stage::ReadAll => driver.at = At::Routes(kernel.addresses),
@@ -444,7 +407,8 @@ impl Course {
                 Stage::Wait => {
                     let facts = driver.row.facts;
                     let routes = &kernel.routes;
-                    driver.row.facts = self.world.look_up(facts, routes, fate.diverted);
+                    let is_diverted = fault == Some(Fault::Diverted);
+                    driver.row.facts = self.world.look_up(facts, routes, is_diverted);
                     match driver.engine.awaits(&driver.row) {
                         Some(awaited) => driver.at = At::Listen(awaited),
                         None => driver.end_wait(Waited::Progress),
@@ -461,7 +425,7 @@ impl Course {
                 let awaited = *awaited;
                 return self.end_listening(kernel, driver, awaited);
             }
-            At::Send(_) => self.send(kernel, driver, fate),
+            At::Send(_) => self.send(kernel, driver, fault),
             At::EndRound { .. } => driver.end_round(false),
             At::Over(_) => return false,
         }
@@ -499,7 +463,7 @@ impl Course {
     }
 
     /// Sends the next message of the batch. After the last message, the replies arrive.
-    fn send(&mut self, kernel: &mut Kernel, driver: &mut Driver, fate: Fate) {
+    fn send(&mut self, kernel: &mut Kernel, driver: &mut Driver, fault: Option<Fault>) {
         let At::Send(batch) = &mut driver.at else {
             unreachable!("{driver:?}")
         };
@@ -508,12 +472,13 @@ impl Course {
             kernel.last = false;
         }
         let had_kernels = kernel.has_kernels();
-        let answer = match fate {
-            Fate { refused: true, .. } => Err(libc::ENOMEM),
-            Fate { applied: false, .. } => Ok(()),
+        let answer = match fault {
+            Some(Fault::Refused) => Err(libc::ENOMEM),
+            Some(Fault::Vanished | Fault::Dropped) => Ok(()),
             _ => kernel.handle(message, &self.world),
         };
-        if !fate.heard {
+        let is_lost = matches!(fault, Some(Fault::Dropped | Fault::RepliesLost));
+        if is_lost {
             batch.heard = Replies::Lost;
         }
         let step = match message {
@@ -523,7 +488,7 @@ impl Course {
         if let Err(errno) = answer {
             batch.failed |= step.refused(errno) == Refusal::Final;
         }
-        let is_echoed = step == Step::DeleteKernelBlind && fate.heard;
+        let is_echoed = step == Step::DeleteKernelBlind && !is_lost;
         let response = match answer {
             Err(_) => Response::Refused,
             Ok(()) if is_echoed && had_kernels && !kernel.has_kernels() => Response::DeletedKernels,
@@ -687,8 +652,7 @@ impl Walk {
     fn act(&mut self, before: &Moment, fault: Option<Fault>) -> u64 {
         let mut then = before.clone();
         then.fault = fault.or(before.fault);
-        let fate = fault.and_then(Fate::of).unwrap_or(Fate::GOOD);
-        if !self.course.act(&mut then.kernel, &mut then.driver, fate) {
+        if !self.course.act(&mut then.kernel, &mut then.driver, fault) {
             return 0;
         }
         if let At::Send(batch) = &before.driver.at {
@@ -743,7 +707,7 @@ impl Walk {
             fault: Some(fault),
             ..moment.clone()
         };
-        match (fault, &moment.driver.at) {
+        let then = match (fault, &moment.driver.at) {
             (
                 Fault::Vanished
                 | Fault::Dropped
@@ -752,29 +716,9 @@ impl Walk {
                 | Fault::Killed,
                 At::Send(_),
             )
-            | (Fault::Diverted, At::Stage) => self.act(moment, Some(fault)),
+            | (Fault::Diverted, At::Stage) => return self.act(moment, Some(fault)),
             (Fault::Interrupted | Fault::Missed | Fault::Diverted, At::Routes(addresses)) => {
-                self.observe_in_part(&struck(), fault, *addresses)
-            }
-            // A deletion between the two dumps is equal to a deletion after both.
-            (Fault::Deleted, at) if !matches!(at, At::Routes(_)) => {
-                let mut then = struck();
-                let gone = then
-                    .kernel
-                    .handle(Message::Step(Step::DeleteAddress), &self.course.world);
-                if gone.is_ok() { self.follow(then) } else { 0 }
-            }
-            (Fault::Cleaned, at) if !matches!(at, At::Routes(_)) => {
-                let then = self.course.delete_kernels_route(struck());
-                then.map_or(0, |then| self.follow(then))
-            }
-            (Fault::Flushed, at) if !matches!(at, At::Routes(_)) => {
-                let then = self.course.delete_address_of_another_vip(struck());
-                self.follow(then)
-            }
-            (Fault::Alike(metric), at) if !matches!(at, At::Routes(_)) => {
-                let then = self.course.add_route_alike(struck(), metric);
-                then.map_or(0, |then| self.follow(then))
+                return self.observe_in_part(&struck(), fault, *addresses);
             }
             (Fault::Rival(metric), _) => {
                 let mut then = struck();
@@ -782,10 +726,22 @@ impl Walk {
                     metric,
                     ..foreign(self.course.world.family)
                 });
-                self.follow(then)
+                Some(then)
             }
-            _ => 0,
-        }
+            // A change between the two dumps is equal to a change after both.
+            (_, At::Routes(_)) => None,
+            (Fault::Deleted, _) => {
+                let mut then = struck();
+                let deletion = Message::Step(Step::DeleteAddress);
+                let gone = then.kernel.handle(deletion, &self.course.world);
+                gone.is_ok().then_some(then)
+            }
+            (Fault::Cleaned, _) => self.course.delete_kernels_route(struck()),
+            (Fault::Flushed, _) => Some(self.course.delete_address_of_another_vip(struck())),
+            (Fault::Alike(metric), _) => self.course.add_route_alike(struck(), metric),
+            _ => None,
+        };
+        then.map_or(0, |then| self.follow(then))
     }
 
     /// Follows a moment whose dump is interrupted, misses routes, or whose look-up is diverted.
@@ -879,11 +835,7 @@ impl Walk {
     fn judge_done(&mut self, moment: &Moment) -> u64 {
         let Moment { kernel, fault, .. } = moment;
         let Course { world, policy, .. } = self.course;
-        let good = match policy.goal {
-            Goal::Assign | Goal::Normalize => kernel.is_single_route(&world),
-            Goal::Release => kernel.is_released(),
-            Goal::Look => unreachable!("an audit sends nothing"),
-        };
+        let good = kernel.is_as_desired(&world, policy.goal);
         if !good && *fault == Some(Fault::Missed) {
             // The next call observes the route that no look-up shows.
             let mut then = moment.clone();
@@ -1452,7 +1404,7 @@ impl Pair {
             // Every other event happens before a listener gives up.
             return false;
         }
-        if !self.course.act(&mut then, &mut drivers[at], Fate::GOOD) {
+        if !self.course.act(&mut then, &mut drivers[at], None) {
             return false;
         }
         self.stalls += usize::from(drivers[at].engine.is_stalled());

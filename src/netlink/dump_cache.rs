@@ -14,7 +14,7 @@ use crate::base::Family;
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     last: Option<Route>,
-    mask: MessageMask<1>,
+    pub(super) mask: MessageMask<1>,
 }
 
 impl Routes {
@@ -31,19 +31,13 @@ impl Routes {
         }
         Ok(self.last.as_ref())
     }
-
-    /// Whether this message is read by comparison.
-    #[cfg(test)]
-    pub(super) fn fits(&self, message: &Message<'_>) -> bool {
-        self.mask.values(message.payload()).is_some()
-    }
 }
 
 /// Reads the addresses of a dump.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     last: Option<Address>,
-    mask: MessageMask<3>,
+    pub(super) mask: MessageMask<3>,
 }
 
 impl Addresses {
@@ -56,7 +50,6 @@ impl Addresses {
             let family = Family::of(&address.addr);
             let addr = if local.is_empty() { peer } else { local };
             address.addr = address_of(family, addr)?;
-            address.peer = None;
             if !local.is_empty() && !peer.is_empty() {
                 let peer = address_of(family, peer)?;
                 address.peer = Some(peer).filter(|peer| *peer != address.addr);
@@ -71,12 +64,6 @@ impl Addresses {
         }
         Ok(self.last.as_ref())
     }
-
-    /// Whether this message is read by comparison.
-    #[cfg(test)]
-    pub(super) fn fits(&self, message: &Message<'_>) -> bool {
-        self.mask.values(message.payload()).is_some()
-    }
 }
 
 /// Length of the longest payload that is compared. A VIP's payload has at most 120 bytes.
@@ -85,7 +72,7 @@ const LONGEST: usize = 160;
 /// The payload of a message, with a mask over the values of `N` attributes, in which the next message
 /// may differ.
 #[derive(Debug)]
-struct MessageMask<const N: usize> {
+pub(super) struct MessageMask<const N: usize> {
     /// Length of the previous payload, even if that payload set no mask.
     length: usize,
     is_set: bool,
@@ -111,7 +98,7 @@ impl<const N: usize> Default for MessageMask<N> {
 impl<const N: usize> MessageMask<N> {
     /// The `N` values of a payload that differs from the previous one in nothing else.
     #[inline]
-    fn values<'a>(&self, payload: &'a [u8]) -> Option<[&'a [u8]; N]> {
+    pub(super) fn values<'a>(&self, payload: &'a [u8]) -> Option<[&'a [u8]; N]> {
         if !self.is_set || payload.len() != self.length {
             return None;
         }

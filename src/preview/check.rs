@@ -25,12 +25,8 @@ fn observe(world: &World, policy: Policy, kernel: &Kernel) -> Seen {
 
 fn predict(world: &World, policy: Policy, seen: &Seen) -> Predicted {
     let family = world.family;
-    let mut simulation = Simulation::new(
-        family,
-        seen.facts,
-        Progress::default(),
-        seen.keys.iter().copied(),
-    );
+    let others = seen.others.iter().copied();
+    let mut simulation = Simulation::new(family, seen.facts, Progress::default(), others);
     let desired = world.desired()[family];
     let mut rounds = Vec::new();
     loop {
@@ -64,19 +60,6 @@ fn is_tolerated(what: Move, errno: i32) -> bool {
 /// The facts without those that the simulation does not predict.
 fn known(facts: Facts) -> Facts {
     facts - (Facts::SAME_KEY_DIFFERS | Facts::WINS | Facts::MARKED | Facts::RECENT)
-}
-
-fn is_desired(kernel: &Kernel, world: &World, policy: Policy) -> bool {
-    match (policy.goal, policy.binding) {
-        (Goal::Release, _) => kernel.is_released(),
-        (_, Binding::Address) => kernel.is_single_route(world),
-        (_, Binding::Route) => {
-            let desired = world.desired_route();
-            let is_single =
-                kernel.link_routes().eq([&desired]) && kernel.routes.first() == Some(&desired);
-            kernel.addresses.host.is_none() && is_single
-        }
-    }
 }
 
 /// Plays the steps. The late route comes before step number `late`, or during a wait.
@@ -142,7 +125,7 @@ fn play(world: &World, policy: Policy, start: &Kernel, predicted: &Predicted, la
     let context = context(&played, &kernel);
     assert!(!kernel.late, "the late route is still to come: {context}");
     assert!(
-        is_desired(&kernel, world, policy),
+        kernel.is_as_desired(world, policy.goal),
         "not as desired: {context}"
     );
 }

@@ -167,14 +167,10 @@ impl Kernel {
 
     /// Puts a route behind those of the same table and metric.
     pub(crate) fn insert(&mut self, route: Route) {
-        let key = (route.table, route.metric);
         // Table local comes before table main: rule 0 looks there first.
         let order = |r: &Route| (r.table != TABLE_LOCAL, r.metric);
-        let at = self
-            .routes
-            .iter()
-            .position(|r| order(r) > (key.0 != TABLE_LOCAL, key.1));
-        self.routes.insert(at.unwrap_or(self.routes.len()), route);
+        let at = (self.routes).partition_point(|r| order(r) <= order(&route));
+        self.routes.insert(at, route);
     }
 
     /// The routes of the other device to the VIP.
@@ -195,6 +191,15 @@ impl Kernel {
     /// Whether the link has the kernel's own IPv6 route.
     pub(crate) fn has_kernels(&self) -> bool {
         self.routes.contains(&Self::own(Family::V6))
+    }
+
+    /// Whether a call with this goal has reached it.
+    pub(crate) fn is_as_desired(&self, world: &World, goal: Goal) -> bool {
+        match goal {
+            Goal::Assign | Goal::Normalize => self.is_single_route(world),
+            Goal::Release => self.is_released(),
+            Goal::Look => unreachable!("an audit sends nothing"),
+        }
     }
 
     /// The single-route state by its definition, independent of [`Facts`].
@@ -221,7 +226,7 @@ impl Kernel {
     }
 
     /// Whether the VIP is absent from the link.
-    pub(crate) fn is_released(&self) -> bool {
+    fn is_released(&self) -> bool {
         let address = self.addresses.host.is_some() || self.addresses.other_length;
         !address && !self.late && self.link_routes().next().is_none()
     }
@@ -311,10 +316,14 @@ impl Kernel {
 
     /// `addrconf_get_prefix_route` finds the first prefix route through the link, of any origin.
     fn delete_prefix_route(&mut self) {
-        let prefix = |r: &Route| r.device == Device::Link && r.table == TABLE_MAIN;
-        if let Some(at) = self.routes.iter().position(prefix) {
-            self.routes.remove(at);
-        }
+        let _ = self.delete_first(|r| r.device == Device::Link && r.table == TABLE_MAIN);
+    }
+
+    /// Deletes the first route that matches.
+    pub(crate) fn delete_first(&mut self, matches: impl Fn(&Route) -> bool) -> Result<(), i32> {
+        let at = self.routes.iter().position(matches).ok_or(libc::ESRCH)?;
+        self.routes.remove(at);
+        Ok(())
     }
 
     /// RTM_DELADDR: the kernel deletes its own routes of the address. Other routes stay.
@@ -406,7 +415,7 @@ impl Kernel {
     /// preferred source (`ip6_route_del`); without a preferred source, IPv4 matches any
     /// (`fib_table_delete`).
     fn delete_route(&mut self, key: Key, world: &World) -> Result<(), i32> {
-        let matches = |r: &Route| {
+        self.delete_first(|r| {
             r.device == Device::Link
                 && r.table == key.table
                 && (key.metric == 0 || r.metric == key.metric)
@@ -414,10 +423,7 @@ impl Kernel {
                 && (world.family == Family::V6
                     || key.source == Source::None
                     || r.source == key.source)
-        };
-        let at = self.routes.iter().position(matches).ok_or(libc::ESRCH)?;
-        self.routes.remove(at);
-        Ok(())
+        })
     }
 }
 
@@ -460,10 +466,8 @@ const LINK: u32 = 7;
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) facts: Facts,
-    /// The deletions of [`Step::DeleteOthers`].
-    pub(crate) others: Vec<Message>,
-    /// The keys of these deletions, as the library has them.
-    pub(crate) keys: Vec<RouteKey>,
+    /// The routes that [`Step::DeleteOthers`] deletes.
+    pub(crate) others: Vec<RouteKey>,
     /// Table main held a route to the VIP.
     pub(crate) main_used: bool,
 }
@@ -657,8 +661,7 @@ impl World {
         }
         Seen {
             facts: rows.get(0).unwrap().facts,
-            others: rows.others(self.vip()).map(Message::delete).collect(),
-            keys: rows.others(self.vip()).copied().collect(),
+            others: rows.others(self.vip()).copied().collect(),
             main_used,
         }
     }
