@@ -7,7 +7,7 @@ use super::Buffers;
 use super::decide::{Decision, Engine, Method, Replies, Reply, Stage, Verdict, Waited};
 use super::still::Still;
 use crate::base::{Family, PerFamily};
-use crate::core::{Binding, Cause, Done, ErrorKind, Facts, Goal, Policy, Row, Step};
+use crate::core::{Cause, Done, ErrorKind, Facts, Policy, Row, Step};
 use crate::link::trouble::Trouble;
 use crate::netlink::batch::Response;
 
@@ -147,39 +147,5 @@ fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
         engine.observed([&mut row]);
         let decision = engine.plan(&mut row, &STILL);
         assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
-    }
-}
-
-/// Only a new VIP, whose address this library adds, has its route before the address.
-#[test]
-fn only_a_new_ipv4_vip_has_its_route_first() {
-    let new = || Row::new(IpAddr::from([10, 96, 0, 1]).into(), Goal::Assign);
-    let may = |policy: Policy, row: &Row| {
-        Engine::new(PerFamily::splat(policy), Method::Dumps).may_be_route_first(row)
-    };
-    assert!(may(POLICY, &new()));
-    assert!(!may(POLICY, &row(1, Facts::empty())), "IPv6");
-    for policy in [
-        Policy {
-            binding: Binding::Route,
-            ..POLICY
-        },
-        Policy {
-            kernel_source: true,
-            ..POLICY
-        },
-    ] {
-        assert!(!may(policy, &new()), "{policy:?}");
-    }
-    let changes: [fn(&mut Row); 4] = [
-        |row| row.goal = Goal::Normalize,
-        |row| row.facts = Facts::DESIRED,
-        |row| row.progress.done = Done::WRITTEN,
-        |row| row.progress.done = Done::FAILED,
-    ];
-    for change in changes {
-        let mut row = new();
-        change(&mut row);
-        assert!(!may(POLICY, &row), "{row:?}");
     }
 }
