@@ -44,7 +44,7 @@ struct Options {
     /// Numbers of other routes of the node
     #[arg(long, value_delimiter = ',', default_values_t = [0, 50_000])]
     others: Vec<u32>,
-    /// Runs of each; of one that takes more than a second, one
+    /// Runs of each, or one run where it takes more than a second
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Larger numbers of VIPs are left out after a run of so many seconds

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Keeper;
 use super::state::{Keeping, Missing};
 use crate::base::{Count, Vip};
+use crate::core::Drift;
 use crate::outcome::{ErrorKind, Failure, Report};
 use crate::trace;
 
@@ -111,6 +112,14 @@ pub(super) fn failure_of<'a>(report: &'a Report, vip: &Vip) -> Option<&'a Failur
     at.ok().map(|at| &failures[at])
 }
 
+/// Whether a VIP fails as before. Where one of the two readings was incomplete, their differences say nothing.
+fn is_as_before(mut known: Failure, failure: &Failure) -> bool {
+    if (known.drift | failure.drift).contains(Drift::UNREAD) {
+        known.drift = failure.drift;
+    }
+    known == *failure
+}
+
 /// As the events of tracing take it.
 fn lacks(missing: &[Missing]) -> impl Iterator<Item = trace::Lack<'_>> + Clone {
     let missing = missing.iter();
@@ -207,8 +216,8 @@ impl Keeper {
     pub(super) fn note_failures(&mut self, report: &Report) -> Vec<Failure> {
         let mut new = Vec::new();
         for failure in &report.failures {
-            if self.failing.get(&failure.vip) != Some(failure) {
-                self.failing.insert(failure.vip, failure.clone());
+            let known = self.failing.insert(failure.vip, failure.clone());
+            if !known.is_some_and(|known| is_as_before(known, failure)) {
                 new.push(failure.clone());
             }
         }
@@ -232,5 +241,31 @@ impl Keeper {
             !is_right
         });
         self.counters.adopted += adopted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::core::Cause;
+
+    #[test]
+    fn incomplete_reading_makes_no_new_failure() {
+        let vip = IpAddr::from([10, 96, 0, 1]).into();
+        let failing = |cause, drift| Failure {
+            drift,
+            ..Failure::new(vip, cause, None)
+        };
+        let read = failing(Cause::Conflict, Drift::CONFLICT | Drift::MISSING_ROUTE);
+        let unread = failing(Cause::Conflict, Drift::CONFLICT | Drift::UNREAD);
+        assert!(is_as_before(read.clone(), &unread) && is_as_before(unread.clone(), &read));
+        let other_drift = failing(Cause::Conflict, Drift::CONFLICT);
+        assert!(!is_as_before(read, &other_drift));
+        assert!(!is_as_before(
+            unread,
+            &failing(Cause::Unread, Drift::UNREAD)
+        ));
     }
 }
