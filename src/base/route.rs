@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use super::{Family, IP6_PREFIX_METRIC, IP6_USER_METRIC, TABLE_LOCAL, TABLE_MAIN};
+use super::{Family, IP6_PREFIX_METRIC, TABLE_LOCAL, TABLE_MAIN, user_metric};
 
 /// The attributes that a deletion names to delete exactly one route.
 ///
@@ -97,10 +97,7 @@ pub(crate) struct DesiredRoute {
 pub(crate) fn desired_key(want: &DesiredRoute) -> RouteKey {
     RouteKey {
         table: TABLE_LOCAL,
-        metric: match want.family {
-            Family::V4 => 0,
-            Family::V6 => IP6_USER_METRIC,
-        },
+        metric: user_metric(want.family),
         protocol: want.protocol,
         kind: libc::RTN_LOCAL,
         tos: 0,

@@ -26,7 +26,7 @@ mod wait;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::base::{DesiredRoute, Family, PerFamily, Vip};
+use crate::base::{DesiredRoute, Family, NO_LINK, PerFamily, Vip};
 use crate::core::{Admit, Binding, Cause, Done, Goal, MatchContext, Next, Policy, Row, Rows, Step};
 use crate::link::trouble::{Trouble, Troubles};
 use crate::netlink::batch::{Batch, Refused};
@@ -317,7 +317,7 @@ impl<'a> Call<'a> {
     /// The first observation. With `admit`, VIPs discovered on the link become rows.
     pub(crate) fn observe_first(&mut self, admit: Option<Admit<'_>>) -> Result<(), Error> {
         // The kernel refuses to dump the routes of a link that does not exist.
-        self.scan_main = self.link != crate::link::NONE;
+        self.scan_main = self.link != NO_LINK;
         self.observe(admit).map_err(Stop::into_error)?;
         for row in self.buffers.rows.iter_mut() {
             if !row.facts.on_link() && !row.facts.is_unread() {

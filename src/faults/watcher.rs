@@ -136,8 +136,9 @@ fn read(watcher: &mut Watcher) -> Vec<Event> {
     events
 }
 
-/// A watcher on whose link made again the kernel makes no address, whose notifications come late.
-fn watcher() -> Watcher {
+/// A node with a watcher, on whose link made again the kernel makes no address, whose notifications come late.
+fn wired_watcher() -> (Sandbox, Watcher, Wire) {
+    let node = node();
     std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
     let mut watcher = manager(1 << 20).watcher().unwrap();
     // Until the kernel has nothing left to say.
@@ -145,16 +146,15 @@ fn watcher() -> Watcher {
         read(&mut watcher);
         let woken = wait_readable(&watcher, &watcher, Duration::from_millis(100)).unwrap();
         if woken == Woken::TimedOut {
-            return watcher;
+            let wire = Wire::of(&watcher);
+            return (node, watcher, wire);
         }
     }
 }
 
 #[test]
 fn watcher_asks_for_the_link_until_it_is_answered() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     let before = watcher.link();
     let link = make_again("");
     wire.let_happen(Mishap::Lost(Box::new(Mishap::Refused)));
@@ -179,9 +179,7 @@ fn watcher_asks_for_the_link_until_it_is_answered() {
 
 #[test]
 fn one_read_survives_a_lost_answer() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     let link = make_again("");
     wire.let_happen(Mishap::Lost(Box::new(Mishap::NoAnswer)));
     assert_eq!(read(&mut watcher), [Event::Resync, Event::LinkUp(link)]);
@@ -189,9 +187,7 @@ fn one_read_survives_a_lost_answer() {
 
 #[test]
 fn damaged_notification_may_be_of_the_link() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     let link = make_again("");
     wire.let_happen(Mishap::Damaged);
     let events = read(&mut watcher);
@@ -201,9 +197,7 @@ fn damaged_notification_may_be_of_the_link() {
 
 #[test]
 fn answer_from_before_a_loss_does_not_count() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     make_again("");
     wire.let_happen(Mishap::Lost(Box::new(Mishap::Outdated)));
     let events = read(&mut watcher);
@@ -214,9 +208,7 @@ fn answer_from_before_a_loss_does_not_count() {
 /// both when the watcher has not asked.
 #[test]
 fn notification_is_no_answer() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     let socket = Socket::open(1 << 20, Strictness::Preferred).unwrap();
     let mut request = Vec::new();
     link::get_link_message(&mut request, 1, &index("node0").into());
@@ -258,9 +250,7 @@ fn notification_is_no_answer() {
 /// What happened to the new link until the question could be sent is lost, and the watcher says so.
 #[test]
 fn question_that_could_not_be_sent_is_sent_by_the_next_read() {
-    let _node = node();
-    let mut watcher = watcher();
-    let wire = Wire::of(&watcher);
+    let (_node, mut watcher, wire) = wired_watcher();
     let link = make_again("");
     *wire.is_cut.lock().unwrap() = true;
     let mut events = Vec::new();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::Ipv6Net;
 
-use crate::base::{Family, Vip, named};
+use crate::base::{Family, NO_LINK, Vip, named};
 use crate::link;
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::Label;
@@ -76,7 +76,7 @@ impl SourceAvoidance {
     pub const LABEL: u32 = 99;
 }
 
-/// How often the table is read while other writers change it.
+/// How often entries are added while other writers change the table.
 const ATTEMPTS: u32 = 5;
 
 /// A label, and the link whose VIPs get it.
@@ -96,13 +96,52 @@ impl Labelling<'_> {
         }
     }
 
-    /// The prefixes without the label.
+    /// The prefixes without an entry for the link, or the entry that conflicts with the label.
+    ///
+    /// The kernel uses the longest prefix, and prefers an entry for the link to an entry for all links
+    /// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c). A link that does not exist yet
+    /// ([`NO_LINK`]) has no entries.
     fn missing(
         self,
         table: &[Label],
         vips: impl Iterator<Item = Vip>,
-    ) -> Result<Vec<Ipv6Net>, Error> {
-        missing(table, self.link, self.label, vips).map_err(|entry| conflict(&entry, self))
+    ) -> Result<Vec<Ipv6Net>, Label> {
+        let Labelling { link, label, .. } = self;
+        // An entry that gives this label to destinations.
+        let destinations = |label| {
+            let has = move |entry: &&Label| entry.link == 0 && entry.label == label;
+            table.iter().find(has).copied()
+        };
+        let mut entries: Vec<&Label> = table
+            .iter()
+            .filter(|entry| entry.link == 0 || entry.link == link)
+            .collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse((entry.prefix.prefix_len(), entry.link)));
+        let of_link = |entry: &Label| entry.link != NO_LINK && entry.link == link;
+        let mut missing = Vec::new();
+        for vip in vips {
+            let IpAddr::V6(addr) = vip.addr() else {
+                continue;
+            };
+            let entry = entries.iter().find(|entry| entry.prefix.contains(&addr));
+            let prefix = match entry {
+                Some(entry) if of_link(entry) => match destinations(entry.label) {
+                    // No destination has this label.
+                    None => continue,
+                    Some(other) if entry.label == label => return Err(other),
+                    Some(_) => return Err(**entry),
+                },
+                Some(entry) => entry.prefix,
+                None => Ipv6Net::default(),
+            };
+            if let Some(other) = destinations(label) {
+                return Err(other);
+            }
+            if !missing.contains(&prefix) {
+                missing.push(prefix);
+            }
+        }
+        Ok(missing)
     }
 }
 
@@ -119,10 +158,9 @@ pub(crate) fn label(
     }
     let mut writes = 0;
     for _ in 0..ATTEMPTS {
-        let Some(table) = read(connection)? else {
-            continue;
-        };
-        let missing = how.missing(&table, vips.clone())?;
+        let table = read(connection, how)?;
+        let missing = how.missing(&table, vips.clone());
+        let missing = missing.map_err(|entry| conflict(&entry, how))?;
         if missing.is_empty() {
             return Ok(writes + remove_stale(connection, how, &table, added));
         }
@@ -188,12 +226,8 @@ pub(crate) fn preview(
     if !vips.clone().any(|vip| vip.family() == Family::V6) {
         return Ok(Vec::new());
     }
-    for _ in 0..ATTEMPTS {
-        if let Some(table) = read(connection)? {
-            return how.missing(&table, vips);
-        }
-    }
-    Err(restless(how.name))
+    let missing = how.missing(&read(connection, how)?, vips);
+    missing.map_err(|entry| conflict(&entry, how))
 }
 
 fn restless(name: &str) -> Error {
@@ -205,16 +239,15 @@ fn restless(name: &str) -> Error {
     )
 }
 
-/// The table; `None` if it could not be read completely.
-fn read(connection: &mut Connection) -> Result<Option<Vec<Label>>, Error> {
-    let mut table = Vec::new();
-    let dumped = connection
-        .dump(dump_labels, |message| {
-            table.extend(message.label()?);
-            Ok(())
-        })
+/// The whole table.
+fn read(connection: &mut Connection, how: Labelling<'_>) -> Result<Vec<Label>, Error> {
+    let (table, dumped) = connection
+        .collect(dump_labels, |message| message.label())
         .map_err(|failed| failed.into_error("cannot read the address labels".into()))?;
-    Ok((dumped == Dumped::Complete).then_some(table))
+    match dumped {
+        Dumped::Complete => Ok(table),
+        Dumped::Interrupted => Err(restless(how.name)),
+    }
 }
 
 fn conflict(entry: &Label, how: Labelling<'_>) -> Error {
@@ -238,59 +271,17 @@ fn conflict(entry: &Label, how: Labelling<'_>) -> Error {
     Error::new(ErrorKind::LabelConflict, text)
 }
 
-/// The prefixes without an entry for the link, or the entry that conflicts with the label.
-///
-/// The kernel uses the longest prefix, and prefers an entry for the link to an entry for all links
-/// (`ip6addrlbl_add`, `__ipv6_addr_label`, net/ipv6/addrlabel.c). A link that does not exist yet
-/// ([`NONE`](link::NONE)) has no entries.
-fn missing(
-    table: &[Label],
-    link: u32,
-    label: u32,
-    vips: impl Iterator<Item = Vip>,
-) -> Result<Vec<Ipv6Net>, Label> {
-    // An entry that gives this label to destinations.
-    let destinations = |label| {
-        let has = move |entry: &&Label| entry.link == 0 && entry.label == label;
-        table.iter().find(has).copied()
-    };
-    let mut entries: Vec<&Label> = table
-        .iter()
-        .filter(|entry| entry.link == 0 || entry.link == link)
-        .collect();
-    entries.sort_by_key(|entry| std::cmp::Reverse((entry.prefix.prefix_len(), entry.link)));
-    let of_link = |entry: &Label| entry.link != link::NONE && entry.link == link;
-    let mut missing = Vec::new();
-    for vip in vips {
-        let IpAddr::V6(addr) = vip.addr() else {
-            continue;
-        };
-        let entry = entries.iter().find(|entry| entry.prefix.contains(&addr));
-        let prefix = match entry {
-            Some(entry) if of_link(entry) => match destinations(entry.label) {
-                // No destination has this label.
-                None => continue,
-                Some(other) if entry.label == label => return Err(other),
-                Some(_) => return Err(**entry),
-            },
-            Some(entry) => entry.prefix,
-            None => Ipv6Net::default(),
-        };
-        if let Some(other) = destinations(label) {
-            return Err(other);
-        }
-        if !missing.contains(&prefix) {
-            missing.push(prefix);
-        }
-    }
-    Ok(missing)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LINK: u32 = 7;
+
+    const HOW: Labelling<'static> = Labelling {
+        link: LINK,
+        name: "vips",
+        label: SourceAvoidance::LABEL,
+    };
 
     fn entry(prefix: &str, link: u32, label: u32) -> Label {
         Label {
@@ -317,7 +308,7 @@ mod tests {
 
     fn missing_of(table: &[Label], vips: &[&str]) -> Result<Vec<String>, Label> {
         let vips = vips.iter().map(|vip| vip.parse::<Vip>().unwrap());
-        let missing = missing(table, LINK, SourceAvoidance::LABEL, vips)?;
+        let missing = HOW.missing(table, vips)?;
         Ok(missing.iter().map(Ipv6Net::to_string).collect())
     }
 
@@ -333,8 +324,11 @@ mod tests {
         assert_eq!(missing_of(&[], &both).unwrap(), ["::/0"]);
         // A link that does not exist yet has no entries.
         let vips = both.map(|vip| vip.parse::<Vip>().unwrap());
-        let missing =
-            missing(&table, link::NONE, SourceAvoidance::LABEL, vips.into_iter()).unwrap();
+        let how = Labelling {
+            link: NO_LINK,
+            ..HOW
+        };
+        let missing = how.missing(&table, vips.into_iter()).unwrap();
         assert_eq!(
             missing,
             ["fc00::/7", "::/0"].map(|net| net.parse().unwrap())

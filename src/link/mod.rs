@@ -7,6 +7,7 @@ pub(crate) mod trouble;
 pub(crate) use changes::LinkChanges;
 pub use label::SourceAvoidance;
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,10 +21,11 @@ use netlink_packet_route::link::{
 };
 
 use crate::base::{
-    Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, TABLE_LOCAL, TABLE_MAIN, named,
+    Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, NO_LINK, TABLE_LOCAL, TABLE_MAIN,
+    named,
 };
 use crate::netlink::connection::{Connection, Dumped, Failed};
-use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits};
+use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits, Route};
 use crate::netlink::encode::{
     add_host_address_message, dump_addresses, dump_routes, get_address_message, look_up_message,
     push_fixed,
@@ -219,9 +221,6 @@ impl LinkState {
     }
 }
 
-/// 0, which is no link's index.
-pub(crate) const NONE: u32 = 0;
-
 /// The longest link name in bytes (`IFNAMSIZ`, linux/if.h, less its NUL).
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
@@ -389,44 +388,29 @@ pub(crate) fn placeholder(connection: &mut Connection, link: u32) -> Result<(), 
     added.or_else(|failed| failed.unless(libc::EEXIST, doing))
 }
 
-/// How often the addresses are read while other writers change them.
-const ATTEMPTS: u32 = 5;
-
 /// The broadcast routes that the kernel adds when the link comes up: destination and address
 /// (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
 pub(crate) fn broadcasts(
     connection: &mut Connection,
     link: u32,
 ) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
+    let addresses = connection.collect(
+        |out, sequence| dump_addresses(out, sequence, Family::V4, link),
+        |message| Ok(message.address()?.filter(|address| address.link == link)),
+    );
+    let (addresses, _) =
+        addresses.map_err(|failed| failed.into_error("cannot read the link's addresses".into()))?;
     let mut found = Vec::new();
-    for _ in 0..ATTEMPTS {
-        found.clear();
-        let dumped = connection.dump(
-            |out, sequence| dump_addresses(out, sequence, Family::V4, link),
-            |message| {
-                let address = message.address()?.filter(|address| address.link == link);
-                if let Some(address) = address {
-                    let all = Some(IpAddr::V4(Ipv4Addr::BROADCAST));
-                    let given = address.broadcast.filter(|to| Some(*to) != all);
-                    let of_net = match (address.peer.unwrap_or(address.addr), address.prefix_length)
-                    {
-                        (IpAddr::V4(net), length @ ..31) => Ipv4Net::new(net, length).ok(),
-                        _ => None,
-                    };
-                    let of_net = of_net.map(|net| IpAddr::V4(net.broadcast()));
-                    let to = given.into_iter().chain(of_net);
-                    found.extend(to.map(|to| (to, address.addr)));
-                }
-                Ok(())
-            },
-        );
-        match dumped {
-            Ok(Dumped::Complete) => break,
-            Ok(Dumped::Interrupted) => {}
-            Err(failed) => {
-                return Err(failed.into_error("cannot read the link's addresses".into()));
-            }
-        }
+    for address in addresses {
+        let all = Some(IpAddr::V4(Ipv4Addr::BROADCAST));
+        let given = address.broadcast.filter(|to| Some(*to) != all);
+        let of_net = match (address.peer.unwrap_or(address.addr), address.prefix_length) {
+            (IpAddr::V4(net), length @ ..31) => Ipv4Net::new(net, length).ok(),
+            _ => None,
+        };
+        let of_net = of_net.map(|net| IpAddr::V4(net.broadcast()));
+        let to = given.into_iter().chain(of_net);
+        found.extend(to.map(|to| (to, address.addr)));
     }
     found.sort_unstable();
     found.dedup();
@@ -501,28 +485,16 @@ pub(crate) fn source_status(
     }
 }
 
-/// How often an interrupted dump is repeated.
-const DUMPS: u32 = 3;
-
 /// The status of a source whose address `first` is unusable. Another link may have the same address,
 /// and the kernel accepts a usable one of any link.
 fn status_on_links(connection: &mut Connection, first: Address) -> Result<SourceStatus, Failed> {
-    let mut all = vec![first];
-    for _ in 0..DUMPS {
-        all.truncate(1);
-        let dumped = connection.dump(
-            |out, sequence| dump_addresses(out, sequence, Family::V6, NONE),
-            |message| {
-                all.extend(message.address()?.filter(|other| other.addr == first.addr));
-                Ok(())
-            },
-        )?;
-        if all.iter().any(is_usable) {
-            return Ok(SourceStatus::Present);
-        }
-        if dumped == Dumped::Complete {
-            break;
-        }
+    let (mut all, _) = connection.collect(
+        |out, sequence| dump_addresses(out, sequence, Family::V6, NO_LINK),
+        |message| Ok(message.address()?.filter(|other| other.addr == first.addr)),
+    )?;
+    all.push(first);
+    if all.iter().any(is_usable) {
+        return Ok(SourceStatus::Present);
     }
     let has_failed = |address: &Address| address.flags & IFA_F_DADFAILED != 0;
     if all.iter().all(has_failed) {
@@ -566,26 +538,18 @@ fn is_local_v4(connection: &mut Connection, source: &IpAddr) -> Result<bool, Fai
         Err(failed) if failed.says_nothing() => return Err(failed),
         Ok(_) | Err(_) => {}
     }
-    for _ in 0..DUMPS {
-        // The longest prefix so far, and its type.
-        let mut longest = None;
-        let dumped = connection.dump(
-            |out, sequence| dump_routes(out, sequence, Family::V4, Some(TABLE_LOCAL), None),
-            |message| {
-                if let Some(route) = message.route()?
-                    && route.table == TABLE_LOCAL
-                    && route.leads_to(source)
-                    && longest.is_none_or(|(length, _)| length < route.prefix_length)
-                {
-                    longest = Some((route.prefix_length, route.kind));
-                }
-                Ok(())
-            },
-        )?;
-        let is_local = longest.is_some_and(|(_, kind)| kind == libc::RTN_LOCAL);
-        if is_local || dumped == Dumped::Complete {
-            return Ok(is_local);
-        }
+    let leads_there = |route: &Route| route.table == TABLE_LOCAL && route.leads_to(source);
+    let (routes, dumped) = connection.collect(
+        |out, sequence| dump_routes(out, sequence, Family::V4, Some(TABLE_LOCAL), None),
+        |message| Ok(message.route()?.filter(leads_there)),
+    )?;
+    // Of several routes with the longest prefix, the kernel uses the first.
+    let longest = routes
+        .iter()
+        .min_by_key(|route| Reverse(route.prefix_length));
+    let is_local = longest.is_some_and(|route| route.kind == libc::RTN_LOCAL);
+    if is_local || dumped == Dumped::Complete {
+        return Ok(is_local);
     }
     Err(Failed::Io(io::Error::other("the table keeps changing")))
 }

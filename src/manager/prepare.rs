@@ -4,8 +4,10 @@ use ipnet::Ipv6Net;
 
 use super::VipManager;
 use super::builder::VipManagerBuilder;
-use super::ready::{bring_up, check_vrf, find_link, is_to_be_made, make, may_bring_up, no_link};
-use crate::base::{Count, Family, PerFamily, Protocol, RouteKey, SourcePolicy, TABLE_LOCAL, Vip};
+use super::ready::{bring_up, check_vrf, find_link, make, may_bring_up, no_link};
+use crate::base::{
+    Count, Family, NO_LINK, PerFamily, Protocol, RouteKey, SourcePolicy, TABLE_LOCAL, Vip,
+};
 use crate::core::VipFilter;
 use crate::core::{Binding, Goal};
 use crate::core::{Done, Facts, Row, Rows};
@@ -231,9 +233,9 @@ impl<'m, 's> Preparation<'m, 's> {
     /// Finds the link, unless the call may create it, and checks it for the families of the named VIPs.
     fn find_link(&mut self) -> Result<Option<LinkState>, Error> {
         let config = self.site.config;
-        let creates = self.link_use == LinkUse::Create;
+        let creates = self.link_use == LinkUse::Create && config.create.is_some();
         let found = match find_link(self.connection, config) {
-            Err(error) if creates && is_to_be_made(&error, config) => None,
+            Err(error) if creates && error.kind() == ErrorKind::LinkNotFound => None,
             found => Some(found?),
         };
         if let Some(link) = found.as_ref().filter(|_| self.link_use != LinkUse::Release) {
@@ -262,7 +264,7 @@ impl<'m, 's> Preparation<'m, 's> {
         changes.create = config.create.filter(|_| found.is_none() && may_change);
         let link = found.unwrap_or_else(|| no_link(config));
         changes.bring_up = !link.up && may_change && may_bring_up(config);
-        if changes.bring_up && link.index != link::NONE {
+        if changes.bring_up && link.index != NO_LINK {
             changes.broadcasts = link::broadcasts(self.connection, link.index)?;
         }
         changes.name.clone_from(&link.name);

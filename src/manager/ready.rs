@@ -1,16 +1,12 @@
 //! Finds the link, and creates it and brings it up if the caller allows that.
 
 use super::builder::VipManagerBuilder;
+use crate::base::NO_LINK;
 use crate::link::{self, LinkKind, LinkRef, LinkState};
 use crate::netlink::connection::Connection;
 use crate::netlink::decode::LinkTraits;
 use crate::outcome::LinkStatus;
 use crate::outcome::{Error, ErrorKind};
-
-/// Whether the link is missing, and the caller allows its creation.
-pub(super) fn is_to_be_made(error: &Error, config: &VipManagerBuilder) -> bool {
-    error.kind() == ErrorKind::LinkNotFound && config.create.is_some()
-}
 
 /// Creates the link and finds it.
 pub(super) fn make(
@@ -57,7 +53,7 @@ pub(crate) fn find_link(
 pub(super) fn no_link(config: &VipManagerBuilder) -> LinkState {
     LinkState {
         traits: LinkTraits::default(),
-        index: link::NONE,
+        index: NO_LINK,
         name: config.link.name(),
         made_as: None,
         up: false,

@@ -20,6 +20,9 @@ const RECEIVE_ROOM: usize = 64 * 1024;
 /// Size of the buffer for requests. The largest request is one send of look-ups.
 const SEND_ROOM: usize = 8 * 1024;
 
+/// How often [`Connection::collect`] makes a dump while other writers change what it shows.
+const ATTEMPTS: u32 = 5;
+
 bitflags::bitflags! {
     /// The notifications that the monitor receives: of which multicast groups, and of which tables.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +172,7 @@ impl Failed {
 }
 
 /// Whether an answer of several messages is consistent and complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dumped {
     Complete,
     /// Entries may be missing or repeated.
@@ -178,11 +181,7 @@ pub(crate) enum Dumped {
 
 impl Dumped {
     pub(crate) fn and(self, other: Self) -> Self {
-        if self == Self::Interrupted {
-            self
-        } else {
-            other
-        }
+        self.max(other)
     }
 }
 
@@ -333,6 +332,27 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Collects what `read` returns of the messages of a dump. An interrupted dump is repeated a few times.
+    pub(crate) fn collect<T>(
+        &mut self,
+        write: impl Fn(&mut Vec<u8>, u32),
+        read: impl Fn(&Message<'_>) -> Result<Option<T>, decode::Malformed>,
+    ) -> Result<(Vec<T>, Dumped), Failed> {
+        let mut all = Vec::new();
+        let mut dumped = Dumped::Interrupted;
+        for _ in 0..ATTEMPTS {
+            all.clear();
+            dumped = self.dump(&write, |message| {
+                all.extend(read(message)?);
+                Ok(())
+            })?;
+            if dumped == Dumped::Complete {
+                break;
+            }
+        }
+        Ok((all, dumped))
     }
 
     /// Sends a request that the kernel answers with one message or refuses. Passes the answer to

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::filter::deletion_of;
-use crate::base::NO_LINK as NONE;
+use crate::base::NO_LINK;
 use crate::sys::{Received, Socket};
 
 /// The lifetime of one link, from the look-up of its index.
@@ -19,9 +19,9 @@ use crate::sys::{Received, Socket};
 pub(crate) struct Lifetime {
     /// Receives only the deletion of `monitored` (a socket filter), so that it cannot overflow.
     socket: Socket,
-    /// The link whose deletion the socket receives; [`NONE`] at first.
+    /// The link whose deletion the socket receives; [`NO_LINK`] at first.
     monitored: u32,
-    /// The link whose lifetime this is; [`NONE`] after [`forget`](Self::forget).
+    /// The link whose lifetime this is; [`NO_LINK`] after [`forget`](Self::forget).
     link: u32,
     ended: bool,
 }
@@ -30,8 +30,8 @@ impl Lifetime {
     pub(crate) fn new(socket: Socket) -> Self {
         Self {
             socket,
-            monitored: NONE,
-            link: NONE,
+            monitored: NO_LINK,
+            link: NO_LINK,
             ended: false,
         }
     }
@@ -40,7 +40,7 @@ impl Lifetime {
     pub(crate) fn begin(&mut self, link: u32) -> io::Result<()> {
         if self.monitored != link {
             self.socket.attach_filter(&deletion_of(link))?;
-            if self.monitored == NONE {
+            if self.monitored == NO_LINK {
                 self.socket.join(libc::RTNLGRP_LINK)?;
             }
             self.monitored = link;
@@ -54,7 +54,7 @@ impl Lifetime {
 
     /// Stops to follow the link.
     pub(crate) fn forget(&mut self) {
-        self.link = NONE;
+        self.link = NO_LINK;
     }
 
     /// The link whose deletion the socket receives.
@@ -69,13 +69,13 @@ impl Lifetime {
 
     /// Whether the link is gone. Another link may have its index. The answer stays true.
     pub(crate) fn has_ended(&mut self) -> bool {
-        if self.link != NONE && !self.ended {
+        if self.link != NO_LINK && !self.ended {
             // An overflow counts as the end: the kernel may have lacked memory for this very
             // notification.
             let mut buffer = [0; 64];
             let notification = self.socket.receive(&mut buffer);
             self.ended = !matches!(notification, Ok(Received::Nothing));
         }
-        self.link != NONE && self.ended
+        self.link != NO_LINK && self.ended
     }
 }

@@ -53,7 +53,7 @@ fn is_tolerated(what: Move, errno: i32) -> bool {
             | Step::DeleteOthers,
         )
         | Move::Delete(_) => matches!(errno, libc::ESRCH | libc::EADDRNOTAVAIL),
-        Move::Step(_) | Move::Wait { .. } => false,
+        Move::Step(_) | Move::Wait(_) => false,
     }
 }
 
@@ -68,7 +68,7 @@ fn play(world: &World, policy: Policy, start: &Kernel, predicted: &Predicted, la
     // The placeholder address stays on the link.
     kernel.last &= policy.binding == Binding::Address;
     let mut moves = predicted.rounds.iter().flat_map(|(moves, _)| moves);
-    let waits = moves.any(|what| matches!(what, Move::Wait { .. }));
+    let waits = moves.any(|what| matches!(what, Move::Wait(_)));
     let stays = policy.goal != Goal::Release && policy.binding == Binding::Address;
     if stays && !waits {
         // Only a second observation finds a late route that no fact shows.
@@ -88,7 +88,7 @@ fn play(world: &World, policy: Policy, start: &Kernel, predicted: &Predicted, la
             }
             played.push(what);
             let message = match what {
-                Move::Wait { likelihood } => {
+                Move::Wait(likelihood) => {
                     if kernel.late {
                         kernel.late_route_arrives();
                     }
@@ -144,7 +144,7 @@ fn planned_steps_reach_the_desired_state() {
                     Turn::Done => {
                         let waits = predicted.rounds.iter().flat_map(|(moves, _)| moves);
                         let before = waits
-                            .take_while(|what| !matches!(what, Move::Wait { .. }))
+                            .take_while(|what| !matches!(what, Move::Wait(_)))
                             .count();
                         for late in 0..=before {
                             play(&world, policy, &start, &predicted, late);

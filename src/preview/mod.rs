@@ -139,7 +139,7 @@ impl Planner<'_> {
             action,
             reason,
         };
-        let of_addresses: Vec<Action> = match what {
+        let actions: Vec<Action> = match what {
             Move::Step(Step::UpdateAddress) => rows
                 .address_attrs(vip)
                 .filter(|keep| keep.expires)
@@ -153,16 +153,15 @@ impl Planner<'_> {
                     peer: peer(vip, *end),
                 })
                 .collect(),
-            _ => {
-                let action = action(what, vip, &self.desired[vip.family()], link);
-                if what != Move::Step(Step::DeleteAddress) {
-                    return self.plan.steps.push(step(action));
-                }
-                vec![action]
-            }
+            _ => vec![action(what, vip, &self.desired[vip.family()], link)],
         };
-        let steps = of_addresses.into_iter().map(step);
-        self.deferred.extend(steps.map(|step| (row.order, step)));
+        let steps = actions.into_iter().map(step);
+        match what {
+            Move::Step(Step::UpdateAddress | Step::DeleteAddress) => {
+                self.deferred.extend(steps.map(|step| (row.order, step)));
+            }
+            _ => self.plan.steps.extend(steps),
+        }
     }
 
     /// Plans the changes of addresses, in the kernel's order. Before the first change of an IPv4
@@ -220,16 +219,13 @@ fn action(what: Move, vip: Vip, desired: &DesiredRoute, link: &Arc<str>) -> Acti
     let deleted = |key: &RouteKey| {
         let mut route = named(key, vip, &link);
         // IPv6 does not compare the source, and refuses a source that is not a local address.
-        route.source = route.source.filter(|_| vip.family() == Family::V4);
-        route.tos = if vip.family() == Family::V4 {
-            key.tos
-        } else {
-            0
-        };
+        if vip.family() == Family::V6 {
+            (route.source, route.tos) = (None, 0);
+        }
         Action::DeleteRoute(route)
     };
     match what {
-        Move::Wait { likelihood } => Action::AwaitRoute {
+        Move::Wait(likelihood) => Action::AwaitRoute {
             link,
             vip,
             likelihood,
@@ -279,7 +275,7 @@ fn named(key: &RouteKey, vip: Vip, link: &Arc<str>) -> PlannedRoute {
 /// Why `next` chose this move, from the facts before it.
 fn reason(what: Move, policy: Policy, facts: Facts) -> Reason {
     let cured = match what {
-        Move::Wait { .. } => return Reason::LateRoute,
+        Move::Wait(_) => return Reason::LateRoute,
         _ if policy.goal == Goal::Release => return Reason::NotDesired,
         Move::Delete(_) => Drift::DUPLICATE | Drift::PREFIX_ROUTE,
         Move::Step(step) => match step {

@@ -234,45 +234,30 @@ may_come() {
 }
 "#;
 
-/// How the script runs an action.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Plain,
-    Optional,
-    Gone,
-    There,
-    Came,
-    MayCome,
-}
-
 impl Action {
-    fn manner(&self) -> Manner {
-        match self {
-            // A node without IPv6 generates no IPv6 address.
-            Self::NoOwnAddress { .. } => Manner::Optional,
-            Self::DeleteAddress { .. } | Self::DeleteRoute(_) => Manner::Gone,
-            Self::AddPlaceholder { .. } | Self::AppendRoute(_) => Manner::There,
+    /// The function of the script that runs the action.
+    fn runner(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::DeleteAddress { .. } | Self::DeleteRoute(_) => "gone",
+            Self::AddPlaceholder { .. } | Self::AppendRoute(_) => "there",
             Self::AwaitRoute { likelihood, .. } => match likelihood {
-                Likelihood::Certain => Manner::Came,
-                Likelihood::Possible => Manner::MayCome,
+                Likelihood::Certain => "came",
+                Likelihood::Possible => "may_come",
             },
-            _ => Manner::Plain,
-        }
+            _ => return None,
+        })
     }
 
     /// Writes the action as a command of the script.
     fn write_command(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let function = match self.manner() {
-            Manner::Plain => return writeln!(f, "{self}"),
-            Manner::Optional => return writeln!(f, "{self} 2>/dev/null || :"),
-            Manner::Gone => "gone",
-            Manner::There => "there",
-            Manner::Came => "came",
-            Manner::MayCome => "may_come",
-        };
-        match self {
-            Self::AwaitRoute { link, vip, .. } => writeln!(f, "{function} {vip} {}", Word(link)),
-            _ => writeln!(f, "{function} {self}"),
+        match (self.runner(), self) {
+            // A node without IPv6 generates no IPv6 address.
+            (None, Self::NoOwnAddress { .. }) => writeln!(f, "{self} 2>/dev/null || :"),
+            (None, _) => writeln!(f, "{self}"),
+            (Some(runner), Self::AwaitRoute { link, vip, .. }) => {
+                writeln!(f, "{runner} {vip} {}", Word(link))
+            }
+            (Some(runner), _) => writeln!(f, "{runner} {self}"),
         }
     }
 }
@@ -283,12 +268,14 @@ impl Display for Plan {
             "#!/bin/sh\n# From what was seen of the node: run it at once, and once, or not at \
              all.\nset -eu\nexport LC_ALL=C\n",
         )?;
-        let uses = |manner| self.steps.iter().any(|step| step.action.manner() == manner);
+        let steps = self.steps.iter();
+        let runners: Vec<&str> = steps.filter_map(|step| step.action.runner()).collect();
+        let uses = |runner| runners.contains(&runner);
         let functions = [
-            (GONE, uses(Manner::Gone)),
-            (THERE, uses(Manner::There)),
-            (CAME, uses(Manner::Came) || uses(Manner::MayCome)),
-            (MAY_COME, uses(Manner::MayCome)),
+            (GONE, uses("gone")),
+            (THERE, uses("there")),
+            (CAME, uses("came") || uses("may_come")),
+            (MAY_COME, uses("may_come")),
         ];
         for (function, _) in functions.iter().filter(|(_, used)| *used) {
             f.write_str(function)?;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use super::plan::Likelihood;
 use crate::base::{
-    DesiredRoute, Family, IP6_USER_METRIC, RouteKey, TABLE_LOCAL, TABLE_MAIN, prefix_key,
-    staged_key, staged_lifetime,
+    DesiredRoute, Family, RouteKey, TABLE_LOCAL, TABLE_MAIN, kernel_key, prefix_key, staged_key,
+    staged_lifetime, user_metric,
 };
 use crate::core::{Cause, Done, Facts, Next, Policy, Progress, Step, next};
 
@@ -18,9 +18,7 @@ pub(crate) enum Move {
     /// A deletion of one route, of a [`Step::DeleteOthers`].
     Delete(RouteKey),
     /// The kernel's route comes.
-    Wait {
-        likelihood: Likelihood,
-    },
+    Wait(Likelihood),
 }
 
 /// How a round of a row ended.
@@ -80,12 +78,8 @@ impl Simulation {
         }
         for address in broadcasts {
             let key = RouteKey {
-                table: TABLE_LOCAL,
-                metric: 0,
-                protocol: libc::RTPROT_KERNEL,
                 kind: libc::RTN_BROADCAST,
-                tos: 0,
-                prefsrc: Some(address),
+                ..kernel_key(&address)
             };
             // The kernel does not add a route twice.
             if self.others.contains(&key) {
@@ -122,7 +116,7 @@ impl Simulation {
                 } else {
                     Likelihood::Possible
                 };
-                emit(Move::Wait { likelihood }, self.facts);
+                emit(Move::Wait(likelihood), self.facts);
                 self.facts.remove(Facts::TENTATIVE | Facts::RECENT);
                 self.facts |= Facts::KERNEL;
                 self.rounds += 1;
@@ -200,16 +194,9 @@ impl Simulation {
                     .set(Facts::EXTRA, self.others.iter().any(is_extra));
             }
         }
-        self.facts.remove(
-            Facts::ADDRESS
-                | Facts::NO_PREFIX_ROUTE
-                | Facts::TENTATIVE
-                | Facts::DAD_FAILED
-                | Facts::RECENT
-                | Facts::PEER
-                | Facts::EXPIRES
-                | Facts::KERNEL,
-        );
+        let lasting = Facts::OTHER_LENGTH | Facts::MARKED | Facts::ADDRESS_MARKED;
+        self.facts.remove(Facts::OF_ADDRESS - lasting);
+        self.facts.remove(Facts::KERNEL);
     }
 
     /// The routes with the desired route's key are gone.
@@ -224,10 +211,8 @@ impl Simulation {
     fn replace_route(&mut self, desired: &DesiredRoute) {
         let kernels = self.facts.contains(Facts::KERNEL);
         self.facts |= Facts::desired(desired.source.is_kernel());
-        let same_keys = self
-            .others
-            .iter()
-            .filter(|key| has_same_key(key, self.family));
+        let others = self.others.iter();
+        let same_keys = others.filter(|key| has_same_key(key, self.family));
         match (self.family, same_keys.count()) {
             (Family::V6, _) => self.clear_same_key(),
             (Family::V4, 0) if !desired.source.is_kernel() => self.facts.remove(Facts::KERNEL),
@@ -266,11 +251,7 @@ impl Simulation {
 
 /// Whether a route has the desired route's key.
 fn has_same_key(key: &RouteKey, family: Family) -> bool {
-    let metric = match family {
-        Family::V4 => 0,
-        Family::V6 => IP6_USER_METRIC,
-    };
-    key.table == TABLE_LOCAL && key.tos == 0 && key.metric == metric
+    key.table == TABLE_LOCAL && key.tos == 0 && key.metric == user_metric(family)
 }
 
 /// Whether an IPv6 route is the kernel's prefix route of an address.
