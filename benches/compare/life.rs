@@ -721,12 +721,12 @@ fn compare(
             &runs,
         );
         if let Some(reason) = reason(&runs) {
-            let name = work.name;
-            writeln!(
-                behind,
-                "| {name} | {size} | {family} | {others} | {reason} |"
-            )
-            .unwrap();
+            let row = format!(
+                "| {} | {size} | {family} | {others} | {reason} |",
+                work.name
+            );
+            eprintln!("{row}");
+            writeln!(behind, "{row}").unwrap();
         }
         if slowest(&runs) > Some(Duration::from_secs(options.patience)) {
             return;
