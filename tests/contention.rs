@@ -605,3 +605,34 @@ fn flaps(link: u32, v4: bool, in_main: bool) -> Vec<Request> {
     let go = (1..=60).map(|host| (DelRoute(route(host)), 0));
     come.chain(go).collect()
 }
+
+/// A call waits until the kernel has been quiet about its VIP. What it hears of others' routes does not count:
+/// otherwise it would wait until its time is over.
+#[test]
+fn routes_of_others_prolong_no_wait() {
+    const LONG: Duration = Duration::from_secs(30);
+    let net = Net::new();
+    let vip = common::vips_v6(1)[0];
+    net.ip(&format!(
+        "addr add {vip}/128 dev {VIP_LINK} nodad noprefixroute"
+    ));
+    // The call would wait for a recent address to age, not for quiet.
+    std::thread::sleep(Duration::from_secs(2));
+    net.ip(&format!(
+        "-6 route del local {vip} dev {VIP_LINK} table local"
+    ));
+    let changes = flaps(net.add_link("churn0"), false, false);
+    let _churn = Churn::repeat(move |raw| {
+        raw.batch(&changes);
+        std::thread::sleep(Duration::from_millis(20));
+    });
+    let manager = broken::builder(VIP_LINK, PROTO_KERNEL);
+    let mut manager = manager
+        .stall_timeout(2 * LONG)
+        .total_timeout(LONG)
+        .open()
+        .unwrap();
+    let report = manager.assign([vip]).unwrap();
+    assert_eq!((report.repaired, report.failures.len()), (1, 0), "{report}");
+    net.assert_single_route(&[vip], PROTO_KERNEL);
+}
