@@ -87,7 +87,7 @@ struct Shape {
 fn race(shape: Shape, hammered: bool) {
     let _alone = alone();
     let shape = Shape {
-        calls: common::full_or_quick(shape.calls, shape.calls.div_ceil(5)),
+        calls: common::full_or_quick(shape.calls, shape.calls.div_ceil(10)),
         size: common::at_most(common::full_or_quick(shape.size, shape.size.min(1_000))),
         ..shape
     };
@@ -474,7 +474,7 @@ fn threads_assign_and_release_overlapping_sets() {
 #[test]
 fn route_that_outlived_an_address_does_not_prove_the_next_one() {
     let _alone = alone();
-    const ROUNDS: usize = 15;
+    let rounds = common::full_or_quick(15, 5);
     // With two VIPs, a machine at rest often inserted all late routes before the call's dump.
     const VIPS: usize = 8;
     let mut bad = Vec::new();
@@ -484,7 +484,7 @@ fn route_that_outlived_an_address_does_not_prove_the_next_one() {
         let link = net.vip_index();
         let mut raw = Raw::new();
         let mut manager = manager(protocol);
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             manager.assign(&all).unwrap();
             let again = |vip: &IpAddr| {
                 let address = NewAddress(raw::vip_address(*vip, link));

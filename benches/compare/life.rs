@@ -25,6 +25,8 @@ use common::floor::{self, Floor, Messages};
 use common::time::timed;
 use common::{FAMILIES, LINK, Node, Vips, manager};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteMessage;
 use operations::{DESIRED, FORMER_V4, FORMER_V6, Group, Op, Op::*, Other};
 use output::Output;
 use viproute::{Binding, Claim, Protocol, Report, VipManager, VipManagerBuilder};
@@ -688,11 +690,16 @@ fn compare(
     let mut floor = Floor::new();
     let away = vips(others + 1_000_000);
     let node_link = common::index_of("node0");
-    floor.send(&Messages::encode(
-        away[1_000_000..]
-            .iter()
-            .map(|to| floor::other_route(node_link, to)),
-    ));
+    let others_of = |what: fn(RouteMessage) -> RouteNetlinkMessage| {
+        let routes = away[1_000_000..].iter();
+        Messages::encode(routes.map(|to| match floor::other_route(node_link, to) {
+            (RouteNetlinkMessage::NewRoute(route), flags) => (what(route), flags),
+            _ => unreachable!(),
+        }))
+    };
+    let come = others_of(RouteNetlinkMessage::NewRoute);
+    let go = others_of(RouteNetlinkMessage::DelRoute);
+    floor.send(&come);
     for size in &options.sizes {
         let mut runs: [Vec<Run>; 4] = Default::default();
         let slowest = |runs: &[Vec<Run>; 4]| runs.iter().flatten().map(|run| run.total).max();
@@ -704,10 +711,14 @@ fn compare(
                 // Nobody is always behind the same one.
                 let place = (place + round) % Way::ALL.len();
                 let way = Way::ALL[place];
+                // With each address of the last run's link, the kernel walks the other routes
+                // (`rt6_remove_prefsrc`, net/ipv6/route.c).
+                floor.send(&go);
                 let set = Set {
                     link: node.fresh_link(),
                     vips: vips(*size),
                 };
+                floor.send(&come);
                 if way.is_of(work, &set) {
                     runs[place].push(run(work, way, &set));
                 }
