@@ -373,17 +373,15 @@ pub fn dumps(link: u32) -> Vec<Vec<u8>> {
 
 /// Asks for the link's routes in table local.
 pub fn dump_of_local_routes(link: u32, family: AddressFamily) -> Vec<u8> {
-    dump_of_routes(TABLE_LOCAL, link, family)
+    dump_of_routes(TABLE_LOCAL, Some(link), family)
 }
 
-/// Asks for the link's routes in a table.
-pub fn dump_of_routes(table: u8, link: u32, family: AddressFamily) -> Vec<u8> {
+/// Asks for the routes in a table, of one link or of all.
+pub fn dump_of_routes(table: u8, link: Option<u32>, family: AddressFamily) -> Vec<u8> {
     let mut routes = RouteMessage::default();
     routes.header.address_family = family;
-    routes.attributes = vec![
-        RouteAttribute::Table(table.into()),
-        RouteAttribute::Oif(link),
-    ];
+    routes.attributes = vec![RouteAttribute::Table(table.into())];
+    routes.attributes.extend(link.map(RouteAttribute::Oif));
     request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP)
 }
 
