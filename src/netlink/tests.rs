@@ -21,6 +21,7 @@ use netlink_packet_route::route::{
 };
 use proptest::prelude::*;
 
+use super::batch::{Batch, Response};
 use super::decode::{Ack, Label, Malformed, Message, NLMSG_DONE, NLMSG_ERROR, messages};
 use super::dump_cache::{Addresses, MessageMask, Routes};
 use super::encode::*;
@@ -532,6 +533,28 @@ fn acks_and_refusals_are_read_with_the_kernels_text() {
     // `i32::MIN` has no positive counterpart, so it is no error number.
     let bytes = error_reply(NLMSG_ERROR, NLM_F_CAPPED, i32::MIN, capped, None);
     assert_eq!(only(&bytes).ack(), Err(Malformed));
+}
+
+/// A late reply to the message before the batch, or to one behind it, is no reply to a message of the batch.
+#[test]
+fn batch_ignores_replies_to_other_messages() {
+    let mut batch = Batch::default();
+    batch.begin(SEQUENCE);
+    (0..2).for_each(|tag| batch.push(tag, dump_labels));
+    let mut sealed = batch.seal();
+    for sequence in [SEQUENCE - 1, SEQUENCE - 2, SEQUENCE + 2] {
+        for errno in [0, -libc::ENODEV] {
+            let mut bytes = vec![0; 36];
+            bytes[..4].copy_from_slice(&36_u32.to_ne_bytes());
+            bytes[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
+            bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+            bytes[16..20].copy_from_slice(&errno.to_ne_bytes());
+            assert_eq!(sealed.reply(&only(&bytes)), None, "{sequence}");
+        }
+    }
+    assert!(!sealed.is_complete());
+    let are_acked = (sealed.entries().iter()).all(|entry| entry.response == Response::Acked);
+    assert!(are_acked);
 }
 
 /// A message of a dump, of a given kind and for a given host.
