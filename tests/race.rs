@@ -72,7 +72,7 @@ fn losers(socket: &mut Raw, vips: &[IpAddr], protocol: u8) -> Vec<String> {
     wrong
 }
 
-/// A shape of the race: the number of calls (a fifth in a quick run), the number of fresh VIPs in each (at
+/// A shape of the race: the number of calls (a tenth in a quick run), the number of fresh VIPs in each (at
 /// most 1,000 in a quick run), and the number of calls that share a network, so that the kernel's quadratic
 /// cost stays small.
 #[derive(Clone, Copy)]

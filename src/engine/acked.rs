@@ -15,8 +15,8 @@ pub(super) struct Acked {
     /// IPv6: the new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
     /// net/ipv6/addrconf.c). IPv4: the route was acked, and the address is next.
     made: VecDeque<u32>,
-    /// IPv6: the deletion of the late route was acked, or the staged route beside it. IPv4: the address was acked, and the kernel's route
-    /// came with it.
+    /// IPv6: the deletion of the late route was acked, or the staged route beside it. IPv4: the address was
+    /// acked, and the kernel's route came with it.
     freed: VecDeque<u32>,
 }
 

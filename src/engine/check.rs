@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use self::model::{
     Address, Addresses, Device, Extent, KERNEL, Kernel, MARK, Message, Missed, Route, STAGED,
-    STATIC, Seen, Source, World,
+    STATIC, Seen, Source, World, user_metric,
 };
 use super::decide::{
     Awaited, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
 };
 use super::still::{Still, acked};
-use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, user_metric};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::core::{
     Binding, Cause, Done, Facts, Goal, LateRoute, Next, Policy, Progress, Refusal, Row, Step, next,
 };

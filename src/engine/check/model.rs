@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::base::{
     DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE, PerFamily,
-    RouteKey, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key, user_metric,
+    RouteKey, SourcePolicy, TABLE_LOCAL, TABLE_MAIN, Vip, desired_key, kernel_key,
 };
 use crate::core::{Answer, Facts, MatchContext, Progress, Row, Rows};
 use crate::core::{Binding, Goal, Policy, Step};
@@ -19,6 +19,14 @@ pub(crate) const STATIC: u8 = libc::RTPROT_STATIC;
 /// The mark of a manager whose routes are not `proto kernel`.
 pub(crate) const MARK: u8 = 201;
 pub(crate) const STAGED: u8 = 251;
+
+/// The metric of a route of user space: 0 in IPv4, 1024 in IPv6. The model's own number, not the library's.
+pub(crate) const fn user_metric(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1024,
+    }
+}
 
 /// The device of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
