@@ -4,8 +4,10 @@
 mod common;
 
 use std::net::IpAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use common::net::ip_command;
 use common::raw::{self, CREATE_REPLACE, Raw};
 use common::{
     Event, Hammer, NODE_V4, Net, PROTO_KERNEL, RouteWatcher, SOURCES, Snapshot, VIP_LINK, Want,
@@ -341,6 +343,30 @@ fn hammer_works_and_stops() {
     let watcher = RouteWatcher::new();
     std::thread::sleep(Duration::from_millis(50));
     assert!(watcher.drain().is_empty(), "it has stopped");
+}
+
+#[test]
+fn flush_ends_well_beside_another_writer() {
+    let net = Net::new();
+    let flush = format!("-6 route flush table local dev {VIP_LINK}");
+    for _ in 0..3 {
+        net.ip_batch(
+            vips_v6(1000)
+                .iter()
+                .map(|vip| format!("route add local {vip} dev {VIP_LINK} table local")),
+        );
+        let mut other = ip_command()
+            .args(flush.split_whitespace())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        net.ip(&flush);
+        other.wait().unwrap();
+        assert_eq!(
+            net.ip(&format!("-6 route show table local dev {VIP_LINK}")),
+            ""
+        );
+    }
 }
 
 #[test]

@@ -11,6 +11,12 @@ use viproute::sandbox::Sandbox;
 
 use super::{LocalState, NODE_LINK, NODE_V4, NODE_V6, SOURCES, Snapshot, VIP_LINK, Want, state};
 
+/// What `ip` says if a route or an address that it flushes is no longer there.
+const GONE: [&str; 2] = [
+    "Failed to send flush request: No such process",
+    "Failed to send flush request: Cannot assign requested address",
+];
+
 /// A network namespace of the test's own thread, with what a node has.
 #[derive(Debug)]
 pub struct Net {
@@ -149,9 +155,16 @@ impl Net {
         }
     }
 
-    /// Runs `ip` with these words.
+    /// Runs `ip` with these words. A flush begins anew if another writer, say a keeper, was first to
+    /// delete what `ip` had read: `ip` reads all, then deletes one by one, and ends at the first error.
     pub fn try_ip(&self, args: &str) -> Result<String, String> {
-        outcome(ip_command().args(args.split_whitespace()).output())
+        loop {
+            let said = outcome(ip_command().args(args.split_whitespace()).output());
+            match &said {
+                Err(error) if GONE.iter().any(|gone| error.contains(gone)) => {}
+                _ => return said,
+            }
+        }
     }
 
     /// Runs many commands through one `ip -batch`; panics if one fails.
