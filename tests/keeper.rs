@@ -218,11 +218,11 @@ fn set() -> Vec<IpAddr> {
 }
 
 /// Runs `test` for both bindings.
-fn for_both(test: impl Fn(Kept<'_>)) {
-    for binding in BINDINGS {
+fn for_both(test: impl Fn(Kept<'_>) + Sync) {
+    common::side_by_side(BINDINGS, |binding| {
         let net = Net::new();
         test(Kept::start(&net, builder(binding), binding, set()));
-    }
+    });
 }
 
 fn link(words: &str) -> String {

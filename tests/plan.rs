@@ -231,12 +231,13 @@ impl Scene {
 
 #[test]
 fn script_ends_where_reconcile_ends() {
-    for (protocol, binding, claim) in [
+    let cases = [
         (PROTO_KERNEL, Binding::Address, Claim::ranges(ranges())),
         (PROTO_KERNEL, Binding::Route, Claim::link()),
         (201, Binding::Address, Claim::link()),
         (201, Binding::Route, Claim::ranges(ranges())),
-    ] {
+    ];
+    common::side_by_side(cases, |(protocol, binding, claim)| {
         println!("{protocol} {binding:?} {claim:?}");
         let scene = Scene::new(protocol);
         let foreign = scene.foreign();
@@ -277,13 +278,14 @@ fn script_ends_where_reconcile_ends() {
         let report = manager.reconcile(&claim, &scene.desired).unwrap();
         assert!(report.writes > 0);
         assert_same_lines(&by_script, &comparable());
-    }
+    });
 }
 
 /// As for `reconcile`, but what is not named stays.
 #[test]
 fn scripts_of_assign_and_release_end_where_the_calls_end() {
-    for (protocol, binding) in [(PROTO_KERNEL, Binding::Address), (201, Binding::Route)] {
+    let cases = [(PROTO_KERNEL, Binding::Address), (201, Binding::Route)];
+    common::side_by_side(cases, |(protocol, binding)| {
         println!("{protocol} {binding:?}");
         let scene = Scene::new(protocol);
         let mut manager = builder(protocol, binding).open().unwrap();
@@ -311,7 +313,7 @@ fn scripts_of_assign_and_release_end_where_the_calls_end() {
         assert_same_lines(&assigned, &comparable());
         assert!(manager.release(&gone).unwrap().writes > 0);
         assert_same_lines(&released, &comparable());
-    }
+    });
 }
 
 #[test]

@@ -298,7 +298,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
         let mut met = 0;
-        for round in 0..2 {
+        for round in 0..common::full_or_quick(2, 1) {
             let net = Net::new();
             let link = net.vip_index();
             let set = vips(50);
@@ -350,7 +350,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
 fn several_managers_assign_the_same_vips() {
     let _alone = alone();
     for protocol in [PROTO_KERNEL, MARK] {
-        for (threads, rounds) in [2, 4].map(|threads| (threads, common::full_or_quick(20, 5))) {
+        for (threads, rounds) in [2, 4].map(|threads| (threads, common::full_or_quick(20, 3))) {
             let began = Instant::now();
             let (mut done, mut retries, mut failed) = (0, 0, 0);
             let mut slowest = Duration::ZERO;

@@ -265,63 +265,67 @@ fn repeat(vips: &mut VipManager, round: i32, set: &[IpAddr]) -> Result<Report, c
 /// again, the next call brings about what this one did not.
 #[test]
 fn no_mishap_loses_a_vip() {
-    let set = both(6);
-    let mut heard = 0;
-    for mishap in MISHAPS {
-        let _node = node();
-        let mut counts = [0; 2];
-        let (mut good, mut short) = (0, 0);
-        for seed in 0..9 {
-            let mut vips = hasty();
-            // Replies, notifications, and both.
-            let befall = |vips: &mut VipManager| {
-                let connection = &mut vips.connection;
-                let request =
-                    (seed % 3 != 1).then(|| mishap.befall(&connection.requests(), seed, seed, 3));
-                let listen =
-                    (seed % 3 != 0).then(|| mishap.befall(connection.monitor(), seed, 0, 1));
-                [request, listen]
-            };
-            for round in 0..3 {
-                let happened = befall(&mut vips);
-                let result = match round {
-                    0 => vips.assign(&set),
-                    1 => vips.normalize_only(&set),
-                    _ => vips.release(&set),
-                };
-                for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
-                    *count += happened.load(Ordering::Relaxed);
-                }
-                vips.connection.requests().fault.clear();
-                vips.connection.monitor().fault.clear();
-                let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
-                println!("{context}");
-                match &result {
-                    Ok(report) => {
-                        good += 1;
-                        assert_accounted(report, set.len());
-                        if mishap.leaves_the_truth() {
-                            assert_reached(round, &set, &context);
-                        }
-                    }
-                    Err(error) => {
-                        short += 1;
-                        if let Some(report) = error.report() {
-                            assert_accounted(report, set.len());
-                        }
-                    }
-                }
-                let report = repeat(&mut vips, round, &set);
-                assert_accounted(&report.expect(&context), set.len());
-                assert_reached(round, &set, &context);
-            }
-        }
-        println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
-        assert!(counts[0] > 5, "{mishap:?}: {counts:?}");
-        heard += counts[1];
-    }
+    let heard: usize = std::thread::scope(|scope| {
+        let each = MISHAPS.map(|mishap| scope.spawn(move || calls_with(mishap)));
+        each.map(|one| one.join().unwrap()).iter().sum()
+    });
     // Whether a call must listen is up to the kernel's workers.
     assert!(heard > 3, "{heard} notifications met a mishap");
+}
+
+/// How many notifications met it.
+fn calls_with(mishap: Mishap) -> usize {
+    let set = both(6);
+    let _node = node();
+    let mut counts = [0; 2];
+    let (mut good, mut short) = (0, 0);
+    for seed in 0..9 {
+        let mut vips = hasty();
+        // Replies, notifications, and both.
+        let befall = |vips: &mut VipManager| {
+            let connection = &mut vips.connection;
+            let request =
+                (seed % 3 != 1).then(|| mishap.befall(&connection.requests(), seed, seed, 3));
+            let listen = (seed % 3 != 0).then(|| mishap.befall(connection.monitor(), seed, 0, 1));
+            [request, listen]
+        };
+        for round in 0..3 {
+            let happened = befall(&mut vips);
+            let result = match round {
+                0 => vips.assign(&set),
+                1 => vips.normalize_only(&set),
+                _ => vips.release(&set),
+            };
+            for (count, happened) in counts.iter_mut().zip(happened.iter().flatten()) {
+                *count += happened.load(Ordering::Relaxed);
+            }
+            vips.connection.requests().fault.clear();
+            vips.connection.monitor().fault.clear();
+            let context = format!("{mishap:?}, seed {seed}, round {round}: {result:?}");
+            println!("{context}");
+            match &result {
+                Ok(report) => {
+                    good += 1;
+                    assert_accounted(report, set.len());
+                    if mishap.leaves_the_truth() {
+                        assert_reached(round, &set, &context);
+                    }
+                }
+                Err(error) => {
+                    short += 1;
+                    if let Some(report) = error.report() {
+                        assert_accounted(report, set.len());
+                    }
+                }
+            }
+            let report = repeat(&mut vips, round, &set);
+            assert_accounted(&report.expect(&context), set.len());
+            assert_reached(round, &set, &context);
+        }
+    }
+    println!("{mishap:?}: {counts:?} times, {good} calls good, {short} short");
+    assert!(counts[0] > 5, "{mishap:?}: {counts:?}");
+    counts[1]
 }
 
 /// The smallest receive buffer that there is, through every call.

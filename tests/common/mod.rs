@@ -115,6 +115,17 @@ pub fn at_most(n: usize) -> usize {
     n.min(limit)
 }
 
+/// Runs a test with each item, all at once: each on a thread of its own, and so in a network namespace of
+/// its own. For tests that wait most of the time.
+pub fn side_by_side<T: Send>(items: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    let test = &test;
+    std::thread::scope(|scope| {
+        for item in items {
+            scope.spawn(move || test(item));
+        }
+    });
+}
+
 /// Sets the flag when dropped, also by a panic: a thread of the scope that waits for the flag ends.
 pub struct SetOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
 
