@@ -204,7 +204,7 @@ fn assign_is_right_after_flaps_that_keep_addresses() {
         } else {
             [(1, 40), (500, 8)]
         };
-        let quick = shapes.map(|(size, flaps): (usize, usize)| (size, flaps.div_ceil(4)));
+        let quick = shapes.map(|(size, flaps): (usize, usize)| (size, flaps.div_ceil(8)));
         for (size, flaps) in common::full_or_quick(shapes, quick) {
             let net = Net::new();
             net.set_sysctl(&format!("ipv6/conf/{VIP_LINK}/keep_addr_on_down"), "1");
