@@ -26,7 +26,7 @@ use netlink_packet_route::RouteNetlinkMessage::{DelRoute, NewRoute};
 
 use broken::{Random, State, builder, put, report};
 use common::example::eventually;
-use common::raw::{self, CREATE_EXCL, Raw};
+use common::raw::{self, CREATE_EXCL, CREATE_REPLACE, Raw};
 use common::{
     NODE_LINK, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, VIP_LINK, Want,
     never_without_local_route, vips,
@@ -517,6 +517,30 @@ fn node_moves_over_from_kube_proxy_ipvs_without_a_gap() {
     net.wait_for_kernel();
     let rename = || drop(net.ip(&format!("link set dev kube-ipvs0 name {VIP_LINK}")));
     move_over(&net, "kube-ipvs0", rename, VipManagerBuilder::bring_up);
+}
+
+/// The kernel's own short gap: no other answer than to a look-up that met the replacement is excused.
+#[test]
+fn look_up_that_loses_a_route_replaced_in_place_met_its_replacement() {
+    let net = Net::new();
+    let link = net.vip_index();
+    let all = common::vips_v6(40);
+    let mut raw = Raw::new();
+    let [one, other] = [PROTO_KERNEL, 201].map(|protocol| -> Vec<_> {
+        let route = |vip| raw::local_route(vip, link, Some(NODE_V6.into()), protocol);
+        all.iter()
+            .map(|vip| (NewRoute(route(*vip)), CREATE_REPLACE))
+            .collect()
+    });
+    raw.batch_ok(&one);
+    let look_ups = LookUps::start_of(&all, Of::OnlyRoute);
+    for _ in 0..common::full_or_quick(2_000, 400) {
+        raw.batch_ok(&other);
+        raw.batch_ok(&one);
+    }
+    let (count, not_local) = look_ups.stop();
+    assert!(not_local.is_empty(), "{not_local:#?}");
+    assert!(count > 1_000, "{count}");
 }
 
 /// The control: a repair that breaks before it makes is caught, by each of the three.

@@ -24,7 +24,7 @@ use common::{
     Event, NODE_V4, NODE_V6, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, kernel_since,
     never_without_local_route, vips, vips_v4, vips_v6,
 };
-use lookups::LookUps;
+use lookups::{LookUps, Of};
 use viproute::OutcomeKind::Repaired;
 use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, Report, VipManager};
 
@@ -555,30 +555,32 @@ fn normalize_leaves_no_vip_without_a_local_route() {
 
 #[test]
 fn control_look_ups_see_a_gap() {
-    let net = Net::new();
-    let vips = vips(50);
-    let all: Vec<_> = vips.iter().map(|vip| (*vip, State::Fine)).collect();
-    put(&net, &all, PROTO_KERNEL);
-    let look_ups = LookUps::start(&vips);
-    net.ip(&format!(
-        "route del local {} dev {VIP_LINK} table local",
-        vips[98]
-    ));
-    net.ip(&format!(
-        "-6 route del local {} dev {VIP_LINK} table local",
-        vips[99]
-    ));
-    let from = look_ups.passes();
-    while look_ups.passes() < from + 3 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let (count, not_local) = look_ups.stop();
-    assert!(count > 500);
-    for vip in &vips {
-        let seen = not_local
-            .iter()
-            .any(|line| line.starts_with(&format!("{vip}: ")));
-        assert_eq!(seen, vips[98..].contains(vip), "{vip}: {not_local:#?}");
+    for of in [Of::Any, Of::OnlyRoute] {
+        let net = Net::new();
+        let vips = vips(50);
+        let all: Vec<_> = vips.iter().map(|vip| (*vip, State::Fine)).collect();
+        put(&net, &all, PROTO_KERNEL);
+        let look_ups = LookUps::start_of(&vips, of);
+        net.ip(&format!(
+            "route del local {} dev {VIP_LINK} table local",
+            vips[98]
+        ));
+        net.ip(&format!(
+            "-6 route del local {} dev {VIP_LINK} table local",
+            vips[99]
+        ));
+        let from = look_ups.passes();
+        while look_ups.passes() < from + 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (count, not_local) = look_ups.stop();
+        assert!(count > 500);
+        for vip in &vips {
+            let seen = not_local
+                .iter()
+                .any(|line| line.starts_with(&format!("{vip}: ")));
+            assert_eq!(seen, vips[98..].contains(vip), "{vip}: {not_local:#?}");
+        }
     }
 }
 

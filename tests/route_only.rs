@@ -20,7 +20,7 @@ use common::{
     Event, Net, PROTO_KERNEL, RouteWatcher, Snapshot, VIP_LINK, Want, never_without_local_route,
     vip, vips, vips_v4, vips_v6,
 };
-use lookups::LookUps;
+use lookups::{LookUps, Of};
 use viproute::{Binding, Cause, Claim, Dispatched, Drift, Error, ErrorKind, Report, VipManager};
 
 fn open(protocol: u8, binding: Binding) -> VipManager {
@@ -245,13 +245,21 @@ struct Witness<'a> {
 }
 
 impl<'a> Witness<'a> {
-    fn start(net: &'a Net, vips: &'a [IpAddr]) -> Self {
+    /// A move to this binding. An IPv6 VIP's only route is replaced in place, by the staged one, before its
+    /// address comes.
+    fn start(net: &'a Net, vips: &'a [IpAddr], to: Binding) -> Self {
         Self {
             net,
             vips,
             before: net.local_state(),
             watcher: RouteWatcher::new(),
-            look_ups: LookUps::start(vips),
+            look_ups: LookUps::start_of(
+                vips,
+                match to {
+                    Binding::Address => Of::OnlyRoute,
+                    _ => Of::Any,
+                },
+            ),
         }
     }
 
@@ -291,7 +299,7 @@ fn set_binding_moves_all_vips_both_ways_without_a_gap() {
                 Binding::Route,
                 Binding::Address,
             ] {
-                let witness = Witness::start(&net, &vips);
+                let witness = Witness::start(&net, &vips, binding);
                 let began = Instant::now();
                 let report = manager.set_binding(binding).unwrap();
                 println!("{protocol}: {binding:?}: {report} in {:?}", began.elapsed());
@@ -348,7 +356,7 @@ fn assign_moves_one_vip_and_leaves_the_others() {
                 (&mut by_route, Binding::Route),
                 (&mut by_address, Binding::Address),
             ] {
-                let witness = Witness::start(&net, &vips);
+                let witness = Witness::start(&net, &vips, binding);
                 let report = manager.assign([vip]).unwrap();
                 assert_eq!(report.repaired, 1, "{report}");
                 witness.end();
@@ -396,7 +404,7 @@ fn set_binding_moves_a_link_of_mixed_bindings() {
                     .unwrap();
                 let all = [&vips[..], &[placeholder()]].concat();
                 let rest = net.snapshot_without(&all);
-                let witness = Witness::start(&net, &vips);
+                let witness = Witness::start(&net, &vips, target);
                 let report = manager.set_binding(target).unwrap();
                 let moving = match target {
                     Binding::Route => &with,
@@ -453,7 +461,7 @@ fn reconcile_moves_between_the_bindings() {
         let rest = net.snapshot_without(&all);
         let mut manager = route_only(protocol);
         // 0..20 go, 20..40 move, 40..60 come.
-        let witness = Witness::start(&net, &vips[20..40]);
+        let witness = Witness::start(&net, &vips[20..40], Binding::Route);
         let report = manager.reconcile(&Claim::link(), &vips[20..]).unwrap();
         assert_eq!(
             (report.released, report.repaired, report.assigned),
