@@ -83,13 +83,14 @@ fn names(all: &[(IpAddr, State)], which: impl Fn(State) -> bool) -> Vec<IpAddr> 
 }
 
 /// Runs `test` with each family keeping the kernel's source, and each protocol.
-fn for_all(test: impl Fn(&Net, Family, u8)) {
-    for kept in FAMILIES {
-        for protocol in PROTOCOLS {
-            let net = Net::new();
-            test(&net, kept, protocol);
-        }
-    }
+fn for_all(test: impl Fn(&Net, Family, u8) + Sync) {
+    let cases = FAMILIES
+        .into_iter()
+        .flat_map(|kept| PROTOCOLS.map(|protocol| (kept, protocol)));
+    common::side_by_side(cases, |(kept, protocol)| {
+        let net = Net::new();
+        test(&net, kept, protocol);
+    });
 }
 
 #[test]

@@ -60,7 +60,7 @@ const WORKERS: u32 = 2;
 
 /// Cases of each test unless PROPTEST_CASES says otherwise.
 fn usual_cases() -> u32 {
-    common::full_or_quick(150, 60)
+    common::full_or_quick(150, 40)
 }
 
 /// The VIPs, four of each family. Few, so that changes meet.

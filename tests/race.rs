@@ -296,7 +296,8 @@ fn control_naive_order_loses() {
 #[test]
 fn one_call_repairs_after_a_naive_writer_stops() {
     let _alone = alone();
-    for protocol in [PROTO_KERNEL, MARK] {
+    // A fight is not quiet anyway.
+    common::side_by_side([PROTO_KERNEL, MARK], |protocol| {
         let mut met = 0;
         for round in 0..common::full_or_quick(2, 1) {
             let net = Net::new();
@@ -342,7 +343,7 @@ fn one_call_repairs_after_a_naive_writer_stops() {
             net.assert_single_route(&set, protocol);
         }
         assert!(met > 0, "the two never met");
-    }
+    });
 }
 
 /// Several managers, one link, the same VIPs, at once.

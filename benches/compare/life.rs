@@ -37,12 +37,12 @@ use watch::{End, Progress};
 struct Options {
     /// Only the works whose name contains this
     work: Option<String>,
+    /// Only VIPs of this family
+    #[arg(long, value_parser = ["IPv4", "IPv6"])]
+    family: Option<String>,
     /// Numbers of VIPs
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
     sizes: Vec<u32>,
-    /// VIPs in one of the states that `normalize` repairs
-    #[arg(long, default_value_t = 1_000)]
-    state_size: u32,
     /// Numbers of other routes of the node
     #[arg(long, value_delimiter = ',', default_values_t = [0, 50_000])]
     others: Vec<u32>,
@@ -95,9 +95,10 @@ struct Work {
     prepare: fn(&Set),
     call: fn(&mut VipManager, &Set) -> Report,
     operations: fn(&Set) -> Vec<Group>,
-    /// IPv6, where the operations above delete a route by its protocol, which may hit the only route of a VIP if
-    /// another writer was faster: the cheapest ones that cannot.
-    guarded: &'static [Op],
+    /// IPv6, where the operations above are not safe: the cheapest ones that are. A deletion by protocol may hit the
+    /// only route of a VIP if another writer was faster. If the route with the mark goes before the address, and
+    /// the process is killed in between, nobody knows whose the address is.
+    guarded: fn(&Set) -> Vec<Group>,
     end: fn(&Set) -> End,
 }
 
@@ -191,6 +192,10 @@ fn put_as_kube_router(set: &Set) {
 
 fn nothing(_: &Set) {}
 
+fn none(_: &Set) -> Vec<Group> {
+    Vec::new()
+}
+
 /// The protocol of routes that have the manager's mark.
 const MARK: u8 = 99;
 const MARKED: Other = Other {
@@ -210,7 +215,7 @@ const WORKS: [Work; 14] = [
         prepare: nothing,
         call: assign,
         operations: |set| fresh(&set.vips),
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -219,7 +224,7 @@ const WORKS: [Work; 14] = [
         prepare: nothing,
         call: assign,
         operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_EXCL)])],
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -228,7 +233,7 @@ const WORKS: [Work; 14] = [
         prepare: put_right,
         call: assign,
         operations: |_| Vec::new(),
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -243,13 +248,16 @@ const WORKS: [Work; 14] = [
             };
             vec![Group::each(&set.vips, steps)]
         },
-        guarded: &[
-            StagedRoute,
-            StagedRoute,
-            DeleteKernels,
-            Route(NLM_F_REPLACE),
-            DeletePrefixRoute,
-        ],
+        guarded: |set| {
+            let steps = [
+                StagedRoute,
+                StagedRoute,
+                DeleteKernels,
+                Route(NLM_F_REPLACE),
+                DeletePrefixRoute,
+            ];
+            vec![Group::each(&set.vips, &steps)]
+        },
         end: all_right,
     },
     Work {
@@ -264,12 +272,15 @@ const WORKS: [Work; 14] = [
             };
             vec![Group::each(&set.vips, steps)]
         },
-        guarded: &[
-            StagedRoute,
-            DeleteKernels,
-            Route(NLM_F_REPLACE),
-            DeletePrefixRoute,
-        ],
+        guarded: |set| {
+            let steps = [
+                StagedRoute,
+                DeleteKernels,
+                Route(NLM_F_REPLACE),
+                DeletePrefixRoute,
+            ];
+            vec![Group::each(&set.vips, &steps)]
+        },
         end: all_right,
     },
     Work {
@@ -285,7 +296,7 @@ const WORKS: [Work; 14] = [
             groups.extend(release(set.first_half()));
             groups
         },
-        guarded: &[],
+        guarded: none,
         end: |set| End::Right(set.vips.len() / 2..set.vips.len()),
     },
     Work {
@@ -301,7 +312,7 @@ const WORKS: [Work; 14] = [
                 Group::each(set.first_half(), &[DeleteRoute]),
             ]
         },
-        guarded: &[],
+        guarded: none,
         end: |set| End::Right(set.vips.len() / 2..set.vips.len()),
     },
     Work {
@@ -318,7 +329,7 @@ const WORKS: [Work; 14] = [
             false => vec![Group::each(&set.vips, &[DeleteKernels])],
             true => fresh(&set.vips),
         },
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -335,7 +346,7 @@ const WORKS: [Work; 14] = [
         },
         call: assign,
         operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_REPLACE)])],
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -351,7 +362,7 @@ const WORKS: [Work; 14] = [
                 Group::each(&set.vips, &[Route(NLM_F_REPLACE)]),
             ],
         },
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -370,7 +381,7 @@ const WORKS: [Work; 14] = [
                 vec![Group::each(&newest_first, &[DeleteAddress])]
             }
         },
-        guarded: &[],
+        guarded: none,
         end: all_right,
     },
     Work {
@@ -379,7 +390,7 @@ const WORKS: [Work; 14] = [
         prepare: put_right,
         call: |manager, set| manager.release(set.first_half()).unwrap(),
         operations: |set| release(set.first_half()),
-        guarded: &[],
+        guarded: none,
         end: |set| End::Gone(0..set.vips.len() / 2),
     },
     Work {
@@ -388,7 +399,7 @@ const WORKS: [Work; 14] = [
         prepare: put_right,
         call: release_all,
         operations: |set| release(&set.vips),
-        guarded: &[],
+        guarded: none,
         end: all_gone,
     },
     Work {
@@ -417,7 +428,10 @@ const WORKS: [Work; 14] = [
                 Group::each(&head_first, &[DeleteAddress]),
             ]
         },
-        guarded: &[],
+        guarded: |set| {
+            let newest_first: Vec<_> = set.first_half().iter().rev().copied().collect();
+            vec![Group::each(&newest_first, &[DeleteAddress, Take(MARKED)])]
+        },
         end: |set| End::Gone(0..set.vips.len() / 2),
     },
 ];
@@ -436,7 +450,15 @@ impl Way {
     const ALL: [Self; 4] = [Self::Viproute, Self::IpBatch, Self::Messages, Self::Guarded];
 
     fn is_of(self, work: &Work, set: &Set) -> bool {
-        self != Self::Guarded || set.is_v6() && !work.guarded.is_empty()
+        self != Self::Guarded || set.is_v6() && !(work.guarded)(set).is_empty()
+    }
+
+    fn groups(self, work: &Work, set: &Set) -> Vec<Group> {
+        match self {
+            Self::Viproute => Vec::new(),
+            Self::IpBatch | Self::Messages => (work.operations)(set),
+            Self::Guarded => (work.guarded)(set),
+        }
     }
 
     fn name(self) -> &'static str {
@@ -458,36 +480,48 @@ struct Run {
     readings: Duration,
     progress: Progress,
     wrong: usize,
+    /// Messages that write.
+    writes: usize,
 }
 
-fn run(work: &Work, way: Way, set: &Set) -> Run {
+/// Whether the second process reads during the run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Witness {
+    Reads,
+    Absent,
+}
+
+fn run(work: &Work, way: Way, set: &Set, witness: Witness) -> Run {
     (work.prepare)(set);
     let end = (work.end)(set);
     let before = read(set);
-    let mut watcher = watch::Watcher::start(set.link, set.is_v6(), &end);
+    let mut watcher =
+        (witness == Witness::Reads).then(|| watch::Watcher::start(set.link, set.is_v6(), &end));
+    let mut begin = || {
+        if let Some(watcher) = &mut watcher {
+            watcher.begin();
+        }
+    };
+    let groups = way.groups(work, set);
+    let mut writes = groups.iter().map(|group| group.all().count()).sum();
     let total = match way {
         Way::Viproute => {
             let mut manager = manager(work.binding);
-            watcher.begin();
-            timed(|| drop((work.call)(&mut manager, set)))
+            begin();
+            timed(|| writes = usize::try_from((work.call)(&mut manager, set).writes).unwrap())
         }
         Way::IpBatch => {
-            let groups = (work.operations)(set);
             let lines = operations::lines(&groups);
-            watcher.begin();
+            begin();
             common::batch::ip_batch(&lines)
         }
         Way::Messages | Way::Guarded => {
             let mut floor = Floor::new();
-            let groups = match way {
-                Way::Guarded => vec![Group::each(&set.vips, work.guarded)],
-                _ => (work.operations)(set),
-            };
             let encoded: Vec<(bool, Messages)> = groups
                 .iter()
                 .map(|group| (group.is_late, group.encode(set.link)))
                 .collect();
-            watcher.begin();
+            begin();
             timed(|| {
                 for (is_late, messages) in &encoded {
                     match is_late {
@@ -498,7 +532,7 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
             })
         }
     };
-    let progress = watcher.end();
+    let progress = watcher.map(watch::Watcher::end).unwrap_or_default();
     let readings = before + read(set);
     let wrong = match &end {
         End::Right(range) => {
@@ -514,6 +548,7 @@ fn run(work: &Work, way: Way, set: &Set) -> Run {
         readings,
         progress,
         wrong,
+        writes,
     }
 }
 
@@ -562,16 +597,51 @@ A *reading* is the dumps of the link's addresses and of its routes in tables loc
 have IPv6 routes in table main, it includes all routes of that table, because a deletion may hit a route of a nexthop
 object of any device (`ip6_route_del`).
 
-*Guarded messages*: in IPv6 no deletion can name the kernel's own route alone. `ip6_route_del` compares no source, and
-takes metric 0 for any. If another writer has just deleted that route, the deletion hits the desired one. So viproute
-stages a route of another protocol first.
+*Without the second process*: its dumps hold the lock of an IPv6 table (`fib6_dump_table`), for which each writer
+waits. A row that had no other reason was measured again without it.
+
+*Guarded messages* are safe where the messages are not. In IPv6 no deletion can name the kernel's own route alone:
+`ip6_route_del` compares no source, and takes metric 0 for any. If another writer has just deleted that route, the
+deletion hits the desired one. So viproute stages a route of another protocol first. In a release by mark, the route
+has the mark, so the address goes before it: a process that is killed in between leaves no address without a mark. The
+kernel then searches all routes for each address (`rt6_remove_prefsrc`). viproute deletes the addresses of all VIPs
+first, and so the kernel searches more routes than with these messages, which delete each route behind its address.
 
 | work | number | VIPs | other routes | reason |
 |------|-------:|------|-------------:|--------|
 ";
 
-/// Why viproute is not ahead of `ip -batch`, or above [`BOUND`] of the messages; `None` if it is ahead of both.
-fn reason(runs: &[Vec<Run>; 4]) -> Option<String> {
+/// What is known if the second process does not read.
+fn alone(runs: &[Vec<Run>; 4]) -> String {
+    let [own, _, messages, _] = runs.each_ref().map(|runs| median(runs, |run| run.total));
+    let why = match reason(runs) {
+        None => "it is not behind".to_owned(),
+        Some(Some(known)) => known,
+        Some(None) => {
+            let readings = median(&runs[0], |run| run.readings);
+            let safe = match runs[3].is_empty() {
+                true => messages,
+                false => median(&runs[3], |run| run.total),
+            };
+            let rest = own.saturating_sub(safe + readings);
+            format!(
+                "two readings take {}, and the call's own work for {} messages {}",
+                millis(readings),
+                runs[0][0].writes,
+                millis(rest)
+            )
+        }
+    };
+    format!(
+        "without the second process {} against {}: {why}",
+        millis(own),
+        millis(messages)
+    )
+}
+
+/// Why viproute is not ahead of `ip -batch`, or above [`BOUND`] of the messages, if that is known; `None` if it is
+/// ahead of both.
+fn reason(runs: &[Vec<Run>; 4]) -> Option<Option<String>> {
     let [own, batch, messages, guarded] = runs.each_ref().map(|runs| median(runs, |run| run.total));
     if own < batch && own <= messages.mul_f64(BOUND) {
         return None;
@@ -580,23 +650,23 @@ fn reason(runs: &[Vec<Run>; 4]) -> Option<String> {
         return Some(excess(runs, own, messages));
     }
     let guard = format!(
-        "the deletion by protocol is guarded by a staged route: such messages take {}",
+        "the messages are not safe, and guarded ones take {}",
         millis(guarded)
     );
     Some(match own <= guarded.mul_f64(BOUND) {
-        true => guard,
-        false => format!("{guard}; {}", excess(runs, own, guarded)),
+        true => Some(guard),
+        false => excess(runs, own, guarded).map(|excess| format!("{guard}; {excess}")),
     })
 }
 
 /// Why viproute takes longer than these messages.
-fn excess(runs: &[Vec<Run>; 4], own: Duration, messages: Duration) -> String {
+fn excess(runs: &[Vec<Run>; 4], own: Duration, messages: Duration) -> Option<String> {
     let readings = median(&runs[0], |run| run.readings);
     let waited = median(&runs[0], |run| run.waited);
     let times = |runs: &[Run]| runs.iter().map(|run| run.total).collect::<Vec<_>>();
     let fastest = times(&runs[0]).into_iter().min().unwrap_or_default();
     let slowest = times(&runs[2]).into_iter().max().unwrap_or_default();
-    if messages < NOTHING {
+    Some(if messages < NOTHING {
         format!(
             "nothing is to be sent; the call reads, and two readings take {}",
             millis(readings)
@@ -630,8 +700,8 @@ fn excess(runs: &[Vec<Run>; 4], own: Duration, messages: Duration) -> String {
             millis(slowest)
         )
     } else {
-        "none is known".to_owned()
-    }
+        return None;
+    })
 }
 
 fn main() {
@@ -641,7 +711,6 @@ fn main() {
     }
     if options.output.test {
         options.sizes = vec![30];
-        options.state_size = 30;
         options.others = vec![30];
         options.runs = 1;
     }
@@ -668,28 +737,43 @@ fn main() {
     let mut behind = BEHIND.to_owned();
     let asked = options.work.clone().unwrap_or_default();
     let is_asked = |work: &&Work| work.name.contains(&asked);
-    for work in WORKS.iter().filter(is_asked) {
-        for family in FAMILIES {
+    let of_family = |(_, family): &(_, (&str, _))| {
+        options
+            .family
+            .as_deref()
+            .is_none_or(|asked| asked == family.0)
+    };
+    let families = [&states::V4[..], &states::V6[..]].into_iter().zip(FAMILIES);
+    for (states, family) in families.filter(of_family) {
+        for work in WORKS
+            .iter()
+            .chain(&states::BOTH)
+            .chain(states)
+            .filter(is_asked)
+        {
             for others in &options.others {
                 compare(&options, &mut table, &mut behind, work, family, *others);
             }
         }
     }
-    options.sizes = vec![options.state_size];
-    for (states, family) in [&states::V4[..], &states::V6[..]].into_iter().zip(FAMILIES) {
-        for work in states::BOTH.iter().chain(states).filter(is_asked) {
-            compare(
-                &options,
-                &mut table,
-                &mut behind,
-                work,
-                family,
-                options.others[0],
-            );
-        }
-    }
     let text = format!("{table}\n{behind}");
     options.output.write(&text);
+}
+
+/// The messages that add so many routes through another link, and those that delete them.
+fn other_routes(vips: Vips, number: u32) -> [Messages; 2] {
+    const BEHIND: u32 = 1_000_000;
+    let away = vips(number + BEHIND);
+    let link = common::index_of("node0");
+    let kinds: [fn(RouteMessage) -> RouteNetlinkMessage; 2] =
+        [RouteNetlinkMessage::NewRoute, RouteNetlinkMessage::DelRoute];
+    kinds.map(|kind| {
+        let routes = away[BEHIND as usize..].iter();
+        Messages::encode(routes.map(|to| match floor::other_route(link, to) {
+            (RouteNetlinkMessage::NewRoute(route), flags) => (kind(route), flags),
+            _ => unreachable!(),
+        }))
+    })
 }
 
 /// All sizes of one work, each way in turn.
@@ -705,42 +789,36 @@ fn compare(
     assert!(common::ip("addr add 192.0.2.11/32 dev node0"));
     assert!(common::ip("addr add 2001:db8::11/128 dev node0 nodad"));
     let mut floor = Floor::new();
-    let away = vips(others + 1_000_000);
-    let node_link = common::index_of("node0");
-    let others_of = |what: fn(RouteMessage) -> RouteNetlinkMessage| {
-        let routes = away[1_000_000..].iter();
-        Messages::encode(routes.map(|to| match floor::other_route(node_link, to) {
-            (RouteNetlinkMessage::NewRoute(route), flags) => (what(route), flags),
-            _ => unreachable!(),
-        }))
-    };
-    let come = others_of(RouteNetlinkMessage::NewRoute);
-    let go = others_of(RouteNetlinkMessage::DelRoute);
+    let [come, go] = other_routes(vips, others);
     floor.send(&come);
     for size in &options.sizes {
-        let mut runs: [Vec<Run>; 4] = Default::default();
         let slowest = |runs: &[Vec<Run>; 4]| runs.iter().flatten().map(|run| run.total).max();
-        for round in 0..options.runs {
-            if slowest(&runs) > Some(SLOW) {
-                break;
-            }
-            for place in 0..Way::ALL.len() {
-                // Nobody is always behind the same one.
-                let place = (place + round) % Way::ALL.len();
-                let way = Way::ALL[place];
-                // With each address of the last run's link, the kernel walks the other routes
-                // (`rt6_remove_prefsrc`, net/ipv6/route.c).
-                floor.send(&go);
-                let set = Set {
-                    link: node.fresh_link(),
-                    vips: vips(*size),
-                };
-                floor.send(&come);
-                if way.is_of(work, &set) {
-                    runs[place].push(run(work, way, &set));
+        let mut measure = |witness| {
+            let mut runs: [Vec<Run>; 4] = Default::default();
+            for round in 0..options.runs {
+                if slowest(&runs) > Some(SLOW) {
+                    break;
+                }
+                for place in 0..Way::ALL.len() {
+                    // Nobody is always behind the same one.
+                    let place = (place + round) % Way::ALL.len();
+                    let way = Way::ALL[place];
+                    // With each address of the last run's link, the kernel walks the other routes
+                    // (`rt6_remove_prefsrc`, net/ipv6/route.c).
+                    floor.send(&go);
+                    let set = Set {
+                        link: node.fresh_link(),
+                        vips: vips(*size),
+                    };
+                    floor.send(&come);
+                    if way.is_of(work, &set) {
+                        runs[place].push(run(work, way, &set, witness));
+                    }
                 }
             }
-        }
+            runs
+        };
+        let runs = measure(Witness::Reads);
         rows(
             options,
             table,
@@ -748,7 +826,11 @@ fn compare(
             [family, &size.to_string(), &others.to_string()],
             &runs,
         );
-        if let Some(reason) = reason(&runs) {
+        let reason = reason(&runs).map(|reason| match reason {
+            Some(known) => known,
+            None => alone(&measure(Witness::Absent)),
+        });
+        if let Some(reason) = reason {
             let row = format!(
                 "| {} | {size} | {family} | {others} | {reason} |",
                 work.name

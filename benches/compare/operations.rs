@@ -179,7 +179,7 @@ impl Group {
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = (Op, &IpAddr)> {
+    pub fn all(&self) -> impl Iterator<Item = (Op, &IpAddr)> {
         let operations = &self.operations;
         self.vips
             .iter()

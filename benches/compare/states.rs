@@ -11,7 +11,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
 use viproute::Binding;
 
 use crate::operations::{DESIRED, Group, Op, Op::*, Other, Place, Source};
-use crate::{Set, Work, all_right, await_kernels, normalize, put_right};
+use crate::{Set, Work, all_right, await_kernels, none, normalize, put_right};
 
 const NO_SOURCE: Other = Other {
     source: Source::No,
@@ -69,7 +69,7 @@ macro_rules! state {
     };
     ($name:literal, kernels, $before:expr => $cure:expr, guarded: $guarded:expr) => {
         Work {
-            guarded: &$guarded,
+            guarded: |set| vec![Group::each(&set.vips, &$guarded)],
             ..state!($name, put_address, $before => $cure)
         }
     };
@@ -83,7 +83,7 @@ macro_rules! state {
             },
             call: normalize,
             operations: |set| vec![Group::each(&set.vips, &$cure)],
-            guarded: &[],
+            guarded: none,
             end: all_right,
         }
     };

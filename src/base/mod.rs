@@ -10,7 +10,7 @@ mod route;
 mod vip;
 
 pub(crate) use count::Count;
-pub(crate) use errno::is_shortage;
+pub(crate) use errno::{is_shortage, means_no_address};
 pub(crate) use kernel::*;
 pub(crate) use named::named;
 pub use number::{InvalidProtocol, Metric, Protocol, RouteType, Table};

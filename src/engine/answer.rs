@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::read::{DISCOVERIES, Observer};
-use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip};
+use crate::base::{Family, PerFamily, TABLE_LOCAL, TABLE_MAIN, Vip, means_no_address};
 use crate::core::{Answer, Facts, Goal, MatchContext, Row};
 use crate::netlink::connection::{Dumped, Failed};
 use crate::netlink::decode::Route;
@@ -146,7 +146,7 @@ impl Observer<'_> {
                 if let Some(found) = found.get_mut(place) {
                     *found = match message.map(|message| message.address()) {
                         Ok(address) => address.ok(),
-                        Err(_) => Some(None),
+                        Err(errno) => means_no_address(errno).then_some(None),
                     };
                 }
             },
@@ -155,7 +155,7 @@ impl Observer<'_> {
             match found {
                 Some(Some(address)) => self.rows.join_address(address, &context, admit),
                 Some(None) => {}
-                // The reply is lost.
+                // The reply is lost, or the kernel did not look.
                 None => {
                     if let Some(row) = self.rows.iter_mut().nth(*at) {
                         row.facts |= Facts::UNREAD_ADDRESS;

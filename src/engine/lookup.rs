@@ -2,7 +2,7 @@
 
 use super::arrival::note_arrival;
 use super::read::Observer;
-use crate::base::{Family, IP6_USER_METRIC, PerFamily, TABLE_MAIN, Vip, is_shortage};
+use crate::base::{Family, IP6_USER_METRIC, PerFamily, TABLE_MAIN, Vip, means_no_address};
 use crate::core::{Binding, Done, Facts, Goal, Policy, Row, Rows};
 use crate::netlink::connection::{Dumped, Failed};
 use crate::netlink::decode::{Address, Message, Route};
@@ -238,8 +238,8 @@ impl Observer<'_> {
                 Ok(true)
             }
             Ok(None) => Ok(true),
-            Err(Failed::Refused(refusal)) if is_shortage(refusal.errno) => Ok(false),
-            Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => Ok(true),
+            Err(Failed::Refused(refusal)) if means_no_address(refusal.errno) => Ok(true),
+            Err(Failed::Refused(refusal)) if refusal.errno != libc::ENODEV => Ok(false),
             Err(failed) => Err(failed),
         }
     }

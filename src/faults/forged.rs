@@ -15,7 +15,9 @@ use crate::netlink::decode::{NLMSG_DONE, NLMSG_ERROR};
 use crate::netlink::encode::HEADER;
 use crate::sys::fault::{Found, Line};
 use crate::sys::{Socket, Strictness};
-use crate::{Binding, Cause, Claim, Drift, ErrorKind, Family, Keeper, Report, Vip, VipManager};
+use crate::{
+    Audited, Binding, Cause, Claim, Drift, ErrorKind, Family, Keeper, Report, Vip, VipManager,
+};
 
 /// Hears in its own way.
 struct Hear<F>(F);
@@ -769,6 +771,68 @@ fn a_look_up_that_fails_is_no_answer() {
         assert!(failed.load(Ordering::Relaxed) >= 20, "no look-up failed");
         assert_eq!(report.writes, 0, "written on no answer: {report}");
     }
+}
+
+/// A look-up of an address that fails says nothing of the address: "no address" would cost the route.
+#[test]
+fn look_up_of_an_address_that_fails_is_no_answer() {
+    for errno in [libc::ENOMEM, libc::EPERM, libc::EINVAL] {
+        // Of few VIPs the addresses are looked up at once; of many only if the dumps are in doubt.
+        for size in [1, 40] {
+            let _node = node();
+            let mut vips = builder()
+                .stall_timeout(Duration::from_secs(60))
+                .open()
+                .unwrap();
+            let set = v6(size);
+            vips.assign(&set).unwrap();
+            let failed = shared::<AtomicUsize>();
+            find(&vips.connection.requests(), move |bytes| {
+                match (kind(&bytes), is_of_dump(&bytes)) {
+                    (libc::RTM_NEWADDR, true) if size > 1 => Found::Overflow,
+                    // The first is the source's.
+                    (libc::RTM_NEWADDR, false) if failed.fetch_add(1, Ordering::Relaxed) > 0 => {
+                        Found::Datagram(refusal(sequence(&bytes), errno))
+                    }
+                    _ => Found::Datagram(bytes),
+                }
+            });
+            let report = match vips.assign(&set) {
+                Ok(report) => report,
+                Err(error) => error.into_report().unwrap(),
+            };
+            assert_accounted(&report, set.len());
+            assert!(failed.load(Ordering::Relaxed) > 1, "no look-up failed");
+            assert_eq!(report.writes, 0, "{errno}: written on no answer: {report}");
+        }
+    }
+}
+
+/// A look-up that fails for want of memory does not say that a routing rule diverts the VIP.
+#[test]
+fn failed_look_up_diverts_no_vip() {
+    let _node = node();
+    let mut vips = builder().open().unwrap();
+    vips.assign(&both(3)).unwrap();
+    for family in ["-4", "-6"] {
+        ip(&format!("{family} rule add pref 100 lookup local"));
+        ip(&format!("{family} rule add pref 50 lookup main"));
+        ip(&format!("{family} rule del pref 0"));
+    }
+    assert_eq!(vips.audit_deep().unwrap().drifted().count(), 0);
+    let failed = shared::<AtomicUsize>();
+    find(&vips.connection.requests(), move |bytes| {
+        let is_look_up = kind(&bytes) == libc::RTM_NEWROUTE && !is_of_dump(&bytes);
+        // The first is the source's.
+        if is_look_up && failed.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Found::Datagram(refusal(sequence(&bytes), libc::ENOBUFS));
+        }
+        Found::Datagram(bytes)
+    });
+    let audit = vips.audit_deep().unwrap();
+    assert!(failed.load(Ordering::Relaxed) > 1, "no look-up failed");
+    let diverted = |vip: &&Audited| vip.drift.contains(Drift::DIVERTED);
+    assert_eq!(audit.vips.iter().filter(diverted).count(), 0, "{audit:?}");
 }
 
 /// A keeper whose notifications are lost, or cannot be read, looks at everything.

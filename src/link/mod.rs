@@ -22,7 +22,7 @@ use netlink_packet_route::link::{
 
 use crate::base::{
     Family, IFA_F_DADFAILED, IFA_F_OPTIMISTIC, IFA_F_TENTATIVE, NO_LINK, TABLE_LOCAL, TABLE_MAIN,
-    named,
+    means_no_address, named,
 };
 use crate::netlink::connection::{Connection, Dumped, Failed};
 use crate::netlink::decode::{Address, IPV6_MIN_MTU, LinkTraits, Route};
@@ -478,8 +478,11 @@ pub(crate) fn source_status(
             match one {
                 Ok(Some(address)) if is_usable(&address) => Ok(SourceStatus::Present),
                 Ok(Some(address)) => status_on_links(connection, address),
-                Err(failed) if failed.says_nothing() => Err(failed),
-                Ok(None) | Err(_) => Ok(SourceStatus::Missing),
+                Ok(None) => Ok(SourceStatus::Missing),
+                Err(failed) if failed.errno().is_some_and(means_no_address) => {
+                    Ok(SourceStatus::Missing)
+                }
+                Err(failed) => Err(failed),
             }
         }
     }

@@ -635,6 +635,26 @@ fn peer_is_read_by_comparison() {
     }
 }
 
+/// Of a repeated attribute the last one counts, in this message and in the ones like it.
+#[test]
+fn message_with_a_repeated_attribute_is_parsed() {
+    for of in Family::ALL {
+        let mut routes = Routes::default();
+        for host in 0..4 {
+            let other = either(of, IpAddr::from([10, 96, 1, host]), source(of));
+            let mut route = route(of, 2);
+            let destination = |to| RouteAttribute::Destination(RouteAddress::from(to));
+            route.attributes[0] = destination(other);
+            route.attributes.push(destination(vip(of)));
+            let bytes = whole(NewRoute(route), 0);
+            let message = only(&bytes);
+            let read = routes.read(&message).unwrap().copied();
+            assert_eq!(read, message.route().unwrap(), "{of:?}, {host}");
+            assert!(!fits(&routes.mask, &message), "{of:?}, {host}");
+        }
+    }
+}
+
 /// A default route has no destination. An interrupted dump may repeat it.
 #[test]
 fn repeated_default_route_is_read() {
