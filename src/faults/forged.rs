@@ -813,7 +813,7 @@ fn look_up_of_an_address_that_fails_is_no_answer() {
 fn failed_look_up_diverts_no_vip() {
     let _node = node();
     let mut vips = builder().open().unwrap();
-    vips.assign(&both(3)).unwrap();
+    vips.assign(both(3)).unwrap();
     for family in ["-4", "-6"] {
         ip(&format!("{family} rule add pref 100 lookup local"));
         ip(&format!("{family} rule add pref 50 lookup main"));
