@@ -110,12 +110,20 @@ fn all_gone(set: &Set) -> End {
     End::Gone(0..set.vips.len())
 }
 
+fn half_gone(set: &Set) -> End {
+    End::Gone(0..set.vips.len() / 2)
+}
+
 fn assign(manager: &mut VipManager, set: &Set) -> Report {
     manager.assign(&set.vips).unwrap()
 }
 
 fn normalize(manager: &mut VipManager, _: &Set) -> Report {
     manager.normalize().unwrap()
+}
+
+fn release_half(manager: &mut VipManager, set: &Set) -> Report {
+    manager.release(set.first_half()).unwrap()
 }
 
 fn release_all(manager: &mut VipManager, _: &Set) -> Report {
@@ -166,6 +174,16 @@ fn put_routes(set: &Set) {
     manager(Binding::Route).assign(&set.vips).unwrap();
 }
 
+fn put_with_former_source(set: &Set, binding: Binding) {
+    let mut before = VipManager::builder(LINK)
+        .source(FORMER_V4)
+        .source(FORMER_V6.parse::<IpAddr>().unwrap())
+        .binding(binding)
+        .open()
+        .unwrap();
+    before.assign(&set.vips).unwrap();
+}
+
 /// The kernel's IPv6 routes are late.
 fn await_kernels(set: &Set) {
     while set.is_v6() && common::late(&set.vips) {}
@@ -208,7 +226,7 @@ fn marked() -> VipManagerBuilder {
     common::builder().protocol(mark)
 }
 
-const WORKS: [Work; 14] = [
+const WORKS: [Work; 18] = [
     Work {
         name: "fresh: assign",
         binding: Binding::Address,
@@ -232,7 +250,16 @@ const WORKS: [Work; 14] = [
         binding: Binding::Address,
         prepare: put_right,
         call: assign,
-        operations: |_| Vec::new(),
+        operations: none,
+        guarded: none,
+        end: all_right,
+    },
+    Work {
+        name: "right, route-only: assign",
+        binding: Binding::Route,
+        prepare: put_routes,
+        call: assign,
+        operations: none,
         guarded: none,
         end: all_right,
     },
@@ -336,14 +363,18 @@ const WORKS: [Work; 14] = [
         name: "another source: assign",
         binding: Binding::Address,
         prepare: |set| {
-            let mut before = VipManager::builder(LINK)
-                .source(FORMER_V4)
-                .source(FORMER_V6.parse::<IpAddr>().unwrap())
-                .open()
-                .unwrap();
-            before.assign(&set.vips).unwrap();
+            put_with_former_source(set, Binding::Address);
             grow_up(set);
         },
+        call: assign,
+        operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_REPLACE)])],
+        guarded: none,
+        end: all_right,
+    },
+    Work {
+        name: "another source, route-only: assign",
+        binding: Binding::Route,
+        prepare: |set| put_with_former_source(set, Binding::Route),
         call: assign,
         operations: |set| vec![Group::each(&set.vips, &[Route(NLM_F_REPLACE)])],
         guarded: none,
@@ -388,10 +419,10 @@ const WORKS: [Work; 14] = [
         name: "right: release of half",
         binding: Binding::Address,
         prepare: put_right,
-        call: |manager, set| manager.release(set.first_half()).unwrap(),
+        call: release_half,
         operations: |set| release(set.first_half()),
         guarded: none,
-        end: |set| End::Gone(0..set.vips.len() / 2),
+        end: half_gone,
     },
     Work {
         name: "right: release of all",
@@ -399,6 +430,24 @@ const WORKS: [Work; 14] = [
         prepare: put_right,
         call: release_all,
         operations: |set| release(&set.vips),
+        guarded: none,
+        end: all_gone,
+    },
+    Work {
+        name: "right, route-only: release of half",
+        binding: Binding::Route,
+        prepare: put_routes,
+        call: release_half,
+        operations: |set| vec![Group::each(set.first_half(), &[DeleteRoute])],
+        guarded: none,
+        end: half_gone,
+    },
+    Work {
+        name: "right, route-only: release of all",
+        binding: Binding::Route,
+        prepare: put_routes,
+        call: release_all,
+        operations: |set| vec![Group::each(&set.vips, &[DeleteRoute])],
         guarded: none,
         end: all_gone,
     },
@@ -432,7 +481,7 @@ const WORKS: [Work; 14] = [
             let newest_first: Vec<_> = set.first_half().iter().rev().copied().collect();
             vec![Group::each(&newest_first, &[DeleteAddress, Take(MARKED)])]
         },
-        end: |set| End::Gone(0..set.vips.len() / 2),
+        end: half_gone,
     },
 ];
 
