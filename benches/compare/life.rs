@@ -631,6 +631,8 @@ const TABLE_MAIN: u8 = 254;
 const OTHERS_OF_LINK: usize = 1024;
 /// Works with a run that takes longer run once.
 const SLOW: Duration = Duration::from_secs(1);
+/// A run that waited so long waited for quiet.
+const QUIET: Duration = Duration::from_millis(450);
 /// Messages that are none take less.
 const NOTHING: Duration = Duration::from_micros(5);
 /// What a row may take, against the messages.
@@ -737,6 +739,10 @@ fn excess(runs: &[Vec<Run>; 4], own: Duration, messages: Duration) -> Option<Str
             "the call reads before, between and after two rounds of writes, which takes {}",
             millis(readings * 3 / 2)
         )
+    } else if waited > QUIET {
+        "the call added a local route to an old address, and waits half a second without a change: the address may have \
+         returned with its link (`keep_addr_on_down`), and then its late route comes"
+            .to_owned()
     } else if waited > own / 2 {
         format!(
             "the call waits {}: for late routes (`addrconf_dad_work`), for the RTNL, or for a core",
