@@ -570,7 +570,7 @@ fn control_look_ups_see_a_gap() {
             vips[99]
         ));
         let from = look_ups.passes();
-        while look_ups.passes() < from + 3 {
+        while look_ups.passes() < from + 5 {
             std::thread::sleep(Duration::from_millis(1));
         }
         let (count, not_local) = look_ups.stop();

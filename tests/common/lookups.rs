@@ -92,8 +92,12 @@ impl LookUps {
         self.passes.load(Ordering::Relaxed)
     }
 
-    /// Stops; tells how many look-ups there were, and which did not find the VIP local.
+    /// Stops after the second pass or later, so that both kinds of look-up were made; tells how many look-ups there were, and which did not find the VIP local.
     pub fn stop(mut self) -> (u64, Vec<String>) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.passes() < 2 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
@@ -119,12 +123,14 @@ fn ask(vips: &[IpAddr], of: Of, stop: &AtomicBool, passes: &AtomicU64) -> (u64, 
         .collect();
     let (mut count, mut wrong, mut blind) = (0_u64, Vec::new(), Vec::new());
     let mut overtaken = Vec::new();
-    let watcher = RouteWatcher::of_groups(&[IPV6_ROUTES]);
+    let watcher = (of == Of::OnlyRoute).then(|| RouteWatcher::of_groups(&[IPV6_ROUTES]));
     while !stop.load(Ordering::Relaxed) {
         let pass = passes.load(Ordering::Relaxed);
         let requests = if pass & 1 == 0 { &by_entry } else { &by_route };
         for (some, vips) in requests.chunks(AT_ONCE).zip(vips.chunks(AT_ONCE)) {
-            watcher.drain();
+            if let Some(watcher) = &watcher {
+                watcher.drain();
+            }
             let mut lost = Vec::new();
             let first = socket.send(some, 0);
             let (datagrams, overflow) = socket.receive_all();
@@ -160,8 +166,8 @@ fn ask(vips: &[IpAddr], of: Of, stop: &AtomicBool, passes: &AtomicU64) -> (u64, 
                 }
             }
             assert_eq!(answered, some.len(), "each look-up is answered");
-            if of == Of::OnlyRoute && !lost.is_empty() {
-                let changed = changed(&watcher, &lost);
+            if let Some(watcher) = watcher.as_ref().filter(|_| !lost.is_empty()) {
+                let changed = changed(watcher, &lost);
                 for (vip, text) in lost.drain(..) {
                     let list = if changed.contains(&vip) {
                         &mut overtaken
