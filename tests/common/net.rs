@@ -17,6 +17,9 @@ const GONE: [&str; 2] = [
     "Failed to send flush request: Cannot assign requested address",
 ];
 
+/// How often `ip` is asked again while another writer is in its way.
+const TRIES: usize = 30;
+
 /// A network namespace of the test's own thread, with what a node has.
 #[derive(Debug)]
 pub struct Net {
@@ -158,13 +161,15 @@ impl Net {
     /// Runs `ip` with these words. A flush begins anew if another writer, say a keeper, was first to
     /// delete what `ip` had read: `ip` reads all, then deletes one by one, and ends at the first error.
     pub fn try_ip(&self, args: &str) -> Result<String, String> {
-        loop {
-            let said = outcome(ip_command().args(args.split_whitespace()).output());
+        let mut said = Err(String::new());
+        for _ in 0..TRIES {
+            said = outcome(ip_command().args(args.split_whitespace()).output());
             match &said {
                 Err(error) if GONE.iter().any(|gone| error.contains(gone)) => {}
-                _ => return said,
+                _ => break,
             }
         }
+        said
     }
 
     /// Runs many commands through one `ip -batch`; panics if one fails.
@@ -286,7 +291,7 @@ pub fn ip_batch_forced(lines: &str) {
 /// kernel marks as interrupted is repeated.
 #[track_caller]
 pub fn ip_json(args: &str) -> Value {
-    for _ in 0..30 {
+    for _ in 0..TRIES {
         let output = ip_command()
             .args(["-N", "-json", "-d"])
             .args(args.split_whitespace())
