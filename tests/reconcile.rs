@@ -8,7 +8,7 @@ mod common;
 #[path = "common/lookups.rs"]
 mod lookups;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -334,6 +334,42 @@ fn claim_by_the_mark_of_routes() {
     net.assert_single_route(&others[1..4], 186);
     for vip in leaked {
         assert_eq!(net.local_state().routes_of(*vip).len(), 1, "{vip}");
+    }
+}
+
+/// Each VIP's marked route goes behind its address, so that a call that ends early leaves no address without its
+/// mark; and it goes soon, not behind the addresses of all VIPs.
+#[test]
+fn release_by_the_mark_of_routes_ends_each_vip_soon() {
+    // More than one send.
+    for vips in [vips_v4(300), vips_v6(300)] {
+        let net = Net::new();
+        // With the link's last address, the kernel would flush all IPv4 routes, without a notification.
+        net.ip(&format!("addr add 192.0.2.77/32 dev {VIP_LINK}"));
+        let mut manager = manager(201);
+        manager.assign(&vips).unwrap();
+        let watcher = RouteWatcher::new();
+        watcher.rest();
+        let report = manager.release_all(&Claim::mark()).unwrap();
+        assert_eq!((report.released, report.writes), (300, 600), "{report}");
+        net.assert_absent(&vips);
+        let (mut addresses, mut routes) = (Vec::new(), Vec::new());
+        for (at, event) in watcher.drain().into_iter().enumerate() {
+            match event {
+                Event::Address(address) => addresses.push((address.local, at)),
+                Event::Route(route) => routes.push((route.dst.unwrap(), at)),
+            }
+        }
+        assert_eq!((addresses.len(), routes.len()), (300, 300));
+        let addresses: BTreeMap<IpAddr, usize> = addresses.into_iter().collect();
+        for (vip, at) in &routes {
+            assert!(addresses[vip] < *at, "{vip}: the mark went first");
+        }
+        let last_address = addresses.values().max().unwrap();
+        assert!(
+            routes[0].1 < *last_address,
+            "no VIP was free before all were"
+        );
     }
 }
 

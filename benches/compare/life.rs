@@ -655,8 +655,8 @@ waits. A row that had no other reason was measured again without it.
 `ip6_route_del` compares no source, and takes metric 0 for any. If another writer has just deleted that route, the
 deletion hits the desired one. So viproute stages a route of another protocol first. In a release by mark, the route
 has the mark, so the address goes before it: a process that is killed in between leaves no address without a mark. The
-kernel then searches all routes for each address (`rt6_remove_prefsrc`). viproute deletes the addresses of all VIPs
-first, and so the kernel searches more routes than with these messages, which delete each route behind its address.
+kernel searches all routes that are left for each address (`rt6_remove_prefsrc`), and more are left then than behind
+the messages, which delete all routes first.
 
 | work | number | VIPs | other routes | reason |
 |------|-------:|------|-------------:|--------|

@@ -300,9 +300,7 @@ fn release(facts: Facts, progress: Progress) -> Next {
         return Next::Fail(Cause::Conflict);
     }
     let address = facts.contains(Facts::ADDRESS);
-    if address && progress.has(Done::BY_MARK) && !facts.contains(Facts::ADDRESS_MARKED) {
-        // Only the route has the mark. If the route were deleted first, a call that ends in between
-        // would leave an address without a mark.
+    if progress.releases_address_first(facts) {
         return Next::Steps(&[Step::DeleteAddress]);
     }
     let desired = facts.contains(Facts::DESIRED);

@@ -80,6 +80,15 @@ impl Progress {
         self.has(Done::STAGED) && facts.contains(Facts::KERNEL)
     }
 
+    /// Whether a release deletes the address before its routes: only a route has the mark by which the VIP is
+    /// released. If that route went first, a call that ends in between would leave an address without a mark.
+    #[inline]
+    pub(crate) fn releases_address_first(self, facts: Facts) -> bool {
+        self.has(Done::BY_MARK)
+            && facts.contains(Facts::ADDRESS)
+            && !facts.contains(Facts::ADDRESS_MARKED)
+    }
+
     /// After an observation with these facts.
     #[inline]
     pub(crate) fn observed(&mut self, facts: Facts) {
@@ -198,6 +207,11 @@ impl Row {
     /// late route may be what a blind deletion finds.
     #[inline]
     pub(crate) fn trust_ack(&mut self) -> bool {
+        if self.goal == Goal::Release {
+            // The kernel deleted its own routes with the address.
+            self.facts -= Facts::OF_ADDRESS | Facts::KERNEL | Facts::PREFIX;
+            return true;
+        }
         if self.vip.family() == Family::V4 {
             self.facts = Facts::DESIRED;
             if self.progress.has(Done::ADDRESS_IS_NEW) {

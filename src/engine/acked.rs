@@ -1,6 +1,7 @@
 //! Plans the next step of a new row as soon as the kernel acks the last one, without an observation. A new
 //! IPv6 VIP is right a few sends after its address, not after the addresses of all VIPs. A new IPv4 VIP has its
-//! route before the addresses of all VIPs.
+//! route before the addresses of all VIPs. A VIP that is released address first loses its marked route right behind
+//! its address.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,7 @@ pub(super) struct Acked {
     /// net/ipv6/addrconf.c). IPv4: the route was acked, and the address is next.
     made: VecDeque<u32>,
     /// IPv6: the deletion of the late route was acked, or the staged route beside it. IPv4: the address was
-    /// acked, and the kernel's route came with it.
+    /// acked, and the kernel's route came with it. A release: the deletion of the address was acked.
     freed: VecDeque<u32>,
 }
 
@@ -52,6 +53,15 @@ impl Acked {
 }
 
 impl Call<'_> {
+    /// Plans the next steps of rows that are due, and notes that they are many. Returns whether a row waits.
+    pub(super) fn go_on_if_due(&mut self, are_many: &mut bool) -> Result<bool, Stop> {
+        if !self.buffers.acked.are_due() {
+            return Ok(false);
+        }
+        *are_many = true;
+        self.go_on(BATCH)
+    }
+
     /// Plans the next step of every row in `freed`, and of at most `most` rows in `made`. Returns whether a row
     /// waits.
     pub(super) fn go_on(&mut self, most: usize) -> Result<bool, Stop> {

@@ -538,6 +538,9 @@ struct Moment {
     had_local: bool,
     /// This call made the address.
     added: bool,
+    /// The kernel acked the deletion of the address, which is there all the same: another writer has added it
+    /// again, as its own.
+    returned: bool,
 }
 
 /// Follows every run of one policy.
@@ -577,6 +580,7 @@ impl Walk {
                 fault: None,
                 had_local: kernel.has_local(),
                 added: false,
+                returned: false,
             });
         }
         runs
@@ -695,7 +699,10 @@ impl Walk {
             let mut routes = kernel.link_routes();
             routes.any(|r| r.table == TABLE_LOCAL && r.protocol == MARK)
         };
-        if then.driver.has(Done::BY_MARK) && then.kernel.addresses.host.is_some() {
+        let vanished = before.fault.is_none() && then.fault == Some(Fault::Vanished);
+        then.returned |= vanished && message == Message::Step(Step::DeleteAddress);
+        let is_ours = then.kernel.addresses.host.is_some() && !then.returned;
+        if then.driver.has(Done::BY_MARK) && is_ours {
             let kept = !marked(&before.kernel) || marked(&then.kernel);
             self.demand(kept, "the mark went before the address");
         }

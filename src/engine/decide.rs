@@ -357,10 +357,14 @@ impl Engine {
     /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
     /// blind deletion that comes too early, and the row waits for the observation. Or the kernel acked the
     /// staged route beside its own. In IPv4, the kernel acked the route that comes first, or the address
-    /// behind it.
+    /// behind it. In a release, the kernel acked the deletion of the address that precedes its marked route.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
         let is_due = match (row.vip.family(), reply.response) {
+            (_, Response::Acked) if reply.step == Step::DeleteAddress => {
+                // Further addresses of the VIP, with other peers, may follow.
+                row.progress.releases_address_first(row.facts) && !row.facts.contains(Facts::PEER)
+            }
             (Family::V4, Response::Acked) => {
                 row.progress.has(Done::ROUTE_FIRST)
                     && matches!(reply.step, Step::AppendRoute | Step::AddAddress)
@@ -379,7 +383,8 @@ impl Engine {
     /// Lets a row go on from its last ack. Returns whether it may.
     #[inline]
     pub(crate) fn trust_ack(&self, row: &mut Row) -> bool {
-        (row.vip.family() == Family::V6 || self.is_routes_first()) && row.trust_ack()
+        let may = row.is_of(Family::V6) || row.goal == Goal::Release || self.is_routes_first();
+        may && row.trust_ack()
     }
 
     /// Ends a round, after every row was planned and every reply taken. `waits`: a row waits.

@@ -39,7 +39,6 @@ use acked::Acked;
 use decide::{Clock, Engine, LongWait, Method, PATIENT_AFTER, Stage, Verdict};
 use lookup::{LOOKUP_MAX, Lookup, lookups_suffice};
 use read::Observer;
-use send::BATCH;
 
 /// Identifies a message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -513,12 +512,9 @@ impl<'a> Call<'a> {
             if row.is_some_and(|row| is_due(row.goal) && !is_begun(row)) {
                 waits |= self.advance(at)?;
             }
-            if self.buffers.acked.are_due() {
-                are_many = true;
-                waits |= self.go_on(BATCH)?;
-            }
+            waits |= self.go_on_if_due(&mut are_many)?;
         }
-        self.queue_deferred()?;
+        waits |= self.queue_deferred(&mut are_many)?;
         self.flush()?;
         // Look-ups show the late routes of a few VIPs.
         are_many |= self.lookup.is_none() && self.buffers.acked.len() > LOOKUP_MAX;

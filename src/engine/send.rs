@@ -58,10 +58,11 @@ impl Call<'_> {
     /// Queues the address deletions and updates, behind all routes, in the order with the shortest
     /// walks in the kernel. IPv6 searches each address from the head of the list. IPv4 walks the list
     /// behind each address more than once (`__inet_del_ifa`, net/ipv4/devinet.c), so start at the
-    /// tail.
-    pub(super) fn queue_deferred(&mut self) -> Result<(), Stop> {
+    /// tail. Returns whether a row waits that goes on in between.
+    pub(super) fn queue_deferred(&mut self, are_many: &mut bool) -> Result<bool, Stop> {
+        let mut waits = false;
         if self.buffers.deferred.is_empty() {
-            return Ok(());
+            return Ok(waits);
         }
         if self.binding == Binding::Route {
             self.keep_an_address()?;
@@ -73,12 +74,15 @@ impl Call<'_> {
                 Family::V6 => row.order,
             })
         });
-        for place in 0..deferred.len() {
-            let (at, step) = self.buffers.deferred[place];
+        for place in 0.. {
+            let Some((at, step)) = self.buffers.deferred.get(place).copied() else {
+                break;
+            };
             self.queue(at, step)?;
+            waits |= self.go_on_if_due(are_many)?;
         }
         self.buffers.deferred.clear();
-        Ok(())
+        Ok(waits)
     }
 
     /// Keeps an IPv4 address on the link. With the link's last IPv4 address, the kernel deletes every

@@ -7,7 +7,7 @@ use super::Buffers;
 use super::decide::{Decision, Engine, Method, Replies, Reply, Stage, Verdict, Waited};
 use super::still::Still;
 use crate::base::{Family, PerFamily};
-use crate::core::{Cause, Done, ErrorKind, Facts, Policy, Row, Step};
+use crate::core::{Cause, Done, ErrorKind, Facts, Goal, Policy, Row, Step};
 use crate::link::trouble::Trouble;
 use crate::netlink::batch::Response;
 
@@ -147,5 +147,41 @@ fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
         engine.observed([&mut row]);
         let decision = engine.plan(&mut row, &STILL);
         assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
+    }
+}
+
+/// A release by the mark of a route deletes the address first. From the ack of that deletion it goes on with the
+/// route, but not if replies were lost, or if the VIP has further addresses, with other peers.
+#[test]
+fn marked_route_follows_its_address_without_an_observation() {
+    let deleted = Reply {
+        step: Step::DeleteAddress,
+        response: Response::Acked,
+    };
+    let alone = Facts::ADDRESS | Facts::DESIRED | Facts::MARKED;
+    for (facts, replies, goes_on) in [
+        (alone, Replies::Complete, true),
+        (
+            alone | Facts::KERNEL | Facts::PREFIX,
+            Replies::Complete,
+            true,
+        ),
+        (alone, Replies::Lost, false),
+        (alone | Facts::PEER, Replies::Complete, false),
+    ] {
+        let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+        let mut row = row(1, facts);
+        row.goal = Goal::Release;
+        row.progress.done |= Done::BY_MARK;
+        engine.observed([&mut row]);
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::DeleteAddress]));
+        engine.replied(&mut row, deleted, replies);
+        assert_eq!(engine.goes_on(&row, deleted, replies), goes_on, "{facts:?}");
+        if goes_on {
+            assert!(engine.trust_ack(&mut row));
+            let decision = engine.plan(&mut row, &STILL);
+            assert_eq!(decision, Decision::Steps(&[Step::DeleteDesired]));
+        }
     }
 }
