@@ -697,6 +697,14 @@ fn reason(runs: &[Vec<Run>; 4]) -> Option<Option<String>> {
     if own < batch && own <= messages.mul_f64(BOUND) {
         return None;
     }
+    let readings = median(&runs[0], |run| run.readings);
+    if own <= messages.mul_f64(BOUND) && (batch + readings..messages).contains(&own) {
+        return Some(Some(format!(
+            "noise: `ip -batch` took less than the messages, which are the same ({} and {})",
+            millis(batch),
+            millis(messages)
+        )));
+    }
     if runs[3].is_empty() {
         return Some(excess(runs, own, messages));
     }

@@ -18,6 +18,10 @@ use crate::trace::{self, Lost};
 /// delays a cancellation.
 pub(super) const BATCH: usize = 256;
 
+/// The most messages in one send of address deletions that precede their routes. For each IPv6 address the kernel
+/// searches all routes that are left (`rt6_remove_prefsrc`, net/ipv6/route.c).
+const GUARDED_BATCH: usize = 64;
+
 impl Call<'_> {
     /// Plans one row and queues its messages. Returns whether the row waits.
     pub(super) fn advance(&mut self, at: u32) -> Result<bool, Stop> {
@@ -78,7 +82,12 @@ impl Call<'_> {
             let Some((at, step)) = self.buffers.deferred.get(place).copied() else {
                 break;
             };
+            let is_first = |row: &Row| row.progress.releases_address_first(row.facts);
+            let is_guarded = self.buffers.rows.get(at).is_some_and(is_first);
             self.queue(at, step)?;
+            if is_guarded && self.buffers.batch.len() >= GUARDED_BATCH {
+                self.flush()?;
+            }
             waits |= self.go_on_if_due(are_many)?;
         }
         self.buffers.deferred.clear();

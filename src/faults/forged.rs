@@ -808,6 +808,29 @@ fn look_up_of_an_address_that_fails_is_no_answer() {
     }
 }
 
+/// A look-up of the source that fails does not say that the node lacks the source.
+#[test]
+fn look_up_of_a_source_that_fails_is_no_missing_source() {
+    for errno in [libc::EPERM, libc::EINVAL] {
+        let _node = node();
+        let mut vips = builder().open().unwrap();
+        vips.assign(v6(2)).unwrap();
+        let failed = shared::<AtomicUsize>();
+        find(&vips.connection.requests(), move |bytes| {
+            if kind(&bytes) == libc::RTM_NEWADDR && !is_of_dump(&bytes) {
+                failed.fetch_add(1, Ordering::Relaxed);
+                return Found::Datagram(refusal(sequence(&bytes), errno));
+            }
+            Found::Datagram(bytes)
+        });
+        let error = vips.assign(v6(2)).unwrap_err();
+        assert_eq!(failed.load(Ordering::Relaxed), 1, "no look-up failed");
+        assert_ne!(error.kind(), ErrorKind::Incomplete, "{error}");
+        assert_ne!(error.kind(), ErrorKind::SourceNotOnNode, "{error}");
+        assert_eq!(error.raw_os_error(), Some(errno), "{error}");
+    }
+}
+
 /// A look-up that fails for want of memory does not say that a routing rule diverts the VIP.
 #[test]
 fn failed_look_up_diverts_no_vip() {
