@@ -20,8 +20,8 @@ bitflags::bitflags! {
 
         /// The desired route exists.
         const DESIRED = 1 << 6;
-        /// Another route of the link has the key of the desired route. The next three flags say how
-        /// the two differ.
+        /// Another route of the link has the key of the desired route. The flags from
+        /// [`SAME_KEY_DIFFERS`](Self::SAME_KEY_DIFFERS) say how the two differ.
         const SAME_KEY = 1 << 7;
         /// That route has another source, type or scope.
         const WRONG_SOURCE = 1 << 8;
@@ -65,6 +65,8 @@ bitflags::bitflags! {
         const EXPIRES = 1 << 23;
         /// The route with the key of the desired route has a lifetime.
         const SAME_KEY_EXPIRES = 1 << 24;
+        /// That route is a staged one: a call is at work, or did not end.
+        const STAGED = 1 << 26;
 
         /// The routes that a release deletes.
         const ANY_ROUTE = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::KERNEL.bits()
@@ -79,7 +81,7 @@ bitflags::bitflags! {
             | Self::DAD_FAILED.bits() | Self::RECENT.bits();
         /// The differences of a route with the key of the desired route.
         const SAME_KEY_DIFFERS = Self::WRONG_SOURCE.bits() | Self::WRONG_PROTOCOL.bits()
-            | Self::SAME_KEY_EXPIRES.bits();
+            | Self::SAME_KEY_EXPIRES.bits() | Self::STAGED.bits();
         /// The facts that a look-up replaces.
         const LOOKED_UP = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::SAME_KEY_DIFFERS.bits()
             | Self::KERNEL.bits() | Self::WINS.bits()
@@ -159,6 +161,12 @@ impl Facts {
             drift |= Drift::DUPLICATE;
         }
         drift
+    }
+
+    /// Whether the VIP has a staged route, and nothing else.
+    pub(crate) fn is_staged_alone(self) -> bool {
+        let allowed = Self::SAME_KEY | Self::SAME_KEY_DIFFERS | Self::MARKED;
+        self.contains(Self::STAGED) && allowed.contains(self)
     }
 
     /// Whether the VIP may have an address or routes that were not seen.

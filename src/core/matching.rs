@@ -4,7 +4,7 @@ use super::Facts;
 use crate::base::{
     AddressAttrs, DesiredRoute, Family, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_HOMEADDRESS,
     IFA_F_MANAGETEMPADDR, IFA_F_MCAUTOJOIN, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_F_TENTATIVE,
-    IP6_USER_METRIC, PerFamily, RouteKey, TABLE_LOCAL, TABLE_MAIN,
+    IP6_USER_METRIC, PerFamily, RouteKey, TABLE_LOCAL, TABLE_MAIN, staged_lifetime,
 };
 use crate::netlink::decode::{Address, Route};
 
@@ -94,6 +94,12 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     if fact.is_empty() && source.is_some() {
         Facts::DESIRED | mark
     } else {
+        let has_lifetime = staged_lifetime(desired).is_some();
+        let is_staged = route.protocol == desired.staged && route.expires == has_lifetime;
+        fact.set(
+            Facts::STAGED,
+            is_staged && !fact.contains(Facts::WRONG_SOURCE),
+        );
         fact | Facts::SAME_KEY | mark
     }
 }

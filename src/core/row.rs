@@ -30,6 +30,9 @@ bitflags::bitflags! {
         const WAS_VERIFIED = 1 << 9;
         /// The kernel acked the addition of the staged route, and nothing was observed since.
         const STAGED = 1 << 10;
+        /// This call replaced a staged route. It may be that of a call that did not end, whose late route is still to
+        /// come.
+        const REPLACED_STAGED = 1 << 11;
     }
 }
 
@@ -41,8 +44,8 @@ pub(crate) enum LateRoute {
     /// Nothing is known.
     #[default]
     Unknown,
-    /// The VIP was absent, the kernel acked its address, and nothing was observed since: the route
-    /// exists or will come.
+    /// The VIP was absent, or had a staged route alone. The kernel acked its address, and nothing was observed
+    /// since: the late route exists or will come.
     Unobserved,
     /// A blind deletion was sent. It may have deleted the route, or another writer's route instead.
     DeletionUnknown,
@@ -194,6 +197,9 @@ impl Row {
         let repeats = self.sent & step.bit() != 0 && self.attempts > 1;
         self.sent |= step.bit();
         self.progress.sent(step);
+        if step == Step::ReplaceRoute && self.facts.contains(Facts::STAGED) {
+            self.progress.done |= Done::REPLACED_STAGED;
+        }
         repeats
     }
 
@@ -225,12 +231,13 @@ impl Row {
             return true;
         }
         if self.progress.late_route != LateRoute::Seen {
-            if !self.progress.has(Done::WAS_ABSENT) {
+            if !self.progress.has(Done::WAS_ABSENT) && !self.facts.is_staged_alone() {
                 return false;
             }
             self.progress.late_route = LateRoute::Unobserved;
         }
-        self.facts = self.known_of_address();
+        let staged = Facts::SAME_KEY | Facts::SAME_KEY_DIFFERS;
+        self.facts = self.known_of_address() | self.facts & staged;
         true
     }
 
@@ -265,8 +272,8 @@ impl Row {
     }
 
     /// Whether a row that looks as desired may still get a late route: this call did not see the late
-    /// route, and it made the address, added a missing local route, or replaced the route of a recent
-    /// address.
+    /// route, and it made the address, added a missing local route, or replaced a staged route or the route of a
+    /// recent address.
     ///
     /// The address does not show whether a late route will come. A late route comes when an old address
     /// returns with its link (`keep_addr_on_down`; `fixup_permanent_addr`, net/ipv6/addrconf.c), or
@@ -280,7 +287,10 @@ impl Row {
             && !self.facts.contains(Facts::KERNEL)
             && self.progress.late_route != LateRoute::Seen
             && !self.has_failed()
-            && (self.progress.has(Done::ADDRESS_IS_NEW)
+            && (self
+                .progress
+                .done
+                .intersects(Done::ADDRESS_IS_NEW | Done::REPLACED_STAGED)
                 || self.sent & added != 0
                 || self.facts.contains(Facts::RECENT) && self.sent & replaced != 0)
     }

@@ -47,9 +47,10 @@ fn echoed_deletion_shows_the_late_route_and_a_new_address_forgets_it() {
 fn added_route_or_new_address_may_still_get_a_late_route() {
     let none = Done::empty();
     let [route, staged] = [Step::AddRoute.bit(), Step::AddStaged.bit()];
+    let replaced = Step::ReplaceRoute.bit();
     for (done, sent, late_route, may) in [
         (none, 0, LateRoute::Unknown, false),
-        (none, Step::ReplaceRoute.bit(), LateRoute::Unknown, false),
+        (none, replaced, LateRoute::Unknown, false),
         (none, route, LateRoute::Unknown, true),
         (none, staged, LateRoute::Unknown, true),
         (Done::ADDRESS_IS_NEW, 0, LateRoute::Unknown, true),
@@ -60,6 +61,8 @@ fn added_route_or_new_address_may_still_get_a_late_route() {
             true,
         ),
         (Done::ADDRESS_IS_NEW, route, LateRoute::Seen, false),
+        (Done::REPLACED_STAGED, replaced, LateRoute::Unknown, true),
+        (Done::REPLACED_STAGED, replaced, LateRoute::Seen, false),
         (
             Done::ADDRESS_IS_NEW | Done::FAILED,
             route,

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::model::{
-    Address, Addresses, Device, Extent, KERNEL, Kernel, MARK, Message, Missed, Route, STAGED,
-    STATIC, Seen, Source, World, user_metric,
+    Address, Addresses, Device, Extent, KERNEL, Kernel, MARK, Message, Missed, Route, STATIC, Seen,
+    Source, World, user_metric,
 };
 use super::decide::{
     Awaited, Decision, Engine, Method, QUIET, Replies, Reply, Stage, Verdict, Waited,
@@ -903,6 +903,7 @@ fn foreign(family: Family) -> Route {
         device: Device::Other,
         protocol: KERNEL,
         source: Source::None,
+        expires: false,
     }
 }
 
@@ -925,6 +926,7 @@ fn extras(family: Family) -> [Option<Route>; 4] {
         device: Device::Link,
         protocol: KERNEL,
         source: Source::Stray,
+        expires: false,
     };
     [
         None,
@@ -1057,7 +1059,7 @@ fn same_keys_v6(world: &World) -> [Option<Route>; 8] {
         Some(same_key(world, world.protocol, Source::Stray)),
         Some(same_key(world, world.protocol, Source::Vip)),
         Some(same_key(world, world.protocol, Source::None)),
-        Some(same_key(world, STAGED, Source::Node)),
+        Some(world.staged_route()),
         Some(same_key(world, other_protocol, Source::Node)),
         Some(same_key(world, other_protocol, Source::Stray)),
     ]

@@ -25,6 +25,13 @@ fn row(last: u16, facts: Facts) -> Row {
     row
 }
 
+fn acked(step: Step) -> Reply {
+    Reply {
+        step,
+        response: Response::Acked,
+    }
+}
+
 /// Does what the driver does in a round in which no row has steps.
 fn round(engine: &mut Engine, rows: &mut [Row]) -> Verdict {
     engine.observed(rows.iter_mut());
@@ -115,10 +122,7 @@ fn trouble_of_a_family_fails_no_row_of_the_other_family_and_none_twice() {
 /// the kernel's route was not seen, or replies were lost, the VIP is read first.
 #[test]
 fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
-    let staged = Reply {
-        step: Step::AddStaged,
-        response: Response::Acked,
-    };
+    let staged = acked(Step::AddStaged);
     let alone = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::RECENT;
     let beside = alone | Facts::KERNEL | Facts::PREFIX;
     for (facts, replies, goes_on) in [
@@ -154,10 +158,7 @@ fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
 /// route, but not if replies were lost, or if the VIP has further addresses, with other peers.
 #[test]
 fn marked_route_follows_its_address_without_an_observation() {
-    let deleted = Reply {
-        step: Step::DeleteAddress,
-        response: Response::Acked,
-    };
+    let deleted = acked(Step::DeleteAddress);
     let alone = Facts::ADDRESS | Facts::DESIRED | Facts::MARKED;
     for (facts, replies, goes_on) in [
         (alone, Replies::Complete, true),
@@ -183,5 +184,43 @@ fn marked_route_follows_its_address_without_an_observation() {
             let decision = engine.plan(&mut row, &STILL);
             assert_eq!(decision, Decision::Steps(&[Step::DeleteDesired]));
         }
+    }
+}
+
+/// The move of a route-only VIP to an address: a VIP with a staged route alone goes on from the ack of its address,
+/// like a new VIP. Any other route may be what the blind deletion hits, or may have followed an address before.
+#[test]
+fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
+    let added = acked(Step::AddAddress);
+    let staged = Facts::SAME_KEY | Facts::WRONG_PROTOCOL | Facts::STAGED;
+    for (facts, goes_on) in [
+        (staged, true),
+        (staged - Facts::STAGED, false),
+        (staged | Facts::EXTRA, false),
+        (staged | Facts::PREFIX, false),
+    ] {
+        let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+        let mut row = row(1, facts);
+        engine.observed([&mut row]);
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::AddAddress]));
+        engine.replied(&mut row, added, Replies::Complete);
+        assert!(engine.goes_on(&row, added, Replies::Complete));
+        assert_eq!(engine.trust_ack(&mut row), goes_on, "{facts:?}");
+        if !goes_on {
+            continue;
+        }
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+        let deleted = Reply {
+            step: Step::DeleteKernelBlind,
+            response: Response::DeletedKernels,
+        };
+        row.note_sent(deleted.step);
+        engine.replied(&mut row, deleted, Replies::Complete);
+        assert!(engine.goes_on(&row, deleted, Replies::Complete));
+        assert!(engine.trust_ack(&mut row));
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::ReplaceRoute]));
     }
 }

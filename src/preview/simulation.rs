@@ -159,7 +159,7 @@ impl Simulation {
             Step::AddStaged | Step::ReplaceStaged => {
                 self.clear_same_key();
                 self.facts.remove(Facts::DESIRED);
-                self.facts |= Facts::SAME_KEY;
+                self.facts |= Facts::SAME_KEY | Facts::STAGED;
                 self.facts
                     .set(Facts::SAME_KEY_EXPIRES, staged_lifetime(desired).is_some());
                 self.facts

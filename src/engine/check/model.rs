@@ -56,6 +56,8 @@ pub(crate) struct Route {
     pub(crate) device: Device,
     pub(crate) protocol: u8,
     pub(crate) source: Source,
+    /// It has a lifetime.
+    pub(crate) expires: bool,
 }
 
 /// The VIP's address on the link, as /32 or /128.
@@ -152,6 +154,7 @@ impl Kernel {
                 Family::V4 => Source::Vip,
                 Family::V6 => Source::None,
             },
+            expires: false,
         }
     }
 
@@ -238,18 +241,7 @@ impl Kernel {
             Message::Delete(key) => return self.delete_route(key, world),
         };
         let desired = world.desired_route();
-        let staged = match world.protocol {
-            KERNEL => Route {
-                protocol: STAGED,
-                ..desired
-            },
-            // The staged route keeps the mark. A route with a lifetime yields the same facts as a route
-            // without a source.
-            _ => Route {
-                source: Source::None,
-                ..desired
-            },
-        };
+        let staged = world.staged_route();
         match step {
             Step::AddAddress => self.add_address(world),
             Step::UpdateAddress => self.update_address(world),
@@ -545,6 +537,22 @@ impl World {
             device: Device::Link,
             protocol: self.protocol,
             source: Source::Node,
+            expires: false,
+        }
+    }
+
+    /// The staged route has another protocol than the desired route, or a lifetime, and keeps the mark.
+    pub(crate) fn staged_route(&self) -> Route {
+        let desired = self.desired_route();
+        match self.protocol {
+            KERNEL => Route {
+                protocol: STAGED,
+                ..desired
+            },
+            _ => Route {
+                expires: true,
+                ..desired
+            },
         }
     }
 
@@ -594,7 +602,7 @@ impl World {
             indirect: false,
             by_object: false,
             metrics_digest: 0,
-            expires: false,
+            expires: route.expires,
         }
     }
 
