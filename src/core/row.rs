@@ -134,7 +134,8 @@ impl Progress {
     /// After the kernel refused a step.
     pub(crate) fn refused(&mut self, step: Step) {
         if step == Step::DeleteKernelBlind {
-            self.late_route = LateRoute::Unknown;
+            // It deleted nothing: the late route is still to come.
+            self.late_route = LateRoute::Unobserved;
         }
     }
 
@@ -193,8 +194,10 @@ impl Row {
     /// Notes that a step was sent. Returns whether this call has sent it before.
     #[inline]
     pub(crate) fn note_sent(&mut self, step: Step) -> bool {
-        // One plan may have a replacement twice. Only another round repeats it.
-        let repeats = self.sent & step.bit() != 0 && self.attempts > 1;
+        // One plan may have a replacement twice. Only another round repeats it. A blind deletion is repeated because
+        // it came too early, not because of another writer.
+        let repeats =
+            self.sent & step.bit() != 0 && self.attempts > 1 && step != Step::DeleteKernelBlind;
         self.sent |= step.bit();
         self.progress.sent(step);
         if step == Step::ReplaceRoute && self.facts.contains(Facts::STAGED) {
@@ -230,7 +233,11 @@ impl Row {
         if self.progress.is_staged(self.facts) {
             return true;
         }
-        if self.progress.late_route != LateRoute::Seen {
+        let knows = matches!(
+            self.progress.late_route,
+            LateRoute::Seen | LateRoute::Unobserved
+        );
+        if !knows {
             if !self.progress.has(Done::WAS_ABSENT) && !self.facts.is_staged_alone() {
                 return false;
             }

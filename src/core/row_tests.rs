@@ -18,7 +18,7 @@ fn blind_deletion_without_an_echo_is_an_unknown_deletion() {
     let mut progress = Progress::default();
     progress.sent(Step::DeleteKernelBlind);
     progress.refused(Step::DeleteKernelBlind);
-    assert_eq!(progress.late_route, LateRoute::Unknown);
+    assert_eq!(progress.late_route, LateRoute::Unobserved);
     progress.sent(Step::DeleteKernelBlind);
     progress.refused(Step::AddAddress);
     progress.acked(Step::DeleteKernelBlind);

@@ -5,16 +5,19 @@
 
 use std::collections::VecDeque;
 
+use super::decide::Reply;
 use super::send::BATCH;
 use super::{Call, Stop};
 use crate::base::Family;
 use crate::core::Step;
+use crate::netlink::batch::Response;
 
 /// Rows whose last step was acked, oldest first ([`Engine::goes_on`](super::decide::Engine::goes_on)).
 #[derive(Debug, Default)]
 pub(super) struct Acked {
     /// IPv6: the new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
-    /// net/ipv6/addrconf.c). IPv4: the route was acked, and the address is next.
+    /// net/ipv6/addrconf.c). If its deletion came too early, the row is here again. IPv4: the route was acked, and
+    /// the address is next.
     made: VecDeque<u32>,
     /// IPv6: the deletion of the late route was acked, or the staged route beside it. IPv4: the address was
     /// acked, and the kernel's route came with it. A release: the deletion of the address was acked.
@@ -22,11 +25,11 @@ pub(super) struct Acked {
 }
 
 impl Acked {
-    pub(super) fn push(&mut self, at: u32, family: Family, step: Step) {
-        match (family, step) {
-            (Family::V6, Step::AddAddress) | (Family::V4, Step::AppendRoute) => {
-                self.made.push_back(at);
-            }
+    pub(super) fn push(&mut self, at: u32, family: Family, reply: Reply) {
+        match (family, reply.step, reply.response) {
+            (Family::V6, Step::AddAddress, _)
+            | (Family::V4, Step::AppendRoute, _)
+            | (_, _, Response::Refused) => self.made.push_back(at),
             _ => self.freed.push_back(at),
         }
     }

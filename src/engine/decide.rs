@@ -20,6 +20,10 @@ const ATTEMPTS: u16 = 20;
 /// this number.
 pub(crate) const PATIENT_AFTER: u16 = 6;
 
+/// Rounds of a VIP after which a blind deletion that came too early is not repeated, and an observation follows. It
+/// leaves one round for the steps after that observation.
+const BLIND_UNTIL: u16 = PATIENT_AFTER - 1;
+
 /// Successive rounds without a readable VIP before it fails. A round takes several dumps.
 const READINGS: u8 = 10;
 
@@ -355,7 +359,7 @@ impl Engine {
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
     /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
-    /// blind deletion that comes too early, and the row waits for the observation. Or the kernel acked the
+    /// blind deletion that comes too early, and it is repeated some sends later. Or the kernel acked the
     /// staged route beside its own. In IPv4, the kernel acked the route that comes first, or the address
     /// behind it. In a release, the kernel acked the deletion of the address that precedes its marked route.
     #[inline]
@@ -375,7 +379,9 @@ impl Engine {
                 _ => false,
             },
             (_, Response::DeletedKernels) => self.seeks_desired(),
-            (_, Response::Refused) => false,
+            (_, Response::Refused) => {
+                reply.step == Step::DeleteKernelBlind && row.attempts < BLIND_UNTIL
+            }
         };
         is_due && replies == Replies::Complete
     }

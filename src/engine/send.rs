@@ -262,6 +262,10 @@ impl Call<'_> {
         let count = batch.len();
         let mut sealed = batch.seal();
         let exchanged = self.connection.exchange(&mut sealed, |refused| {
+            if (refused.tag.step, refused.errno) == (Step::DeleteKernelBlind, libc::ESRCH) {
+                // The late route is still to come, which is no failure. It may concern every VIP of the call.
+                return;
+            }
             if let Some(text) = refused.text {
                 texts.push((refusals.len(), text.into()));
             }
@@ -292,7 +296,7 @@ impl Call<'_> {
                 };
                 self.engine.replied(row, reply, replies);
                 if self.engine.goes_on(row, reply, replies) {
-                    acked.push(entry.tag.row, row.vip.family(), reply.step);
+                    acked.push(entry.tag.row, row.vip.family(), reply);
                 }
             }
         }

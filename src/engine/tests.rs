@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::Buffers;
-use super::decide::{Decision, Engine, Method, Replies, Reply, Stage, Verdict, Waited};
+use super::decide::{
+    Decision, Engine, Method, PATIENT_AFTER, Replies, Reply, Stage, Verdict, Waited,
+};
 use super::still::Still;
 use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, ErrorKind, Facts, Goal, Policy, Row, Step};
@@ -223,4 +225,42 @@ fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
         let decision = engine.plan(&mut row, &STILL);
         assert_eq!(decision, Decision::Steps(&[Step::ReplaceRoute]));
     }
+}
+
+/// A blind deletion that came before the late route is repeated a few times, which is no retry of the report. Then
+/// the VIP is observed. If replies were lost, it is observed at once.
+#[test]
+fn early_blind_deletion_is_repeated_before_the_next_observation() {
+    let added = acked(Step::AddAddress);
+    let early = Reply {
+        step: Step::DeleteKernelBlind,
+        response: Response::Refused,
+    };
+    let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+    let mut row = row(1, Facts::empty());
+    row.progress.done |= Done::WAS_ABSENT;
+    engine.observed([&mut row]);
+    let decision = engine.plan(&mut row, &STILL);
+    assert_eq!(decision, Decision::Steps(&[Step::AddAddress]));
+    engine.replied(&mut row, added, Replies::Complete);
+    let mut deletions = 0;
+    let (mut reply, mut repeats) = (added, 0);
+    while engine.goes_on(&row, reply, Replies::Complete) {
+        assert!(engine.trust_ack(&mut row));
+        let decision = engine.plan(&mut row, &STILL);
+        assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+        repeats += u32::from(row.note_sent(early.step));
+        engine.replied(&mut row, early, Replies::Complete);
+        assert!(!engine.goes_on(&row, early, Replies::Lost));
+        (reply, deletions) = (early, deletions + 1);
+    }
+    assert_eq!((deletions, repeats), (4, 0));
+    row.facts = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::KERNEL | Facts::RECENT;
+    engine.observed([&mut row]);
+    let decision = engine.plan(&mut row, &STILL);
+    assert_eq!(
+        decision,
+        Decision::Steps(&[Step::DeleteKernel, Step::AddRoute])
+    );
+    assert!(row.attempts <= PATIENT_AFTER);
 }
