@@ -7,6 +7,7 @@ pub mod batch;
 pub mod dump;
 pub mod floor;
 pub mod time;
+pub mod wait;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -77,6 +77,7 @@ fn main() {
             "The whole life of a VIP: each call, beside the cheapest known operations",
             "life.md",
         ),
+        ("How long new IPv6 VIPs have the kernel's route", "late.md"),
         ("A day of a keeper", "day.md"),
         ("A keeper on a busy node", "storm.md"),
         ("Own cost", "cost.md"),

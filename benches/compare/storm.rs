@@ -13,7 +13,6 @@ mod output;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +23,7 @@ use allocation_counter::measure;
 use clap::Parser;
 use common::floor::{self, Floor, Messages};
 use common::time::{Time, timed};
-use common::{Node, manager};
+use common::{Node, manager, wait};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -237,7 +236,7 @@ impl Listener {
             let mut heard = Heard::default();
             let time = timed(|| {
                 while !stopped.load(Ordering::Relaxed) {
-                    wait_readable(&socket);
+                    wait::readable(&socket);
                     heard.all_of(&socket);
                 }
             });
@@ -264,18 +263,6 @@ impl Heard {
             }
         }
     }
-}
-
-/// Waits until the socket is readable, a tenth of a second at the most.
-#[allow(unsafe_code)]
-fn wait_readable(socket: &Socket) {
-    let mut waiting = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one initialised entry, whose descriptor is open during the call.
-    unsafe { libc::poll(&raw mut waiting, 1, 100) };
 }
 
 /// The second table: a keeper of 100 VIPs beside changes of other links.
