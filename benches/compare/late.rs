@@ -110,31 +110,31 @@ fn run_once(work: Work, size: u32) -> Option<Run> {
     let node = Node::new();
     node.fresh_link();
     let vips = common::v6(size);
-    let mut wanted = &vips[..];
+    let mut desired = &vips[..];
     match work {
         Work::Fresh => {}
         Work::ToAddress => {
-            manager(Binding::Route).assign(wanted).unwrap();
+            manager(Binding::Route).assign(desired).unwrap();
         }
         Work::HalfNew => {
             let half = vips.len() / 2;
             manager(Binding::Address).assign(&vips[..half]).unwrap();
-            wanted = &vips[half..];
+            desired = &vips[half..];
         }
     }
     let mut manager = manager(Binding::Address);
     let listener = Listener::start();
     let began = Instant::now();
     let report = match work {
-        Work::Fresh | Work::ToAddress => manager.assign(wanted),
-        Work::HalfNew => manager.reconcile(&Claim::link(), wanted),
+        Work::Fresh | Work::ToAddress => manager.assign(desired),
+        Work::HalfNew => manager.reconcile(&Claim::link(), desired),
     };
     let call = began.elapsed();
     let report = report.unwrap();
     assert!(report.failures.is_empty(), "{report}");
     sleep(CALM);
-    let wrong = listener.end(wanted)?;
-    assert_eq!(wrong.len(), wanted.len(), "late routes heard");
+    let wrong = listener.end(desired)?;
+    assert_eq!(wrong.len(), desired.len(), "late routes heard");
     Some(Run { call, wrong })
 }
 
@@ -171,7 +171,7 @@ impl Listener {
         Self { thread, has_ended }
     }
 
-    /// How long each of these VIPs was in a wrong state, unless notifications were lost.
+    /// How long each VIP was in a wrong state, unless notifications were lost.
     fn end(self, vips: &[IpAddr]) -> Option<Vec<Duration>> {
         self.has_ended.store(true, Ordering::Relaxed);
         let heard = self.thread.join().unwrap()?;
