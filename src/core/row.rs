@@ -233,11 +233,7 @@ impl Row {
         if self.progress.is_staged(self.facts) {
             return true;
         }
-        let knows = matches!(
-            self.progress.late_route,
-            LateRoute::Seen | LateRoute::Unobserved
-        );
-        if !knows {
+        if self.progress.late_route == LateRoute::Unknown {
             if !self.progress.has(Done::WAS_ABSENT) && !self.facts.is_staged_alone() {
                 return false;
             }

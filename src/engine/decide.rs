@@ -359,8 +359,9 @@ impl Engine {
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
     /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
-    /// blind deletion that comes too early, and it is repeated some sends later. Or the kernel acked the
-    /// staged route beside its own. In IPv4, the kernel acked the route that comes first, or the address
+    /// blind deletion that comes too early, and it is repeated some sends later. Without that echo the deletion
+    /// may have hit the desired route of another writer, which is added again. Or the kernel acked the staged
+    /// route beside its own. In IPv4, the kernel acked the route that comes first, or the address
     /// behind it. In a release, the kernel acked the deletion of the address that precedes its marked route.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {
@@ -375,6 +376,7 @@ impl Engine {
             }
             (Family::V6, Response::Acked) => match reply.step {
                 Step::AddAddress => self.seeks_desired(),
+                Step::DeleteKernelBlind => true,
                 Step::AddStaged => row.progress.is_staged(row.facts),
                 _ => false,
             },

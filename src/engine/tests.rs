@@ -7,7 +7,7 @@ use super::Buffers;
 use super::decide::{
     Decision, Engine, Method, PATIENT_AFTER, Replies, Reply, Stage, Verdict, Waited,
 };
-use super::still::Still;
+use super::still::{Still, acked};
 use crate::base::{Family, PerFamily};
 use crate::core::{Cause, Done, ErrorKind, Facts, Goal, Policy, Row, Step};
 use crate::link::trouble::Trouble;
@@ -25,13 +25,6 @@ fn row(last: u16, facts: Facts) -> Row {
     let mut row = Row::new(vip.into(), POLICY.goal);
     row.facts = facts;
     row
-}
-
-fn acked(step: Step) -> Reply {
-    Reply {
-        step,
-        response: Response::Acked,
-    }
 }
 
 /// Does what the driver does in a round in which no row has steps.
@@ -214,10 +207,7 @@ fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
         }
         let decision = engine.plan(&mut row, &STILL);
         assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
-        let deleted = Reply {
-            step: Step::DeleteKernelBlind,
-            response: Response::DeletedKernels,
-        };
+        let deleted = acked(Step::DeleteKernelBlind);
         row.note_sent(deleted.step);
         engine.replied(&mut row, deleted, Replies::Complete);
         assert!(engine.goes_on(&row, deleted, Replies::Complete));
@@ -263,4 +253,30 @@ fn early_blind_deletion_is_repeated_before_the_next_observation() {
         Decision::Steps(&[Step::DeleteKernel, Step::AddRoute])
     );
     assert!(row.attempts <= PATIENT_AFTER);
+}
+
+/// A blind deletion without the echo of the late route may have hit the desired route of another writer. The route
+/// is added at once, and the call still waits for the late route.
+#[test]
+fn blind_deletion_of_another_route_is_followed_by_the_desired_route() {
+    let deleted = Reply {
+        step: Step::DeleteKernelBlind,
+        response: Response::Acked,
+    };
+    let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
+    let mut row = row(1, Facts::ADDRESS | Facts::NO_PREFIX_ROUTE);
+    row.progress.done |= Done::WAS_ABSENT | Done::ADDRESS_IS_NEW;
+    engine.observed([]);
+    assert!(engine.trust_ack(&mut row));
+    let decision = engine.plan(&mut row, &STILL);
+    assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+    row.note_sent(deleted.step);
+    engine.replied(&mut row, deleted, Replies::Complete);
+    assert!(!engine.goes_on(&row, deleted, Replies::Lost));
+    assert!(engine.goes_on(&row, deleted, Replies::Complete));
+    assert!(engine.trust_ack(&mut row));
+    let decision = engine.plan(&mut row, &STILL);
+    assert_eq!(decision, Decision::Steps(&[Step::AddRoute]));
+    row.facts |= Facts::DESIRED;
+    assert!(row.may_still_get_kernels());
 }
