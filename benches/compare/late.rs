@@ -1,8 +1,8 @@
 //! How long new IPv6 VIPs have the kernel's route: `cargo bench -p compare --bench late`.
 //!
 //! The kernel inserts its own local route after the ack of the address, and that route beats the desired one. A
-//! second socket hears when it comes, when it goes, and when the desired route comes. From its coming until both of
-//! the others, the VIP is in a wrong state. Needs no privilege.
+//! second socket hears of both routes. A VIP is in a wrong state from the arrival of the kernel's route until that route
+//! is gone and the desired route exists. Needs no privilege.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

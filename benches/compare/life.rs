@@ -700,7 +700,7 @@ fn reason(runs: &[Vec<Run>; 4]) -> Option<Option<String>> {
     let readings = median(&runs[0], |run| run.readings);
     if own <= messages.mul_f64(BOUND) && own >= batch + readings {
         return Some(Some(format!(
-            "noise: `ip -batch` sends the same messages ({} and {})",
+            "noise: `ip -batch` and the messages send the same requests ({} and {})",
             millis(batch),
             millis(messages)
         )));

@@ -96,10 +96,7 @@ fn classify_on_link(route: &Route, desired: &DesiredRoute) -> Facts {
     } else {
         let has_lifetime = staged_lifetime(desired).is_some();
         let is_staged = route.protocol == desired.staged && route.expires == has_lifetime;
-        fact.set(
-            Facts::STAGED,
-            is_staged && !fact.contains(Facts::WRONG_SOURCE),
-        );
+        fact.set(Facts::STAGED, is_staged);
         fact | Facts::SAME_KEY | mark
     }
 }

@@ -7,7 +7,8 @@ bitflags::bitflags! {
     /// What this call did for a VIP. Each flag is independent of the others.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub(crate) struct Done: u16 {
-        /// The kernel acked the creation of the address by this call, so no program uses the VIP yet.
+        /// The kernel acked the creation of the address by this call. Unless the VIP had a route before, no program uses
+        /// it yet.
         const ADDRESS_IS_NEW = 1;
         /// The VIP was not on the link when the call began.
         const WAS_ABSENT = 1 << 1;
@@ -30,8 +31,8 @@ bitflags::bitflags! {
         const WAS_VERIFIED = 1 << 9;
         /// The kernel acked the addition of the staged route, and nothing was observed since.
         const STAGED = 1 << 10;
-        /// This call replaced a staged route. It may be that of a call that did not end, whose late route is still to
-        /// come.
+        /// This call replaced a staged route. A call that did not end may have left it, and the late route of that
+        /// call's address may still come.
         const REPLACED_STAGED = 1 << 11;
     }
 }
@@ -134,7 +135,7 @@ impl Progress {
     /// After the kernel refused a step.
     pub(crate) fn refused(&mut self, step: Step) {
         if step == Step::DeleteKernelBlind {
-            // It deleted nothing: the late route is still to come.
+            // It deleted nothing: the late route exists or will come.
             self.late_route = LateRoute::Unobserved;
         }
     }

@@ -12,28 +12,32 @@ use crate::base::Family;
 use crate::core::Step;
 use crate::netlink::batch::Response;
 
-/// Rows whose last step was acked, oldest first ([`Engine::goes_on`](super::decide::Engine::goes_on)).
+/// Rows that may go on from the last reply, oldest first ([`Engine::goes_on`](super::decide::Engine::goes_on)).
 #[derive(Debug, Default)]
 pub(super) struct Acked {
     /// IPv6: the new address was acked. The late route follows from a work queue (`addrconf_dad_work`,
-    /// net/ipv6/addrconf.c). If its deletion came too early, the row is here again. IPv4: the route was acked, and
-    /// the address is next.
+    /// net/ipv6/addrconf.c). IPv4: the route was acked, and the address is next.
     made: VecDeque<u32>,
     /// IPv6: the deletion of the late route was acked, or the staged route beside it. IPv4: the address was
     /// acked, and the kernel's route came with it. A release: the deletion of the address was acked.
     freed: VecDeque<u32>,
+    /// IPv6: the deletion came before the late route. It is repeated whenever other rows go on. At the end of the
+    /// round, the observation is sooner.
+    early: VecDeque<u32>,
 }
 
 impl Acked {
     pub(super) fn push(&mut self, at: u32, family: Family, reply: Reply) {
         match (family, reply.step, reply.response) {
-            (Family::V6, Step::AddAddress, _)
-            | (Family::V4, Step::AppendRoute, _)
-            | (_, _, Response::Refused) => self.made.push_back(at),
+            (_, _, Response::Refused) => self.early.push_back(at),
+            (Family::V6, Step::AddAddress, _) | (Family::V4, Step::AppendRoute, _) => {
+                self.made.push_back(at);
+            }
             _ => self.freed.push_back(at),
         }
     }
 
+    /// Number of rows that go on without waiting for others.
     pub(super) fn len(&self) -> usize {
         self.made.len() + self.freed.len()
     }
@@ -47,11 +51,13 @@ impl Acked {
     pub(super) fn clear(&mut self) {
         self.made.clear();
         self.freed.clear();
+        self.early.clear();
     }
 
     pub(super) fn shrink_to(&mut self, rows: usize) {
         self.made.shrink_to(rows);
         self.freed.shrink_to(rows);
+        self.early.shrink_to(rows);
     }
 }
 
@@ -65,11 +71,19 @@ impl Call<'_> {
         self.go_on(BATCH)
     }
 
-    /// Plans the next step of every row in `freed`, and of at most `most` rows in `made`. Returns whether a row
-    /// waits.
+    /// Plans the next step of every row in `freed` and `early`, and of at most `most` rows in `made`. Returns whether
+    /// a row waits.
     pub(super) fn go_on(&mut self, most: usize) -> Result<bool, Stop> {
         let mut waits = false;
+        // A repeated deletion may come too early again, and return.
+        let early = self.buffers.acked.early.len();
         while let Some(at) = self.buffers.acked.freed.pop_front() {
+            waits |= self.go_on_with(at)?;
+        }
+        for _ in 0..early {
+            let Some(at) = self.buffers.acked.early.pop_front() else {
+                break;
+            };
             waits |= self.go_on_with(at)?;
         }
         for _ in 0..most.min(self.buffers.acked.made.len()) {

@@ -72,7 +72,7 @@ const STALL: Duration = Duration::from_secs(5);
 
 /// The most rounds with messages of a VIP. Up to three are blind deletions that came too early.
 const UNDISTURBED: u16 = 6;
-const WITH_A_FAULT: u16 = 10;
+const WITH_A_FAULT: u16 = 9;
 
 /// A fault, of which a run has at most one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -20,9 +20,9 @@ const ATTEMPTS: u16 = 20;
 /// this number.
 pub(crate) const PATIENT_AFTER: u16 = 6;
 
-/// Rounds of a VIP after which a blind deletion that came too early is not repeated, and an observation follows. It
-/// leaves one round for the steps after that observation.
-const BLIND_UNTIL: u16 = PATIENT_AFTER - 1;
+/// Rounds of a VIP after which a blind deletion that came too early is not repeated, and an observation follows. They
+/// leave a round for the steps after that observation, and one to spare.
+const BLIND_UNTIL: u16 = PATIENT_AFTER - 2;
 
 /// Successive rounds without a readable VIP before it fails. A round takes several dumps.
 const READINGS: u8 = 10;
@@ -359,9 +359,9 @@ impl Engine {
 
     /// Whether a row may go on from this reply in the same round, without an observation: the kernel
     /// acked its new address, or an echo showed the blind deletion of its late route. The kernel refuses a
-    /// blind deletion that comes too early, and it is repeated some sends later. Without that echo the deletion
-    /// may have hit the desired route of another writer, which is added again. Or the kernel acked the staged
-    /// route beside its own. In IPv4, the kernel acked the route that comes first, or the address
+    /// blind deletion that comes too early, and it is repeated some sends later. An ack without the echo may mean
+    /// that the deletion hit the desired route of another writer: the row adds that route again. Or the kernel
+    /// acked the staged route beside its own. In IPv4, the kernel acked the route that comes first, or the address
     /// behind it. In a release, the kernel acked the deletion of the address that precedes its marked route.
     #[inline]
     pub(crate) fn goes_on(&self, row: &Row, reply: Reply, replies: Replies) -> bool {

@@ -541,7 +541,7 @@ impl World {
         }
     }
 
-    /// The staged route has another protocol than the desired route, or a lifetime, and keeps the mark.
+    /// The staged route has another protocol than the desired route, or keeps the mark and has a lifetime.
     pub(crate) fn staged_route(&self) -> Route {
         let desired = self.desired_route();
         match self.protocol {
