@@ -117,7 +117,8 @@ pub fn batch(data: &[u8]) {
             refused.push(refusal.tag);
         }
     }
-    let is_refused = |entry: &&Entry<u32>| entry.response == Response::Refused;
+    let is_refused =
+        |entry: &&Entry<u32>| matches!(entry.response, Response::Absent | Response::Refused);
     let flagged = sealed.entries().iter().filter(is_refused);
     let flagged: Vec<u32> = flagged.map(|entry| entry.tag).collect();
     let complete = sealed.is_complete();

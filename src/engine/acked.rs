@@ -29,7 +29,7 @@ pub(super) struct Acked {
 impl Acked {
     pub(super) fn push(&mut self, at: u32, family: Family, reply: Reply) {
         match (family, reply.step, reply.response) {
-            (_, _, Response::Refused) => self.early.push_back(at),
+            (_, _, Response::Absent) => self.early.push_back(at),
             (Family::V6, Step::AddAddress, _) | (Family::V4, Step::AppendRoute, _) => {
                 self.made.push_back(at);
             }

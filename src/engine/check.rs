@@ -490,6 +490,7 @@ impl Course {
         }
         let is_echoed = step == Step::DeleteKernelBlind && !is_lost;
         let response = match answer {
+            Err(libc::ESRCH) => Response::Absent,
             Err(_) => Response::Refused,
             Ok(()) if is_echoed && had_kernels && !kernel.has_kernels() => Response::DeletedKernels,
             Ok(()) => Response::Acked,

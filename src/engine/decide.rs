@@ -353,7 +353,9 @@ impl Engine {
             (_, Response::DeletedKernels) => row.progress.deleted_late_route(),
             (Replies::Complete, Response::Acked) => row.progress.acked(reply.step),
             (Replies::Lost, Response::Acked) => {}
-            (_, Response::Refused) | (Replies::NotSent, _) => row.progress.refused(reply.step),
+            (_, Response::Absent | Response::Refused) | (Replies::NotSent, _) => {
+                row.progress.refused(reply.step);
+            }
         }
     }
 
@@ -381,7 +383,8 @@ impl Engine {
                 _ => false,
             },
             (_, Response::DeletedKernels) => self.seeks_desired(),
-            (_, Response::Refused) => {
+            (_, Response::Refused) => false,
+            (_, Response::Absent) => {
                 reply.step == Step::DeleteKernelBlind && row.attempts < BLIND_UNTIL
             }
         };

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::Buffers;
+use super::acked::Acked;
 use super::decide::{
     Decision, Engine, Method, PATIENT_AFTER, Replies, Reply, Stage, Verdict, Waited,
 };
@@ -218,13 +219,17 @@ fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
 }
 
 /// A blind deletion that came before the late route is repeated a few times, which is no retry of the report. Then
-/// the VIP is observed. If replies were lost, it is observed at once.
+/// the VIP is observed. If replies were lost, or the kernel is short of memory, it is observed at once.
 #[test]
 fn early_blind_deletion_is_repeated_before_the_next_observation() {
     let added = acked(Step::AddAddress);
     let early = Reply {
         step: Step::DeleteKernelBlind,
+        response: Response::Absent,
+    };
+    let short_of_memory = Reply {
         response: Response::Refused,
+        ..early
     };
     let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
     let mut row = row(1, Facts::empty());
@@ -242,6 +247,7 @@ fn early_blind_deletion_is_repeated_before_the_next_observation() {
         repeats += u32::from(row.note_sent(early.step));
         engine.replied(&mut row, early, Replies::Complete);
         assert!(!engine.goes_on(&row, early, Replies::Lost));
+        assert!(!engine.goes_on(&row, short_of_memory, Replies::Complete));
         (reply, deletions) = (early, deletions + 1);
     }
     assert_eq!((deletions, repeats), (3, 0));
@@ -279,4 +285,20 @@ fn blind_deletion_of_another_route_is_followed_by_the_desired_route() {
     assert_eq!(decision, Decision::Steps(&[Step::AddRoute]));
     row.facts |= Facts::DESIRED;
     assert!(row.may_still_get_kernels());
+}
+
+/// Early deletions count neither as addresses nor as rows that go on: they wait for other rows, and the round can end.
+#[test]
+fn early_deletions_make_no_row_due() {
+    let early = Reply {
+        step: Step::DeleteKernelBlind,
+        response: Response::Absent,
+    };
+    let mut rows = Acked::default();
+    (0..1_000).for_each(|at| rows.push(at, Family::V6, early));
+    assert!(!rows.are_due());
+    assert_eq!(rows.len(), 0);
+    rows.push(0, Family::V6, acked(Step::DeleteKernelBlind));
+    assert!(rows.are_due());
+    assert_eq!(rows.len(), 1);
 }

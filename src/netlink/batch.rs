@@ -25,6 +25,9 @@ pub(crate) struct Entry<T> {
 pub(crate) enum Response {
     /// No refusal. It proves the effect of the message only if the batch is complete.
     Acked,
+    /// Refused: what the message deletes does not exist.
+    Absent,
+    /// Refused for another reason.
     Refused,
     /// The echo of the deletion (`NLM_F_ECHO`) showed that it deleted the kernel's own local route.
     DeletedKernels,
@@ -136,7 +139,10 @@ impl<T: Copy> Sealed<'_, T> {
         if ack.errno == 0 {
             return None;
         }
-        entry.response = Response::Refused;
+        entry.response = match ack.errno {
+            libc::ESRCH => Response::Absent,
+            _ => Response::Refused,
+        };
         Some(Refused {
             tag: entry.tag,
             errno: ack.errno,
