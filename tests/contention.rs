@@ -34,6 +34,8 @@ fn fight() -> Duration {
 
 /// After which a call that has not come back counts as hung. Nothing comes near it.
 const HUNG: Duration = Duration::from_secs(180);
+/// Half of the stall time-out of [`Setting::manager`].
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Messages of one call for one VIP at the most: as many rounds as a call makes of it, with all
 /// that one round can send.
@@ -519,10 +521,15 @@ fn calls_beside_changing_rules_and_churn_report_no_false_success() {
             round += 1;
             for small in [&few_v4, &few_v6, &comes] {
                 for assigns in [true, false] {
+                    let began = Instant::now();
                     let result = match assigns {
                         true => manager.assign(small),
                         false => manager.release(small),
                     };
+                    assert!(
+                        began.elapsed() < STALLED,
+                        "the call ended by its stall time-out"
+                    );
                     match result {
                         Ok(_) if assigns => {
                             common::LocalState::read().assert_single_route(small, &want)

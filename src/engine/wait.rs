@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::arrival::{Arrival, note_arrival};
 use super::decide::{AGING, Awaited, Clock, Waited};
 use super::{Call, Stop};
+use crate::core::Facts;
 use crate::netlink::connection::{Dumped, Groups};
 use crate::sys::{Woken, wait_readable};
 use crate::trace::{self, Lost};
@@ -18,7 +19,8 @@ const GATHER: Duration = Duration::from_millis(2);
 #[derive(Default)]
 struct Waiting {
     rows: usize,
-    age: bool,
+    /// A row waits for what no notification reports.
+    unnotified: bool,
     quiet: Duration,
 }
 
@@ -34,16 +36,19 @@ impl Call<'_> {
 
     fn waiting(&self) -> Waiting {
         let mut waiting = Waiting::default();
-        for awaited in self
-            .buffers
-            .rows
-            .iter()
-            .filter_map(|row| self.engine.awaits(row))
-        {
+        for row in self.buffers.rows.iter() {
+            let Some(awaited) = self.engine.awaits(row) else {
+                continue;
+            };
             waiting.rows += 1;
             match awaited {
-                Awaited::Kernel => {}
-                Awaited::Age => waiting.age = true,
+                Awaited::Kernel => {
+                    // A routing rule may hide from the look-up that the route came before the monitor joined the
+                    // group.
+                    let hidden = Facts::UNREAD_ROUTE | Facts::LOOKUP_INCONCLUSIVE;
+                    waiting.unnotified |= row.facts.intersects(hidden);
+                }
+                Awaited::Age => waiting.unnotified = true,
                 Awaited::Quiet(quiet) => waiting.quiet = waiting.quiet.max(quiet),
             }
         }
@@ -68,7 +73,7 @@ impl Call<'_> {
         while left > 0 {
             self.check_time()?;
             let patience = self.patience(&waiting, progress, began);
-            let ends_by_time = progress || waiting.age || !waiting.quiet.is_zero();
+            let ends_by_time = progress || waiting.unnotified || !waiting.quiet.is_zero();
             match wait_readable(self.connection.monitor(), self.cancelled, patience)? {
                 Woken::Cancelled => {}
                 Woken::TimedOut if ends_by_time => return Ok(Waited::Progress),
@@ -97,7 +102,7 @@ impl Call<'_> {
         } else {
             self.limits.stall.saturating_sub(began.elapsed())
         };
-        if waiting.age {
+        if waiting.unnotified {
             patience = patience.min(AGING);
         }
         if !waiting.quiet.is_zero() {
