@@ -404,16 +404,23 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
 
 /// The messages of a dump that are routes.
 pub fn routes(dump: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = dump;
-    let messages = std::iter::from_fn(move || {
+    messages(dump).filter(|message| kind_of(message) == libc::RTM_NEWROUTE)
+}
+
+/// All messages.
+pub fn messages(datagrams: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagrams;
+    std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(rest.get(..4)?.try_into().unwrap()) as usize;
         let message = &rest[..length];
-        rest = &rest[length.next_multiple_of(4)..];
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         Some(message)
-    });
-    messages.filter(|message| {
-        u16::from_ne_bytes([message[KIND_AT], message[KIND_AT + 1]]) == libc::RTM_NEWROUTE
     })
+}
+
+/// The kind of a message, say `RTM_NEWROUTE`.
+pub fn kind_of(message: &[u8]) -> u16 {
+    u16::from_ne_bytes([message[KIND_AT], message[KIND_AT + 1]])
 }
 
 /// The messages of a dump that are routes to this VIP.
@@ -541,7 +548,7 @@ impl Floor {
             let mut rest = &self.receive[..length];
             while !rest.is_empty() {
                 let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().unwrap());
-                let kind = u16::from_ne_bytes([rest[KIND_AT], rest[KIND_AT + 1]]);
+                let kind = kind_of(rest);
                 assert_eq!(kind, NLMSG_ERROR);
                 let place = word(SEQUENCE_AT) as usize;
                 let errno = word(HEADER).cast_signed().wrapping_neg();
@@ -604,7 +611,7 @@ impl Floor {
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         self.write(&request(RouteNetlinkMessage::GetLink(link), 0));
         let length = self.socket.recv(&mut &mut self.receive[..], 0).unwrap();
-        let kind = u16::from_ne_bytes([self.receive[KIND_AT], self.receive[KIND_AT + 1]]);
+        let kind = kind_of(&self.receive);
         assert!(length > HEADER && kind == libc::RTM_NEWLINK);
     }
 }

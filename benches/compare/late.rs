@@ -20,10 +20,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use common::{Node, manager, wait};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use common::{Node, floor, manager, wait};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use output::Output;
 use viproute::{Binding, Claim};
@@ -134,7 +131,11 @@ fn run_once(work: Work, size: u32) -> Option<Run> {
     assert!(report.failures.is_empty(), "{report}");
     sleep(CALM);
     let wrong = listener.end(desired)?;
-    assert_eq!(wrong.len(), desired.len(), "late routes heard");
+    assert_eq!(
+        wrong.len(),
+        desired.len(),
+        "VIPs whose late route came and went"
+    );
     Some(Run { call, wrong })
 }
 
@@ -175,61 +176,50 @@ impl Listener {
     fn end(self, vips: &[IpAddr]) -> Option<Vec<Duration>> {
         self.has_ended.store(true, Ordering::Relaxed);
         let heard = self.thread.join().unwrap()?;
-        let mut came: HashMap<IpAddr, Instant> = HashMap::new();
-        let mut ended: HashMap<IpAddr, Instant> = HashMap::new();
-        for (at, message) in heard
-            .iter()
-            .flat_map(|(at, bytes)| messages(bytes).map(move |m| (*at, m)))
-        {
-            let (is_new, route) = match message {
-                RouteNetlinkMessage::NewRoute(route) => (true, route),
-                RouteNetlinkMessage::DelRoute(route) => (false, route),
-                _ => continue,
-            };
-            let Some((vip, is_kernels)) = local_route(&route) else {
-                continue;
-            };
-            if is_new && is_kernels {
-                came.insert(vip, at);
-            } else if is_new || is_kernels {
-                ended.insert(vip, at);
+        let mut histories: HashMap<IpAddr, History> = HashMap::new();
+        for (at, datagram) in &heard {
+            for message in floor::messages(datagram) {
+                if let Some(vip) = floor::destination_of(message) {
+                    histories.entry(vip).or_default().note(*at, message);
+                }
             }
         }
-        let mut wrong: Vec<Duration> = vips
-            .iter()
-            .filter_map(|vip| Some(ended.get(vip)?.duration_since(*came.get(vip)?)))
-            .collect();
+        let wrong = |vip| histories.get(vip).and_then(History::wrong);
+        let mut wrong: Vec<Duration> = vips.iter().filter_map(wrong).collect();
         wrong.sort_unstable();
         Some(wrong)
     }
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = RouteNetlinkMessage> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().unwrap()) as usize;
-        let message = NetlinkMessage::deserialize(&bytes[..length]).unwrap();
-        bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
-        Some(message)
-    })
-    .filter_map(|message| match message.payload {
-        NetlinkPayload::InnerMessage(inner) => Some(inner),
-        _ => None,
-    })
+/// When the routes to a VIP came and went for the last time.
+#[derive(Default)]
+struct History {
+    kernels_came: Option<Instant>,
+    kernels_went: Option<Instant>,
+    desired_came: Option<Instant>,
 }
 
-/// The VIP of a route of type local, and whether the route is the kernel's own, which has metric 0.
-fn local_route(route: &RouteMessage) -> Option<(IpAddr, bool)> {
-    let is_local =
-        route.header.table == libc::RT_TABLE_LOCAL && route.header.kind == RouteType::Local;
-    let mut vip = None;
-    let mut metric = 0;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet6(to)) => vip = Some(IpAddr::from(*to)),
-            RouteAttribute::Priority(priority) => metric = *priority,
+impl History {
+    fn note(&mut self, at: Instant, message: &[u8]) {
+        // A staged route has another protocol. The kernel's own route has no preferred source.
+        if !floor::is_kernels(message) {
+            return;
+        }
+        let has_source = floor::source_of(message).is_some();
+        match (floor::kind_of(message), has_source) {
+            (libc::RTM_NEWROUTE, false) => self.kernels_came = Some(at),
+            (libc::RTM_DELROUTE, false) => self.kernels_went = Some(at),
+            (libc::RTM_NEWROUTE, true) => self.desired_came = Some(at),
             _ => {}
         }
     }
-    let vip = vip.filter(|_| is_local)?;
-    Some((vip, metric == 0))
+
+    /// From the arrival of the kernel's route until it went and the desired route came. Nothing if it is still there.
+    fn wrong(&self) -> Option<Duration> {
+        let went = self
+            .kernels_went?
+            .checked_duration_since(self.kernels_came?)?;
+        let desired = self.desired_came?.duration_since(self.kernels_came?);
+        Some(went.max(desired))
+    }
 }
