@@ -82,8 +82,10 @@ bitflags::bitflags! {
         /// The differences of a route with the key of the desired route.
         const SAME_KEY_DIFFERS = Self::WRONG_SOURCE.bits() | Self::WRONG_PROTOCOL.bits()
             | Self::SAME_KEY_EXPIRES.bits() | Self::STAGED.bits();
+        /// All facts about that route, but for the mark.
+        const OF_SAME_KEY = Self::SAME_KEY.bits() | Self::SAME_KEY_DIFFERS.bits();
         /// The facts that a look-up replaces.
-        const LOOKED_UP = Self::DESIRED.bits() | Self::SAME_KEY.bits() | Self::SAME_KEY_DIFFERS.bits()
+        const LOOKED_UP = Self::DESIRED.bits() | Self::OF_SAME_KEY.bits()
             | Self::KERNEL.bits() | Self::WINS.bits()
             | Self::LOOKUP_INCONCLUSIVE.bits() | Self::UNREAD_ROUTE.bits();
         /// Each of these facts shows a route in table local. A dump visits all routes of a destination
@@ -165,8 +167,7 @@ impl Facts {
 
     /// Whether the VIP has a staged route, and nothing else.
     pub(crate) fn is_staged_alone(self) -> bool {
-        let allowed = Self::SAME_KEY | Self::SAME_KEY_DIFFERS | Self::MARKED;
-        self.contains(Self::STAGED) && allowed.contains(self)
+        self.contains(Self::STAGED) && (Self::OF_SAME_KEY | Self::MARKED).contains(self)
     }
 
     /// Whether the VIP may have an address or routes that were not seen.

@@ -240,8 +240,7 @@ impl Row {
             }
             self.progress.late_route = LateRoute::Unobserved;
         }
-        let staged = Facts::SAME_KEY | Facts::SAME_KEY_DIFFERS;
-        self.facts = self.known_of_address() | self.facts & staged;
+        self.facts = self.known_of_address() | self.facts & Facts::OF_SAME_KEY;
         true
     }
 

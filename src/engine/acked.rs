@@ -37,7 +37,7 @@ impl Acked {
         }
     }
 
-    /// Number of rows that go on without waiting for others.
+    /// Number of rows that are to go on before the round ends.
     pub(super) fn len(&self) -> usize {
         self.made.len() + self.freed.len()
     }
@@ -74,20 +74,24 @@ impl Call<'_> {
     /// Plans the next step of every row in `freed` and `early`, and of at most `most` rows in `made`. Returns whether
     /// a row waits.
     pub(super) fn go_on(&mut self, most: usize) -> Result<bool, Stop> {
-        let mut waits = false;
         // A repeated deletion may come too early again, and return.
         let early = self.buffers.acked.early.len();
-        while let Some(at) = self.buffers.acked.freed.pop_front() {
-            waits |= self.go_on_with(at)?;
-        }
-        for _ in 0..early {
-            let Some(at) = self.buffers.acked.early.pop_front() else {
-                break;
-            };
-            waits |= self.go_on_with(at)?;
-        }
-        for _ in 0..most.min(self.buffers.acked.made.len()) {
-            let Some(at) = self.buffers.acked.made.pop_front() else {
+        let mut waits = self.go_on_with_first(usize::MAX, |acked| &mut acked.freed)?;
+        waits |= self.go_on_with_first(early, |acked| &mut acked.early)?;
+        let made = most.min(self.buffers.acked.made.len());
+        waits |= self.go_on_with_first(made, |acked| &mut acked.made)?;
+        Ok(waits)
+    }
+
+    /// Plans the next step of the oldest rows of a queue.
+    fn go_on_with_first(
+        &mut self,
+        most: usize,
+        queue: impl Fn(&mut Acked) -> &mut VecDeque<u32>,
+    ) -> Result<bool, Stop> {
+        let mut waits = false;
+        for _ in 0..most {
+            let Some(at) = queue(&mut self.buffers.acked).pop_front() else {
                 break;
             };
             waits |= self.go_on_with(at)?;

@@ -1043,6 +1043,27 @@ const FOREIGN_AT: [Option<(u32, bool)>; 6] = [
     Some((2048, true)),
 ];
 
+/// Of the routes with the desired route's key, the observation knows the staged one.
+#[test]
+fn staged_route_is_seen_as_such() {
+    for as_kernel in [true, false] {
+        let policy = Policy {
+            as_kernel,
+            ..Policy::ASSIGN
+        };
+        let world = World::new(Family::V6, policy);
+        for route in same_keys_v6(&world).into_iter().flatten() {
+            let addresses = Addresses {
+                host: None,
+                other_length: false,
+            };
+            let seen = world.observe(addresses, &[route], Extent::whole(policy, true));
+            let is_staged = route == world.staged_route();
+            assert_eq!(seen.facts.is_staged_alone(), is_staged, "{route:?}");
+        }
+    }
+}
+
 /// A protocol other than the desired route's.
 fn other_protocol(world: &World) -> u8 {
     match world.protocol {

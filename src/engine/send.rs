@@ -263,7 +263,7 @@ impl Call<'_> {
         let mut sealed = batch.seal();
         let exchanged = self.connection.exchange(&mut sealed, |refused| {
             if (refused.tag.step, refused.errno) == (Step::DeleteKernelBlind, libc::ESRCH) {
-                // The late route has not come yet, which is no failure. Up to all VIPs of the call have this refusal.
+                // The late route has not come yet, which is no failure. Each of many VIPs may have this refusal.
                 return;
             }
             if let Some(text) = refused.text {

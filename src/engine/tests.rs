@@ -28,6 +28,19 @@ fn row(last: u16, facts: Facts) -> Row {
     row
 }
 
+/// The kernel's answer to a blind deletion.
+fn blind(response: Response) -> Reply {
+    Reply {
+        step: Step::DeleteKernelBlind,
+        response,
+    }
+}
+
+#[track_caller]
+fn assert_plan(engine: &Engine, row: &mut Row, steps: &'static [Step]) {
+    assert_eq!(engine.plan(row, &STILL), Decision::Steps(steps));
+}
+
 /// Does what the driver does in a round in which no row has steps.
 fn round(engine: &mut Engine, rows: &mut [Row]) -> Verdict {
     engine.observed(rows.iter_mut());
@@ -129,8 +142,7 @@ fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
         let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
         let mut row = row(1, facts);
         engine.observed([&mut row]);
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
+        assert_plan(&engine, &mut row, &[Step::AddStaged]);
         engine.replied(&mut row, staged, replies);
         assert_eq!(engine.goes_on(&row, staged, replies), goes_on, "{facts:?}");
         if !goes_on {
@@ -143,10 +155,9 @@ fn staged_route_beside_the_kernels_route_goes_on_without_an_observation() {
             Step::ReplaceRoute,
             Step::DeleteOthers,
         ];
-        assert_eq!(engine.plan(&mut row, &STILL), Decision::Steps(&REST));
+        assert_plan(&engine, &mut row, &REST);
         engine.observed([&mut row]);
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::AddStaged]));
+        assert_plan(&engine, &mut row, &[Step::AddStaged]);
     }
 }
 
@@ -171,14 +182,12 @@ fn marked_route_follows_its_address_without_an_observation() {
         row.goal = Goal::Release;
         row.progress.done |= Done::BY_MARK;
         engine.observed([&mut row]);
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::DeleteAddress]));
+        assert_plan(&engine, &mut row, &[Step::DeleteAddress]);
         engine.replied(&mut row, deleted, replies);
         assert_eq!(engine.goes_on(&row, deleted, replies), goes_on, "{facts:?}");
         if goes_on {
             assert!(engine.trust_ack(&mut row));
-            let decision = engine.plan(&mut row, &STILL);
-            assert_eq!(decision, Decision::Steps(&[Step::DeleteDesired]));
+            assert_plan(&engine, &mut row, &[Step::DeleteDesired]);
         }
     }
 }
@@ -198,23 +207,20 @@ fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
         let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
         let mut row = row(1, facts);
         engine.observed([&mut row]);
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::AddAddress]));
+        assert_plan(&engine, &mut row, &[Step::AddAddress]);
         engine.replied(&mut row, added, Replies::Complete);
         assert!(engine.goes_on(&row, added, Replies::Complete));
         assert_eq!(engine.trust_ack(&mut row), goes_on, "{facts:?}");
         if !goes_on {
             continue;
         }
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+        assert_plan(&engine, &mut row, &[Step::DeleteKernelBlind]);
         let deleted = acked(Step::DeleteKernelBlind);
         row.note_sent(deleted.step);
         engine.replied(&mut row, deleted, Replies::Complete);
         assert!(engine.goes_on(&row, deleted, Replies::Complete));
         assert!(engine.trust_ack(&mut row));
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::ReplaceRoute]));
+        assert_plan(&engine, &mut row, &[Step::ReplaceRoute]);
     }
 }
 
@@ -223,27 +229,19 @@ fn staged_route_alone_goes_on_from_the_ack_of_the_address() {
 #[test]
 fn early_blind_deletion_is_repeated_before_the_next_observation() {
     let added = acked(Step::AddAddress);
-    let early = Reply {
-        step: Step::DeleteKernelBlind,
-        response: Response::Absent,
-    };
-    let short_of_memory = Reply {
-        response: Response::Refused,
-        ..early
-    };
+    let early = blind(Response::Absent);
+    let short_of_memory = blind(Response::Refused);
     let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
     let mut row = row(1, Facts::empty());
     row.progress.done |= Done::WAS_ABSENT;
     engine.observed([&mut row]);
-    let decision = engine.plan(&mut row, &STILL);
-    assert_eq!(decision, Decision::Steps(&[Step::AddAddress]));
+    assert_plan(&engine, &mut row, &[Step::AddAddress]);
     engine.replied(&mut row, added, Replies::Complete);
     let mut deletions = 0;
     let (mut reply, mut repeats) = (added, 0);
     while engine.goes_on(&row, reply, Replies::Complete) {
         assert!(engine.trust_ack(&mut row));
-        let decision = engine.plan(&mut row, &STILL);
-        assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+        assert_plan(&engine, &mut row, &[Step::DeleteKernelBlind]);
         repeats += u32::from(row.note_sent(early.step));
         engine.replied(&mut row, early, Replies::Complete);
         assert!(!engine.goes_on(&row, early, Replies::Lost));
@@ -253,11 +251,7 @@ fn early_blind_deletion_is_repeated_before_the_next_observation() {
     assert_eq!((deletions, repeats), (3, 0));
     row.facts = Facts::ADDRESS | Facts::NO_PREFIX_ROUTE | Facts::KERNEL | Facts::RECENT;
     engine.observed([&mut row]);
-    let decision = engine.plan(&mut row, &STILL);
-    assert_eq!(
-        decision,
-        Decision::Steps(&[Step::DeleteKernel, Step::AddRoute])
-    );
+    assert_plan(&engine, &mut row, &[Step::DeleteKernel, Step::AddRoute]);
     assert!(row.attempts < PATIENT_AFTER);
 }
 
@@ -265,24 +259,19 @@ fn early_blind_deletion_is_repeated_before_the_next_observation() {
 /// is added at once, and the call still waits for the late route.
 #[test]
 fn blind_deletion_of_another_route_is_followed_by_the_desired_route() {
-    let deleted = Reply {
-        step: Step::DeleteKernelBlind,
-        response: Response::Acked,
-    };
+    let deleted = blind(Response::Acked);
     let mut engine = Engine::new(PerFamily::splat(POLICY), Method::Dumps);
     let mut row = row(1, Facts::ADDRESS | Facts::NO_PREFIX_ROUTE);
     row.progress.done |= Done::WAS_ABSENT | Done::ADDRESS_IS_NEW;
     engine.observed([]);
     assert!(engine.trust_ack(&mut row));
-    let decision = engine.plan(&mut row, &STILL);
-    assert_eq!(decision, Decision::Steps(&[Step::DeleteKernelBlind]));
+    assert_plan(&engine, &mut row, &[Step::DeleteKernelBlind]);
     row.note_sent(deleted.step);
     engine.replied(&mut row, deleted, Replies::Complete);
     assert!(!engine.goes_on(&row, deleted, Replies::Lost));
     assert!(engine.goes_on(&row, deleted, Replies::Complete));
     assert!(engine.trust_ack(&mut row));
-    let decision = engine.plan(&mut row, &STILL);
-    assert_eq!(decision, Decision::Steps(&[Step::AddRoute]));
+    assert_plan(&engine, &mut row, &[Step::AddRoute]);
     row.facts |= Facts::DESIRED;
     assert!(row.may_still_get_kernels());
 }
@@ -290,10 +279,7 @@ fn blind_deletion_of_another_route_is_followed_by_the_desired_route() {
 /// Early deletions count neither as addresses nor as rows that go on: they wait for other rows, and the round can end.
 #[test]
 fn early_deletions_make_no_row_due() {
-    let early = Reply {
-        step: Step::DeleteKernelBlind,
-        response: Response::Absent,
-    };
+    let early = blind(Response::Absent);
     let mut rows = Acked::default();
     (0..1_000).for_each(|at| rows.push(at, Family::V6, early));
     assert!(!rows.are_due());

@@ -535,6 +535,26 @@ fn acks_and_refusals_are_read_with_the_kernels_text() {
     assert_eq!(only(&bytes).ack(), Err(Malformed));
 }
 
+/// The refusal to delete a missing route is distinguished from other refusals.
+#[test]
+fn batch_distinguishes_an_absent_route_from_other_refusals() {
+    for (errno, response) in [
+        (libc::ESRCH, Response::Absent),
+        (libc::ENOENT, Response::Refused),
+        (libc::ENOMEM, Response::Refused),
+        (0, Response::Acked),
+    ] {
+        let mut batch = Batch::default();
+        batch.begin(SEQUENCE);
+        batch.push(0, dump_labels);
+        let mut sealed = batch.seal();
+        let bytes = error_reply(NLMSG_ERROR, NLM_F_CAPPED, -errno, &[0; HEADER], None);
+        assert_eq!(sealed.reply(&only(&bytes)).is_some(), errno != 0);
+        assert!(sealed.is_complete());
+        assert_eq!(sealed.entries()[0].response, response, "{errno}");
+    }
+}
+
 /// A late reply to the message before the batch, or to one behind it, is no reply to a message of the batch.
 #[test]
 fn batch_ignores_replies_to_other_messages() {

@@ -201,7 +201,7 @@ impl Simulation {
 
     /// The routes with the desired route's key are gone.
     fn clear_same_key(&mut self) {
-        self.facts.remove(Facts::SAME_KEY | Facts::SAME_KEY_DIFFERS);
+        self.facts.remove(Facts::OF_SAME_KEY);
         let family = self.family;
         self.others.retain(|key| !has_same_key(key, family));
     }
